@@ -1,0 +1,199 @@
+"""Every option, once: its name, default, unit, help and check. Data only.
+
+The command line and the table in the README are made from the fields of ``Config``; nothing else
+repeats them. A field ``timeout_header`` is the option ``--timeout-header``.
+"""
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from .errors import ConfigError
+
+_DURATION = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?P<unit>ms|s|m|h)?", re.ASCII)
+_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}
+_SIZE = re.compile(r"(?P<number>\d+)(?P<unit>[KMG])?(?:i?B)?", re.ASCII | re.IGNORECASE)
+_BYTES = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
+
+def parse_duration(text: str) -> float:
+    """Return the seconds in "30", "1.5", "500ms", "2m" or "1h". Raise ConfigError."""
+    if (match := _DURATION.fullmatch(text)) is None:
+        raise ConfigError(f"{text!r} is not a duration; write seconds, or 500ms, 30s, 2m, 1h")
+    return float(match["number"]) * _SECONDS[match["unit"] or "s"]
+
+
+def parse_size(text: str) -> int:
+    """Return the bytes in "4096", "64K", "1M" or "2G" (powers of 1024). Raise ConfigError."""
+    if (match := _SIZE.fullmatch(text)) is None:
+        raise ConfigError(f"{text!r} is not a size; write bytes, or 64K, 1M, 2G")
+    return int(match["number"]) * (_BYTES[match["unit"].upper()] if match["unit"] else 1)
+
+
+def parse_count(text: str) -> int:
+    """Return a whole number. Raise ConfigError."""
+    if not re.fullmatch(r"\d+", text, re.ASCII):
+        raise ConfigError(f"{text!r} is not a whole number")
+    return int(text)
+
+
+def default_threads() -> int:
+    """Return ``min(32, cpu + 4)``: enough to overlap waiting, few enough for the interpreter."""
+    return min(32, (os.cpu_count() or 1) + 4)
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """What a field of ``Config`` tells the command line and the documentation."""
+
+    help: str
+    group: str
+    parse: Callable[[str], Any] = str
+    metavar: str = "TEXT"
+    choices: tuple[str, ...] | None = None
+    minimum: float | None = None
+    short: str | None = None
+    # How the default reads in the help, where the value itself would mislead.
+    default_text: str | None = None
+
+
+def _option(default: Any, group: str, help: str, **more: Any) -> Any:
+    metadata = {"option": Option(help=help, group=group, **more)}
+    if callable(default):
+        return field(default_factory=default, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def _seconds(default: float, group: str, help: str, minimum: float = 0.001) -> Any:
+    return _option(default, group, help, parse=parse_duration, metavar="SECONDS", minimum=minimum)
+
+
+def _bytes(default: int, group: str, help: str, minimum: int = 1) -> Any:
+    return _option(default, group, help, parse=parse_size, metavar="BYTES", minimum=minimum)
+
+
+def _count(default: Any, group: str, help: str, minimum: int = 1, **more: Any) -> Any:
+    return _option(default, group, help, parse=parse_count, metavar="N", minimum=minimum, **more)
+
+
+_SERVE = "what is served, and where"
+_THREADS = "threads and the queue before them"
+_TIMEOUT = "timeouts"
+_LIMIT = "limits"
+_LOG = "logging"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """All options of one server. Durations are seconds, sizes are bytes.
+
+    Raises ConfigError where a value is out of its range.
+    """
+
+    bind: tuple[str, ...] = _option(
+        ("127.0.0.1:8000",),
+        _SERVE,
+        "address to listen on: HOST:PORT, [IPV6]:PORT, unix:PATH or fd:N; may be repeated",
+        metavar="ADDRESS",
+        short="-b",
+    )
+    backlog: int = _count(2048, _SERVE, "connections the kernel holds before they are accepted")
+    workers: int = _count(1, _SERVE, "worker processes; only 1 for now", short="-w")
+    loop: str = _option(
+        "auto",
+        _SERVE,
+        "event loop; auto takes uvloop where it is installed",
+        choices=("auto", "uvloop", "asyncio"),
+    )
+    chdir: str = _option(
+        "",
+        _SERVE,
+        "change to this directory first; applications are imported from it",
+        metavar="PATH",
+        default_text="the current directory",
+    )
+
+    threads: int = _count(
+        default_threads,
+        _THREADS,
+        "threads that run the application",
+        default_text="min(32, cpu + 4)",
+    )
+    queue_size: int = _count(
+        1024, _THREADS, "requests that may wait for a thread; a further one gets a 503", minimum=0
+    )
+    queue_timeout: float = _seconds(
+        30.0, _THREADS, "longest wait for a thread; then the request gets a 503"
+    )
+    body_prefetch: int = _bytes(
+        1 << 20,
+        _THREADS,
+        "request body that is buffered before a thread is taken; a longer body is streamed",
+    )
+    response_buffer: int = _bytes(
+        1 << 16,
+        _THREADS,
+        "response body that may wait for the client before the thread is paused",
+    )
+
+    timeout_keep_alive: float = _seconds(
+        65.0, _TIMEOUT, "idle connection kept open (longer than the usual 60 s of load balancers)"
+    )
+    timeout_header: float = _seconds(
+        10.0, _TIMEOUT, "request head must have arrived, from its first byte; else 408"
+    )
+    timeout_body: float = _seconds(
+        30.0, _TIMEOUT, "longest silence of the client inside a request body; else 408"
+    )
+    timeout_write: float = _seconds(
+        60.0, _TIMEOUT, "longest time in which the client takes nothing of a response; then cut"
+    )
+    timeout_graceful: float = _seconds(
+        30.0, _TIMEOUT, "shutdown waits this long for requests in flight", minimum=0
+    )
+
+    max_connections: int = _count(10_000, _LIMIT, "open connections; at the limit accepting pauses")
+    limit_request_line: int = _bytes(8190, _LIMIT, "request line; a longer one gets a 414")
+    limit_request_fields: int = _count(100, _LIMIT, "header fields of a request; else 431")
+    limit_request_field_size: int = _bytes(8190, _LIMIT, "one header field; else 431")
+    limit_request_head: int = _bytes(1 << 16, _LIMIT, "request line and all fields; else 431")
+    limit_request_body: int = _bytes(
+        1 << 30, _LIMIT, "request body, also a chunked one; else 413", minimum=0
+    )
+
+    access_log: bool = _option(True, _LOG, "one line a request on the logger aiowsgi.access")
+    log_level: str = _option(
+        "info",
+        _LOG,
+        "least severe messages that are shown",
+        choices=("debug", "info", "warning", "error", "critical"),
+    )
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            option: Option = item.metadata["option"]
+            value = getattr(self, item.name)
+            if option.choices is not None and value not in option.choices:
+                raise ConfigError(
+                    f"{item.name} must be one of {', '.join(option.choices)}, not {value!r}"
+                )
+            if option.minimum is not None:
+                if isinstance(value, bool) or not isinstance(value, int | float):
+                    raise ConfigError(f"{item.name} must be a number, not {value!r}")
+                if option.parse is not parse_duration and not isinstance(value, int):
+                    raise ConfigError(f"{item.name} must be a whole number, not {value!r}")
+                if not value >= option.minimum:
+                    raise ConfigError(
+                        f"{item.name} must be at least {option.minimum:g}, not {value!r}"
+                    )
+        if isinstance(self.bind, str):
+            raise ConfigError(f"bind is a tuple of addresses; write bind=({self.bind!r},)")
+        if not self.bind:
+            raise ConfigError("bind is empty; name at least one address")
+        if self.workers != 1:
+            raise ConfigError(
+                f"workers={self.workers}: this version serves from 1 process; "
+                "run several behind a load balancer, or leave the option out"
+            )

@@ -1,0 +1,68 @@
+"""The error tree. Every exception that aiowsgi raises on purpose is one of these.
+
+    AiowsgiError
+    ├── Refusal                    the client broke HTTP, or a limit; carries the status to answer
+    ├── ApplicationError           the application broke PEP 3333; the message names the fix
+    ├── ConfigError                the user misconfigured; the message names the fix
+    │   ├── BindError              an address cannot be listened on (also an OSError)
+    │   └── LoadError              the application's own code failed while it was loaded
+    ├── QueueFull                  no room for another request before the pool
+    └── ClientDisconnected         the client went away (also a ConnectionError)
+        ├── RequestBodyError       the rest of the request body will never come
+        └── ServerStopped          the server was stopped while the application was working
+
+Exceptions of dependencies are translated in the module that imports the dependency.
+"""
+
+
+class AiowsgiError(Exception):
+    """Root of the tree."""
+
+
+class Refusal(AiowsgiError):
+    """A request that is refused before it reaches the application.
+
+    Arguments: the status code to answer with (4xx or 5xx), a sentence for the client, and the
+    seconds after which a 503 asks the client to try again.
+    """
+
+    def __init__(self, status: int, reason: str, *, retry_after: int | None = None) -> None:
+        super().__init__(status, reason)
+        self.status = status
+        self.reason = reason
+        self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        return f"{self.status}: {self.reason}"
+
+
+class ApplicationError(AiowsgiError):
+    """The application broke PEP 3333. Answered with a 500; the message says how to mend it."""
+
+
+class ConfigError(AiowsgiError):
+    """An option, an address or an import path is wrong. The message says what to do."""
+
+
+class BindError(ConfigError, OSError):
+    """An address cannot be listened on: it is in use, forbidden, or not of this machine."""
+
+
+class LoadError(ConfigError):
+    """The application's module or factory raised. ``__cause__`` is what it raised."""
+
+
+class QueueFull(AiowsgiError):
+    """The queue before the thread pool is full. Answered with a 503 and Retry-After."""
+
+
+class ClientDisconnected(AiowsgiError, ConnectionError):
+    """The client went away: nobody is left to read from, or to write to."""
+
+
+class RequestBodyError(ClientDisconnected):
+    """The request body ended before its end: the client left, stalled, or broke the framing."""
+
+
+class ServerStopped(ClientDisconnected):
+    """The server stopped, and the time for graceful shutdown is over."""

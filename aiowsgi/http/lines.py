@@ -1,0 +1,249 @@
+"""Strict lines: what may stand in a request head, a chunk line and a trailer, byte by byte.
+
+These are rules over plain bytes, applied before any parser sees them, so that every parser behind
+them accepts and refuses the same. The first violation in byte order decides: the verdict does not
+depend on how the bytes were split on their way.
+"""
+
+import re
+
+from ..errors import Refusal
+from .request import Limits
+
+_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_VALUE = rb"[\t\x20-\x7e\x80-\xff]*+"
+
+# The whole of an ordinary head in one match. It decides nothing alone: what it does not match is
+# read again line by line, to find out what is wrong.
+_ORDINARY_HEAD = re.compile(
+    rb"%b [\x21-\x7e]++ HTTP/1\.[01]\r\n(?:%b:%b\r\n)*+\r\n" % (_TOKEN, _TOKEN, _VALUE)
+)
+_REQUEST_LINE = re.compile(rb"%b [\x21-\x7e]+ HTTP/([0-9])\.([0-9])" % _TOKEN)
+_FIELD_LINE = re.compile(rb"%b:%b" % (_TOKEN, _VALUE))
+_SPACE_BEFORE_COLON = re.compile(rb"%b[ \t]+:" % _TOKEN)
+_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(;%b)?" % _VALUE)
+
+_NOT_IN_REQUEST_LINE = re.compile(rb"[^\x20-\x7e]")
+_NOT_IN_FIELD_LINE = re.compile(rb"[^\t\x20-\x7e\x80-\xff]")
+
+# RFC 9112 §7.1.1 asks for a limit on chunk extensions. Nobody sends any.
+_CHUNK_LINE_LIMIT = 256
+_CHUNK_EXTENSIONS_LIMIT = 1 << 14
+
+# RFC 9110 §6.5.1: fields for framing, routing, request modification, authentication and content
+# format must not be taken from a trailer.
+_NOT_IN_TRAILERS = frozenset(
+    b"authorization cache-control connection content-encoding content-length content-location "
+    b"content-range content-type cookie date expect forwarded host keep-alive max-forwards "
+    b"pragma range set-cookie te trailer transfer-encoding upgrade".split()
+)
+_NOT_IN_TRAILERS_PREFIXES = (b"if-", b"proxy-", b"x-forwarded-")
+
+
+def _check_bytes(line: bytes, forbidden: re.Pattern[bytes], where: str) -> None:
+    """Refuse the first byte that no such line may hold."""
+    if (match := forbidden.search(line)) is None:
+        return
+    byte = match[0][0]
+    if byte == 0x0A:
+        raise Refusal(400, f"a line of the {where} ends with a bare LF instead of CRLF")
+    if byte == 0x0D:
+        raise Refusal(400, f"the {where} holds a CR that is not followed by LF")
+    raise Refusal(400, f"the {where} holds the byte 0x{byte:02x}, which is not allowed there")
+
+
+def _check_request_line(line: bytes) -> None:
+    if not line:
+        # RFC 9112 §2.2: one empty line before a request is ignored; it is gone already.
+        raise Refusal(400, "more than one empty line before the request line")
+    if (match := _REQUEST_LINE.fullmatch(line)) is None:
+        raise Refusal(400, "the request line is not 'METHOD TARGET HTTP/1.1'")
+    if match[1] != b"1" or match[2] not in (b"0", b"1"):
+        raise Refusal(505, "this server speaks HTTP/1.1 and HTTP/1.0")
+
+
+def _check_field_line(line: bytes) -> None:
+    if _FIELD_LINE.fullmatch(line):
+        return
+    if line[:1] in (b" ", b"\t"):
+        # RFC 9112 §5.2: obs-fold is refused, for parsers disagree about what it joins.
+        raise Refusal(400, "a header field is folded over two lines, which is obsolete")
+    if _SPACE_BEFORE_COLON.match(line):
+        raise Refusal(400, "white space between a header field's name and its colon")
+    raise Refusal(400, "a header line is not 'name: value'")
+
+
+class HeadScanner:
+    """Finds the end of a request head, and refuses a head that is not strictly well formed.
+
+    Incremental: a line that was read is not read again, however slowly the rest arrives.
+    """
+
+    __slots__ = ("_base", "_limits", "_lines", "_start")
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._base = 0  # Where the head begins: behind an empty line, if there is one.
+        self._start = -1  # Where the first unread line begins; -1 before the first look.
+        self._lines = 0  # Lines read.
+
+    def scan(self, buffer: bytes) -> tuple[int, int] | None:
+        """Return where the head begins and where it ends in ``buffer``; None if it is not whole.
+
+        Called again with the same bytes and more. Raises Refusal with 400, 414, 431 or 505.
+        """
+        if self._start < 0:
+            if buffer == b"\r":
+                return None
+            if buffer[:2] == b"\r\n":
+                self._base = 2
+            self._start = self._base
+            if (end := self._match_ordinary(buffer)) is not None:
+                return self._base, end
+        while (line := self._next_line(buffer)) is not None:
+            if self._lines == 1:
+                _check_request_line(line)
+            elif line:
+                if self._lines - 1 > self._limits.fields:
+                    raise Refusal(431, f"more than {self._limits.fields} header fields")
+                _check_field_line(line)
+            else:
+                return self._base, self._start
+        return None
+
+    def _match_ordinary(self, buffer: bytes) -> int | None:
+        """Return the end of the head, if all of it is there and nothing about it is unusual."""
+        if (match := _ORDINARY_HEAD.match(buffer, self._base)) is None:
+            return None
+        end, limits = match.end(), self._limits
+        # Shorter than any limit on a line, so that no line has to be measured.
+        if end - self._base > min(limits.request_line, limits.field_size, limits.head):
+            return None
+        if buffer.count(b"\r\n", self._base, end) - 2 > limits.fields:
+            return None
+        return end
+
+    def _next_line(self, buffer: bytes) -> bytes | None:
+        end = buffer.find(b"\r\n", self._start)
+        if end < 0:
+            tail = buffer[self._start :]
+            # A CR at the very end may be the first half of a CRLF.
+            self._check_so_far(tail[:-1] if tail.endswith(b"\r") else tail)
+            return None
+        line = buffer[self._start : end]
+        self._check_so_far(line)
+        self._lines += 1
+        self._start = end + 2
+        return line
+
+    def _check_so_far(self, line: bytes) -> None:
+        """Refuse on bytes and length: what can be known before the line is whole."""
+        limits = self._limits
+        room = limits.head - (self._start - self._base)
+        if self._lines == 0:
+            ceiling, forbidden, where = limits.request_line, _NOT_IN_REQUEST_LINE, "request line"
+        else:
+            ceiling, forbidden, where = limits.field_size, _NOT_IN_FIELD_LINE, "request head"
+        allowed = max(0, min(ceiling, room))
+        _check_bytes(line[:allowed], forbidden, where)
+        if len(line) <= allowed and room >= 0:
+            return
+        if room < ceiling:
+            raise Refusal(431, f"the request head is longer than {limits.head} bytes")
+        if self._lines == 0:
+            raise Refusal(414, f"the request line is longer than {ceiling} bytes")
+        raise Refusal(431, f"a header field is longer than {ceiling} bytes")
+
+
+class ChunkScanner:
+    """Checks a chunked body (RFC 9112 §7.1) as it passes, without decoding it.
+
+    ``scan`` says how many bytes of the buffer are checked and may go to the parser: at most one
+    chunk line with the data behind it, so that one call is a bounded amount of work.
+    """
+
+    __slots__ = ("_body", "_data", "_extensions", "_limits", "_trailers", "finished")
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._body = 0  # Bytes announced by all chunk lines.
+        self._data = 0  # Bytes to come of this chunk, with its CRLF.
+        self._extensions = 0
+        self._trailers: int | None = None  # Fields so far, once the last chunk has come.
+        self.finished = False
+
+    def scan(self, buffer: bytes, start: int) -> int:
+        """Return the offset up to which ``buffer`` is sound; ``start`` where more is needed.
+
+        Raises Refusal with 400, 413 or 431.
+        """
+        if self._data:
+            return self._scan_data(buffer, start)
+        if self._trailers is not None:
+            return self._scan_trailer(buffer, start)
+        return self._scan_chunk_line(buffer, start)
+
+    def _line_end(self, buffer: bytes, start: int, limit: int, where: str, status: int) -> int:
+        """Return the offset of the CRLF that ends the line at ``start``, or -1."""
+        end = buffer.find(b"\r\n", start, start + limit + 2)
+        line = buffer[start:end] if end >= 0 else buffer[start : start + limit + 2]
+        if end < 0 and line.endswith(b"\r"):
+            line = line[:-1]
+        _check_bytes(line[:limit], _NOT_IN_FIELD_LINE, where)
+        if len(line) > limit:
+            raise Refusal(status, f"a line of the {where} is longer than {limit} bytes")
+        return end
+
+    def _scan_chunk_line(self, buffer: bytes, start: int) -> int:
+        end = self._line_end(buffer, start, _CHUNK_LINE_LIMIT, "chunked body", 400)
+        if end < 0:
+            return start
+        if (match := _CHUNK_LINE.fullmatch(buffer, start, end)) is None:
+            raise Refusal(400, "a chunk size is not a hexadecimal number")
+        self._extensions += len(match[2] or b"")
+        if self._extensions > _CHUNK_EXTENSIONS_LIMIT:
+            raise Refusal(400, f"more than {_CHUNK_EXTENSIONS_LIMIT} bytes of chunk extensions")
+        size = int(match[1], 16)
+        self._body += size
+        if self._body > self._limits.body:
+            raise Refusal(413, f"the request body is longer than {self._limits.body} bytes")
+        if size == 0:
+            self._trailers = 0
+            return end + 2
+        self._data = size + 2
+        return self._scan_data(buffer, end + 2)
+
+    def _scan_data(self, buffer: bytes, start: int) -> int:
+        end = min(len(buffer), start + self._data)
+        left = self._data - (end - start)
+        if left < 2:
+            # The CRLF behind the data, or the first half of it (CVE-2025-43859).
+            tail = buffer[max(start, end - 2 + left) : end]
+            expected = b"\r\n"[2 - left - len(tail) : 2 - left]
+            if tail != expected:
+                sound = end - len(tail)
+                if sound == start:
+                    raise Refusal(400, "a chunk is not followed by CRLF")
+                # The data before it is handed out first, as it is where it arrives alone.
+                end, left = sound, self._data - (sound - start)
+        self._data = left
+        return end
+
+    def _scan_trailer(self, buffer: bytes, start: int) -> int:
+        end = self._line_end(buffer, start, self._limits.field_size, "trailer section", 431)
+        if end < 0:
+            return start
+        if end == start:
+            self.finished = True
+            return end + 2
+        assert self._trailers is not None  # This is the state in which it counts.
+        self._trailers += 1
+        # Not counted in bytes: fields times their size is the bound.
+        if self._trailers > self._limits.fields:
+            raise Refusal(431, f"more than {self._limits.fields} trailer fields")
+        line = buffer[start:end]
+        _check_field_line(line)
+        name = line.partition(b":")[0].lower()
+        if name in _NOT_IN_TRAILERS or name.startswith(_NOT_IN_TRAILERS_PREFIXES):
+            raise Refusal(400, f"{name.decode()!r} is not allowed in a trailer section")
+        return end + 2

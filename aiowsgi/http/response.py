@@ -1,0 +1,212 @@
+"""The response as bytes: head, framing, end (RFC 9112 §6 and §7, RFC 9110 §15)."""
+
+import enum
+import time
+from email.utils import formatdate
+from functools import lru_cache
+from http import HTTPStatus
+
+from ..errors import Refusal
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+# Above this size two buffers are handed over rather than copied into one.
+_JOIN_LIMIT = 1 << 14
+
+
+class BodyFraming(enum.Enum):
+    """How the recipient knows where a response body ends (RFC 9112 §6.3)."""
+
+    NONE = "no body can follow"
+    LENGTH = "Content-Length"
+    CHUNKED = "chunked transfer coding"
+    CLOSE = "the end of the connection"
+
+
+def response_framing(
+    *, head_request: bool, http_11: bool, status_code: int, length: int | None
+) -> BodyFraming:
+    """Decide how a response is framed. ``length`` is that of the body, where it is known."""
+    # RFC 9112 §6.3, step 1: these never have a body, whatever their fields say.
+    if head_request or status_code < 200 or status_code in (204, 304):
+        return BodyFraming.NONE
+    if length is not None:
+        return BodyFraming.LENGTH
+    # RFC 9112 §6.1: no transfer coding for a client that speaks HTTP/1.0.
+    return BodyFraming.CHUNKED if http_11 else BodyFraming.CLOSE
+
+
+@lru_cache(maxsize=256)
+def _status_line(status: str) -> bytes:
+    return f"HTTP/1.1 {status}\r\n".encode("latin-1")
+
+
+@lru_cache(maxsize=2)
+def _date_field(second: int) -> bytes:
+    return f"Date: {formatdate(second, usegmt=True)}\r\n".encode("ascii")
+
+
+class ResponseEncoder:
+    """Encodes one final response. Used by one thread at a time.
+
+    Call ``start`` once, ``encode`` for each piece of the body, ``end`` once; each returns bytes to
+    send in that order.
+    """
+
+    __slots__ = (
+        "_chunk_open",
+        "_framing",
+        "_head_request",
+        "_http_11",
+        "_remaining",
+        "body_size",
+        "excess",
+        "keep_alive",
+        "missing",
+        "server",
+        "status_code",
+    )
+
+    def __init__(self, *, method: str, version: str, keep_alive: bool, server: bytes) -> None:
+        self._head_request = method == "HEAD"
+        self._http_11 = version == "HTTP/1.1"
+        self._framing = BodyFraming.NONE
+        self._remaining = 0
+        self._chunk_open = False
+        # The product that the Server field names.
+        self.server = server
+        # Whether another request may follow on the connection.
+        self.keep_alive = keep_alive
+        # 0 until the head is encoded.
+        self.status_code = 0
+        # Bytes of the body that were encoded, without their framing.
+        self.body_size = 0
+        # Bytes given beyond the declared Content-Length (dropped), and bytes short of it.
+        self.excess = 0
+        self.missing = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything that may follow the head was encoded."""
+        return self._framing is BodyFraming.NONE or (
+            self._framing is BodyFraming.LENGTH and self._remaining == 0
+        )
+
+    @property
+    def wants_more(self) -> bool:
+        """Whether more of the body could make a difference to the client, or to the log."""
+        return self._framing is not BodyFraming.NONE and not self.excess
+
+    @property
+    def self_delimiting(self) -> bool:
+        """Whether the client can tell a response that was cut from one that is complete."""
+        return self._framing is not BodyFraming.CLOSE
+
+    def start(self, status: str, fields: list[tuple[str, str]], length: int | None) -> bytes:
+        """Return the response head.
+
+        Arguments: the status ("200 OK"), fields that were validated already, and the length of the
+        whole body in bytes where it is known though no Content-Length was given.
+        """
+        self.status_code = status_code = int(status[:3])
+        no_length = status_code < 200 or status_code == 204
+        dated = named = False
+        declared: int | None = None
+        lines = []
+        for name, value in fields:
+            match name.lower():
+                case "content-length":
+                    declared = int(value)
+                    if no_length:  # RFC 9110 §8.6: must not be sent.
+                        continue
+                case "date":
+                    dated = True
+                case "server":
+                    named = True
+            lines.append(f"{name}: {value}\r\n")
+        if declared is None and length is not None and not no_length and status_code != 304:
+            # A response to HEAD without a body says nothing about the length that GET would have.
+            if length or not self._head_request:
+                lines.append(f"Content-Length: {length}\r\n")
+            declared = length
+        self._framing = framing = response_framing(
+            head_request=self._head_request,
+            http_11=self._http_11,
+            status_code=status_code,
+            length=declared,
+        )
+        if framing is BodyFraming.LENGTH:
+            self._remaining = declared or 0
+        elif framing is BodyFraming.CHUNKED:
+            lines.append("Transfer-Encoding: chunked\r\n")
+        elif framing is BodyFraming.CLOSE:
+            self.keep_alive = False
+        if status_code < 200:
+            # The client goes on waiting for a final response, which will not come.
+            self.keep_alive = False
+        # RFC 9112 §9.3: persistence is the default in 1.1, and announced in 1.0.
+        if not self.keep_alive:
+            lines.append("Connection: close\r\n")
+        elif not self._http_11:
+            lines.append("Connection: keep-alive\r\n")
+        head = _status_line(status) + "".join(lines).encode("latin-1")
+        if not named:
+            head += self.server
+        if not dated and status_code >= 200:
+            head += _date_field(int(time.time()))
+        return head + b"\r\n"
+
+    def encode(self, data: bytes) -> list[bytes]:
+        """Return the pieces that carry ``data``: none where the response has no body."""
+        framing = self._framing
+        if framing is BodyFraming.LENGTH:
+            size = len(data)
+            if size > self._remaining:
+                # RFC 9112 §6.3: never more than declared, or the rest is read as the next response.
+                self.excess += size - self._remaining
+                data = data[: self._remaining]
+                size = self._remaining
+            self._remaining -= size
+            self.body_size += size
+            return [data] if data else []
+        if framing is BodyFraming.NONE or not data:
+            return []
+        self.body_size += len(data)
+        if framing is BodyFraming.CLOSE:
+            return [data]
+        # The CRLF that ends a chunk travels with what comes next.
+        line = (b"\r\n%x\r\n" if self._chunk_open else b"%x\r\n") % len(data)
+        self._chunk_open = True
+        return [line, data]
+
+    def end(self) -> bytes:
+        """Return what ends the body. Sets ``missing``, and ``keep_alive`` where that fails."""
+        if self._framing is BodyFraming.CHUNKED:
+            return b"\r\n0\r\n\r\n" if self._chunk_open else b"0\r\n\r\n"
+        if self._framing is BodyFraming.LENGTH and self._remaining:
+            self.missing = self._remaining
+            self.keep_alive = False
+        return b""
+
+
+def join(pieces: list[bytes]) -> list[bytes]:
+    """Return the pieces with small ones joined: one buffer costs less than two to hand over."""
+    if len(pieces) < 2 or sum(map(len, pieces)) > _JOIN_LIMIT:
+        return pieces
+    return [b"".join(pieces)]
+
+
+def status_text(code: int) -> str:
+    """Return a status as ``start_response`` takes it: "404 Not Found"."""
+    return f"{code} {HTTPStatus(code).phrase}"
+
+
+def refusal_response(refusal: Refusal, *, method: str, server: bytes) -> bytes:
+    """Return the whole response to a request that is refused; the connection closes after it."""
+    encoder = ResponseEncoder(method=method, version="HTTP/1.1", keep_alive=False, server=server)
+    body = f"{status_text(refusal.status)}: {refusal.reason}\n".encode("latin-1", "replace")
+    fields = [("Content-Type", "text/plain; charset=utf-8")]
+    if refusal.retry_after is not None:
+        fields.append(("Retry-After", str(refusal.retry_after)))
+    head = encoder.start(status_text(refusal.status), fields, len(body))
+    return b"".join([head, *encoder.encode(body), encoder.end()])

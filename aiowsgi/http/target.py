@@ -1,0 +1,51 @@
+"""Request targets and authorities (RFC 9112 §3.2, RFC 9110 §4.2, RFC 3986 §3.2)."""
+
+import re
+from ipaddress import AddressValueError, IPv6Address
+
+from ..errors import Refusal
+
+_AUTHORITY = re.compile(
+    r"(?:\[(?P<literal>[^\]]*)\]|(?P<name>(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})*))"
+    r"(?::[0-9]*)?"
+)
+_FUTURE_LITERAL = re.compile(r"v[0-9A-Fa-f]+\.[A-Za-z0-9\-._~!$&'()*+,;=:]+")
+_ABSOLUTE_FORM = re.compile(r"https?://([^/?]*)(/[^?]*)?(?:\?(.*))?", re.IGNORECASE)
+
+
+def is_authority(text: str) -> bool:
+    """Return whether ``text`` is ``host[:port]``; the host may be empty, user information not."""
+    if (match := _AUTHORITY.fullmatch(text)) is None:
+        return False
+    literal = match["literal"]
+    if literal is None or _FUTURE_LITERAL.fullmatch(literal):
+        return True
+    try:
+        IPv6Address(literal)
+    except AddressValueError:
+        return False
+    # A zone belongs to one host alone and has no place in a request (RFC 6874 §4).
+    return "%" not in literal
+
+
+def split_target(method: str, target: str) -> tuple[str, str, str | None]:
+    """Return path, query and authority of a request target.
+
+    The authority is None unless the target is in absolute-form; the path is empty for
+    ``OPTIONS *``. Raises Refusal with 400, or with 501 for CONNECT.
+    """
+    if method == "CONNECT":
+        raise Refusal(501, "this server is not a proxy: CONNECT is not supported")
+    if "#" in target:
+        raise Refusal(400, "the request target holds a fragment")
+    if target[0] == "/":
+        path, _, query = target.partition("?")
+        return path, query, None
+    if target == "*" and method == "OPTIONS":
+        return "", "", None
+    if (match := _ABSOLUTE_FORM.fullmatch(target)) is not None:
+        authority, path, query = match[1], match[2] or "/", match[3] or ""
+        # An empty host makes an http URI invalid (RFC 9110 §4.2.1).
+        if authority and authority[0] != ":" and is_authority(authority):
+            return path, query, authority
+    raise Refusal(400, "the request target is neither a path that starts with '/' nor a URL")
