@@ -14,7 +14,7 @@ from .errors import ConfigError
 
 _DURATION = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?P<unit>ms|s|m|h)?", re.ASCII)
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}
-_SIZE = re.compile(r"(?P<number>\d+)(?P<unit>[KMG])?(?:i?B)?", re.ASCII | re.IGNORECASE)
+_SIZE = re.compile(r"(?P<number>\d{1,18})(?P<unit>[KMG])?(?:i?B)?", re.ASCII | re.IGNORECASE)
 _BYTES = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
@@ -34,7 +34,7 @@ def parse_size(text: str) -> int:
 
 def parse_count(text: str) -> int:
     """Return a whole number. Raise ConfigError."""
-    if not re.fullmatch(r"\d+", text, re.ASCII):
+    if not re.fullmatch(r"\d{1,18}", text, re.ASCII):
         raise ConfigError(f"{text!r} is not a whole number")
     return int(text)
 
@@ -194,6 +194,6 @@ class Config:
             raise ConfigError("bind is empty; name at least one address")
         if self.workers != 1:
             raise ConfigError(
-                f"workers={self.workers}: this version serves from 1 process; "
-                "run several behind a load balancer, or leave the option out"
+                f"workers must be 1 in this version, not {self.workers}; "
+                "for several cores, run several behind a load balancer"
             )

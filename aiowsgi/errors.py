@@ -59,6 +59,14 @@ class QueueFull(AiowsgiError):
 class ClientDisconnected(AiowsgiError, ConnectionError):
     """The client went away: nobody is left to read from, or to write to."""
 
+    def anew(self) -> "ClientDisconnected":
+        """Return another exception that says the same.
+
+        One object that is raised again and again, or on several threads, would collect all of
+        their tracebacks.
+        """
+        return type(self)(*self.args)
+
 
 class RequestBodyError(ClientDisconnected):
     """The request body ended before its end: the client left, stalled, or broke the framing."""

@@ -74,16 +74,18 @@ def request_framing(
     codings: list[str] = []
     options: list[str] = []
     expectations: list[str] = []
-    collect = {
-        b"host": hosts,
-        b"content-length": lengths,
-        b"transfer-encoding": codings,
-        b"connection": options,
-        b"expect": expectations,
-    }
     for name, value in fields:
-        if (values := collect.get(name)) is not None:
-            values.append(value.decode("latin-1"))
+        match name:
+            case b"host":
+                hosts.append(value.decode("latin-1"))
+            case b"connection":
+                options.append(value.decode("latin-1"))
+            case b"content-length":
+                lengths.append(value.decode("latin-1"))
+            case b"transfer-encoding":
+                codings.append(value.decode("latin-1"))
+            case b"expect":
+                expectations.append(value.decode("latin-1"))
 
     # 1. Host (RFC 9112 §3.2).
     host = _check_host(version, hosts)

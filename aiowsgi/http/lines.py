@@ -73,6 +73,21 @@ def _check_field_line(line: bytes) -> None:
     raise Refusal(400, "a header line is not 'name: value'")
 
 
+def ordinary_head(buffer: bytes, limits: Limits) -> int:
+    """Return the length of the head at the start of ``buffer``, if nothing about it is unusual.
+
+    Returns 0 where it is not whole, or where a ``HeadScanner`` has to look at it. The two agree:
+    what is accepted here is accepted there.
+    """
+    if (match := _ORDINARY_HEAD.match(buffer)) is None:
+        return 0
+    end = match.end()
+    # Shorter than any limit on a line, so that no line has to be measured.
+    if end > limits.request_line or end > limits.field_size or end > limits.head:
+        return 0
+    return end if buffer.count(b"\r\n", 0, end) - 2 <= limits.fields else 0
+
+
 class HeadScanner:
     """Finds the end of a request head, and refuses a head that is not strictly well formed.
 
@@ -95,11 +110,7 @@ class HeadScanner:
         if self._start < 0:
             if buffer == b"\r":
                 return None
-            if buffer[:2] == b"\r\n":
-                self._base = 2
-            self._start = self._base
-            if (end := self._match_ordinary(buffer)) is not None:
-                return self._base, end
+            self._start = self._base = 2 if buffer[:2] == b"\r\n" else 0
         while (line := self._next_line(buffer)) is not None:
             if self._lines == 1:
                 _check_request_line(line)
@@ -110,18 +121,6 @@ class HeadScanner:
             else:
                 return self._base, self._start
         return None
-
-    def _match_ordinary(self, buffer: bytes) -> int | None:
-        """Return the end of the head, if all of it is there and nothing about it is unusual."""
-        if (match := _ORDINARY_HEAD.match(buffer, self._base)) is None:
-            return None
-        end, limits = match.end(), self._limits
-        # Shorter than any limit on a line, so that no line has to be measured.
-        if end - self._base > min(limits.request_line, limits.field_size, limits.head):
-            return None
-        if buffer.count(b"\r\n", self._base, end) - 2 > limits.fields:
-            return None
-        return end
 
     def _next_line(self, buffer: bytes) -> bytes | None:
         end = buffer.find(b"\r\n", self._start)

@@ -11,7 +11,7 @@ import h11
 
 from ..errors import Refusal
 from .framing import request_framing
-from .lines import ChunkScanner, HeadScanner
+from .lines import ChunkScanner, HeadScanner, ordinary_head
 from .request import BodyData, EndOfMessage, Event, Limits, RequestHead
 from .target import split_target
 
@@ -100,16 +100,17 @@ class Parser:
             self._position = 0
         if not self._buffer:
             return None
-        if self._scanner is None:
-            self._scanner = HeadScanner(self._limits)
-        if (found := self._scanner.scan(self._buffer)) is None:
-            return None
-        start, end = found
-        self._scanner = None
-        block = self._buffer[start:end]
+        start = 0
+        if self._scanner is not None or not (end := ordinary_head(self._buffer, self._limits)):
+            if self._scanner is None:
+                self._scanner = HeadScanner(self._limits)
+            if (found := self._scanner.scan(self._buffer)) is None:
+                return None
+            start, end = found
+            self._scanner = None
         self._position = end
         self._in_body = True
-        return self._parse_head(block)
+        return self._parse_head(self._buffer[start:end])
 
     def _parse_head(self, block: bytes) -> RequestHead:
         method_bytes, target_bytes, version_bytes = block[: block.index(b"\r\n")].split(b" ")
@@ -137,7 +138,7 @@ class Parser:
             method,
             target,
             version,
-            list(request.headers),
+            [(name.lower(), value) for name, value in request.headers.raw_items()],
             path,
             query,
             framing.host if authority is None else authority,

@@ -204,7 +204,7 @@ def status_text(code: int) -> str:
 def refusal_response(refusal: Refusal, *, method: str, server: bytes) -> bytes:
     """Return the whole response to a request that is refused; the connection closes after it."""
     encoder = ResponseEncoder(method=method, version="HTTP/1.1", keep_alive=False, server=server)
-    body = f"{status_text(refusal.status)}: {refusal.reason}\n".encode("latin-1", "replace")
+    body = f"{status_text(refusal.status)}: {refusal.reason}\n".encode()
     fields = [("Content-Type", "text/plain; charset=utf-8")]
     if refusal.retry_after is not None:
         fields.append(("Retry-After", str(refusal.retry_after)))

@@ -1,0 +1,266 @@
+"""Options: what they take, what they refuse, and what they say about themselves."""
+
+import dataclasses
+import math
+import re
+from typing import Any
+
+import pytest
+
+from aiowsgi import config
+from aiowsgi.config import (
+    Config,
+    Option,
+    default_threads,
+    parse_count,
+    parse_duration,
+    parse_size,
+)
+from aiowsgi.errors import ConfigError
+
+FIELDS = {field.name: field for field in dataclasses.fields(Config)}
+OPTIONS: dict[str, Option] = {name: field.metadata["option"] for name, field in FIELDS.items()}
+NUMBERS = sorted(name for name, option in OPTIONS.items() if option.minimum is not None)
+DURATIONS = [name for name in NUMBERS if OPTIONS[name].parse is parse_duration]
+CHOICES = sorted(name for name, option in OPTIONS.items() if option.choices)
+
+# Digits of other scripts, which \d and int() take: ARABIC-INDIC, FULLWIDTH, MATHEMATICAL, a square.
+FOREIGN_DIGITS = ("\u0663", "\uff11\uff12", "\U0001d7d7", "\xb2")
+
+
+# Texts.
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("0", 0.0),
+        ("30", 30.0),
+        ("30s", 30.0),
+        ("1.5", 1.5),
+        ("0.25s", 0.25),
+        ("500ms", 0.5),
+        ("1.5ms", 0.0015),
+        ("2m", 120.0),
+        ("1.5m", 90.0),
+        ("1h", 3600.0),
+        ("007", 7.0),
+    ],
+)
+def test_durations(text: str, seconds: float) -> None:
+    parsed = parse_duration(text)
+    assert isinstance(parsed, float)
+    assert math.isclose(parsed, seconds)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "s", "-1", "+1", "1.", ".5", "1,5", "1e3", "inf", "nan", "0x10", "1_000", "1S", "1d"),
+        *("1min", "1sec", "1m30s", " 1", "1 ", "1 s", "1\n", "5\uff53", "\u0663s", "1.\u0663"),
+        *FOREIGN_DIGITS,
+    ],
+    ids=ascii,
+)
+def test_what_is_no_duration_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"is not a duration; write seconds, or 500ms, 30s") as e:
+        parse_duration(text)
+    assert repr(text) in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("0", 0),
+        ("4096", 4096),
+        ("4096B", 4096),
+        ("64K", 65536),
+        ("64k", 65536),
+        ("64KB", 65536),
+        ("64KiB", 65536),
+        ("64kib", 65536),
+        ("1M", 1 << 20),
+        ("1MiB", 1 << 20),
+        ("2G", 2 << 30),
+        ("2gb", 2 << 30),
+    ],
+)
+def test_sizes(text: str, size: int) -> None:
+    parsed = parse_size(text)
+    assert type(parsed) is int
+    assert parsed == size
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "K", "B", "-1", "+1", "1.5M", "1,000", "1e6", "0x10", "1_000", "1T", "1KK"),
+        # U+212A is a K for a pattern that ignores case, unless it is held to ASCII.
+        *(" 1", "1 ", "1 K", "1K\n", "1\u212a", "\u0663K", *FOREIGN_DIGITS),
+    ],
+    ids=ascii,
+)
+def test_what_is_no_size_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(ConfigError, match="is not a size; write bytes, or 64K, 1M, 2G") as e:
+        parse_size(text)
+    assert repr(text) in str(e.value)
+
+
+@pytest.mark.parametrize(("text", "count"), [("0", 0), ("7", 7), ("007", 7), ("1000000", 10**6)])
+def test_counts(text: str, count: int) -> None:
+    assert parse_count(text) == count
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "-1", "+1", "1.0", "1e3", "1_000", "1,000", "0x1", "one", "1K", " 1", "1 ", "1\n"),
+        *FOREIGN_DIGITS,
+    ],
+    ids=ascii,
+)
+def test_what_is_no_count_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="is not a whole number") as e:
+        parse_count(text)
+    assert repr(text) in str(e.value)
+
+
+# Values.
+
+
+@pytest.mark.parametrize(("processors", "threads"), [(1, 5), (2, 6), (28, 32), (64, 32), (None, 5)])
+def test_the_number_of_threads_follows_the_processors(
+    processors: int | None, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config.os, "cpu_count", lambda: processors)
+    assert default_threads() == threads
+    assert Config().threads == threads
+
+
+def test_the_defaults_are_in_order() -> None:
+    defaults = Config()
+    assert defaults.bind == ("127.0.0.1:8000",)
+    assert defaults == Config()
+
+
+def test_a_config_is_frozen_and_takes_keywords_only() -> None:
+    value = Config(threads=3)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        value.threads = 4  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        Config(("127.0.0.1:1",))  # type: ignore[misc]
+    with pytest.raises(TypeError, match="no_such_option"):
+        Config(no_such_option=1)  # type: ignore[call-arg]
+    assert dataclasses.replace(value, threads=4).threads == 4
+    assert hash(value) == hash(Config(threads=3))
+
+
+@pytest.mark.parametrize("name", [name for name in NUMBERS if name != "workers"])
+def test_a_number_may_be_its_minimum_and_not_less(name: str) -> None:
+    minimum = OPTIONS[name].minimum
+    assert minimum is not None
+    lowest: float = minimum if name in DURATIONS else int(minimum)
+    assert getattr(Config(**{name: lowest}), name) == lowest
+    below: float = lowest / 2 - 0.0001 if name in DURATIONS else lowest - 1
+    for value in (below, -lowest - 1):
+        with pytest.raises(ConfigError, match=rf"^{name} must be at least {minimum:g}, not"):
+            Config(**{name: value})
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("value", ["5", None, True, False, b"5", (5,), 1j], ids=ascii)
+def test_a_number_is_a_number(name: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=f"^{name} must be a number, not") as e:
+        Config(**{name: value})
+    assert repr(value) in str(e.value)
+
+
+@pytest.mark.parametrize("name", sorted({*NUMBERS} - {*DURATIONS}))
+@pytest.mark.parametrize("value", [5.0, 1.5, math.nan, math.inf])
+def test_a_count_or_size_is_a_whole_number(name: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=f"^{name} must be a whole number, not"):
+        Config(**{name: value})
+
+
+@pytest.mark.parametrize("name", DURATIONS)
+def test_a_duration_may_be_whole_or_not_and_is_never_nan(name: str) -> None:
+    assert getattr(Config(**{name: 5}), name) == 5
+    assert getattr(Config(**{name: 0.5}), name) == 0.5
+    with pytest.raises(ConfigError, match=f"^{name} must be at least"):
+        Config(**{name: math.nan})
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_a_choice_is_one_of_those_named(name: str) -> None:
+    choices = OPTIONS[name].choices
+    assert choices is not None
+    for choice in choices:
+        assert getattr(Config(**{name: choice}), name) == choice
+    for wrong in ("", choices[0].upper(), f"{choices[0]} ", None, 1):
+        with pytest.raises(ConfigError) as e:
+            Config(**{name: wrong})
+        assert str(e.value) == f"{name} must be one of {', '.join(choices)}, not {wrong!r}"
+
+
+def test_bind_as_one_string_is_refused_with_the_fix() -> None:
+    # It would be read as addresses of one character each.
+    with pytest.raises(ConfigError, match=re.escape("write bind=('127.0.0.1:80',)")):
+        Config(bind="127.0.0.1:80")  # type: ignore[arg-type]
+
+
+def test_an_empty_bind_is_refused() -> None:
+    with pytest.raises(ConfigError, match="name at least one address"):
+        Config(bind=())
+
+
+def test_more_than_one_worker_is_refused_with_the_remedy() -> None:
+    assert Config(workers=1).workers == 1
+    with pytest.raises(ConfigError, match=r"^workers\b.*2.*run several behind"):
+        Config(workers=2)
+    with pytest.raises(ConfigError, match=r"^workers must be at least 1"):
+        Config(workers=0)
+
+
+# What an option says about itself: the command line and the documentation have nothing else.
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_every_option_explains_itself(name: str) -> None:
+    option = OPTIONS[name]
+    assert re.fullmatch(r"[a-z]+(_[a-z]+)*", name)
+    assert len(option.help) >= 12
+    assert option.help[0].islower() or not option.help[0].isalpha()
+    assert not option.help.endswith(".")
+    assert "%" not in option.help, "argparse would take it for a format"
+    assert option.group
+    assert option.metavar == option.metavar.upper() != ""
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        option.help = "changed"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_the_metavar_tells_the_unit_that_is_parsed(name: str) -> None:
+    metavars = {parse_duration: "SECONDS", parse_size: "BYTES", parse_count: "N"}
+    assert OPTIONS[name].metavar == metavars[OPTIONS[name].parse]
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_names_tell_the_unit(name: str) -> None:
+    # One vocabulary: timeouts are seconds, counts of things that are refused beyond are max_.
+    assert (name.startswith("timeout_") or name == "queue_timeout") is (name in DURATIONS)
+    if name.startswith("max_"):
+        assert OPTIONS[name].parse is parse_count
+
+
+def test_groups_are_contiguous() -> None:
+    # The help prints a group where its first option stands.
+    order = [option.group for option in OPTIONS.values()]
+    assert sorted(set(order), key=order.index) == [
+        group for index, group in enumerate(order) if index == 0 or order[index - 1] != group
+    ]
+
+
+def test_short_names_are_told_apart() -> None:
+    shorts = [option.short for option in OPTIONS.values() if option.short is not None]
+    assert len(set(shorts)) == len(shorts)
+    assert all(re.fullmatch("-[a-z]", short) for short in shorts)
