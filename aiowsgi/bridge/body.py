@@ -1,0 +1,107 @@
+"""The request body on its way from the loop thread to a pool thread."""
+
+import threading
+from collections.abc import Callable
+
+from ..errors import RequestBodyError
+
+
+class RequestBody:
+    """A byte channel with water marks: the loop feeds it, one pool thread reads it.
+
+    Arguments: ``on_demand()`` is called on the pool thread when it wants bytes: before it first
+    waits for some, and when it has drained the buffer below the low water mark after ``feed`` said
+    that it is full; ``high_water`` in bytes; ``initial`` are bytes that have already arrived.
+    """
+
+    __slots__ = (
+        "_buffer",
+        "_condition",
+        "_demanded",
+        "_error",
+        "_finished",
+        "_full",
+        "_high_water",
+        "_on_demand",
+        "received",
+    )
+
+    def __init__(
+        self, on_demand: Callable[[], None], *, high_water: int, initial: bytes = b""
+    ) -> None:
+        self._on_demand = on_demand
+        self._high_water = high_water
+        # Protects everything below. Taken by the loop thread to feed and by the pool thread to
+        # read; the pool thread waits on it, and feed, finish and abort each end the wait.
+        self._condition = threading.Condition(threading.Lock())
+        self._buffer = bytearray(initial)
+        self._finished = False
+        self._error: RequestBodyError | None = None
+        self._full = len(self._buffer) >= high_water
+        self._demanded = False
+        # Bytes fed in all; of interest to the loop thread.
+        self.received = len(self._buffer)
+
+    @property
+    def full(self) -> bool:
+        """Whether reading from the client should pause. Called on the loop thread."""
+        with self._condition:
+            return self._full
+
+    @property
+    def awaited(self) -> bool:
+        """Whether the application has waited for bytes, or bytes have come without that."""
+        with self._condition:
+            return self._demanded or self.received > 0
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes from the client. Called on the loop thread."""
+        with self._condition:
+            self._buffer += data
+            self.received += len(data)
+            # Once full, it stays so until a read has drained it to the low water mark.
+            self._full = self._full or len(self._buffer) >= self._high_water
+            self._condition.notify()
+
+    def finish(self) -> None:
+        """Take the end of the body. Called on the loop thread."""
+        with self._condition:
+            self._finished = True
+            self._condition.notify()
+
+    def abort(self, error: RequestBodyError) -> None:
+        """End the body with an error, unless it is complete. Called on the loop thread."""
+        with self._condition:
+            if not self._finished:
+                # The first reason says the most.
+                self._error = self._error or error
+            self._condition.notify()
+
+    def read(self, size: int) -> bytes:
+        """Return 1 to ``size`` bytes, or none at the end of the body.
+
+        Called on a pool thread; blocks until the client sends. Raises RequestBodyError when the
+        rest of the body will never come.
+        """
+        demand = False
+        with self._condition:
+            if not (self._buffer or self._finished or self._error or self._demanded):
+                self._demanded = demand = True
+        if demand:
+            self._on_demand()
+            demand = False
+        with self._condition:
+            while not (self._buffer or self._finished or self._error):
+                # The loop thread ends this wait: with bytes, with the end, or with an error when
+                # the client leaves, stalls for too long, or the server stops.
+                self._condition.wait()
+            if self._error is not None:
+                raise self._error.anew()
+            data = bytes(self._buffer[:size])
+            del self._buffer[:size]
+            if self._full and len(self._buffer) <= self._high_water // 2:
+                self._full = False
+                demand = True
+        if demand:
+            self._on_demand()
+        return data

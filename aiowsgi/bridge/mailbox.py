@@ -1,0 +1,58 @@
+"""Hand-over from any thread to the loop thread, with one wake-up for everything that is ready."""
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+
+_log = logging.getLogger("aiowsgi.error")
+
+
+class Mailbox(Generic[Item]):
+    """Delivers items on the loop thread, in the order in which they were posted.
+
+    Arguments: ``wake(callback)`` makes the loop thread call ``callback`` soon and may be called
+    from any thread (``loop.call_soon_threadsafe``); ``deliver(item)`` is called on the loop thread.
+    """
+
+    def __init__(
+        self, wake: Callable[[Callable[[], None]], object], deliver: Callable[[Item], None]
+    ) -> None:
+        self._wake = wake
+        self._deliver = deliver
+        # Protects the list and the flag. Taken by pool threads to post and by the loop thread to
+        # collect, each for a few instructions.
+        self._lock = threading.Lock()
+        self._items: list[Item] = []
+        self._woken = False
+
+    def post(self, item: Item) -> None:
+        """Hand ``item`` over. Called on any thread; does not block.
+
+        Raises RuntimeError where the loop is closed and nobody will ever collect.
+        """
+        with self._lock:
+            self._items.append(item)
+            if self._woken:
+                return
+            self._woken = True
+        try:
+            self._wake(self._collect)
+        except BaseException:
+            with self._lock:
+                self._woken = False
+            raise
+
+    def _collect(self) -> None:
+        # What is posted from here on has a wake-up of its own, so that one pass is bounded.
+        with self._lock:
+            items, self._items = self._items, []
+            self._woken = False
+        for item in items:
+            try:
+                self._deliver(item)
+            except Exception:  # noqa: BLE001
+                # A defect, and no reason to leave the other items undelivered.
+                _log.critical("A delivery to the event loop failed", exc_info=True)

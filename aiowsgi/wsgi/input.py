@@ -1,0 +1,58 @@
+"""``wsgi.input``: a request body as a file (PEP 3333, "Input and Error Streams")."""
+
+import io
+from collections.abc import Callable
+from typing import TYPE_CHECKING, BinaryIO
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+# One look into the request body fetches up to this many bytes.
+_BUFFER_SIZE = 1 << 15
+
+
+class _BodyReader(io.RawIOBase):
+    """The raw end of a streamed body; ``io.BufferedReader`` makes lines and sizes of it."""
+
+    def __init__(self, read: Callable[[int], bytes]) -> None:
+        self._read = read
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: "WriteableBuffer", /) -> int:
+        view = memoryview(buffer).cast("B")
+        data = self._read(len(view))
+        view[: len(data)] = data
+        return len(data)
+
+
+class _StreamedInput(io.BufferedReader):
+    """A buffered reader with the manners of ``io.BytesIO`` where the two differ."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        return super().read(-1 if size is None or size < 0 else size)
+
+    def readlines(self, hint: int | None = -1, /) -> list[bytes]:
+        lines: list[bytes] = []
+        size = 0
+        for line in self:
+            lines.append(line)
+            size += len(line)
+            if hint is not None and 0 < hint <= size:
+                break
+        return lines
+
+
+def whole_input(body: bytes) -> BinaryIO:
+    """Return the input of a request whose body has arrived."""
+    return io.BytesIO(body)
+
+
+def streamed_input(read: Callable[[int], bytes]) -> BinaryIO:
+    """Return the input of a request whose body is still arriving.
+
+    ``read(size)`` returns 1 to ``size`` bytes and none at the end of the body; it may block, and
+    what it raises comes out of every reading method.
+    """
+    return _StreamedInput(_BodyReader(read), _BUFFER_SIZE)

@@ -1,0 +1,554 @@
+"""The request body between two threads, and ``wsgi.input`` on top of it. In memory.
+
+A reader is known to be blocked when it has entered the wait of its condition: that is reported
+while the lock is held, so whoever is told and then takes the lock comes after it.
+"""
+
+import io
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from types import SimpleNamespace
+from typing import Any, BinaryIO
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from aiowsgi.bridge import body as body_module
+from aiowsgi.bridge.body import RequestBody
+from aiowsgi.errors import ClientDisconnected, RequestBodyError
+from aiowsgi.wsgi.input import streamed_input, whole_input
+
+# Fail-safe only: no wait of these tests is meant to last.
+TIMEOUT = 20.0
+
+
+class Counter:
+    """A callable that counts its calls."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self) -> None:
+        self.calls += 1
+
+
+def no_demand() -> None:
+    pass
+
+
+def in_thread(call: Callable[[], Any]) -> Future[Any]:
+    """Run ``call`` on a thread of its own."""
+    future: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:  # noqa: BLE001 - whoever waits gets it
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> Iterator[queue.SimpleQueue[None]]:
+    """One item for every time that a reader has begun to wait."""
+    entered: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+    class Watched(threading.Condition):
+        def wait(self, timeout: float | None = None) -> bool:
+            entered.put(None)
+            return super().wait(TIMEOUT if timeout is None else timeout)
+
+    monkeypatch.setattr(
+        body_module, "threading", SimpleNamespace(Lock=threading.Lock, Condition=Watched)
+    )
+    yield entered
+    assert entered.empty(), "a wait that the test did not expect"
+
+
+class TestReading:
+    def test_bytes_come_in_the_order_in_which_they_were_fed(self) -> None:
+        body = RequestBody(no_demand, high_water=100, initial=b"one ")
+        body.feed(b"two ")
+        body.feed(b"three")
+        body.finish()
+        assert body.read(100) == b"one two three"
+        assert body.read(100) == b""
+
+    def test_read_returns_at_most_the_size(self) -> None:
+        body = RequestBody(no_demand, high_water=100)
+        body.feed(b"abcdef")
+        body.finish()
+        assert [body.read(size) for size in (1, 4, 4, 4)] == [b"a", b"bcde", b"f", b""]
+
+    def test_read_returns_what_there_is_instead_of_waiting_for_the_size(self) -> None:
+        body = RequestBody(no_demand, high_water=100)
+        body.feed(b"ab")
+        assert body.read(100) == b"ab"
+
+    def test_the_end_stays_the_end(self) -> None:
+        body = RequestBody(no_demand, high_water=100)
+        body.finish()
+        assert [body.read(1) for _ in range(3)] == [b"", b"", b""]
+
+    def test_feeding_nothing_is_not_the_end(self, waits: queue.SimpleQueue[None]) -> None:
+        body = RequestBody(no_demand, high_water=100)
+        result = in_thread(lambda: body.read(10))
+        waits.get(timeout=TIMEOUT)
+        body.feed(b"")
+        waits.get(timeout=TIMEOUT)  # It woke, found nothing, and waits again.
+        assert not result.done()
+        body.feed(b"x")
+        assert result.result(TIMEOUT) == b"x"
+
+    def test_received_counts_all_bytes_fed(self) -> None:
+        body = RequestBody(no_demand, high_water=100, initial=b"ab")
+        body.feed(b"cde")
+        body.read(4)
+        assert body.received == 5
+
+
+class TestBlockedReader:
+    @pytest.fixture
+    def blocked(
+        self, waits: queue.SimpleQueue[None]
+    ) -> Iterator[tuple[RequestBody, Future[bytes]]]:
+        body = RequestBody(no_demand, high_water=100)
+        result = in_thread(lambda: body.read(10))
+        waits.get(timeout=TIMEOUT)
+        assert not result.done()
+        yield body, result
+        body.finish()
+
+    def test_is_released_by_bytes(self, blocked: tuple[RequestBody, Future[bytes]]) -> None:
+        body, result = blocked
+        body.feed(b"x")
+        assert result.result(TIMEOUT) == b"x"
+
+    def test_is_released_by_the_end(self, blocked: tuple[RequestBody, Future[bytes]]) -> None:
+        body, result = blocked
+        body.finish()
+        assert result.result(TIMEOUT) == b""
+
+    def test_is_released_by_an_error(self, blocked: tuple[RequestBody, Future[bytes]]) -> None:
+        body, result = blocked
+        body.abort(RequestBodyError("the client left"))
+        with pytest.raises(RequestBodyError, match="the client left"):
+            result.result(TIMEOUT)
+
+
+class TestAbort:
+    def test_every_later_read_raises(self) -> None:
+        body = RequestBody(no_demand, high_water=100)
+        body.abort(RequestBodyError("gone"))
+        for _ in range(3):
+            with pytest.raises(RequestBodyError, match="gone"):
+                body.read(1)
+
+    def test_the_error_is_a_connection_error(self) -> None:
+        body = RequestBody(no_demand, high_water=100)
+        body.abort(RequestBodyError("gone"))
+        with pytest.raises(ConnectionError):
+            body.read(1)
+        assert issubclass(RequestBodyError, ClientDisconnected)
+
+    def test_the_error_overtakes_bytes_that_were_not_read(self) -> None:
+        # Nobody is left to answer, and the part that is there can never become the whole: the
+        # application learns of it at its next read, not at the end of the buffer.
+        body = RequestBody(no_demand, high_water=100, initial=b"half of the bo")
+        assert body.read(4) == b"half"
+        body.abort(RequestBodyError("gone"))
+        with pytest.raises(RequestBodyError, match="gone"):
+            body.read(4)
+
+    def test_a_complete_body_stays_readable(self) -> None:
+        # A client may send its request, close its side and leave: what it sent is whole.
+        body = RequestBody(no_demand, high_water=100, initial=b"whole")
+        body.finish()
+        body.abort(RequestBodyError("gone"))
+        assert body.read(100) == b"whole"
+        assert body.read(100) == b""
+
+    def test_an_end_that_comes_after_the_error_changes_nothing(self) -> None:
+        body = RequestBody(no_demand, high_water=100)
+        body.abort(RequestBodyError("gone"))
+        body.finish()
+        with pytest.raises(RequestBodyError, match="gone"):
+            body.read(1)
+
+    def test_the_traceback_does_not_grow_from_read_to_read(self) -> None:
+        body = RequestBody(no_demand, high_water=100)
+        body.abort(RequestBodyError("gone"))
+        depths = []
+        for _ in range(3):
+            with pytest.raises(RequestBodyError) as caught:
+                body.read(1)
+            depths.append(len(caught.traceback))
+        assert depths == [depths[0]] * 3
+
+
+class TestDemand:
+    def test_is_not_reported_while_there_are_bytes_or_the_body_is_over(self) -> None:
+        on_demand = Counter()
+        body = RequestBody(on_demand, high_water=100, initial=b"ab")
+        body.read(1)
+        body.read(1)
+        body.finish()
+        body.read(1)
+        assert on_demand.calls == 0
+
+    def test_is_not_reported_after_an_error(self) -> None:
+        on_demand = Counter()
+        body = RequestBody(on_demand, high_water=100)
+        body.abort(RequestBodyError("gone"))
+        with pytest.raises(RequestBodyError):
+            body.read(1)
+        assert on_demand.calls == 0
+
+    def test_is_reported_once_before_the_first_wait(self, waits: queue.SimpleQueue[None]) -> None:
+        on_demand = Counter()
+        body = RequestBody(on_demand, high_water=100)
+        for data in (b"a", b"b"):
+            result = in_thread(lambda: body.read(10))
+            waits.get(timeout=TIMEOUT)
+            assert on_demand.calls == 1
+            body.feed(data)
+            assert result.result(TIMEOUT) == data
+        body.finish()
+        assert on_demand.calls == 1
+
+    def test_may_be_answered_before_the_wait_begins(self) -> None:
+        # The callback runs without the lock: bytes that come at once must be seen, and there is
+        # nothing to wait for.
+        def answer() -> None:
+            body.feed(b"at once")
+
+        body = RequestBody(answer, high_water=100)
+        assert body.read(100) == b"at once"
+
+    def test_awaited_tells_whether_bytes_were_waited_for_or_came(self) -> None:
+        assert RequestBody(no_demand, high_water=100, initial=b"x").awaited
+        fed = RequestBody(no_demand, high_water=100)
+        assert not fed.awaited
+        fed.feed(b"x")
+        assert fed.awaited
+        seen: list[bool] = []
+
+        def on_demand() -> None:
+            seen.append(wanted.awaited)
+            wanted.finish()
+
+        wanted = RequestBody(on_demand, high_water=100)
+        assert not wanted.awaited
+        wanted.read(1)
+        assert seen == [True]
+
+
+class TestWaterMarks:
+    @pytest.mark.parametrize(("size", "full"), [(9, False), (10, True), (11, True)])
+    def test_is_full_from_high_water_on(self, size: int, full: bool) -> None:
+        body = RequestBody(no_demand, high_water=10)
+        body.feed(bytes(size - 1))
+        assert body.full is (size > 10)
+        body.feed(b"x")
+        assert body.full is full
+        assert RequestBody(no_demand, high_water=10, initial=bytes(size)).full is full
+
+    def test_reading_resumes_at_half_and_says_so_once(self) -> None:
+        on_demand = Counter()
+        body = RequestBody(on_demand, high_water=10, initial=bytes(12))
+        for size, full, calls in ((3, True, 0), (3, True, 0), (1, False, 1), (4, False, 1)):
+            assert len(body.read(size)) == size  # 9, 6, 5, 1 are left.
+            assert body.full is full
+            assert on_demand.calls == calls
+
+    def test_is_full_again_after_it_was_drained(self) -> None:
+        on_demand = Counter()
+        body = RequestBody(on_demand, high_water=10)
+        for turn in range(1, 4):
+            body.feed(bytes(10))
+            assert body.full
+            assert body.read(10) == bytes(10)
+            assert not body.full
+            assert on_demand.calls == turn
+
+    def test_bytes_that_come_while_full_do_not_end_the_pause_above_half(self) -> None:
+        # What was parsed already still comes in after reading was paused.
+        body = RequestBody(no_demand, high_water=10, initial=bytes(10))
+        body.read(2)
+        assert body.full
+        body.feed(b"x")
+        assert body.full
+
+
+def _left(body: RequestBody) -> int:
+    """Return the number of bytes that are buffered."""
+    return len(body._buffer)
+
+
+CHUNKS = st.lists(st.binary(min_size=1, max_size=20), max_size=30)
+SIZES = st.lists(st.integers(1, 30), min_size=1, max_size=10)
+
+
+@given(st.lists(st.one_of(st.binary(min_size=1, max_size=20), st.integers(1, 30))), st.binary())
+def test_any_interleaving_of_feeding_and_reading_gives_the_bytes(
+    steps: list[bytes | int], initial: bytes
+) -> None:
+    body = RequestBody(no_demand, high_water=16, initial=initial)
+    fed, got = bytearray(initial), bytearray()
+    for step in steps:
+        if isinstance(step, bytes):
+            body.feed(step)
+            fed += step
+        elif len(fed) > len(got):
+            data = body.read(step)
+            assert len(data) == min(step, len(fed) - len(got))
+            got += data
+    body.finish()
+    while data := body.read(7):
+        got += data
+    assert got == fed
+    assert body.received == len(fed)
+
+
+@settings(deadline=None, max_examples=60)
+@given(CHUNKS, SIZES, st.integers(1, 40))
+def test_a_feeder_that_pauses_when_full_and_a_reader_of_any_sizes_meet(
+    chunks: list[bytes], sizes: list[int], high_water: int
+) -> None:
+    demands: queue.SimpleQueue[None] = queue.SimpleQueue()
+    body = RequestBody(lambda: demands.put(None), high_water=high_water)
+    peak = 0
+
+    def read_all() -> bytes:
+        got = bytearray()
+        turn = 0
+        while data := body.read(sizes[turn % len(sizes)]):
+            assert len(data) <= sizes[turn % len(sizes)]
+            got += data
+            turn += 1
+        return bytes(got)
+
+    result = in_thread(read_all)
+    try:
+        for chunk in chunks:
+            while body.full:
+                # Fails with queue.Empty where a drained buffer was not reported.
+                demands.get(timeout=TIMEOUT)
+            body.feed(chunk)
+            peak = max(peak, _left(body))
+    finally:
+        body.finish()
+    assert result.result(TIMEOUT) == b"".join(chunks)
+    assert peak < high_water + max(map(len, chunks), default=1)
+
+
+# wsgi.input
+
+
+def fed_input(body: bytes, splits: list[int]) -> BinaryIO:
+    """Return the input of a body that has arrived, and comes out in pieces ending at ``splits``."""
+    ends = sorted({min(split, len(body)) for split in splits} | {len(body)})
+    position = 0
+
+    def read(size: int) -> bytes:
+        nonlocal position
+        assert size > 0, "the channel is never asked for nothing"
+        end = next((end for end in ends if end > position), position)
+        data = body[position : min(end, position + size)]
+        position += len(data)
+        return data
+
+    return streamed_input(read)
+
+
+def take(file: BinaryIO, count: int) -> list[bytes]:
+    """Iterate over up to ``count`` lines."""
+    return [line for line, _ in zip(file, range(count), strict=False)]
+
+
+def fill(file: Any, size: int) -> bytes:
+    buffer = bytearray(size)
+    return bytes(buffer[: file.readinto(buffer)])
+
+
+Call = tuple[str, Callable[[Any], Any]]
+ANY_SIZE = st.one_of(st.none(), st.integers(-3, 40))
+
+
+def _read(size: int | None) -> Call:
+    return f"read({size})", lambda file: file.read(size)
+
+
+def _readline(size: int | None) -> Call:
+    return f"readline({size})", lambda file: file.readline(size)
+
+
+def _readlines(hint: int | None) -> Call:
+    return f"readlines({hint})", lambda file: file.readlines(hint)
+
+
+CALLS = st.one_of(
+    ANY_SIZE.map(_read),
+    st.just(("read()", lambda file: file.read())),
+    ANY_SIZE.map(_readline),
+    st.just(("readline()", lambda file: file.readline())),
+    ANY_SIZE.map(_readlines),
+    st.just(("readlines()", lambda file: file.readlines())),
+    st.integers(0, 5).map(lambda count: (f"iterate({count})", lambda file: take(file, count))),
+    st.integers(0, 40).map(lambda size: (f"readinto({size})", lambda file: fill(file, size))),
+)
+BODIES = st.lists(
+    st.sampled_from([b"\n", b"a", b"bc\n", b"\r\n", b"long line " * 3]), max_size=30
+).map(b"".join)
+SPLITS = st.lists(st.integers(0, 300), max_size=12)
+
+
+def compare(file: BinaryIO, body: bytes, calls: list[Call]) -> None:
+    expected = io.BytesIO(body)
+    for name, call in [*calls, ("read()", lambda file: file.read())]:
+        assert call(file) == call(expected), name
+    assert file.read() == b""
+    assert file.readline() == b""
+
+
+@given(BODIES, SPLITS, st.lists(CALLS, max_size=12))
+def test_input_behaves_like_bytesio_however_the_body_was_split(
+    body: bytes, splits: list[int], calls: list[Call]
+) -> None:
+    compare(fed_input(body, splits), body, calls)
+
+
+@given(BODIES, st.lists(CALLS, max_size=8))
+def test_input_of_a_body_that_arrived_whole_behaves_like_bytesio(
+    body: bytes, calls: list[Call]
+) -> None:
+    compare(whole_input(body), body, calls)
+
+
+@settings(deadline=None, max_examples=60)
+@given(CHUNKS, st.integers(1, 40), st.lists(CALLS, max_size=8))
+def test_input_behaves_like_bytesio_while_another_thread_feeds(
+    chunks: list[bytes], high_water: int, calls: list[Call]
+) -> None:
+    demands: queue.SimpleQueue[None] = queue.SimpleQueue()
+    body = RequestBody(lambda: demands.put(None), high_water=high_water)
+
+    def feed() -> None:
+        try:
+            for chunk in chunks:
+                while body.full:
+                    demands.get(timeout=TIMEOUT)
+                body.feed(chunk)
+        finally:
+            body.finish()
+
+    fed = in_thread(feed)
+    compare(streamed_input(body.read), b"".join(chunks), calls)
+    fed.result(TIMEOUT)
+
+
+@given(BODIES, SPLITS, st.lists(st.integers(1, 12).map(_readlines), max_size=6))
+@example(b"a\nb\n", [], [_readlines(2)])
+def test_input_stops_at_the_hint_of_readlines_like_bytesio(
+    body: bytes, splits: list[int], calls: list[Call]
+) -> None:
+    # Where the hint is reached exactly, io.BufferedReader itself goes on for one more line.
+    compare(fed_input(body, splits), body, calls)
+
+
+@pytest.mark.parametrize("size", [-1, -2, -(1 << 31)])
+def test_input_reads_everything_for_any_negative_size(size: int) -> None:
+    assert fed_input(b"abc", []).read(size) == io.BytesIO(b"abc").read(size) == b"abc"
+
+
+def test_input_goes_on_behind_lines_larger_than_its_buffer() -> None:
+    body = (b"x" * 100_000 + b"\n") * 3 + b"y" * 70_000
+    file = fed_input(body, list(range(0, len(body), 1777)))
+    assert [len(line) for line in file] == [100_001, 100_001, 100_001, 70_000]
+
+
+@given(BODIES, SPLITS, st.lists(st.integers(-1, 40), min_size=1, max_size=5))
+def test_read1_gives_every_byte_once_and_nothing_only_at_the_end(
+    body: bytes, splits: list[int], sizes: list[int]
+) -> None:
+    # "At most one read" of the source: how much comes depends on what has arrived, so it is not
+    # compared with BytesIO, which always has everything.
+    file: Any = fed_input(body, splits)
+    got = bytearray()
+    turn = 0
+    while len(got) < len(body):
+        size = sizes[turn % len(sizes)] or 1
+        data = file.read1(size)
+        assert data
+        assert size < 0 or len(data) <= size
+        got += data
+        turn += 1
+    assert got == body
+    assert file.read1(10) == b""
+
+
+def test_input_waits_for_no_more_than_it_was_asked_for() -> None:
+    # No end is fed: a read that wanted more than there is would not return.
+    body = RequestBody(no_demand, high_water=100, initial=b"12345line\nand half")
+    file = streamed_input(body.read)
+    result = in_thread(lambda: [file.read(5), file.readline(), file.read(3), read1(file)])
+    assert result.result(TIMEOUT) == [b"12345", b"line\n", b"and", b" half"]
+
+
+def read1(file: Any) -> Any:
+    return file.read1(100)
+
+
+def test_input_asks_for_bytes_only_when_the_application_reads() -> None:
+    # A 100 (Continue) is sent when this happens (RFC 9110 §10.1.1).
+    asked = 0
+
+    def on_demand() -> None:
+        nonlocal asked
+        asked += 1
+        body.finish()
+
+    body = RequestBody(on_demand, high_water=100)
+    file = streamed_input(body.read)
+    assert asked == 0
+    assert file.read() == b""
+    assert asked == 1
+
+
+INCOMPLETE: list[Call] = [
+    ("read", lambda file: file.read()),
+    ("read(n)", lambda file: file.read(10)),
+    ("readline", lambda file: file.readline()),
+    ("readline(n)", lambda file: file.readline(10)),
+    ("readlines", lambda file: file.readlines()),
+    ("iteration", lambda file: list(file)),
+    ("readinto", lambda file: fill(file, 10)),
+]
+
+
+@pytest.mark.parametrize(("name", "call"), INCOMPLETE)
+def test_an_incomplete_body_is_never_a_short_read(
+    name: str, call: Callable[[Any], Any], waits: queue.SimpleQueue[None]
+) -> None:
+    body = RequestBody(no_demand, high_water=100, initial=b"half")
+    file = streamed_input(body.read)
+    result = in_thread(lambda: call(file))
+    waits.get(timeout=TIMEOUT)  # It has taken what there is, and waits for the rest.
+    body.abort(RequestBodyError("the client left"))
+    with pytest.raises(RequestBodyError, match="the client left"):
+        result.result(TIMEOUT)
+    with pytest.raises(RequestBodyError, match="the client left"):
+        call(file)
+
+
+def test_input_is_a_binary_file_that_only_reads_forwards() -> None:
+    file = fed_input(b"abc", [])
+    assert file.readable()
+    assert not file.seekable()
+    assert not file.writable()
+    assert isinstance(whole_input(b"abc"), io.BytesIO)

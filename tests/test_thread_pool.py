@@ -1,0 +1,1162 @@
+"""The thread pool, and other executors in its place. In memory.
+
+Jobs say when they begin and end when they are told to. What a pool's threads do behind the end of
+a job is awaited through the pool's lock, which is replaced by one that tells when it was released.
+"""
+
+import asyncio
+import gc
+import itertools
+import logging
+import queue
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from concurrent.futures import (
+    CancelledError,
+    Executor,
+    ThreadPoolExecutor,
+    as_completed,
+)
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+
+from aiowsgi.bridge.pool import Cancellable, ForeignPool, ThreadPool
+from aiowsgi.errors import QueueFull
+
+# Fail-safe only: no wait of these tests is meant to last.
+TIMEOUT = 20.0
+
+real_start = threading.Thread.start
+
+
+class TellingLock:
+    """A lock that tells when it was released."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._released = threading.Condition()
+        # Called once, by the thread that releases the lock next.
+        self.at_release: Callable[[], None] | None = None
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._lock.release()
+        hook, self.at_release = self.at_release, None
+        if hook is not None:
+            hook()
+        with self._released:
+            self._released.notify_all()
+
+    def locked(self) -> bool:
+        return self._lock.locked()
+
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        with self._released:
+            assert self._released.wait_for(condition, TIMEOUT)
+
+
+class Job:
+    """A job that tells when it begins, and ends when it is told to."""
+
+    def __init__(self) -> None:
+        self.runs = 0
+        self.started = threading.Event()
+        self.release = threading.Event()
+        self.thread = ""
+
+    def __call__(self) -> None:
+        self.runs += 1
+        self.thread = threading.current_thread().name
+        self.started.set()
+        assert self.release.wait(TIMEOUT)
+
+    def wait_started(self) -> "Job":
+        assert self.started.wait(TIMEOUT)
+        return self
+
+
+class Watched:
+    """A ThreadPool, what was made for it, and its end."""
+
+    def __init__(self, max_threads: int, *, queue_size: int = 1024) -> None:
+        self.pool = ThreadPool(max_threads, queue_size=queue_size)
+        self.lock = TellingLock()
+        self.pool._lock = self.lock  # type: ignore[assignment]
+        self.jobs: list[Job] = []
+
+    def start(self, *, wake: bool = True) -> tuple[Job, Cancellable]:
+        """Queue a job."""
+        job = Job()
+        handle = self.pool.start(job, wake=wake)
+        self.jobs.append(job)
+        return job, handle
+
+    def busy(self, count: int = 1) -> list[Job]:
+        """Occupy threads."""
+        return [self.start()[0].wait_started() for _ in range(count)]
+
+    def settle(self, unfinished: int = 0) -> None:
+        """Wait until every thread has accounted for the job that it ended, and none is on its way.
+
+        ``unfinished`` jobs are left then.
+        """
+        pool = self.pool
+        self.lock.wait_until(lambda: pool._unfinished == unfinished and not pool._waking)
+
+    @property
+    def threads(self) -> int:
+        return len(self.pool.living_threads())
+
+    def end(self) -> None:
+        threads = self.pool.living_threads()
+        self.pool.stop(lambda: None, cancel=True)
+        for job in self.jobs:
+            job.release.set()
+        for thread in threads:
+            if thread.ident is not None:
+                thread.join(TIMEOUT)
+                assert not thread.is_alive(), "a thread of the pool does not end"
+
+
+MakePool = Callable[..., Watched]
+
+
+@pytest.fixture
+def make() -> Iterator[MakePool]:
+    """Return ``make(max_threads, queue_size=...)``; the pools are stopped after the test."""
+    made: list[Watched] = []
+
+    def make(max_threads: int, **options: int) -> Watched:
+        made.append(Watched(max_threads, **options))
+        return made[-1]
+
+    yield make
+    for watched in made:
+        watched.end()
+
+
+@pytest.fixture
+def start_fails(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
+    """Return ``start_fails(yes)``: whether the system has no thread to give."""
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    def set_fails(yes: bool) -> None:
+        monkeypatch.setattr(threading.Thread, "start", refuse if yes else real_start)
+
+    return set_fails
+
+
+# As an executor: the same as concurrent.futures.ThreadPoolExecutor.
+
+
+@pytest.fixture(params=[ThreadPool, ThreadPoolExecutor])
+def executor(request: pytest.FixtureRequest) -> Iterator[Executor]:
+    executor: Executor = request.param(2)
+    run_on_both_threads(executor)
+    yield executor
+    executor.shutdown()
+
+
+def run_on_both_threads(executor: Executor) -> None:
+    barrier = threading.Barrier(2)
+    for future in [executor.submit(barrier.wait, TIMEOUT) for _ in range(2)]:
+        future.result(TIMEOUT)
+
+
+class TestExecutor:
+    def test_is_an_executor(self, executor: Executor) -> None:
+        assert isinstance(executor, Executor)
+
+    def test_submit_passes_arguments_and_returns_the_result(self, executor: Executor) -> None:
+        def call(*args: int, **kwargs: int) -> tuple[tuple[int, ...], dict[str, int]]:
+            return args, kwargs
+
+        # Names of parameters of ``submit`` itself are free for the call.
+        future = executor.submit(call, 1, 2, fn=3, self=4)
+        assert future.result(TIMEOUT) == ((1, 2), {"fn": 3, "self": 4})
+        assert future.done()
+
+    @pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt, GeneratorExit])
+    def test_what_the_call_raises_goes_to_the_future_and_not_to_the_thread(
+        self, executor: Executor, error: type[BaseException], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def fail() -> None:
+            raise error("on purpose")
+
+        for _ in range(5):
+            assert isinstance(executor.submit(fail).exception(TIMEOUT), error)
+        assert executor.submit(int).result(TIMEOUT) == 0
+        assert not caplog.records
+
+    def test_a_future_tells_that_it_runs_and_is_not_cancelled_then(
+        self, executor: Executor
+    ) -> None:
+        job = Job()
+        future = executor.submit(job)
+        job.wait_started()
+        assert future.running()
+        assert not future.cancel()
+        job.release.set()
+        assert future.result(TIMEOUT) is None
+
+    def test_a_future_that_was_cancelled_in_the_queue_does_not_run(
+        self, executor: Executor
+    ) -> None:
+        blockers = [Job(), Job()]
+        blocked = [executor.submit(job) for job in blockers]
+        job = Job()
+        future = executor.submit(job)
+        assert future.cancel()
+        for blocker in blockers:
+            blocker.release.set()
+        for one in blocked:
+            one.result(TIMEOUT)
+        executor.shutdown()
+        assert future.cancelled()
+        assert job.runs == 0
+        with pytest.raises(CancelledError):
+            future.result(TIMEOUT)
+
+    def test_map_keeps_the_order(self, executor: Executor) -> None:
+        assert list(executor.map(pow, range(50), [2] * 50)) == [n * n for n in range(50)]
+
+    def test_map_raises_what_a_call_raised_in_its_place(self, executor: Executor) -> None:
+        results = executor.map(lambda n: 6 // n, [1, 2, 0, 3])
+        assert next(results) == 6
+        assert next(results) == 3
+        with pytest.raises(ZeroDivisionError):
+            next(results)
+
+    def test_as_completed_gets_every_future(self, executor: Executor) -> None:
+        futures = [executor.submit(pow, n, 2) for n in range(20)]
+        done = [future.result() for future in as_completed(futures, TIMEOUT)]
+        assert sorted(done) == [n * n for n in range(20)]
+
+    def test_leaving_the_block_waits_for_the_jobs(self, executor: Executor) -> None:
+        with executor as entered:
+            assert entered is executor
+            futures = [executor.submit(pow, n, 2) for n in range(20)]
+        assert all(future.done() for future in futures)
+        with pytest.raises(RuntimeError, match="shut"):
+            executor.submit(int)
+
+    def test_shutdown_without_waiting_returns_while_jobs_run_and_lets_the_others_run(
+        self, executor: Executor
+    ) -> None:
+        jobs = [Job() for _ in range(4)]
+        futures = [executor.submit(job) for job in jobs]
+        jobs[0].wait_started()
+        executor.shutdown(wait=False)
+        assert not any(future.done() for future in futures)
+        with pytest.raises(RuntimeError, match="shut"):
+            executor.submit(int)
+        for job in jobs:
+            job.release.set()
+        executor.shutdown(wait=True)
+        assert [job.runs for job in jobs] == [1] * 4
+        assert all(future.done() for future in futures)
+
+    def test_shutdown_can_cancel_what_waits(self, executor: Executor) -> None:
+        running, waiting = [Job(), Job()], [Job(), Job()]
+        first = [executor.submit(job) for job in running]
+        for job in running:
+            job.wait_started()
+        second = [executor.submit(job) for job in waiting]
+        executor.shutdown(wait=False, cancel_futures=True)
+        assert [future.cancelled() for future in first + second] == [False] * 2 + [True] * 2
+        for job in running:
+            job.release.set()
+        executor.shutdown()
+        assert [future.exception() for future in first] == [None, None]
+        assert [job.runs for job in waiting] == [0, 0]
+
+    def test_a_later_shutdown_can_still_cancel(self, executor: Executor) -> None:
+        running = [Job(), Job()]
+        for job in running:
+            executor.submit(job)
+            job.wait_started()
+        waiting = Job()
+        future = executor.submit(waiting)
+        executor.shutdown(wait=False)
+        assert not future.cancelled()
+        executor.shutdown(wait=False, cancel_futures=True)
+        assert future.cancelled()
+        for job in running:
+            job.release.set()
+        executor.shutdown()
+        assert waiting.runs == 0
+
+    def test_shutdown_is_idempotent(self, executor: Executor) -> None:
+        executor.submit(int).result(TIMEOUT)
+        for _ in range(3):
+            executor.shutdown()
+
+    @pytest.mark.parametrize("make_executor", [ThreadPool, ThreadPoolExecutor])
+    def test_shutdown_of_an_executor_that_did_nothing(
+        self, make_executor: Callable[[int], Executor]
+    ) -> None:
+        executor = make_executor(2)
+        executor.shutdown()
+        with pytest.raises(RuntimeError, match="shut"):
+            executor.submit(int)
+
+    async def test_serves_an_event_loop(self, executor: Executor) -> None:
+        loop = asyncio.get_running_loop()
+        calls = [loop.run_in_executor(executor, pow, n, 2) for n in range(10)]
+        assert await asyncio.gather(*calls) == [n * n for n in range(10)]
+
+    def test_a_result_and_an_exception_are_not_kept_by_the_thread(self, executor: Executor) -> None:
+        class Argument:
+            pass
+
+        def fail(argument: Argument) -> None:
+            raise ValueError
+
+        def submit(call: Callable[[Argument], Any]) -> weakref.ref[Argument]:
+            argument = Argument()
+            executor.submit(call, argument).exception(TIMEOUT)
+            return weakref.ref(argument)
+
+        gc.collect()
+        gc.disable()
+        try:
+            kept = {"result": submit(lambda argument: None), "exception": submit(fail)}
+            # Whichever threads ran them have let go of them when they run something else.
+            run_on_both_threads(executor)
+            assert {name for name, ref in kept.items() if ref() is not None} == set()
+        finally:
+            gc.enable()
+
+
+# What a ThreadPool has beyond that.
+
+
+class TestThreads:
+    def test_none_is_started_before_there_is_a_job(self, make: MakePool) -> None:
+        assert make(4).threads == 0
+
+    def test_one_is_started_for_each_job_that_finds_none_idle_up_to_the_limit(
+        self, make: MakePool
+    ) -> None:
+        watched = make(3)
+        for expected in (1, 2, 3):
+            watched.start()[0].wait_started()
+            assert watched.threads == expected
+        for _ in range(5):
+            watched.start()
+        assert watched.threads == 3
+        assert watched.pool.threads == 3
+
+    def test_an_idle_one_is_used_before_another_is_started(self, make: MakePool) -> None:
+        watched = make(4)
+        names = set()
+        for _ in range(5):
+            (job,) = watched.busy()
+            job.release.set()
+            watched.settle()
+            names.add(job.thread)
+        assert watched.threads == 1
+        assert len(names) == 1
+
+    def test_as_many_as_are_idle_are_used(self, make: MakePool) -> None:
+        watched = make(4)
+        for job in watched.busy(2):
+            job.release.set()
+        watched.settle()
+        watched.busy(2)
+        assert watched.threads == 2
+        watched.busy(1)
+        assert watched.threads == 3
+
+    def test_are_daemons_with_names_of_their_own(self, make: MakePool) -> None:
+        pools = [make(2), make(2)]
+        for watched in pools:
+            watched.busy(2)
+        threads = [thread for watched in pools for thread in watched.pool.living_threads()]
+        assert all(thread.daemon for thread in threads)
+        assert len({thread.name for thread in threads}) == 4
+        assert all(thread.name.startswith("aiowsgi-") for thread in threads)
+
+    def test_there_must_be_one(self) -> None:
+        with pytest.raises(ValueError, match="max_threads"):
+            ThreadPool(0)
+
+    def test_jobs_run_in_the_order_of_the_queue(self, make: MakePool) -> None:
+        watched = make(1)
+        (blocker,) = watched.busy()
+        order: list[int] = []
+        for number in range(10):
+            watched.pool.start(lambda number=number: order.append(number))  # type: ignore[misc]
+        blocker.release.set()
+        watched.settle()
+        assert order == list(range(10))
+
+    def test_survive_a_job_that_raises(
+        self, make: MakePool, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        watched = make(1)
+        names: list[str] = []
+
+        def fail() -> None:
+            names.append(threading.current_thread().name)
+            raise SystemExit("on purpose")
+
+        watched.pool.start(fail)
+        watched.settle()
+        (job,) = watched.busy()
+        assert names == [job.thread]
+        (record,) = caplog.records
+        assert (record.name, record.levelno) == ("aiowsgi.error", logging.CRITICAL)
+        assert record.exc_info is not None
+        assert record.exc_info[0] is SystemExit
+
+
+class TestWaking:
+    def test_a_job_may_wait_until_the_pool_is_woken(self, make: MakePool) -> None:
+        watched = make(2)
+        job, _ = watched.start(wake=False)
+        assert watched.threads == 0
+        assert job.runs == 0
+        watched.pool.wake()
+        job.wait_started()
+
+    def test_with_nothing_queued_starts_no_thread(self, make: MakePool) -> None:
+        watched = make(2)
+        watched.pool.wake()
+        assert watched.threads == 0
+
+    def test_one_wake_up_brings_a_thread_to_each_job(self, make: MakePool) -> None:
+        watched = make(3)
+        jobs = [watched.start(wake=False)[0] for _ in range(5)]
+        watched.pool.wake()
+        for job in jobs[:3]:
+            job.wait_started()
+        assert watched.threads == 3
+        assert [job.runs for job in jobs] == [1, 1, 1, 0, 0]
+
+    def test_one_wake_up_brings_the_idle_threads_before_new_ones(self, make: MakePool) -> None:
+        watched = make(4)
+        for job in watched.busy(3):
+            job.release.set()
+        watched.settle()
+        jobs = [watched.start(wake=False)[0] for _ in range(3)]
+        watched.pool.wake()
+        for job in jobs:
+            job.wait_started()
+        assert watched.threads == 3
+
+    def test_a_thread_that_ends_a_job_needs_no_wake_up(self, make: MakePool) -> None:
+        watched = make(1)
+        (running,) = watched.busy()
+        waiting, _ = watched.start(wake=False)
+        running.release.set()
+        waiting.wait_started()
+
+    def test_no_second_thread_is_woken_while_one_is_on_its_way(
+        self, make: MakePool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        on_their_way: list[threading.Thread] = []
+        monkeypatch.setattr(threading.Thread, "start", lambda thread: on_their_way.append(thread))
+        watched = make(4)
+        jobs = [watched.start()[0] for _ in range(3)]
+        watched.pool.wake()
+        assert len(on_their_way) == 1
+        # It arrives, and wakes the next before it begins its job.
+        monkeypatch.setattr(threading.Thread, "start", real_start)
+        on_their_way[0].start()
+        for job in jobs:
+            job.wait_started()
+        assert watched.threads == 3
+
+    def test_only_cancelled_jobs_in_the_queue_do_no_harm(self, make: MakePool) -> None:
+        watched = make(2)
+        for job in watched.busy(2):
+            job.release.set()
+        watched.settle()
+        cancelled, handle = watched.start(wake=False)
+        assert handle.cancel()
+        watched.pool.wake()
+        watched.settle()
+        watched.busy(2)
+        assert cancelled.runs == 0
+
+
+class TestBound:
+    def test_more_than_threads_and_queue_hold_are_refused(self, make: MakePool) -> None:
+        watched = make(2, queue_size=3)
+        running = watched.busy(2)
+        for _ in range(3):
+            watched.start()
+        for _ in range(2):
+            with pytest.raises(QueueFull, match="5 jobs"):
+                watched.pool.start(Job())
+            with pytest.raises(QueueFull):
+                watched.pool.submit(int)
+        running[0].release.set()
+        watched.settle(4)
+        watched.start()
+        with pytest.raises(QueueFull):
+            watched.pool.start(Job())
+
+    def test_a_queue_of_none_takes_as_many_as_there_are_threads(self, make: MakePool) -> None:
+        watched = make(2, queue_size=0)
+        watched.busy(2)
+        with pytest.raises(QueueFull):
+            watched.pool.start(Job())
+
+    def test_a_job_that_was_refused_never_runs(self, make: MakePool) -> None:
+        watched = make(1, queue_size=0)
+        (running,) = watched.busy()
+        refused = Job()
+        with pytest.raises(QueueFull):
+            watched.pool.start(refused)
+        running.release.set()
+        watched.settle()
+        watched.busy()
+        assert refused.runs == 0
+
+    def test_map_is_bounded_too(self, make: MakePool) -> None:
+        watched = make(1, queue_size=2)
+        watched.busy()
+        with pytest.raises(QueueFull):
+            watched.pool.map(int, range(3))
+
+
+class TestCancelling:
+    def test_a_waiting_job_is_taken_out_and_frees_its_place(self, make: MakePool) -> None:
+        watched = make(1, queue_size=1)
+        (running,) = watched.busy()
+        for _ in range(3):
+            waiting, handle = watched.start()
+            with pytest.raises(QueueFull):
+                watched.pool.start(Job())
+            assert handle.cancel()
+        last, _ = watched.start()
+        running.release.set()
+        last.wait_started()
+        assert waiting.runs == 0
+
+    def test_a_running_or_finished_job_is_not_cancelled(self, make: MakePool) -> None:
+        watched = make(1)
+        job, handle = watched.start()
+        job.wait_started()
+        assert not handle.cancel()
+        job.release.set()
+        watched.settle()
+        assert not handle.cancel()
+        assert job.runs == 1
+        assert watched.pool._unfinished == 0
+
+    def test_cancelling_again_frees_no_second_place(self, make: MakePool) -> None:
+        watched = make(1, queue_size=2)
+        watched.busy()
+        _, first = watched.start()
+        watched.start()
+        first.cancel()
+        first.cancel()
+        watched.start()
+        with pytest.raises(QueueFull):
+            watched.pool.start(Job())
+
+    def test_a_cancelled_job_holds_on_to_nothing(self, make: MakePool) -> None:
+        watched = make(1)
+        watched.busy()
+
+        def run() -> None:
+            pass
+
+        handle = watched.pool.start(run)
+        ref = weakref.ref(run)
+        del run
+        assert ref() is not None
+        assert handle.cancel()
+        assert ref() is None
+
+    def test_a_job_that_has_run_holds_on_to_nothing(self, make: MakePool) -> None:
+        # A request that knows its job would be part of a cycle, and live until it is collected.
+        watched = make(1)
+
+        def run() -> None:
+            pass
+
+        handle = watched.pool.start(run)
+        ref = weakref.ref(run)
+        del run
+        watched.settle()
+        watched.busy()  # The thread has let go of it, too.
+        assert not handle.cancel()
+        assert ref() is None
+
+    def test_cancelled_jobs_do_not_pile_up_while_all_threads_are_busy(self, make: MakePool) -> None:
+        # Clients that come and leave while the application is stuck.
+        watched = make(1, queue_size=2)
+        watched.busy()
+        for _ in range(50):
+            assert watched.pool.start(Job(), wake=False).cancel()
+        assert len(watched.pool._jobs) <= 2
+
+    def test_a_job_that_somebody_else_cancelled_is_not_said_to_run(self, make: MakePool) -> None:
+        # The program around the server shuts the shared pool down; the server, which waits for its
+        # turn, asks whether the application runs.
+        watched = make(1)
+        watched.busy()
+        _, handle = watched.start()
+        watched.pool.shutdown(wait=False, cancel_futures=True)
+        assert handle.cancel()
+
+    def test_a_cancelled_future_frees_its_place(self, make: MakePool) -> None:
+        watched = make(1, queue_size=1)
+        watched.busy()
+        assert watched.pool.submit(int).cancel()
+        watched.pool.submit(int)
+
+    def test_no_destructor_of_the_application_runs_under_the_lock(self, make: MakePool) -> None:
+        # One that used the pool would wait for itself for ever.
+        watched = make(1)
+        watched.busy()
+        locked: list[bool] = []
+
+        class Argument:
+            def __del__(self) -> None:
+                locked.append(watched.lock.locked())
+
+        watched.pool.submit(id, Argument())
+        watched.pool.shutdown(wait=False, cancel_futures=True)
+        assert locked == [False]
+
+
+class TestStopping:
+    def test_without_threads_it_is_over_at_once(self, make: MakePool) -> None:
+        calls: list[str] = []
+        pool = make(2).pool
+        pool.stop(lambda: calls.append("first"))
+        pool.stop(lambda: calls.append("second"))
+        assert calls == ["first", "second"]
+
+    def test_a_job_that_nobody_has_woken_runs_before_it_is_over(self, make: MakePool) -> None:
+        watched = make(2)
+        job, _ = watched.start(wake=False)
+        job.release.set()
+        stopped = threading.Event()
+        watched.pool.stop(stopped.set)
+        assert stopped.wait(TIMEOUT)
+        assert job.runs == 1
+
+    def test_each_callback_is_called_once_when_the_last_thread_ends(self, make: MakePool) -> None:
+        watched = make(2)
+        first, second = watched.busy(2)
+        calls: queue.SimpleQueue[str] = queue.SimpleQueue()
+        watched.pool.stop(lambda: calls.put("first"))
+        watched.pool.stop(lambda: calls.put("second"))
+        threads = watched.pool.living_threads()
+        first.release.set()
+        watched.lock.wait_until(lambda: watched.threads == 1)
+        assert calls.empty()
+        second.release.set()
+        assert [calls.get(timeout=TIMEOUT) for _ in range(2)] == ["first", "second"]
+        for thread in threads:
+            thread.join(TIMEOUT)
+        watched.pool.stop(lambda: calls.put("late"))
+        assert calls.get_nowait() == "late"
+        assert calls.empty()
+        assert watched.threads == 0
+
+    def test_idle_threads_end(self, make: MakePool) -> None:
+        watched = make(3)
+        for job in watched.busy(3):
+            job.release.set()
+        watched.settle()
+        stopped = threading.Event()
+        threads = watched.pool.living_threads()
+        watched.pool.stop(stopped.set)
+        assert stopped.wait(TIMEOUT)
+        for thread in threads:
+            thread.join(TIMEOUT)
+            assert not thread.is_alive()
+
+    @pytest.mark.parametrize("cancel", [False, True])
+    def test_what_waits_runs_first_unless_it_is_cancelled(
+        self, make: MakePool, cancel: bool
+    ) -> None:
+        watched = make(1)
+        (running,) = watched.busy()
+        waiting, _ = watched.start()
+        waiting.release.set()
+        stopped = threading.Event()
+        watched.pool.stop(stopped.set, cancel=cancel)
+        assert not stopped.is_set()
+        running.release.set()
+        assert stopped.wait(TIMEOUT)
+        assert waiting.runs == (0 if cancel else 1)
+
+    def test_cancelling_drops_no_thread_s_end(self, make: MakePool) -> None:
+        # The ends of the threads wait in the same queue as the jobs.
+        watched = make(2)
+        running = watched.busy(2)
+        for _ in range(3):
+            watched.start()
+        stopped = threading.Event()
+        watched.pool.stop(lambda: None)
+        watched.pool.stop(lambda: None, cancel=True)
+        watched.pool.stop(stopped.set, cancel=True)
+        for job in running:
+            job.release.set()
+        assert stopped.wait(TIMEOUT)
+        assert watched.threads == 0
+
+    def test_nothing_is_taken_afterwards(self, make: MakePool) -> None:
+        watched = make(2)
+        watched.pool.stop(lambda: None)
+        for call in (watched.pool.start, watched.pool.submit):
+            with pytest.raises(RuntimeError, match="shut down"):
+                call(Job())
+        assert watched.threads == 0
+
+    def test_shutdown_leaves_no_thread(self, make: MakePool) -> None:
+        watched = make(4)
+        running = watched.busy(4)
+        waiting = [watched.pool.submit(int) for _ in range(20)]
+        threads = watched.pool.living_threads()
+        for job in running:
+            job.release.set()
+        watched.pool.shutdown()
+        assert all(future.done() for future in waiting)
+        assert watched.threads == 0
+        # A thread leaves the pool's list as its last deed.
+        for thread in threads:
+            thread.join(TIMEOUT)
+            assert not thread.is_alive()
+
+    def test_shutdown_waits_for_threads_that_start_meanwhile(self, make: MakePool) -> None:
+        watched = make(2)
+        (running,) = watched.busy()
+        (first, _), (second, _) = watched.start(wake=False), watched.start(wake=False)
+        (thread,) = watched.pool.living_threads()
+        real_join = thread.join
+
+        def join(timeout: float | None = None) -> None:
+            # ``shutdown`` waits. The thread goes on to the jobs in the queue and, as there are
+            # two, starts another thread for the second.
+            thread.join = real_join  # type: ignore[method-assign]
+            running.release.set()
+            first.wait_started()
+            second.wait_started()
+            (another,) = set(watched.pool.living_threads()) - {thread}
+            real_join_another = another.join
+
+            def join_another(timeout: float | None = None) -> None:
+                joined.append(another)
+                second.release.set()
+                real_join_another(TIMEOUT)
+
+            another.join = join_another  # type: ignore[method-assign]
+            first.release.set()
+            real_join(TIMEOUT)
+
+        joined: list[threading.Thread] = []
+
+        thread.join = join  # type: ignore[method-assign]
+        watched.pool.shutdown(wait=True)
+        assert joined
+
+    def test_shutdown_waits_for_the_end_of_the_last_thread(self, make: MakePool) -> None:
+        watched = make(1)
+        (job,) = watched.busy()
+        (thread,) = watched.pool.living_threads()
+        called, go_on = threading.Event(), threading.Event()
+
+        def on_stopped() -> None:
+            called.set()
+            assert go_on.wait(TIMEOUT)
+
+        watched.pool.stop(on_stopped)
+        job.release.set()
+        assert called.wait(TIMEOUT)
+        joined: list[threading.Thread] = []
+        # The join that is missing would wait for ``go_on``.
+        real_join = thread.join
+
+        def join(timeout: float | None = None) -> None:
+            joined.append(thread)
+            go_on.set()
+            real_join(TIMEOUT)
+
+        thread.join = join  # type: ignore[method-assign]
+        watched.pool.shutdown(wait=True)
+        go_on.set()
+        real_join(TIMEOUT)
+        assert joined == [thread]
+
+
+class TestThreadsThatDoNotStart:
+    def test_without_another_the_job_is_refused_and_frees_its_place(
+        self, make: MakePool, start_fails: Callable[[bool], None]
+    ) -> None:
+        watched = make(1, queue_size=1)
+        start_fails(True)
+        refused = Job()
+        for _ in range(5):
+            with pytest.raises(RuntimeError, match="new thread"):
+                watched.pool.start(refused)
+            with pytest.raises(RuntimeError, match="new thread"):
+                watched.pool.submit(refused)
+        assert watched.threads == 0
+        start_fails(False)
+        watched.busy()
+        assert refused.runs == 0
+
+    def test_with_another_the_job_waits_for_it(
+        self, make: MakePool, start_fails: Callable[[bool], None]
+    ) -> None:
+        watched = make(2)
+        (running,) = watched.busy()
+        start_fails(True)
+        waiting, _ = watched.start()
+        assert watched.threads == 1
+        running.release.set()
+        waiting.wait_started()
+        assert waiting.thread == running.thread
+
+    def test_a_thread_that_cannot_start_the_next_does_the_work_alone(
+        self, make: MakePool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        tries: list[threading.Thread] = []
+
+        def start_one(thread: threading.Thread) -> None:
+            tries.append(thread)
+            if len(tries) > 1:
+                raise RuntimeError("can't start new thread")
+            real_start(thread)
+
+        watched = make(3)
+        jobs = [watched.start(wake=False)[0] for _ in range(3)]
+        monkeypatch.setattr(threading.Thread, "start", start_one)
+        watched.pool.wake()
+        for job in jobs:
+            job.wait_started()
+            job.release.set()
+        watched.settle()
+        assert watched.threads == 1
+        assert len(tries) > 1
+        assert len({job.thread for job in jobs}) == 1
+
+    def test_a_wake_up_in_vain_is_known_to_those_who_wait(
+        self, make: MakePool, start_fails: Callable[[bool], None]
+    ) -> None:
+        # A server that finds out nothing waits for an answer that nobody gives.
+        watched = make(2)
+        _, handle = watched.start(wake=False)
+        start_fails(True)
+        with pytest.raises(RuntimeError, match="new thread"):
+            watched.pool.wake()
+        assert handle.cancel()
+
+    def test_the_next_job_tries_again(
+        self, make: MakePool, start_fails: Callable[[bool], None]
+    ) -> None:
+        watched = make(2)
+        watched.busy()
+        start_fails(True)
+        waiting, _ = watched.start()
+        start_fails(False)
+        watched.start()
+        assert watched.threads == 2
+        waiting.wait_started()
+
+    def test_stopping_is_possible_afterwards(
+        self, make: MakePool, start_fails: Callable[[bool], None]
+    ) -> None:
+        watched = make(2)
+        start_fails(True)
+        with pytest.raises(RuntimeError, match="new thread"):
+            watched.pool.start(Job())
+        stopped = threading.Event()
+        watched.pool.stop(stopped.set)
+        assert stopped.is_set()
+
+
+class TestRaces:
+    """What another thread does between two steps of ``start``: at the release of the lock."""
+
+    def test_a_job_that_was_taken_before_the_shutdown_runs(self, make: MakePool) -> None:
+        watched = make(1)
+        watched.lock.at_release = lambda: watched.pool.shutdown(wait=False)
+        future = watched.pool.submit(int)
+        for thread in watched.pool.living_threads():
+            thread.join(TIMEOUT)
+        assert future.result(TIMEOUT) == 0
+
+    def test_shutdown_can_wait_for_a_thread_that_is_about_to_start(self, make: MakePool) -> None:
+        watched = make(1)
+        watched.lock.at_release = watched.pool.shutdown
+        assert watched.pool.submit(int).result(TIMEOUT) == 0
+
+    def test_stop_is_told_of_the_end_of_a_thread_that_never_started(
+        self, make: MakePool, start_fails: Callable[[bool], None]
+    ) -> None:
+        watched = make(1)
+        start_fails(True)
+        stopped = threading.Event()
+        watched.lock.at_release = lambda: watched.pool.stop(stopped.set)
+        with pytest.raises(RuntimeError, match="new thread"):
+            watched.pool.start(Job())
+        assert watched.threads == 0
+        assert stopped.is_set()
+
+    def test_two_threads_that_do_not_start_strand_no_job(
+        self, make: MakePool, start_fails: Callable[[bool], None]
+    ) -> None:
+        watched = make(2)
+        start_fails(True)
+        accepted: list[Cancellable] = []
+
+        def start() -> None:
+            try:
+                accepted.append(watched.pool.start(Job()))
+            except RuntimeError:
+                return
+
+        watched.lock.at_release = start
+        start()
+        assert watched.threads == 0
+        assert accepted == []
+
+    def test_a_cancelled_job_does_not_run_in_a_thread_on_its_way(
+        self, make: MakePool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        on_their_way: list[threading.Thread] = []
+        monkeypatch.setattr(threading.Thread, "start", lambda thread: on_their_way.append(thread))
+        watched = make(1)
+        job, handle = watched.start()
+        assert handle.cancel()
+        real_start(on_their_way[0])
+        watched.settle()
+        assert job.runs == 0
+
+
+class PoolMachine(RuleBasedStateMachine):
+    """Any order of starting, waking, finishing and cancelling keeps a pool's counts within limits.
+
+    The model: which jobs run, and which wait. Whoever wakes the pool, or ends a job, brings as many
+    waiting jobs to threads as there may be, in order.
+    """
+
+    handles = Bundle("handles")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.running: list[Job] = []
+        self.waiting: list[Job] = []
+        self.finished: list[Job] = []
+        self.never: list[Job] = []
+
+    @initialize(max_threads=st.integers(1, 3), queue_size=st.integers(0, 4))
+    def make(self, max_threads: int, queue_size: int) -> None:
+        self.watched = Watched(max_threads, queue_size=queue_size)
+        self.max_threads = max_threads
+        self.max_unfinished = max_threads + queue_size
+
+    @property
+    def unfinished(self) -> int:
+        return len(self.running) + len(self.waiting)
+
+    def woken(self) -> None:
+        while self.waiting and len(self.running) < self.max_threads:
+            self.running.append(self.waiting.pop(0))
+        for job in self.running:
+            job.wait_started()
+        self.watched.settle(self.unfinished)
+
+    @rule(target=handles, wake=st.booleans())
+    def start(self, wake: bool) -> Any:
+        if self.unfinished >= self.max_unfinished:
+            refused = Job()
+            with pytest.raises(QueueFull):
+                self.watched.pool.start(refused, wake=wake)
+            self.never.append(refused)
+            return refused, None
+        job, handle = self.watched.start(wake=wake)
+        self.waiting.append(job)
+        if wake:
+            self.woken()
+        return job, handle
+
+    @precondition(lambda self: self.unfinished < self.max_unfinished)
+    @rule()
+    def submit(self) -> None:
+        job = Job()
+        self.watched.jobs.append(job)
+        self.watched.pool.submit(job)
+        self.waiting.append(job)
+        self.woken()
+
+    @rule()
+    def wake(self) -> None:
+        self.watched.pool.wake()
+        self.woken()
+
+    @rule(handle=consumes(handles))
+    def cancel(self, handle: tuple[Job, Cancellable | None]) -> None:
+        job, cancellable = handle
+        if cancellable is None:
+            return
+        waits = job in self.waiting
+        assert cancellable.cancel() is waits
+        if waits:
+            self.waiting.remove(job)
+            self.never.append(job)
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def finish(self, data: st.DataObject) -> None:
+        job = self.running.pop(data.draw(st.integers(0, len(self.running) - 1)))
+        job.release.set()
+        self.finished.append(job)
+        self.woken()
+
+    @invariant()
+    def counts(self) -> None:
+        if not hasattr(self, "watched"):
+            return
+        assert self.watched.pool._unfinished == self.unfinished <= self.max_unfinished
+        assert len(self.running) <= self.watched.threads <= self.max_threads
+        assert all(job.runs == 1 for job in self.running + self.finished)
+        assert all(job.runs == 0 for job in self.waiting + self.never)
+
+    def teardown(self) -> None:
+        if hasattr(self, "watched"):
+            self.watched.end()
+            assert self.watched.threads == 0
+            assert all(job.runs == 1 for job in self.running + self.finished)
+            assert all(job.runs == 0 for job in self.waiting + self.never)
+
+
+TestAnySchedule = PoolMachine.TestCase
+TestAnySchedule.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+
+
+# Other executors.
+
+
+class TestForeignPool:
+    @pytest.fixture
+    def executor(self) -> Iterator[ThreadPoolExecutor]:
+        with ThreadPoolExecutor(1) as executor:
+            yield executor
+
+    @pytest.fixture
+    def running(self, executor: ThreadPoolExecutor) -> Iterator[Job]:
+        """A job that occupies the executor's only thread."""
+        job = Job()
+        executor.submit(job)
+        job.wait_started()
+        yield job
+        job.release.set()
+
+    def test_tells_the_threads_of_the_executor(self) -> None:
+        with ThreadPoolExecutor(7) as executor:
+            assert ForeignPool(executor, queue_size=1).threads == 7
+
+    def test_takes_an_executor_that_does_not_tell_to_have_several_threads(self) -> None:
+        class Silent(Executor):
+            pass
+
+        assert ForeignPool(Silent(), queue_size=1).threads > 1
+
+    def test_runs_jobs_woken_or_not(self, executor: ThreadPoolExecutor) -> None:
+        pool = ForeignPool(executor, queue_size=1)
+        done: queue.SimpleQueue[int] = queue.SimpleQueue()
+        for number in range(5):
+            pool.start(lambda number=number: done.put(number), wake=False)  # type: ignore[misc]
+            pool.wake()
+            assert done.get(timeout=TIMEOUT) == number
+
+    def test_is_bounded(self, executor: ThreadPoolExecutor, running: Job) -> None:
+        pool = ForeignPool(executor, queue_size=2)
+        ran: list[int] = []
+        # One more than the queue holds: it counts until the executor has begun it.
+        for number in range(3):
+            pool.start(lambda number=number: ran.append(number))  # type: ignore[misc]
+        with pytest.raises(QueueFull, match="3 jobs"):
+            pool.start(lambda: ran.append(-1))
+        running.release.set()
+        executor.shutdown()
+        assert ran == [0, 1, 2]
+
+    def test_a_job_that_has_begun_frees_its_place(self, executor: ThreadPoolExecutor) -> None:
+        pool = ForeignPool(executor, queue_size=0)
+        jobs = [Job() for _ in range(4)]
+        try:
+            for job, successor in itertools.pairwise(jobs):
+                if job is jobs[0]:
+                    pool.start(job)
+                job.wait_started()
+                pool.start(successor)
+                with pytest.raises(QueueFull):
+                    pool.start(Job())
+                job.release.set()
+        finally:
+            for job in jobs:
+                job.release.set()
+
+    def test_a_waiting_job_is_cancelled_and_frees_its_place(
+        self, executor: ThreadPoolExecutor, running: Job
+    ) -> None:
+        pool = ForeignPool(executor, queue_size=0)
+        cancelled = Job()
+        for _ in range(3):
+            assert pool.start(cancelled).cancel()
+        handle = pool.start(cancelled)
+        handle.cancel()
+        handle.cancel()  # Frees no second place.
+        pool.start(lambda: None)
+        with pytest.raises(QueueFull):
+            pool.start(lambda: None)
+        running.release.set()
+        executor.shutdown()
+        assert cancelled.runs == 0
+
+    def test_a_running_or_finished_job_is_not_cancelled(self, executor: ThreadPoolExecutor) -> None:
+        pool = ForeignPool(executor, queue_size=0)
+        job = Job()
+        handle = pool.start(job)
+        job.wait_started()
+        assert not handle.cancel()
+        job.release.set()
+        executor.shutdown()
+        assert not handle.cancel()
+        assert pool._waiting == 0
+
+    def test_an_executor_that_is_shut_down_refuses_and_nothing_is_counted(
+        self, executor: ThreadPoolExecutor
+    ) -> None:
+        pool = ForeignPool(executor, queue_size=0)
+        executor.shutdown()
+        for _ in range(3):
+            with pytest.raises(RuntimeError, match="shutdown"):
+                pool.start(lambda: None)
+
+    def test_a_job_that_the_executor_dropped_is_not_said_to_run(
+        self, executor: ThreadPoolExecutor, running: Job
+    ) -> None:
+        pool = ForeignPool(executor, queue_size=1)
+        handle = pool.start(lambda: None)
+        executor.shutdown(wait=False, cancel_futures=True)
+        assert handle.cancel()
