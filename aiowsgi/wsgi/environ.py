@@ -1,0 +1,91 @@
+"""The environ (PEP 3333, "environ Variables"; RFC 3875 §4.1)."""
+
+import sys
+from functools import lru_cache
+from typing import Any, BinaryIO
+from urllib.parse import unquote_to_bytes
+
+from ..http.request import RequestHead
+from .file_wrapper import FileWrapper
+
+Environ = dict[str, Any]
+
+
+def base_environ(*, software: str, multithread: bool, script_name: str = "") -> Environ:
+    """Return the part of the environ that is the same for all requests of a server."""
+    return {
+        "SCRIPT_NAME": script_name,
+        "SERVER_SOFTWARE": software,
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": "http",
+        "wsgi.multithread": multithread,
+        "wsgi.multiprocess": False,
+        "wsgi.run_once": False,
+        # The end of the input is the end of the body, also where CONTENT_LENGTH is missing.
+        "wsgi.input_terminated": True,
+        "wsgi.file_wrapper": FileWrapper,
+    }
+
+
+def _environ_key(name: bytes) -> str | None:
+    """Return the key for a header field, or None where the application must not see the field."""
+    # X_Forwarded_For would become the same key as X-Forwarded-For, past any proxy that removes the
+    # latter; Proxy would become HTTP_PROXY, which clients of other services obey (CVE-2016-5385).
+    if b"_" in name or name == b"proxy":
+        return None
+    key = name.decode("ascii").upper().replace("-", "_")
+    return key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{key}"
+
+
+_known_key = lru_cache(maxsize=1024)(_environ_key)
+
+
+def build_environ(
+    base: Environ,
+    head: RequestHead,
+    body: BinaryIO,
+    *,
+    server: tuple[str, str],
+    client: tuple[str, str],
+) -> Environ:
+    """Return the environ of one request: a new dict.
+
+    Arguments: the base environ, the request head, the input; host and port of the server's and of
+    the client's end of the connection.
+    """
+    environ = base.copy()
+    environ["REQUEST_METHOD"] = head.method
+    path = head.path
+    if "%" in path:
+        path = unquote_to_bytes(path).decode("latin-1")
+    environ["PATH_INFO"] = path
+    environ["QUERY_STRING"] = head.query
+    environ["REQUEST_URI"] = environ["RAW_URI"] = head.target
+    environ["SERVER_PROTOCOL"] = head.version
+    environ["SERVER_NAME"], environ["SERVER_PORT"] = server
+    environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = client
+    environ["wsgi.input"] = body
+    environ["wsgi.errors"] = sys.stderr
+
+    repeated: dict[str, list[str]] = {}
+    for name, value in head.fields:
+        # Only names of the usual length are worth remembering; clients choose them.
+        key = _known_key(name) if len(name) <= 64 else _environ_key(name)
+        if key is None:
+            continue
+        text = value.decode("latin-1")
+        if key not in environ:
+            environ[key] = text
+        elif key in repeated:
+            repeated[key].append(text)
+        else:
+            repeated[key] = [environ[key], text]
+    # Joined once, so that many equal fields cost no more than their length (CVE-2025-14550).
+    for key, values in repeated.items():
+        # RFC 9110 §5.3 joins with commas; a cookie-string knows only "; " (RFC 6265 §4.2.1).
+        environ[key] = ("; " if key == "HTTP_COOKIE" else ",").join(values)
+    if head.host is not None:
+        environ["HTTP_HOST"] = head.host
+    # The body is decoded already: an application that saw the field would decode it again.
+    environ.pop("HTTP_TRANSFER_ENCODING", None)
+    return environ

@@ -1,0 +1,83 @@
+"""What an application gives to ``start_response``, held against PEP 3333 and RFC 9110."""
+
+import re
+from functools import lru_cache
+from typing import Any
+from wsgiref.util import is_hop_by_hop
+
+from ..errors import ApplicationError
+
+Fields = list[tuple[str, str]]
+
+_STATUS = re.compile(r"[1-9][0-9]{2} [\t\x20-\x7e\x80-\xff]*")
+_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_NOT_IN_VALUE = re.compile(r"[^\t\x20-\x7e\x80-\xff]")
+_LENGTH = re.compile(r"[0-9]{1,18}")
+
+
+def check_status(status: Any) -> str:
+    """Return the status, if it is one. Raise ApplicationError."""
+    if isinstance(status, bytes):
+        raise ApplicationError(
+            f"start_response got the status as bytes ({status!r}); decode it: .decode('latin-1')"
+        )
+    if not isinstance(status, str):
+        raise ApplicationError(
+            f"start_response got {status!r} as status; write a str such as '200 OK'"
+        )
+    if _STATUS.fullmatch(status) is None:
+        raise ApplicationError(
+            f"start_response got the status {status!r}; "
+            "write three digits, a space and a reason, such as '200 OK'"
+        )
+    return status
+
+
+@lru_cache(maxsize=1024)
+def _check_name(name: str) -> None:
+    """Refuse a field name; the few that an application uses are checked once each."""
+    if _NAME.fullmatch(name) is None:
+        raise ApplicationError(f"the header name {name!r} is not a token (RFC 9110 §5.1)")
+    if is_hop_by_hop(name):
+        raise ApplicationError(
+            f"the header {name!r} is hop-by-hop: it belongs to the server (PEP 3333); remove it"
+        )
+
+
+def check_fields(headers: Any) -> Fields:
+    """Return a copy of the header fields, if all are sound. Raise ApplicationError."""
+    if not isinstance(headers, list | tuple):
+        raise ApplicationError(
+            f"start_response got the headers as {type(headers).__name__}; "
+            "write a list of (name, value) tuples"
+        )
+    fields: Fields = []
+    lengths = 0
+    for item in headers:
+        if not isinstance(item, tuple) or len(item) != 2:
+            raise ApplicationError(f"the header {item!r} is not a (name, value) tuple")
+        name, value = item
+        if not (isinstance(name, str) and isinstance(value, str)):
+            raise ApplicationError(_not_text(item))
+        _check_name(name)
+        if _NOT_IN_VALUE.search(value) is not None:
+            raise ApplicationError(
+                f"the header {name!r} has the value {value!r}, which holds a line break, another "
+                "control character or a character outside latin-1; remove or encode it"
+            )
+        if name.lower() == "content-length":
+            lengths += 1
+            if lengths > 1 or _LENGTH.fullmatch(value) is None:
+                raise ApplicationError(
+                    f"Content-Length is {value!r}; give it once, as a decimal number of bytes"
+                )
+        fields.append((name, value))
+    return fields
+
+
+def _not_text(item: tuple[Any, Any]) -> str:
+    """Say what is wrong with a header that is not made of str."""
+    if any(isinstance(part, bytes) for part in item):
+        return f"the header {item!r} holds bytes; decode it: .decode()"
+    culprit = next(part for part in item if not isinstance(part, str))
+    return f"the header {item!r} holds {type(culprit).__name__}; convert it: str(...)"

@@ -1,0 +1,269 @@
+"""One request as a pool thread runs it: the application's side of PEP 3333.
+
+The task calls the application, iterates what it returns and closes it. Where the bytes go is not
+its business: it talks to a ``Responder``.
+"""
+
+import inspect
+import logging
+import traceback
+from collections.abc import Callable, Iterable
+from types import FunctionType, MethodType, TracebackType
+from typing import Any, Protocol
+
+from ..errors import ApplicationError, ClientDisconnected
+from .environ import Environ
+from .headers import Fields, check_fields, check_status
+
+ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
+
+_log = logging.getLogger("aiowsgi.error")
+_OWN_FOLDER = __file__.removesuffix("task.py")
+# Each is an iterable of numbers, or of letters, and none is what PEP 3333 wants.
+_NOT_CHUNKS = (str, bytes, bytearray, memoryview)
+
+
+class Responder(Protocol):
+    """Where a task sends the response. All methods are called on the task's thread."""
+
+    def start(self, status: str, fields: Fields, length: int | None) -> None:
+        """Take the head; it travels with the first bytes of the body, or with the end.
+
+        ``length`` is that of the whole body in bytes, where it is known.
+        """
+
+    def send(self, data: bytes) -> bool:
+        """Take a piece of the body. May block. Raises ClientDisconnected.
+
+        Returns whether more is of use: a response to HEAD, or one that is longer than its
+        Content-Length, need not be produced any further.
+        """
+
+    def finish(self, data: bytes) -> None:
+        """Take the last piece of the body, which may be empty. May block, and raise the same."""
+
+    def abort(self) -> None:
+        """Give the response up, so that what was sent cannot look complete."""
+
+
+def describe(app: object) -> str:
+    """Return a name by which a person finds the application: "module:qualified.name"."""
+    # An instance's own attributes are left alone: they may be computed, and fail.
+    if isinstance(app, type | FunctionType | MethodType):
+        return f"{app.__module__}:{app.__qualname__}"
+    return f"{type(app).__module__}:{type(app).__qualname__} instance"
+
+
+def _comes_from_disconnect(error: BaseException) -> bool:
+    """Return whether the application failed because its client had gone."""
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:  # Causes may run in a circle.
+        if isinstance(cause, ClientDisconnected):
+            return True
+        seen.add(id(cause))
+        cause = cause.__cause__ or cause.__context__
+    return False
+
+
+def _place(app: object, error: BaseException) -> str:
+    """Return the line of the application that led to an error, or where the application begins."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if not frame.filename.startswith(_OWN_FOLDER):
+            return f' (File "{frame.filename}", line {frame.lineno})'
+    if isinstance(app, FunctionType):
+        return f' (File "{app.__code__.co_filename}", line {app.__code__.co_firstlineno})'
+    return ""
+
+
+class Task:
+    """Runs the application for one request.
+
+    Arguments: the application, its environ, where the response goes, and a description of the
+    request for the error log ("GET /path [id]").
+    """
+
+    __slots__ = (
+        "_app",
+        "_committed",
+        "_environ",
+        "_fields",
+        "_request",
+        "_responder",
+        "_status",
+    )
+
+    def __init__(
+        self,
+        app: Callable[..., Iterable[bytes]],
+        environ: Environ,
+        responder: Responder,
+        *,
+        request: Callable[[], str],
+    ) -> None:
+        self._app = app
+        self._environ = environ
+        self._responder = responder
+        self._request = request
+        self._status: str | None = None
+        self._fields: Fields = []
+        # Whether the head was handed to the responder, from where it cannot be taken back.
+        self._committed = False
+
+    def run(self) -> None:
+        """Call the application and send what it answers. Raises nothing."""
+        result: Any = None
+        try:
+            result = self._app(self._environ, self._start_response)
+            self._send_all(result)
+        except BaseException as error:  # noqa: BLE001 - also SystemExit: it ends this request only
+            self._fail(error)
+        finally:
+            self._close(result)
+
+    def _send_all(self, result: Any) -> None:
+        iterable = hasattr(result, "__iter__") or hasattr(result, "__getitem__")
+        if not iterable or isinstance(result, _NOT_CHUNKS):
+            raise ApplicationError(_wrong_result(result))
+        if isinstance(result, list | tuple) and not self._committed:
+            for chunk in result:
+                _check_chunk(chunk, "yielded")
+            body = result[0] if len(result) == 1 else b"".join(result)
+            self._commit(len(body))
+            self._responder.finish(body)
+            return
+        for chunk in result:
+            _check_chunk(chunk, "yielded")
+            # An empty chunk says that the application is not ready yet (PEP 3333, "Middleware
+            # Handling of Block Boundaries"): the head waits with it.
+            if chunk:
+                self._commit(None)
+                if not self._responder.send(chunk):
+                    break
+        if not self._committed:
+            # Nothing was sent, so that the body is known after all: it is empty.
+            self._commit(0)
+        self._responder.finish(b"")
+
+    def _start_response(
+        self, status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None
+    ) -> Callable[[bytes], object]:
+        """Be the ``start_response`` of PEP 3333."""
+        if exc_info is not None and (not isinstance(exc_info, tuple) or len(exc_info) != 3):
+            raise ApplicationError(
+                f"start_response got {_short(exc_info)} as exc_info; pass sys.exc_info()"
+            )
+        if exc_info is not None and exc_info[1] is not None:
+            try:
+                if self._committed:
+                    raise exc_info[1].with_traceback(exc_info[2])
+            finally:
+                exc_info = None  # Break the circle of frame and traceback.
+        elif self._status is not None:
+            raise ApplicationError(
+                "it called start_response twice; only an error handler may, with exc_info"
+            )
+        self._status, self._fields = check_status(status), check_fields(headers)
+        return self._write
+
+    def _write(self, data: bytes) -> None:
+        """Be the ``write`` callable of PEP 3333."""
+        _check_chunk(data, "wrote")
+        if data:
+            self._commit(None)
+            self._responder.send(data)
+
+    def _commit(self, length: int | None) -> None:
+        if self._committed:
+            return
+        if self._status is None:
+            raise ApplicationError(
+                "it did not call start_response before its first bytes; "
+                "call start_response('200 OK', headers) first"
+            )
+        self._committed = True
+        self._responder.start(self._status, self._fields, length)
+
+    def _fail(self, error: BaseException) -> None:
+        if _comes_from_disconnect(error):
+            _log.debug("The client went away during %s: %s", self._request(), error)
+            self._responder.abort()
+            return
+        if isinstance(error, ApplicationError):
+            _log.error(
+                "The application %s broke PEP 3333 in %s: %s%s",
+                describe(self._app),
+                self._request(),
+                error,
+                _place(self._app, error),
+            )
+        else:
+            _log.error(
+                "The application %s raised an exception in %s",
+                describe(self._app),
+                self._request(),
+                exc_info=error,
+            )
+        if self._committed:
+            self._responder.abort()
+            return
+        self._committed = True
+        body = b"500 Internal Server Error\n"
+        try:
+            self._responder.start(
+                "500 Internal Server Error", [("Content-Type", "text/plain")], len(body)
+            )
+            self._responder.finish(body)
+        except ClientDisconnected:
+            self._responder.abort()
+
+    def _close(self, result: Any) -> None:
+        """Close the iterable, whatever happened (PEP 3333, "Specification Details")."""
+        try:
+            close = getattr(result, "close", None)
+            if close is not None:
+                close()
+        except BaseException as error:  # noqa: BLE001 - the response is out; nobody else can tell
+            if _comes_from_disconnect(error):
+                return
+            _log.error(
+                "The close() of what %s returned failed in %s",
+                describe(self._app),
+                self._request(),
+                exc_info=error,
+            )
+
+
+def _check_chunk(chunk: Any, verb: str) -> None:
+    if isinstance(chunk, bytes):
+        return
+    if isinstance(chunk, str):
+        fix = "encode it: .encode()"
+    elif isinstance(chunk, bytearray | memoryview):
+        fix = "convert it: bytes(...)"
+    else:
+        fix = "every piece of a response is bytes"
+    raise ApplicationError(f"it {verb} {type(chunk).__name__} ({_short(chunk)}); {fix}")
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}…"
+
+
+def _wrong_result(result: object) -> str:
+    """Say what is wrong with a result that is no iterable of bytes, and what to write instead."""
+    if isinstance(result, str):
+        return f"it returned str ({_short(result)}); encode it: return [text.encode()]"
+    if isinstance(result, bytearray | memoryview):
+        return f"it returned {type(result).__name__}; write: return [bytes(body)]"
+    if isinstance(result, bytes):
+        return f"it returned bytes ({_short(result)}), not a list of bytes; write: return [body]"
+    if result is None:
+        return "it returned None; return an iterable of bytes, such as [b'...'] or []"
+    if inspect.iscoroutine(result) or inspect.isasyncgen(result):
+        return (
+            f"it returned {type(result).__name__}: it is an async def, and WSGI is synchronous; "
+            "write def, or serve it with an ASGI server"
+        )
+    return f"it returned {type(result).__name__}; return an iterable of bytes, such as [b'...']"
