@@ -1,0 +1,58 @@
+"""The access log: one line a request on the logger ``aiowsgi.access``, in the combined format."""
+
+import logging
+import time
+from functools import lru_cache
+from typing import NamedTuple
+
+log = logging.getLogger("aiowsgi.access")
+
+# Nobody answered: the client was gone. The number that nginx made customary.
+CLIENT_CLOSED_REQUEST = 499
+
+# What could end the line, the quotation or the terminal's good manners.
+_ESCAPES = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0), 0x22, 0x5C)}
+
+
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+
+class AccessRecord(NamedTuple):
+    """What is known about a request when its last byte is on its way.
+
+    ``request_line`` is empty where none was understood; ``duration`` is in seconds, from the whole
+    head to the end of the response; ``size`` is that of the response body in bytes.
+    """
+
+    client: str
+    request_line: str
+    status: int
+    size: int
+    referer: str
+    user_agent: str
+    duration: float
+
+
+@lru_cache(maxsize=2)
+def _timestamp(second: int) -> str:
+    moment = time.localtime(second)
+    # Not %b: the format has English months, whatever the locale.
+    return time.strftime(f"%d/{_MONTHS[moment.tm_mon - 1]}/%Y:%H:%M:%S %z", moment)
+
+
+def _quoted(text: str) -> str:
+    return f'"{text.translate(_ESCAPES)}"' if text else '"-"'
+
+
+def format_record(record: AccessRecord, now: float) -> str:
+    """Return the line: the combined log format, and the duration in seconds behind it."""
+    return (
+        f"{record.client or '-'} - - [{_timestamp(int(now))}] {_quoted(record.request_line)} "
+        f"{record.status} {record.size} {_quoted(record.referer)} {_quoted(record.user_agent)} "
+        f"{record.duration:.6f}"
+    )
+
+
+def write(record: AccessRecord) -> None:
+    """Log a record. Called on the loop thread."""
+    log.info("%s", format_record(record, time.time()))

@@ -1,0 +1,145 @@
+"""The access log: one line a request, whatever the client puts into it."""
+
+import logging
+import re
+import time
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aiowsgi.observe import access
+from aiowsgi.observe.access import AccessRecord, format_record
+
+NOW = 784111777.9  # 1994-11-06 08:49:37 UTC
+PLAIN = AccessRecord(
+    client="192.0.2.7",
+    request_line="GET /a?b HTTP/1.1",
+    status=200,
+    size=5,
+    referer="http://a.test/",
+    user_agent="curl/8.0",
+    duration=0.0123456,
+)
+LINE = re.compile(
+    r'(?P<client>\S+) - - \[(?P<time>[^\]]+)\] "(?P<request>[^"]*)" (?P<status>[0-9]+) '
+    r'(?P<size>[0-9]+) "(?P<referer>[^"]*)" "(?P<agent>[^"]*)" (?P<duration>[0-9]+\.[0-9]{6})'
+)
+
+
+@pytest.fixture(autouse=True)
+def _utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    yield from _in_zone(monkeypatch, "UTC")
+
+
+def _in_zone(monkeypatch: pytest.MonkeyPatch, zone: str) -> Iterator[None]:
+    access._timestamp.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", zone)
+        time.tzset()
+        yield
+    time.tzset()
+    access._timestamp.cache_clear()
+
+
+def test_the_combined_format_and_the_duration() -> None:
+    assert format_record(PLAIN, NOW) == (
+        '192.0.2.7 - - [06/Nov/1994:08:49:37 +0000] "GET /a?b HTTP/1.1" 200 5 '
+        '"http://a.test/" "curl/8.0" 0.012346'
+    )
+
+
+def test_what_is_missing_is_a_dash() -> None:
+    nothing = AccessRecord("", "", 400, 0, "", "", 0.0)
+    assert format_record(nothing, NOW) == (
+        '- - - [06/Nov/1994:08:49:37 +0000] "-" 400 0 "-" "-" 0.000000'
+    )
+
+
+def test_the_time_is_local_and_says_its_offset(monkeypatch: pytest.MonkeyPatch) -> None:
+    # POSIX counts westwards: this is two and a half hours east of UTC.
+    for _ in _in_zone(monkeypatch, "XYZ-02:30"):
+        assert "[06/Nov/1994:11:19:37 +0230]" in format_record(PLAIN, NOW)
+
+
+def test_the_time_moves_on() -> None:
+    # Kept for the second in which it was made, not longer.
+    first, same, next_second = (
+        LINE.fullmatch(format_record(PLAIN, now)) for now in (NOW, NOW + 0.05, NOW + 0.2)
+    )
+    assert first is not None
+    assert same is not None
+    assert next_second is not None
+    assert first["time"] == same["time"] == "06/Nov/1994:08:49:37 +0000"
+    assert next_second["time"] == "06/Nov/1994:08:49:38 +0000"
+
+
+@pytest.mark.parametrize(
+    ("text", "escaped"),
+    [
+        ('"', "\\x22"),
+        ("\\", "\\x5c"),
+        ("\n", "\\x0a"),
+        ("\r\n", "\\x0d\\x0a"),
+        ("\t", "\\x09"),
+        ("\0", "\\x00"),
+        ("\x1b[2J", "\\x1b[2J"),  # Would clear the reader's terminal.
+        ("\x7f", "\\x7f"),
+        ("\x85", "\\x85"),  # A line break for str.splitlines, as are the next two.
+        ("\x1c\x1d\x1e", "\\x1c\\x1d\\x1e"),
+        ("\x0b\x0c", "\\x0b\\x0c"),
+        ("\x9b2J", "\\x9b2J"),  # The same as ESC [ in one character.
+        # An escape that was sent cannot be taken for one that was made here.
+        ("\\x22", "\\x5cx22"),
+        ("\xa0\xe9\xff", "\xa0\xe9\xff"),
+        ("%s %(message)s {}", "%s %(message)s {}"),
+    ],
+    ids=ascii,
+)
+def test_what_could_forge_a_line_is_escaped(text: str, escaped: str) -> None:
+    line = format_record(PLAIN._replace(request_line=text, referer=text, user_agent=text), NOW)
+    assert line.count(f'"{escaped}"') == 3
+    assert len(line.splitlines()) == 1
+
+
+def test_a_forged_record_stays_inside_its_quotes() -> None:
+    forged = 'x" 200 5 "-" "-" 0.1\n192.0.2.1 - - [01/Jan/2000:00:00:00 +0000] "GET /admin'
+    match = LINE.fullmatch(format_record(PLAIN._replace(user_agent=forged), NOW))
+    assert match is not None
+    assert (match["client"], match["status"]) == ("192.0.2.7", "200")
+    assert match["agent"].startswith("x\\x22 200 5 ")
+
+
+latin = st.text(st.characters(max_codepoint=0xFF))
+
+
+@given(latin, latin, latin)
+@settings(deadline=None)
+def test_any_text_is_one_line_that_can_be_read_back(
+    request_line: str, referer: str, agent: str
+) -> None:
+    record = PLAIN._replace(request_line=request_line, referer=referer, user_agent=agent)
+    line = format_record(record, NOW)
+    assert len(line.splitlines()) == 1
+    assert not any(ord(character) < 0x20 or 0x7F <= ord(character) < 0xA0 for character in line)
+    match = LINE.fullmatch(line)
+    assert match is not None
+    for text, logged in zip(
+        (request_line, referer, agent), match.group("request", "referer", "agent"), strict=True
+    ):
+        decoded = re.sub(r"\\x([0-9a-f]{2})", lambda m: chr(int(m[1], 16)), logged)
+        assert decoded == (text or "-")
+
+
+def test_a_record_is_logged_once_at_info(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(access.time, "time", lambda: NOW)
+    caplog.set_level(logging.INFO, "aiowsgi.access")
+    # A percent sign of the client's is no format.
+    record = PLAIN._replace(request_line="GET /%s%d HTTP/1.1")
+    access.write(record)
+    (logged,) = caplog.records
+    assert (logged.name, logged.levelno) == ("aiowsgi.access", logging.INFO)
+    assert logged.getMessage() == format_record(record, NOW)
