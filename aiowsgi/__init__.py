@@ -1,0 +1,34 @@
+"""aiowsgi: serve a WSGI application, from the shell or inside an asyncio program."""
+
+from .bridge.pool import ThreadPool
+from .config import Config
+from .errors import (
+    AiowsgiError,
+    ApplicationError,
+    ClientDisconnected,
+    ConfigError,
+    QueueFull,
+    RequestBodyError,
+    ServerStopped,
+)
+from .process.run import run
+from .server.call import run_coroutine
+from .server.server import Server, serve
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AiowsgiError",
+    "ApplicationError",
+    "ClientDisconnected",
+    "Config",
+    "ConfigError",
+    "QueueFull",
+    "RequestBodyError",
+    "Server",
+    "ServerStopped",
+    "ThreadPool",
+    "run",
+    "run_coroutine",
+    "serve",
+]

@@ -1,0 +1,223 @@
+"""The command line: options to ``Config``, exit codes, and messages for people.
+
+Every option comes from a field of ``Config``; only ``--host`` and ``--port``, the short form of one
+``--bind``, are added here.
+"""
+
+import argparse
+import dataclasses
+import difflib
+import importlib
+import importlib.metadata
+import os
+import platform
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from . import __version__
+from .config import Config, Option
+from .errors import BindError, ConfigError, LoadError
+from .process.importer import load_application
+from .process.run import serve_until_signal
+from .server.server import with_address
+
+# Exit codes. A wrong command is told from a right one that failed.
+_FAILURE = 1
+_USAGE = 2
+_INTERRUPTED = 130
+
+# What users of other servers type, and what it is called here.
+_HINTS = {
+    "--timeout": "which one is meant? --timeout-keep-alive, --timeout-header, --timeout-body, "
+    "--timeout-write or --timeout-graceful; a running request is not limited in time",
+    "--factory": "name the call in the argument instead: module:factory()",
+}
+_HINTS["-t"] = _HINTS["--timeout"]
+
+_DESCRIPTION = "Serve a WSGI application (PEP 3333) from an asyncio event loop and a thread pool."
+_EPILOG = """\
+examples:
+  aiowsgi app:application
+  aiowsgi "shop.web:create_app()" --bind 0.0.0.0:8000 --threads 16
+  aiowsgi mysite.wsgi:application --bind unix:/run/mysite.sock --no-access-log
+
+Durations are seconds, or 500ms, 30s, 2m, 1h. Sizes are bytes, or 64K, 1M, 2G."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose errors name the remedy."""
+
+    def error(self, message: str) -> NoReturn:
+        unknown = message.removeprefix("unrecognized arguments: ")
+        if unknown != message:
+            option = unknown.split()[0].split("=")[0]
+            known = [string for action in self._actions for string in action.option_strings]
+            if (hint := _HINTS.get(option)) is not None:
+                message = f"{option}: {hint}"
+            elif close := difflib.get_close_matches(option, known, n=1):
+                message = f"there is no option {option}; did you mean {close[0]}?"
+            elif option.startswith("-"):
+                message = f"there is no option {option}"
+            else:
+                message = f"one application is served, and {option!r} is a second argument"
+        self.exit(_USAGE, f"aiowsgi: error: {message}\ntry: python -m aiowsgi --help\n")
+
+
+def _converter(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    def convert(text: str) -> Any:
+        try:
+            return parse(text)
+        except ConfigError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return convert
+
+
+def default_text(option: Option, default: Any) -> str:
+    """Return the default of an option as a person reads it."""
+    if option.default_text is not None:
+        return option.default_text
+    if isinstance(default, bool):
+        return "on" if default else "off"
+    if isinstance(default, tuple):
+        return ", ".join(default)
+    if option.metavar == "BYTES":
+        for unit, size in (("G", 1 << 30), ("M", 1 << 20), ("K", 1 << 10)):
+            if default and default % size == 0:
+                return f"{default // size}{unit}"
+    if isinstance(default, float):
+        return f"{default:g}"
+    return str(default)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = _Parser(
+        prog="python -m aiowsgi",
+        usage="python -m aiowsgi [options] module:callable",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        add_help=False,
+    )
+    parser.add_argument(
+        "application",
+        metavar="module:callable",
+        help='the application, such as app:application or "app:create_app()"',
+    )
+    groups: dict[str, Any] = {}
+    defaults = Config()
+    for field in dataclasses.fields(Config):
+        option: Option = field.metadata["option"]
+        group = groups.get(option.group)
+        if group is None:
+            group = groups[option.group] = parser.add_argument_group(option.group)
+        default = getattr(defaults, field.name)
+        names = [f"--{field.name.replace('_', '-')}"]
+        if option.short is not None:
+            names.insert(0, option.short)
+        text = f"{option.help} (default: {default_text(option, default)})"
+        more: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS}
+        if isinstance(default, bool):
+            group.add_argument(*names, action=argparse.BooleanOptionalAction, help=text, **more)
+        elif option.choices is not None:
+            group.add_argument(*names, choices=option.choices, help=text, **more)
+        else:
+            if isinstance(default, tuple):
+                more["action"] = "append"
+            group.add_argument(
+                *names, type=_converter(option.parse), metavar=option.metavar, help=text, **more
+            )
+        if field.name == "bind":
+            group.add_argument("--host", metavar="HOST", help="short form of --bind HOST:8000")
+            group.add_argument(
+                "--port", metavar="PORT", type=int, help="short form of --bind 127.0.0.1:PORT"
+            )
+    other = parser.add_argument_group("other")
+    other.add_argument("-h", "--help", action="help", help="show this help and exit")
+    other.add_argument(
+        "--version",
+        action="version",
+        version=f"aiowsgi {__version__} (h11 {importlib.metadata.version('h11')}, "
+        f"{platform.python_implementation()} {platform.python_version()})",
+        help="show the version and exit",
+    )
+    return parser
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> tuple[str, Config]:
+    """Return the application's path and the configuration. Exits where they are wrong."""
+    parser = build_parser()
+    values = vars(parser.parse_args(arguments))
+    application: str = values.pop("application")
+    host, port = values.pop("host"), values.pop("port")
+    if "bind" in values:
+        if host is not None or port is not None:
+            parser.error(
+                "--host and --port are the short form of one --bind; give one or the other"
+            )
+        values["bind"] = tuple(values["bind"])
+    try:
+        return application, with_address(Config(**values), host, port)
+    except ConfigError as error:
+        parser.error(_as_option(str(error)))
+
+
+def _as_option(message: str) -> str:
+    """Return the message of a Config with the field's name as the option that was typed."""
+    name, space, rest = message.partition(" ")
+    if name in {field.name for field in dataclasses.fields(Config)}:
+        return f"--{name.replace('_', '-')}{space}{rest}"
+    return message
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    path, config = parse_arguments(arguments)
+    try:
+        if config.chdir:
+            _change_directory(config.chdir)
+        # A console script does not put the current directory there, as python -m does.
+        if os.getcwd() not in sys.path:
+            sys.path.insert(0, os.getcwd())
+        app = load_application(path)
+        return serve_until_signal(app, config, name=path)
+    except LoadError as error:
+        _print_cause(error)
+        code = _FAILURE
+        message = str(error)
+    except KeyboardInterrupt:  # While the application was being imported.
+        return _INTERRUPTED
+    except BindError as error:
+        code = _FAILURE
+        message = str(error)
+    except ConfigError as error:
+        code = _USAGE
+        message = str(error)
+    print(f"aiowsgi: error: {message}", file=sys.stderr)
+    return code
+
+
+def _change_directory(path: str) -> None:
+    try:
+        os.chdir(path)
+    except OSError as error:
+        raise ConfigError(f"cannot change to the directory {path!r}: {error.strerror}") from error
+
+
+def _print_cause(error: LoadError) -> None:
+    """Print the traceback of the user's own code, without the frames that led to it."""
+    cause = error.__cause__
+    assert cause is not None  # A LoadError says what it was raised from.
+    frames = cause.__traceback__
+    while frames is not None and _is_ours(frames.tb_frame.f_code.co_filename):
+        frames = frames.tb_next
+    traceback.print_exception(type(cause), cause, frames)
+
+
+def _is_ours(filename: str) -> bool:
+    folders = (os.path.dirname(os.path.abspath(__file__)), os.path.dirname(importlib.__file__))
+    return filename.startswith(("<frozen importlib", *(folder + os.sep for folder in folders)))

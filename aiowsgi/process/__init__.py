@@ -1,0 +1,1 @@
+"""The process: loading the application, the event loop, signals, logging for people."""

@@ -1,0 +1,130 @@
+"""A process that serves one application until it is told to stop."""
+
+import asyncio
+import contextlib
+import importlib.util
+import logging
+import signal
+import threading
+from collections.abc import Callable
+from typing import Any
+from wsgiref.types import WSGIApplication
+
+from ..config import Config
+from ..errors import ConfigError
+from ..server.server import Server, serve, with_address
+from ..wsgi.task import describe
+from . import logs
+
+_log = logging.getLogger("aiowsgi.error")
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# After a second signal, connections that were cut get this many seconds to be gone.
+_FORCED_TIMEOUT = 0.5
+
+
+def run(
+    app: WSGIApplication,
+    host: str | None = None,
+    port: int | None = None,
+    *,
+    config: Config | None = None,
+) -> None:
+    """Serve a WSGI application until the process gets SIGINT or SIGTERM: the blocking form.
+
+    Arguments as for ``serve``. Requests in flight are finished before it returns; a second signal
+    cuts them. Messages go to standard error and the access log to standard output, unless the
+    loggers ``aiowsgi.error`` and ``aiowsgi.access`` have handlers already. Raises ConfigError.
+    """
+    serve_until_signal(app, with_address(config or Config(), host, port), name=describe(app))
+
+
+def serve_until_signal(app: WSGIApplication, config: Config, *, name: str) -> int:
+    """Serve until a signal; return the exit code of the process.
+
+    ``name`` is how messages call the application. Raises ConfigError.
+    """
+    loop_name, loop_factory = _loop_factory(config.loop)
+    logs.configure(config.log_level)
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        return runner.run(_serve(app, config, name, loop_name))
+
+
+def _loop_factory(choice: str) -> tuple[str, Callable[[], asyncio.AbstractEventLoop] | None]:
+    if choice == "asyncio" or (choice == "auto" and importlib.util.find_spec("uvloop") is None):
+        return "asyncio", None
+    try:
+        import uvloop
+    except ImportError as error:
+        raise ConfigError("uvloop is not installed; leave --loop out to use asyncio") from error
+    return "uvloop", uvloop.new_event_loop
+
+
+async def _serve(app: WSGIApplication, config: Config, name: str, loop_name: str) -> int:
+    server = await serve(app, config=config)
+    closed = asyncio.ensure_future(server.wait_closed())
+    with _StopSignals(server) as signals:
+        _log.info(
+            "Serving %s at %s with %d thread%s on %s (press Ctrl-C to stop)",
+            name,
+            ", ".join(server.urls),
+            server.threads,
+            "" if server.threads == 1 else "s",
+            loop_name,
+        )
+        forced = asyncio.ensure_future(signals.forced.wait())
+        try:
+            await asyncio.wait({closed, forced}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            # Does nothing where the server has stopped. What does not end at once ends with the
+            # process.
+            server.abort()
+            await asyncio.wait({closed}, timeout=_FORCED_TIMEOUT)
+            forced.cancel()
+            closed.cancel()
+    return signals.exit_code
+
+
+class _StopSignals:
+    """The first signal stops the server gracefully, the second one now."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._previous: dict[signal.Signals, Any] = {}
+        # Set by the second signal.
+        self.forced = asyncio.Event()
+        self.exit_code = 0
+
+    def __enter__(self) -> "_StopSignals":
+        # Only the main thread is given signals; elsewhere, whoever runs it stops it otherwise.
+        if threading.current_thread() is threading.main_thread():
+            loop = asyncio.get_running_loop()
+            for number in _SIGNALS:
+                self._previous[number] = signal.getsignal(number)
+                try:
+                    loop.add_signal_handler(number, self._on_signal, number)
+                except NotImplementedError:  # Windows.
+                    signal.signal(
+                        number,
+                        lambda number, _: loop.call_soon_threadsafe(self._on_signal, number),
+                    )
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        loop = asyncio.get_running_loop()
+        for number, previous in self._previous.items():
+            with contextlib.suppress(NotImplementedError):
+                loop.remove_signal_handler(number)
+            if previous is not None:  # None: it was not installed from Python.
+                signal.signal(number, previous)
+
+    def _on_signal(self, number: int) -> None:
+        name = signal.Signals(number).name
+        if self._server.is_serving():
+            _log.info("Stopping on %s: finishing requests in flight (again to stop now)", name)
+            self._server.close()
+        else:
+            _log.warning("Stopping now on a second %s", name)
+            # What a shell reports of a process that a signal ended.
+            self.exit_code = 128 + number
+            self.forced.set()

@@ -1,0 +1,191 @@
+"""Addresses to listen on: from their text to bound sockets, and to a URL for people."""
+
+import contextlib
+import errno
+import os
+import re
+import socket
+import stat
+from dataclasses import dataclass
+
+from ..errors import BindError, ConfigError
+
+_HOST_PORT = re.compile(r"(?:\[(?P<ipv6>[^\]]+)\]|(?P<host>[^:\[\]]*)):(?P<port>[0-9]{1,5})")
+
+
+@dataclass(frozen=True, slots=True)
+class ListeningSocket:
+    """A socket to accept on, and the file that it made, if it is a Unix socket of this process."""
+
+    socket: socket.socket
+    path: str | None = None
+
+    def __post_init__(self) -> None:
+        self.socket.setblocking(False)
+
+    def close(self) -> None:
+        """Close the socket; its file goes with it."""
+        if self.path is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(self.path)
+        self.socket.close()
+
+
+def _tcp_sockets(address: str, host: str, port: int, backlog: int) -> list[socket.socket]:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (socket.gaierror, UnicodeError) as error:
+        raise BindError(f"cannot bind {address}: the host is not known") from error
+    sockets: list[socket.socket] = []
+    failure: OSError | None = None
+    for family, _, _, _, name in dict.fromkeys(found):
+        try:
+            sock = socket.socket(family, socket.SOCK_STREAM)
+        except OSError as error:  # A family that this machine does not have.
+            failure = error
+            continue
+        try:
+            if os.name == "posix":
+                # Else a port stays taken for a minute after a restart (TIME_WAIT).
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6 and len(found) > 1:
+                # The IPv4 address of the same host has a socket of its own.
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            # All addresses of a host share the port that the kernel chose for the first.
+            chosen = port or (sockets[0].getsockname()[1] if sockets else 0)
+            sock.bind((name[0], chosen, *name[2:]))
+            sock.listen(backlog)
+        except OSError as error:
+            sock.close()
+            failure = error
+            if error.errno == errno.EADDRNOTAVAIL:
+                continue  # localhost may name an IPv6 address that no interface has.
+            break
+        sockets.append(sock)
+    else:
+        if sockets:
+            return sockets
+    for sock in sockets:
+        sock.close()
+    assert failure is not None  # Every address failed, or one did for good.
+    raise _explained(address, failure) from failure
+
+
+def _remove_stale(address: str, path: str) -> None:
+    """Remove a Unix socket that nobody listens on, such as one left by a process that died."""
+    try:
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            raise BindError(f"cannot bind {address}: the file exists and is no socket")
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+
+
+def _unix_socket(address: str, path: str, backlog: int) -> socket.socket:
+    if not path:
+        raise ConfigError(f"cannot bind {address}: write unix:PATH")
+    if not hasattr(socket, "AF_UNIX"):
+        raise ConfigError(f"cannot bind {address}: this system has no Unix sockets")
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        _remove_stale(address, path)
+        sock.bind(path)
+        sock.listen(backlog)
+    except BindError:
+        sock.close()
+        raise
+    except OSError as error:
+        sock.close()
+        raise _explained(address, error) from error
+    return sock
+
+
+def _inherited_socket(address: str, number: str, backlog: int) -> socket.socket:
+    if not re.fullmatch(r"[0-9]{1,9}", number, re.ASCII):
+        raise ConfigError(f"cannot bind {address}: write fd:N with the number of a descriptor")
+    try:
+        sock = socket.socket(fileno=int(number))
+    except OSError as error:
+        raise ConfigError(
+            f"cannot bind {address}: descriptor {number} is not an open socket ({error.strerror})"
+        ) from error
+    try:
+        sock.listen(backlog)
+    except OSError as error:
+        sock.detach()  # It is the caller's.
+        raise _explained(address, error) from error
+    return sock
+
+
+def _explained(address: str, error: OSError) -> BindError:
+    match error.errno:
+        case errno.EADDRINUSE:
+            hint = "another program listens there; stop it, or choose another address"
+        case errno.EACCES | errno.EPERM:
+            hint = "permission denied; ports below 1024 need privileges, choose one above"
+            if address.startswith("unix:"):
+                hint = "permission denied; choose a folder that you may write to"
+        case errno.EADDRNOTAVAIL:
+            hint = "this machine does not have that address"
+        case _:
+            hint = error.strerror or str(error)
+    explained = BindError(f"cannot bind {address}: {hint}")
+    explained.errno = error.errno
+    return explained
+
+
+def bind(address: str, *, backlog: int) -> list[ListeningSocket]:
+    """Return listening sockets for an address.
+
+    ``address`` is HOST:PORT, [IPV6]:PORT, unix:PATH or fd:N; port 0 lets the kernel choose. A host
+    name with several addresses gives a socket for each. Raises ConfigError.
+    """
+    scheme, _, rest = address.partition(":")
+    if scheme == "unix":
+        # Absolute, so that it is found again wherever the process has gone.
+        path = os.path.abspath(rest) if rest else ""
+        return [ListeningSocket(_unix_socket(address, path, backlog), path)]
+    if scheme == "fd":
+        return [ListeningSocket(_inherited_socket(address, rest.removeprefix("//"), backlog))]
+    match = _HOST_PORT.fullmatch(address)
+    if match is None or int(match["port"]) > 65535:
+        raise ConfigError(
+            f"cannot bind {address!r}: write HOST:PORT, [IPV6]:PORT, unix:PATH or fd:N"
+        )
+    interface: str = match["ipv6"] or match["host"]
+    if interface in ("", "*"):
+        interface = "0.0.0.0"
+    sockets = _tcp_sockets(address, interface, int(match["port"]), backlog)
+    return [ListeningSocket(sock) for sock in sockets]
+
+
+def adopt(sock: socket.socket, *, backlog: int) -> ListeningSocket:
+    """Return a socket that the caller has made, listening. Raises ConfigError."""
+    if sock.type != socket.SOCK_STREAM:
+        raise ConfigError(f"cannot accept connections on {sock!r}: it is not a stream socket")
+    try:
+        sock.listen(backlog)
+    except OSError as error:
+        raise BindError(f"cannot listen on {sock!r}: {error.strerror}") from error
+    return ListeningSocket(sock)
+
+
+def address_of(host: str, port: int) -> str:
+    """Return host and port as one address; an IPv6 host gets its brackets."""
+    return f"[{host}]:{port}" if ":" in host and host[0] != "[" else f"{host}:{port}"
+
+
+def url_of(sock: socket.socket) -> str:
+    """Return the URL that a browser on this machine can open; for a Unix socket, unix:PATH."""
+    name = sock.getsockname()
+    if not isinstance(name, tuple):
+        return f"unix:{name if isinstance(name, str) else os.fsdecode(name)}"
+    host: str = name[0]
+    # A wildcard is no address to connect to.
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://{address_of(host, name[1])}"

@@ -1,0 +1,86 @@
+"""Time on a connection: a deadline that is moved often, and a watch on a client that is slow."""
+
+import asyncio
+from collections.abc import Callable
+
+_NEVER = float("inf")
+
+
+class Deadline:
+    """Calls ``on_reached()`` on the loop thread when the deadline has passed.
+
+    Moving it costs a comparison: the loop's timer stays where it is, and looks again when it fires.
+    """
+
+    __slots__ = ("_at", "_loop", "_on_reached", "_timer", "_timer_at")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, on_reached: Callable[[], None]) -> None:
+        self._loop = loop
+        self._on_reached = on_reached
+        self._at = _NEVER
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = _NEVER
+
+    def set(self, seconds: float | None) -> None:
+        """Move the deadline to ``seconds`` from now; None takes it away."""
+        if seconds is None:
+            self._at = _NEVER
+            return
+        self._at = at = self._loop.time() + seconds
+        if self._timer is None or self._timer_at > at:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._start_timer(seconds)
+
+    def cancel(self) -> None:
+        """Take the deadline away for good: the loop forgets this object."""
+        self._at = _NEVER
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _start_timer(self, seconds: float) -> None:
+        self._timer_at = self._at
+        self._timer = self._loop.call_later(seconds, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        if self._at == _NEVER:
+            return
+        left = self._at - self._loop.time()
+        if left > 0.0005:  # Loops round their clocks.
+            self._start_timer(left)
+        else:
+            self._at = _NEVER
+            self._on_reached()
+
+
+class Stall:
+    """Tells how long a client has taken nothing of what it is being sent.
+
+    Arguments: the transport, the loop, and the seconds after which the client is taken for gone.
+    """
+
+    __slots__ = ("_loop", "_moved_at", "_patience", "_transport", "_unsent")
+
+    def __init__(
+        self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, patience: float
+    ) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._patience = patience
+        self._unsent = 0
+        self._moved_at = 0.0
+
+    def restart(self) -> None:
+        """Begin to watch: there is something to send."""
+        self._unsent = self._transport.get_write_buffer_size()
+        self._moved_at = self._loop.time()
+
+    def left(self) -> float:
+        """Return the seconds that the client has left, or less than that; 0 or less if none."""
+        unsent = self._transport.get_write_buffer_size()
+        now = self._loop.time()
+        if unsent < self._unsent:
+            self._unsent, self._moved_at = unsent, now
+        return self._moved_at + self._patience - now

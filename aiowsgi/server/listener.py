@@ -1,0 +1,109 @@
+"""A listener: accepts connections on one socket, while there is room for them."""
+
+import asyncio
+import errno
+import logging
+import socket
+from collections.abc import Callable
+from contextvars import Context
+
+from .bind import ListeningSocket
+
+_log = logging.getLogger("aiowsgi.error")
+
+# Connections accepted before other work of the loop has its turn.
+_ACCEPTS_PER_PASS = 64
+# The process or the system has no descriptor or buffer to give. It may have one later.
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_EXHAUSTED_PAUSE = 0.1
+# The socket is not one that can be accepted on, or not any more.
+_BROKEN = (errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EOPNOTSUPP)
+
+
+class Listener:
+    """Accepts on a listening socket, which it owns, and makes a protocol for each connection.
+
+    Arguments: ``has_room()`` says whether another connection is welcome; ``make_protocol()``;
+    ``on_failed()`` is called where a protocol was made and never connected; ``context`` is what
+    callbacks run in. Unlike ``asyncio.Server`` it leaves connections to the kernel, or to another
+    process, while there is no room. Everything is called on the loop thread.
+    """
+
+    def __init__(
+        self,
+        listening: ListeningSocket,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        context: Context,
+        has_room: Callable[[], bool],
+        make_protocol: Callable[[], asyncio.Protocol],
+        on_failed: Callable[[], None],
+    ) -> None:
+        self._listening = listening
+        self._loop = loop
+        self._context = context
+        self._has_room = has_room
+        self._make_protocol = make_protocol
+        self._on_failed = on_failed
+        self._accepting = False
+        self._closed = False
+        self._connecting: set[asyncio.Task[None]] = set()
+
+    @property
+    def sock(self) -> socket.socket:
+        """The listening socket."""
+        return self._listening.socket
+
+    def resume(self) -> None:
+        """Accept, from now on or again."""
+        if not self._accepting and not self._closed:
+            self._accepting = True
+            self._context.run(self._loop.add_reader, self.sock, self._accept)
+
+    def _pause(self) -> None:
+        if self._accepting:
+            self._accepting = False
+            self._loop.remove_reader(self.sock)
+
+    async def close(self) -> None:
+        """Stop accepting, close the socket, and wait for connections that are being set up."""
+        self._closed = True
+        self._pause()
+        self._listening.close()
+        if self._connecting:
+            await asyncio.wait(self._connecting)
+
+    def _accept(self) -> None:
+        """Accept what is waiting: several at once are cheaper than a pass of the loop for each."""
+        for _ in range(_ACCEPTS_PER_PASS):
+            if not self._has_room():
+                self._pause()
+                return
+            try:
+                connection, _ = self.sock.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                if error.errno in _BROKEN:
+                    _log.critical("Cannot accept connections any more: %s", error.strerror)
+                    self._pause()
+                    return
+                if error.errno in _EXHAUSTED:
+                    _log.error("Cannot accept a connection: %s (see ulimit -n)", error.strerror)
+                    self._pause()
+                    self._loop.call_later(_EXHAUSTED_PAUSE, self.resume)
+                    return
+                # Anything else is one client's trouble: it left before it was accepted.
+                continue
+            connection.setblocking(False)
+            task = self._loop.create_task(self._set_up(connection, self._make_protocol()))
+            self._connecting.add(task)
+            task.add_done_callback(self._connecting.discard)
+
+    async def _set_up(self, connection: socket.socket, protocol: asyncio.Protocol) -> None:
+        try:
+            await self._loop.connect_accepted_socket(lambda: protocol, connection)
+        except OSError as error:
+            connection.close()
+            self._on_failed()
+            _log.debug("A connection was gone before it was set up: %s", error)

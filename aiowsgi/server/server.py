@@ -1,0 +1,349 @@
+"""The server that is embedded: start, serve, stop."""
+
+import asyncio
+import contextlib
+import contextvars
+import dataclasses
+import logging
+import socket
+from collections.abc import Callable, Generator
+from concurrent.futures import Executor
+from types import TracebackType
+from wsgiref.types import WSGIApplication
+
+from ..bridge.mailbox import Mailbox
+from ..bridge.pool import ForeignPool, JobQueue, ThreadPool
+from ..config import Config
+from ..errors import ConfigError, ServerStopped
+from ..http.request import Limits
+from ..wsgi.environ import base_environ
+from . import bind
+from .exchange import Exchange
+from .listener import Listener
+from .protocol import Protocol
+from .site import Site
+from .states import timeouts
+
+_log = logging.getLogger("aiowsgi.error")
+
+_PRODUCT = "aiowsgi"
+# Once everything is cut, threads get this many seconds to come back from the application.
+_ABORT_TIMEOUT = 2.0
+
+
+class Server:
+    """A WSGI application being served in the running event loop. Made by ``serve``.
+
+    Modelled on ``asyncio.Server``: ``close`` begins a graceful shutdown, ``wait_closed`` waits for
+    its end. Every method is called on the loop's thread.
+    """
+
+    def __init__(
+        self,
+        app: WSGIApplication,
+        config: Config,
+        sockets: list[bind.ListeningSocket],
+        executor: Executor | None,
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        # What callbacks of the loop run in: nothing of the host's tasks can leak into a request,
+        # nor anything of a request into the loop (python/cpython#140947).
+        self._context = contextvars.copy_context()
+        self._config = config
+        self._own_pool: ThreadPool | None = None
+        pool: JobQueue
+        if isinstance(executor, ThreadPool):
+            pool = executor
+        elif executor is not None:
+            pool = ForeignPool(executor, queue_size=config.queue_size)
+        else:
+            pool = self._own_pool = ThreadPool(config.threads, queue_size=config.queue_size)
+        self._site = Site(
+            app=app,
+            config=config,
+            limits=Limits(
+                request_line=config.limit_request_line,
+                fields=config.limit_request_fields,
+                field_size=config.limit_request_field_size,
+                head=config.limit_request_head,
+                body=config.limit_request_body,
+            ),
+            timeouts=timeouts(config),
+            loop=loop,
+            context=contextvars.copy_context(),
+            pool=pool,
+            mailbox=Mailbox(
+                lambda collect: loop.call_soon_threadsafe(collect, context=self._context), _deliver
+            ),
+            base_environ=base_environ(software=_PRODUCT, multithread=pool.threads > 1),
+            server_field=f"Server: {_PRODUCT}\r\n".encode("ascii"),
+            on_disconnect=self._on_disconnect,
+        )
+        self._listeners = [
+            Listener(
+                sock,
+                loop=loop,
+                context=self._context,
+                has_room=self._has_room,
+                make_protocol=self._make_protocol,
+                on_failed=self._on_disconnect,
+            )
+            for sock in sockets
+        ]
+        # Accepted and not gone: also those that are being set up.
+        self._connections = 0
+        # Set when something has changed that a shutdown waits for.
+        self._changed = asyncio.Event()
+        # When the time for requests in flight is over; of interest once the server is closing.
+        self._deadline = 0.0
+        self._closing: asyncio.Task[None] | None = None
+        self._close_called = asyncio.Event()
+
+    @property
+    def sockets(self) -> tuple[socket.socket, ...]:
+        """The listening sockets; none once the server is closing."""
+        return () if self._closing else tuple(listener.sock for listener in self._listeners)
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """Where a browser on this machine finds the application; "unix:PATH" for a Unix socket."""
+        return tuple(bind.url_of(sock) for sock in self.sockets)
+
+    @property
+    def url(self) -> str:
+        """The first of ``urls``. Raises RuntimeError once the server is closing."""
+        if not self.urls:
+            raise RuntimeError("the server is closed")
+        return self.urls[0]
+
+    @property
+    def threads(self) -> int:
+        """How many requests the application can answer at the same time."""
+        return self._site.pool.threads
+
+    def is_serving(self) -> bool:
+        """Return whether connections are accepted."""
+        return self._closing is None
+
+    def start(self) -> None:
+        """Begin to accept connections. ``serve`` has done that."""
+        for listener in self._listeners:
+            listener.resume()
+
+    def close(self) -> None:
+        """Begin to stop: no more connections, idle ones closed, requests in flight finished.
+
+        Those that have not ended after ``timeout_graceful`` seconds are cut. Returns at once;
+        idempotent.
+        """
+        if self._closing is None:
+            self._deadline = self._site.loop.time() + self._config.timeout_graceful
+            self._closing = self._site.loop.create_task(self._close())
+            self._close_called.set()
+
+    def abort(self) -> None:
+        """Stop without waiting for requests in flight: they are cut. Returns at once."""
+        self.close()
+        self._deadline = min(self._deadline, self._site.loop.time())
+        self._changed.set()
+
+    async def wait_closed(self) -> None:
+        """Wait until ``close`` has been called and everything has ended."""
+        await self._close_called.wait()
+        assert self._closing is not None  # Set before the event.
+        # Whoever is cancelled while waiting stops waiting; the shutdown goes on.
+        await asyncio.shield(self._closing)
+
+    async def serve_forever(self) -> None:
+        """Serve until ``close`` is called, or until this is cancelled, which stops the server."""
+        try:
+            await self.wait_closed()
+        except asyncio.CancelledError:
+            self.close()
+            await self.wait_closed()
+            raise
+
+    async def __aenter__(self) -> "Server":
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self.close()
+        await self.wait_closed()
+
+    def _has_room(self) -> bool:
+        return self._connections < self._config.max_connections
+
+    def _make_protocol(self) -> Protocol:
+        self._connections += 1
+        return Protocol(self._site)
+
+    def _on_disconnect(self) -> None:
+        self._connections -= 1
+        self._changed.set()
+        for listener in self._listeners:
+            listener.resume()
+
+    def _cut(self) -> None:
+        error = ServerStopped("the server stopped")
+        for task in list(self._site.calls):
+            task.cancel()
+        for protocol in list(self._site.connections):
+            protocol.abort(error)
+
+    async def _close(self) -> None:
+        # 1. No more connections.
+        await asyncio.gather(*(listener.close() for listener in self._listeners))
+        # 2. No further request on the connections that there are; the idle ones go now.
+        self._site.closing = True
+        for protocol in list(self._site.connections):
+            protocol.shut_down()
+        # 3. Requests in flight have their time.
+        if not await self._until(self._no_connections, 0.0):
+            _log.warning("Cutting the connections that did not end in time: %d", self._connections)
+            # 4. What is left is cut, which releases every thread that waits for a client.
+            self._cut()
+            await self._until(self._no_connections, _ABORT_TIMEOUT)
+        # 5. Threads have what is left of the time; they are not waited for without end.
+        await self._stop_pool()
+        for task in list(self._site.calls):
+            task.cancel()
+
+    def _no_connections(self) -> bool:
+        return self._connections == 0
+
+    async def _until(self, done: Callable[[], bool], grace: float) -> bool:
+        """Wait until ``done()``, for ``grace`` seconds beyond the deadline. Return whether it is.
+
+        What makes it true sets ``_changed``; so does ``abort``, which moves the deadline.
+        """
+        while not done():
+            self._changed.clear()
+            left = self._deadline + grace - self._site.loop.time()
+            if left <= 0:
+                return False
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), left)
+        return True
+
+    async def _stop_pool(self) -> None:
+        if (pool := self._own_pool) is None:
+            return
+        loop = self._site.loop
+        stopped = False
+
+        def note() -> None:
+            nonlocal stopped
+            stopped = True
+            self._changed.set()
+
+        def on_stopped() -> None:
+            # The loop may be gone, if threads outlive it.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(note, context=self._context)
+
+        pool.stop(on_stopped, cancel=True)
+        if await self._until(lambda: stopped, _ABORT_TIMEOUT):
+            pool.shutdown()  # Each thread has said that it is about to end.
+        else:
+            _log.warning(
+                "The application does not return in %s; the threads are left behind",
+                ", ".join(thread.name for thread in pool.living_threads()),
+            )
+
+
+def _deliver(exchange: Exchange) -> None:
+    exchange.protocol.on_wake(exchange)
+
+
+class Serving:
+    """What ``serve`` returns: await it, or enter it with ``async with``, to get the server."""
+
+    def __init__(
+        self,
+        app: WSGIApplication,
+        config: Config,
+        sock: socket.socket | None,
+        executor: Executor | None,
+    ) -> None:
+        self._app = app
+        self._config = config
+        self._sock = sock
+        self._executor = executor
+        self._server: Server | None = None
+
+    def __await__(self) -> Generator[None, None, Server]:
+        return self._start().__await__()
+
+    async def __aenter__(self) -> Server:
+        self._server = await self._start()
+        return self._server
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        assert self._server is not None  # It was entered.
+        await self._server.__aexit__(exc_type, exc, tb)
+
+    async def _start(self) -> Server:
+        if not callable(self._app):
+            raise ConfigError(f"the application {self._app!r} is not callable")
+        sockets: list[bind.ListeningSocket] = []
+        try:
+            if self._sock is not None:
+                sockets.append(bind.adopt(self._sock, backlog=self._config.backlog))
+            else:
+                for address in self._config.bind:
+                    sockets += bind.bind(address, backlog=self._config.backlog)
+        except BaseException:
+            for sock in sockets:
+                sock.close()
+            raise
+        server = Server(self._app, self._config, sockets, self._executor)
+        server.start()
+        return server
+
+
+def serve(
+    app: WSGIApplication,
+    host: str | None = None,
+    port: int | None = None,
+    *,
+    config: Config | None = None,
+    sock: socket.socket | None = None,
+    executor: Executor | None = None,
+) -> Serving:
+    """Serve a WSGI application in the running event loop.
+
+    Use it as ``async with serve(app, "127.0.0.1", 8000) as server:``, which drains and stops the
+    server at the end of the block, or as ``server = await serve(app)``.
+
+    Arguments:
+        app: the WSGI application (PEP 3333).
+        host, port: where to listen, instead of ``config.bind``; port 0 lets the kernel choose.
+        config: all other options.
+        sock: a bound stream socket to listen on instead; the server closes it.
+        executor: runs the application instead of a pool of the server's own, and is left running
+            when the server stops. A ``ThreadPool`` may be shared between servers.
+
+    Raises ConfigError where the application is not callable or an address cannot be bound.
+
+    It installs no signal handlers, configures no logging, and changes no global state.
+    """
+    config = Config() if config is None else config
+    return Serving(app, with_address(config, host, port), sock, executor)
+
+
+def with_address(config: Config, host: str | None, port: int | None) -> Config:
+    """Return the configuration with ``host`` and ``port`` as its one address, if one is given."""
+    if host is None and port is None:
+        return config
+    address = bind.address_of("127.0.0.1" if host is None else host, 8000 if port is None else port)
+    return dataclasses.replace(config, bind=(address,))

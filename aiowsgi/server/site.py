@@ -1,0 +1,71 @@
+"""What all connections of one server share."""
+
+import asyncio
+import itertools
+import logging
+import os
+from collections.abc import Callable
+from contextvars import Context
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from wsgiref.types import WSGIApplication
+
+from ..bridge.mailbox import Mailbox
+from ..bridge.pool import JobQueue
+from ..config import Config
+from ..http.request import Limits
+from ..wsgi.environ import Environ
+
+if TYPE_CHECKING:
+    from .exchange import Exchange
+    from .protocol import Protocol
+
+_log = logging.getLogger("aiowsgi.error")
+
+
+@dataclass(slots=True, kw_only=True)
+class Site:
+    """One server as its connections see it. Changed on the loop thread only."""
+
+    app: WSGIApplication
+    config: Config
+    limits: Limits
+    # Of each state of a connection, in seconds.
+    timeouts: tuple[float | None, ...]
+    loop: asyncio.AbstractEventLoop
+    # A copy of it is the context of each request, and of nothing else.
+    context: Context
+    pool: JobQueue
+    mailbox: Mailbox["Exchange"]
+    base_environ: Environ
+    # The line that is sent where the application sets no Server field.
+    server_field: bytes
+    # Called when a connection is gone.
+    on_disconnect: Callable[[], None]
+    connections: set["Protocol"] = field(default_factory=set)
+    # Coroutines that applications have asked for.
+    calls: set[asyncio.Task[Any]] = field(default_factory=set)
+    # No further request is awaited on any connection.
+    closing: bool = False
+    # Makes the ids of requests unique among processes and restarts.
+    id_prefix: str = field(default_factory=lambda: os.urandom(4).hex())
+    request_numbers: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
+    # Whether the pool will be woken in this pass of the loop.
+    _waking: bool = False
+
+    def wake_pool_soon(self) -> None:
+        """Wake the pool once for all requests that were queued in this pass of the loop.
+
+        A thread that is woken earlier takes the interpreter from the loop between two reads.
+        """
+        if not self._waking:
+            self._waking = True
+            self.loop.call_soon(self._wake_pool)
+
+    def _wake_pool(self) -> None:
+        self._waking = False
+        try:
+            self.pool.wake()
+        except RuntimeError as error:
+            # Requests stay in the queue; the next one tries again, and the clock runs for each.
+            _log.error("Cannot run the application: %s", error)

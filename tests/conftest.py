@@ -1,0 +1,41 @@
+"""Fixtures that every test file may use."""
+
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+from wsgiref.types import WSGIApplication
+from wsgiref.validate import validator
+
+import pytest
+
+import aiowsgi
+
+StartServer = Callable[..., Awaitable[aiowsgi.Server]]
+
+
+@pytest.fixture
+async def start_server() -> AsyncIterator[StartServer]:
+    """Return ``await start_server(app, validate=True, executor=None, **options)`` -> Server.
+
+    The server listens on a port of 127.0.0.1 that the kernel chose and is closed at the end of the
+    test. ``options`` are fields of ``Config``. The application is wrapped in wsgiref's validator
+    unless ``validate=False``.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def start(
+            app: WSGIApplication, *, validate: bool = True, executor: Any = None, **options: Any
+        ) -> aiowsgi.Server:
+            options.setdefault("timeout_graceful", 5.0)
+            options.setdefault("threads", 4)
+            return await stack.enter_async_context(
+                aiowsgi.serve(
+                    validator(app) if validate else app,
+                    "127.0.0.1",
+                    0,
+                    config=aiowsgi.Config(**options),
+                    executor=executor,
+                )
+            )
+
+        yield start

@@ -1,0 +1,418 @@
+"""Addresses: their grammar, the sockets behind them, and the messages where there are none."""
+
+import errno
+import os
+import socket
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aiowsgi.errors import BindError, ConfigError
+from aiowsgi.server import bind as module
+from aiowsgi.server.bind import ListeningSocket, address_of, bind, url_of
+
+Bind = Callable[[str], list[socket.socket]]
+
+
+def _has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as sock:
+            sock.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+needs_ipv6 = pytest.mark.skipif(not _has_ipv6(), reason="this machine has no ::1")
+
+
+@pytest.fixture
+def bound() -> Iterator[Bind]:
+    """Return ``bound(address)`` -> sockets, which are closed at the end of the test."""
+    listening: list[ListeningSocket] = []
+
+    def make(address: str) -> list[socket.socket]:
+        made = bind(address, backlog=8)
+        listening.extend(made)
+        return [item.socket for item in made]
+
+    yield make
+    for item in listening:
+        item.close()
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Return a folder with a short name: the path of a Unix socket has about 100 bytes."""
+    with tempfile.TemporaryDirectory() as name:
+        yield Path(name)
+
+
+def _resolve_to(monkeypatch: pytest.MonkeyPatch, *hosts: str) -> None:
+    """Let every host name have these addresses."""
+
+    def getaddrinfo(host: str, port: int, **_: Any) -> list[tuple[Any, ...]]:
+        return [
+            (socket.AF_INET6, socket.SOCK_STREAM, 6, "", (address, port, 0, 0))
+            if ":" in address
+            else (socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))
+            for address in hosts
+        ]
+
+    monkeypatch.setattr(module.socket, "getaddrinfo", getaddrinfo)
+
+
+# TCP.
+
+
+@pytest.mark.parametrize(
+    ("address", "host"),
+    [
+        ("127.0.0.1:0", "127.0.0.1"),
+        ("0.0.0.0:0", "0.0.0.0"),
+        ("*:0", "0.0.0.0"),
+        (":0", "0.0.0.0"),
+        ("127.0.0.1:00000", "127.0.0.1"),
+    ],
+)
+def test_ipv4_address_gives_one_listening_socket(bound: Bind, address: str, host: str) -> None:
+    (sock,) = bound(address)
+    assert sock.getsockname()[0] == host
+    assert sock.getsockname()[1] != 0
+    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
+    assert sock.getblocking() is False
+    with socket.create_connection(("127.0.0.1", sock.getsockname()[1]), timeout=5):
+        pass
+
+
+@needs_ipv6
+def test_ipv6_address_in_brackets(bound: Bind) -> None:
+    (sock,) = bound("[::1]:0")
+    assert sock.family is socket.AF_INET6
+    with socket.create_connection(("::1", sock.getsockname()[1]), timeout=5):
+        pass
+    assert url_of(sock) == f"http://[::1]:{sock.getsockname()[1]}"
+
+
+def test_localhost_listens_on_the_loopback_interface_only(bound: Bind) -> None:
+    sockets = bound("localhost:0")
+    assert {sock.getsockname()[0] for sock in sockets} <= {"127.0.0.1", "::1"}
+    # The URL that is shown has one port: whichever address a client tries, it is the same.
+    assert len({sock.getsockname()[1] for sock in sockets}) == 1
+
+
+@needs_ipv6
+def test_name_with_two_addresses_gives_a_socket_each_on_one_port(
+    bound: Bind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _resolve_to(monkeypatch, "::1", "127.0.0.1")
+    sockets = bound("twofold:0")
+    assert [sock.getsockname()[0] for sock in sockets] == ["::1", "127.0.0.1"]
+    assert sockets[0].getsockname()[1] == sockets[1].getsockname()[1]
+    assert sockets[0].getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) == 1
+
+
+def test_address_that_the_resolver_repeats_is_bound_once(
+    bound: Bind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _resolve_to(monkeypatch, "127.0.0.1", "127.0.0.1")
+    assert len(bound("repeated:0")) == 1
+
+
+def test_address_that_no_interface_has_is_left_out_if_the_name_has_another(
+    bound: Bind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # 192.0.2.0/24 is for documentation (RFC 5737): no machine has it.
+    _resolve_to(monkeypatch, "192.0.2.1", "127.0.0.1")
+    (sock,) = bound("partial:0")
+    assert sock.getsockname()[0] == "127.0.0.1"
+
+
+def test_family_that_the_machine_lacks_is_left_out_if_the_name_has_another(
+    bound: Bind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class WithoutIPv6(socket.socket):
+        def __init__(self, family: int = -1, *more: Any, **named: Any) -> None:
+            if family == socket.AF_INET6:
+                raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+            super().__init__(family, *more, **named)
+
+    _resolve_to(monkeypatch, "::1", "127.0.0.1")
+    with monkeypatch.context() as patched:
+        patched.setattr(module.socket, "socket", WithoutIPv6)
+        (sock,) = bound("dual:0")
+    assert sock.getsockname()[0] == "127.0.0.1"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has all of 127.0.0.0/8")
+def test_failing_address_closes_the_sockets_of_the_others(
+    bound: Bind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.2", 0)) as taken:
+        port = taken.getsockname()[1]
+        _resolve_to(monkeypatch, "127.0.0.1", "127.0.0.2")
+        with pytest.raises(BindError, match="another program listens there"):
+            bound(f"twofold:{port}")
+        # The first of the two was bound, and is free again.
+        with socket.create_server(("127.0.0.1", port)):
+            pass
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "",
+        "8000",
+        "localhost",
+        "localhost:",
+        "localhost:http",
+        "localhost:-1",
+        "localhost:+1",
+        "localhost: 1",
+        "localhost:65536",
+        "localhost:99999",
+        "localhost:000080",
+        "localhost:٨٠٨٠",
+        "localhost:80\n",
+        "::1:8000",
+        "[::1]",
+        "[::1]8000",
+        "[::1:8000",
+        "[[::1]]:8000",
+        "[]:8000",
+        "http://localhost:8000",
+        "tcp:localhost:8000",
+        "UNIX:/tmp/x",
+    ],
+)
+def test_text_that_is_no_address_is_refused_with_the_grammar(bound: Bind, address: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        bound(address)
+    # What cannot be an address is a wrong command, not a failure of this machine.
+    assert not isinstance(caught.value, BindError)
+    assert str(caught.value) == (
+        f"cannot bind {address!r}: write HOST:PORT, [IPV6]:PORT, unix:PATH or fd:N"
+    )
+
+
+def test_port_in_use_says_so_and_is_an_os_error(bound: Bind) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = address_of(*taken.getsockname())
+        with pytest.raises(BindError) as caught:
+            bound(address)
+    assert isinstance(caught.value, OSError)
+    assert caught.value.errno == errno.EADDRINUSE
+    assert isinstance(caught.value.__cause__, OSError)
+    assert str(caught.value) == (
+        f"cannot bind {address}: another program listens there; stop it, or choose another address"
+    )
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM])
+def test_forbidden_port_says_which_ports_are_free(
+    bound: Bind, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    # The tests may run as root, whom the kernel forbids nothing.
+    class Forbidden(socket.socket):
+        def bind(self, address: Any, /) -> None:
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(module.socket, "socket", Forbidden)
+    with pytest.raises(BindError, match="permission denied; ports below 1024") as caught:
+        bound("127.0.0.1:80")
+    assert caught.value.errno == number
+
+
+def test_foreign_address_says_that_it_is_not_of_this_machine(bound: Bind) -> None:
+    with pytest.raises(BindError, match="this machine does not have that address") as caught:
+        bound("192.0.2.1:0")
+    assert caught.value.errno == errno.EADDRNOTAVAIL
+
+
+def test_other_failure_is_told_in_the_words_of_the_system(
+    bound: Bind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Exhausted(socket.socket):
+        def listen(self, backlog: int = 0, /) -> None:
+            raise OSError(errno.ENOBUFS, "No buffer space available")
+
+    monkeypatch.setattr(module.socket, "socket", Exhausted)
+    with pytest.raises(BindError, match=r"^cannot bind 127\.0\.0\.1:0: No buffer space available$"):
+        bound("127.0.0.1:0")
+
+
+def test_unknown_host_says_so(bound: Bind, monkeypatch: pytest.MonkeyPatch) -> None:
+    def getaddrinfo(*_: Any, **__: Any) -> Any:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(module.socket, "getaddrinfo", getaddrinfo)
+    with pytest.raises(BindError, match=r"^cannot bind nowhere:80: the host is not known$"):
+        bound("nowhere:80")
+
+
+@pytest.mark.parametrize("host", ["a" * 64, ".a", "a..b"])
+def test_host_that_is_no_domain_name_is_not_known(bound: Bind, host: str) -> None:
+    # The resolver is not asked: Python's IDNA codec refuses with a UnicodeError before.
+    with pytest.raises(ConfigError, match="the host is not known"):
+        bound(f"{host}:80")
+
+
+# Unix sockets.
+
+
+def test_unix_socket_is_listened_on_and_its_file_goes_with_it(folder: Path) -> None:
+    path = folder / "s"
+    (listening,) = bind(f"unix:{path}", backlog=8)
+    assert listening.socket.getblocking() is False
+    assert url_of(listening.socket) == f"unix:{path}"
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(5)
+        client.connect(str(path))
+    listening.close()
+    assert not path.exists()
+
+
+def test_stale_unix_socket_is_replaced(bound: Bind, folder: Path) -> None:
+    path = folder / "s"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    assert path.exists()
+    bound(f"unix:{path}")
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(5)
+        client.connect(str(path))
+
+
+def test_unix_socket_of_a_living_server_is_left_alone(bound: Bind, folder: Path) -> None:
+    path = folder / "s"
+    bound(f"unix:{path}")
+    with pytest.raises(BindError, match="another program listens there") as caught:
+        bound(f"unix:{path}")
+    assert caught.value.errno == errno.EADDRINUSE
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(5)
+        client.connect(str(path))
+
+
+def test_file_that_is_no_socket_is_never_removed(bound: Bind, folder: Path) -> None:
+    path = folder / "precious"
+    path.write_text("data")
+    with pytest.raises(BindError, match="is no socket"):
+        bound(f"unix:{path}")
+    assert path.read_text() == "data"
+
+
+def test_missing_folder_is_told(bound: Bind, folder: Path) -> None:
+    with pytest.raises(BindError, match="No such file or directory"):
+        bound(f"unix:{folder}/missing/s")
+
+
+def test_too_long_path_is_told(bound: Bind, folder: Path) -> None:
+    with pytest.raises(BindError, match="path too long"):
+        bound(f"unix:{folder}/{'x' * 200}")
+
+
+def test_forbidden_folder_says_what_to_choose(
+    bound: Bind, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Forbidden(socket.socket):
+        def bind(self, address: Any, /) -> None:
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(module.socket, "socket", Forbidden)
+    with pytest.raises(BindError, match="choose a folder that you may write to"):
+        bound(f"unix:{folder}/s")
+
+
+def test_unix_address_needs_a_path(bound: Bind) -> None:
+    with pytest.raises(ConfigError, match="write unix:PATH"):
+        bound("unix:")
+
+
+def test_system_without_unix_sockets_says_so(bound: Bind, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(module.socket, "AF_UNIX")
+    with pytest.raises(ConfigError, match="this system has no Unix sockets"):
+        bound("unix:/tmp/s")
+
+
+def test_closing_outlives_a_socket_file_that_is_gone(folder: Path) -> None:
+    path = folder / "s"
+    (listening,) = bind(f"unix:{path}", backlog=8)
+    path.unlink()
+    listening.close()
+    assert listening.socket.fileno() == -1
+
+
+# Inherited descriptors.
+
+
+@pytest.mark.parametrize("form", ["fd:{}", "fd://{}"])
+def test_descriptor_is_listened_on(bound: Bind, form: str) -> None:
+    given = socket.socket()
+    given.bind(("127.0.0.1", 0))
+    name = given.getsockname()
+    (sock,) = bound(form.format(given.detach()))
+    assert sock.getsockname() == name
+    assert sock.getblocking() is False
+    with socket.create_connection(name, timeout=5):
+        pass
+
+
+@pytest.mark.parametrize("number", ["", "x", "-1", "1.5", "٣", "1" * 10])
+def test_descriptor_must_be_a_number(bound: Bind, number: str) -> None:
+    with pytest.raises(ConfigError, match="write fd:N with the number of a descriptor"):
+        bound(f"fd:{number}")
+
+
+def test_descriptor_must_be_a_socket(bound: Bind, folder: Path) -> None:
+    with open(folder / "file", "w") as file, pytest.raises(ConfigError, match="not an open socket"):
+        bound(f"fd:{file.fileno()}")
+
+
+def test_descriptor_must_be_open(bound: Bind) -> None:
+    # The highest number that a descriptor could have is far from those in use.
+    with pytest.raises(ConfigError, match=r"descriptor 999999999 is not an open socket"):
+        bound("fd:999999999")
+
+
+def test_descriptor_that_cannot_listen_stays_the_callers(bound: Bind) -> None:
+    with socket.socket(type=socket.SOCK_DGRAM) as datagrams:
+        datagrams.bind(("127.0.0.1", 0))
+        with pytest.raises(BindError, match=f"cannot bind fd:{datagrams.fileno()}: "):
+            bound(f"fd:{datagrams.fileno()}")
+        assert datagrams.getsockname()[1] != 0
+
+
+# URLs.
+
+
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        (("127.0.0.1", 8000), "http://127.0.0.1:8000"),
+        (("0.0.0.0", 8000), "http://127.0.0.1:8000"),
+        (("::1", 8000, 0, 0), "http://[::1]:8000"),
+        (("::", 8000, 0, 0), "http://[::1]:8000"),
+        (("192.0.2.7", 80), "http://192.0.2.7:80"),
+        ("/run/app.sock", "unix:/run/app.sock"),
+        (b"\0abstract", "unix:\0abstract"),
+    ],
+)
+def test_url_is_one_that_a_browser_on_this_machine_can_open(name: Any, url: str) -> None:
+    class Named:
+        def getsockname(self) -> Any:
+            return name
+
+    assert url_of(Named()) == url  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [("localhost", "localhost:80"), ("::1", "[::1]:80"), ("10.0.0.1", "10.0.0.1:80")],
+)
+def test_ipv6_hosts_get_brackets(host: str, address: str) -> None:
+    assert address_of(host, 80) == address

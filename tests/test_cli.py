@@ -1,0 +1,476 @@
+"""The command line: options to a ``Config``, exit codes, and one clear message for each mistake."""
+
+import dataclasses
+import errno
+import logging
+import re
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import pytest
+
+import aiowsgi
+from aiowsgi import cli
+from aiowsgi.config import Config, Option
+from aiowsgi.server import bind
+
+Write = Callable[[str, str], None]
+Fail = Callable[..., tuple[int, str]]
+
+APPLICATION = """
+    def application(environ, start_response):
+        start_response("200 OK", [])
+        return [b"hello"]
+
+    def create_app():
+        return application
+
+    def broken_factory():
+        raise ValueError("boom in the factory")
+
+    text = "not an application"
+"""
+
+
+@pytest.fixture(autouse=True)
+def clean_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Take back what the command changes in its process, which is its own elsewhere."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.setenv("COLUMNS", "100")
+    loggers = [logging.getLogger(f"aiowsgi.{name}") for name in ("error", "access")]
+    before = [(logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
+    yield
+    for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
+        logger.handlers[:], logger.propagate = handlers, propagate
+        logger.setLevel(level)
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
+    """Return ``write(path, source)``: makes a file of a project in the current directory."""
+    known = set(sys.modules)
+    monkeypatch.chdir(tmp_path)
+
+    def make(path: str, source: str) -> None:
+        file = tmp_path / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(dedent(source))
+
+    yield make
+    for name in set(sys.modules) - known:
+        if (getattr(sys.modules[name], "__file__", None) or "").startswith(str(tmp_path)):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def fail(capsys: pytest.CaptureFixture[str]) -> Fail:
+    """Return ``fail(*arguments)`` -> (exit code, standard error) of a command that fails."""
+
+    def run(*arguments: str) -> tuple[int, str]:
+        try:
+            code = cli.main(arguments)
+        except SystemExit as stopped:  # Raised by the parser of the options.
+            code = int(stopped.code or 0)
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert code != 0
+        return code, err
+
+    return run
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, Config, str]]:
+    """Return the list of what the command would have served: application, options, name."""
+    calls: list[tuple[Any, Config, str]] = []
+
+    def serve_until_signal(app: Any, config: Config, *, name: str) -> int:
+        calls.append((app, config, name))
+        return 0
+
+    monkeypatch.setattr(cli, "serve_until_signal", serve_until_signal)
+    return calls
+
+
+def _config(*arguments: str) -> Config:
+    path, config = cli.parse_arguments([*arguments, "app:application"])
+    assert path == "app:application"
+    return config
+
+
+# Options.
+
+
+def test_no_option_gives_the_defaults() -> None:
+    assert _config() == Config()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--bind", "0.0.0.0:80"], {"bind": ("0.0.0.0:80",)}),
+        (["-b", ":1", "--bind", "unix:/run/x"], {"bind": (":1", "unix:/run/x")}),
+        (["--host", "0.0.0.0"], {"bind": ("0.0.0.0:8000",)}),
+        (["--host", "::1", "--port", "80"], {"bind": ("[::1]:80",)}),
+        (["--port", "0"], {"bind": ("127.0.0.1:0",)}),
+        (["--threads", "3"], {"threads": 3}),
+        (["--threads=3"], {"threads": 3}),
+        (["-w", "1"], {"workers": 1}),
+        (["--queue-size", "0"], {"queue_size": 0}),
+        (["--queue-timeout", "500ms"], {"queue_timeout": 0.5}),
+        (["--timeout-keep-alive", "2m"], {"timeout_keep_alive": 120.0}),
+        (["--timeout-header", "1.5"], {"timeout_header": 1.5}),
+        (["--timeout-graceful", "0"], {"timeout_graceful": 0.0}),
+        (["--timeout-write", "1h"], {"timeout_write": 3600.0}),
+        (["--body-prefetch", "64K"], {"body_prefetch": 1 << 16}),
+        (["--limit-request-body", "2G"], {"limit_request_body": 1 << 31}),
+        (["--limit-request-line", "4096"], {"limit_request_line": 4096}),
+        (["--no-access-log"], {"access_log": False}),
+        (["--access-log"], {"access_log": True}),
+        (["--log-level", "debug"], {"log_level": "debug"}),
+        (["--loop", "asyncio"], {"loop": "asyncio"}),
+    ],
+)
+def test_option_sets_its_field(arguments: list[str], expected: dict[str, Any]) -> None:
+    assert _config(*arguments) == Config(**expected)
+
+
+def test_application_may_stand_before_the_options() -> None:
+    assert cli.parse_arguments(["app:x", "--port", "1"])[0] == "app:x"
+
+
+# The help.
+
+
+def _help(capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--help"])
+    assert caught.value.code == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    return out
+
+
+@pytest.mark.parametrize("columns", [80, 100])
+def test_help_fits_the_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert max(map(len, _help(capsys).splitlines())) <= max(columns, 90)
+
+
+def test_help_lists_every_option_under_its_group(capsys: pytest.CaptureFixture[str]) -> None:
+    groups: dict[str, str] = {}
+    for block in _help(capsys).split("\n\n"):
+        title, _, body = block.partition(":\n")
+        groups[title] = body
+    for field in dataclasses.fields(Config):
+        option: Option = field.metadata["option"]
+        flag = f"--{field.name.replace('_', '-')}"
+        assert re.search(rf"^  .*{flag}\b", groups[option.group], re.MULTILINE), flag
+        words = " ".join(groups[option.group].split())
+        assert option.help in words, flag
+
+
+def test_help_tells_defaults_as_they_are_typed(capsys: pytest.CaptureFixture[str]) -> None:
+    words = " ".join(_help(capsys).split())
+    assert "(default: 127.0.0.1:8000)" in words
+    assert "(default: min(32, cpu + 4))" in words
+    assert "streamed (default: 1M)" in words
+    assert "(default: 1G)" in words
+    assert "(default: 8190)" in words
+    assert "load balancers) (default: 65)" in words
+
+
+def test_short_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["-h"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out.startswith("usage: python -m aiowsgi [options] module:callable")
+
+
+def test_version_names_what_an_issue_should(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--version"])
+    assert caught.value.code == 0
+    out = capsys.readouterr().out
+    assert re.fullmatch(
+        rf"aiowsgi {re.escape(aiowsgi.__version__)} \(h11 \d+\.\d+\S*, \w+ 3\.\d+\S*\)\n", out
+    )
+
+
+# Wrong commands: exit code 2.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "module:callable"),
+        (["a:b", "c:d"], "one application is served, and 'c:d' is a second argument"),
+        (["a:b", "--thread", "4"], "there is no option --thread; did you mean --threads?"),
+        (["--thread=4", "a:b"], "there is no option --thread; did you mean --threads?"),
+        (["a:b", "--worker", "4"], "there is no option --worker; did you mean --workers?"),
+        (["a:b", "--qqqq"], "there is no option --qqqq"),
+        # No abbreviations: a later option could make one ambiguous.
+        (["a:b", "--timeout-k", "1"], "there is no option --timeout-k"),
+        (["a:b", "--factory"], "module:factory()"),
+        (["a:b", "--threads", "many"], "--threads: 'many' is not a whole number"),
+        (["a:b", "--threads", "1.5"], "--threads: '1.5' is not a whole number"),
+        (["a:b", "--threads", "٣"], "--threads: '٣' is not a whole number"),
+        (["a:b", "--threads", "0"], "--threads must be at least 1, not 0"),
+        (["a:b", "--timeout-header", "0"], "--timeout-header must be at least 0.001, not 0"),
+        (["a:b", "--timeout-body", "5x"], "write seconds, or 500ms, 30s, 2m, 1h"),
+        (["a:b", "--timeout-body", "nan"], "'nan' is not a duration"),
+        (["a:b", "--timeout-body", "inf"], "'inf' is not a duration"),
+        (["a:b", "--limit-request-body", "5x"], "write bytes, or 64K, 1M, 2G"),
+        (["a:b", "--limit-request-body", "1.5M"], "'1.5M' is not a size"),
+        (["a:b", "--log-level", "loud"], "--log-level: invalid choice: 'loud'"),
+        (["a:b", "--loop", "trio"], "--loop: invalid choice: 'trio'"),
+        (["a:b", "--port", "http"], "--port: invalid int value: 'http'"),
+        (["a:b", "--workers", "2"], "--workers must be 1 in this version, not 2"),
+        (["a:b", "-w", "2"], "--workers must be 1 in this version, not 2"),
+        (["a:b", "--bind", ":1", "--port", "2"], "--host and --port are the short form of one"),
+        (["a:b", "--bind", ":1", "--host", "::"], "--host and --port are the short form of one"),
+        (["a:b", "--bind"], "argument -b/--bind: expected one argument"),
+    ],
+)
+def test_wrong_option_is_told_in_one_line_with_the_remedy(
+    fail: Fail, arguments: list[str], message: str
+) -> None:
+    code, err = fail(*arguments)
+    assert code == 2
+    first, second = err.splitlines()
+    assert first.startswith("aiowsgi: error: ")
+    assert message in first
+    assert second == "try: python -m aiowsgi --help"
+
+
+@pytest.mark.parametrize("option", ["--timeout", "-t"])
+def test_timeout_asks_which_one_is_meant(fail: Fail, option: str) -> None:
+    code, err = fail(option, "30", "a:b")
+    assert code == 2
+    assert f"{option}: which one is meant?" in err
+    timeouts = {
+        f"--{field.name.replace('_', '-')}"
+        for field in dataclasses.fields(Config)
+        if field.name.startswith("timeout_")
+    }
+    assert timeouts <= set(re.findall(r"--timeout-[a-z-]+", err))
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("ap:application", "there is no module 'ap'; did you mean 'app'?"),
+        ("app:aplication", "'app' has no attribute 'aplication'; did you mean 'app:application'?"),
+        ("app", "'app' does not name an application; write MODULE:CALLABLE, such as"),
+        ("app.py:application", "'app.py' is not the name of a module; write app:application"),
+        ("app:text", "'app:text' is not an application: str cannot be called"),
+        ("app:text()", "'app:text' is not a factory: it cannot be called"),
+    ],
+)
+def test_wrong_application_is_told_in_one_line(
+    write: Write, fail: Fail, path: str, message: str
+) -> None:
+    write("app.py", APPLICATION)
+    code, err = fail(path)
+    assert code == 2
+    assert err.startswith(f"aiowsgi: error: {message}")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--bind", "nonsense"], "cannot bind 'nonsense': write HOST:PORT"),
+        (["--port", "65536"], "cannot bind '127.0.0.1:65536': write HOST:PORT"),
+        (["--bind", "unix:"], "cannot bind unix:: write unix:PATH"),
+        (["--bind", "fd:x"], "cannot bind fd:x: write fd:N"),
+    ],
+)
+def test_text_that_is_no_address_is_a_wrong_command(
+    write: Write, fail: Fail, arguments: list[str], message: str
+) -> None:
+    write("app.py", APPLICATION)
+    code, err = fail("app:application", *arguments)
+    assert code == 2
+    assert err.startswith(f"aiowsgi: error: {message}")
+    assert err.count("\n") == 1
+
+
+def test_missing_uvloop_is_told(write: Write, fail: Fail, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "uvloop", None)
+    write("app.py", APPLICATION)
+    assert fail("app:application", "--loop", "uvloop") == (
+        2,
+        "aiowsgi: error: uvloop is not installed; leave --loop out to use asyncio\n",
+    )
+
+
+def test_directory_that_is_not_there(fail: Fail) -> None:
+    code, err = fail("a:b", "--chdir", "/nonexistent/folder")
+    assert code == 2
+    assert err == (
+        "aiowsgi: error: cannot change to the directory '/nonexistent/folder': "
+        "No such file or directory\n"
+    )
+
+
+# Right commands that fail: exit code 1.
+
+
+def test_port_in_use(write: Write, fail: Fail) -> None:
+    write("app.py", APPLICATION)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, err = fail("app:application", "--port", str(port))
+    assert code == 1
+    assert err == (
+        f"aiowsgi: error: cannot bind 127.0.0.1:{port}: another program listens there; "
+        "stop it, or choose another address\n"
+    )
+
+
+def test_second_address_in_use_frees_the_first(
+    write: Write, fail: Fail, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[bind.ListeningSocket] = []
+    real = bind.bind
+
+    def watched(address: str, *, backlog: int) -> list[bind.ListeningSocket]:
+        sockets = real(address, backlog=backlog)
+        made.extend(sockets)
+        return sockets
+
+    monkeypatch.setattr(bind, "bind", watched)
+    write("app.py", APPLICATION)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, _ = fail("app:application", "-b", "127.0.0.1:0", "-b", f"127.0.0.1:{port}")
+    assert code == 1
+    assert [listening.socket.fileno() for listening in made] == [-1]
+
+
+def test_permission_denied(write: Write, fail: Fail, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The tests may run as root, whom the kernel forbids nothing.
+    class Forbidden(socket.socket):
+        def bind(self, address: Any, /) -> None:
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+    write("app.py", APPLICATION)
+    with monkeypatch.context() as patched:
+        patched.setattr(bind.socket, "socket", Forbidden)
+        code, err = fail("app:application", "--port", "80", "--loop", "asyncio")
+    assert code == 1
+    assert err == (
+        "aiowsgi: error: cannot bind 127.0.0.1:80: permission denied; "
+        "ports below 1024 need privileges, choose one above\n"
+    )
+
+
+def test_error_in_the_module_shows_the_frames_of_its_author_only(write: Write, fail: Fail) -> None:
+    write("app.py", "import shelf\n")
+    write("shelf.py", "def stock():\n    return 1 / 0\n\nstock()\n")
+    code, err = fail("app:application")
+    assert code == 1
+    assert re.findall(r'File ".*?([^/"]+)", line (\d+)', err) == [
+        ("app.py", "1"),
+        ("shelf.py", "4"),
+        ("shelf.py", "2"),
+    ]
+    lines = err.splitlines()
+    assert lines[0] == "Traceback (most recent call last):"
+    assert lines[-2] == "ZeroDivisionError: division by zero"
+    assert lines[-1] == "aiowsgi: error: importing the module 'app' failed"
+
+
+def test_frames_are_shown_wherever_the_project_lies(
+    write: Write, fail: Fail, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # A folder whose name begins like this package's folder, or contains "importlib".
+    write("importlib_shop/app.py", "1 / 0\n")
+    monkeypatch.chdir(tmp_path / "importlib_shop")
+    _, err = fail("app:application")
+    assert "app.py" in err
+
+
+def test_missing_import_of_the_module_shows_where(write: Write, fail: Fail) -> None:
+    write("app.py", "import os\nimport qqqqqq\n")
+    code, err = fail("app:application")
+    assert code == 1
+    assert re.findall(r'File ".*?([^/"]+)", line (\d+)', err) == [("app.py", "2")]
+    assert "ModuleNotFoundError: No module named 'qqqqqq'\n" in err
+
+
+def test_syntax_error_shows_the_line_and_no_frames(write: Write, fail: Fail) -> None:
+    write("app.py", "x = 1\ndef f(:\n")
+    code, err = fail("app:application")
+    assert code == 1
+    assert re.findall(r'File ".*?([^/"]+)", line (\d+)', err) == [("app.py", "2")]
+    assert "Traceback" not in err
+    assert "SyntaxError: " in err
+
+
+def test_failing_factory_shows_its_frames(write: Write, fail: Fail) -> None:
+    write("app.py", APPLICATION)
+    code, err = fail("app:broken_factory()")
+    assert code == 1
+    assert re.findall(r'File ".*?([^/"]+)", line \d+, in (\w+)', err) == [
+        ("app.py", "broken_factory")
+    ]
+    assert err.endswith(
+        "ValueError: boom in the factory\naiowsgi: error: the factory 'app:broken_factory' failed\n"
+    )
+
+
+# Right commands.
+
+
+def test_application_is_loaded_from_the_current_directory(
+    write: Write, served: list[tuple[Any, Config, str]], tmp_path: Path
+) -> None:
+    write("app.py", APPLICATION)
+    assert cli.main(["app:create_app()", "--threads", "2"]) == 0
+    ((app, config, name),) = served
+    assert app is sys.modules["app"].application
+    assert config == Config(threads=2)
+    assert name == "app:create_app()"
+    assert sys.path[0] == str(tmp_path)
+
+
+def test_current_directory_is_not_added_twice(
+    write: Write, served: list[tuple[Any, Config, str]], tmp_path: Path
+) -> None:
+    write("app.py", APPLICATION)
+    sys.path.append(str(tmp_path))
+    assert cli.main(["app:application"]) == 0
+    assert sys.path.count(str(tmp_path)) == 1
+
+
+def test_chdir_changes_where_the_application_is_found(
+    write: Write, served: list[tuple[Any, Config, str]], tmp_path: Path
+) -> None:
+    write("project/app.py", APPLICATION)
+    assert cli.main(["app:application", "--chdir", "project"]) == 0
+    assert Path.cwd() == tmp_path / "project"
+    assert sys.modules["app"].__file__ == str(tmp_path / "project" / "app.py")
+
+
+def test_exit_code_is_that_of_the_server(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    write("app.py", APPLICATION)
+    monkeypatch.setattr(cli, "serve_until_signal", lambda app, config, *, name: 143)
+    assert cli.main(["app:application"]) == 143
+
+
+def test_arguments_come_from_the_command_line_if_none_are_given(
+    write: Write, served: list[tuple[Any, Config, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write("app.py", APPLICATION)
+    monkeypatch.setattr(sys, "argv", ["aiowsgi", "app:application", "--port", "1"])
+    assert cli.main() == 0
+    assert served[0][1].bind == ("127.0.0.1:1",)

@@ -1,0 +1,841 @@
+"""A server inside an asyncio program: how it starts, what it serves, and what it leaves behind."""
+
+import asyncio
+import contextlib
+import errno
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import warnings
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from typing import Any
+from wsgiref.types import StartResponse, WSGIEnvironment
+
+import httpx
+import pytest
+
+import aiowsgi
+from aiowsgi.errors import BindError, ConfigError
+from aiowsgi.server import server as server_module
+
+# Long enough for a busy machine; a test that passes never waits for it.
+PATIENCE = 10.0
+
+Drive = Callable[[], Awaitable[None]]
+LoopFactory = Callable[[], asyncio.AbstractEventLoop]
+
+
+def hello(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "5")])
+    return [b"hello"]
+
+
+class Gated:
+    """An application that says when it is called, and answers when the test lets it."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._entered = asyncio.Event()
+        self.release = threading.Event()
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+        self._loop.call_soon_threadsafe(self._entered.set)
+        assert self.release.wait(PATIENCE)
+        return hello(environ, start_response)
+
+    async def wait_entered(self) -> None:
+        async with asyncio.timeout(PATIENCE):
+            await self._entered.wait()
+
+
+class Client:
+    """A connection of a test: raw bytes, every wait bounded."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    def write(self, data: bytes) -> None:
+        self._writer.write(data)
+
+    def send(self) -> None:
+        self.write(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
+
+    async def receive(self) -> bytes:
+        """Return the body of a response that has a Content-Length."""
+        async with asyncio.timeout(PATIENCE):
+            head = await self._reader.readuntil(b"\r\n\r\n")
+            size = next(
+                int(line.partition(b":")[2])
+                for line in head.lower().split(b"\r\n")
+                if line.startswith(b"content-length:")
+            )
+            return await self._reader.readexactly(size)
+
+    async def get(self) -> bytes:
+        self.send()
+        return await self.receive()
+
+    async def ended(self) -> bytes:
+        """Wait for the server's end; return what came before it."""
+        async with asyncio.timeout(PATIENCE):
+            try:
+                return await self._reader.read()
+            except ConnectionError:
+                return b""
+
+    async def close(self) -> None:
+        self._writer.close()
+        with contextlib.suppress(ConnectionError):
+            await self._writer.wait_closed()
+
+
+@contextlib.asynccontextmanager
+async def connect(server: aiowsgi.Server | tuple[str, int]) -> AsyncIterator[Client]:
+    address = server if isinstance(server, tuple) else server.sockets[0].getsockname()
+    async with asyncio.timeout(PATIENCE):
+        client = Client(*await asyncio.open_connection(*address))
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+async def get(url: str) -> httpx.Response:
+    async with httpx.AsyncClient(trust_env=False, timeout=PATIENCE) as client:
+        return await client.get(url)
+
+
+def open_descriptors() -> set[str]:
+    """Return the open descriptors of this process, named with what they lead to."""
+    folder = "/proc/self/fd"
+    found = set()
+    for number in os.listdir(folder):
+        with contextlib.suppress(OSError):  # That of the listing itself.
+            found.add(f"{number} {os.readlink(f'{folder}/{number}')}")
+    return found
+
+
+def _uvloop() -> LoopFactory:
+    uvloop = pytest.importorskip("uvloop")
+    factory: LoopFactory = uvloop.new_event_loop
+    return factory
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def loop_factory(request: pytest.FixtureRequest) -> LoopFactory:
+    return asyncio.new_event_loop if request.param == "asyncio" else _uvloop()
+
+
+@pytest.fixture
+def run(loop_factory: LoopFactory) -> Callable[[Drive], None]:
+    """Return ``run(drive)``: runs a coroutine function on a fresh loop of each kind, in debug mode.
+
+    Warnings are errors here, those of objects that were not closed too: they surface when the
+    objects are collected.
+    """
+
+    def run_in_debug_mode(drive: Drive) -> None:
+        async def bounded() -> None:
+            async with asyncio.timeout(30):
+                await drive()
+            gc.collect()
+
+        with asyncio.Runner(loop_factory=loop_factory, debug=True) as runner:
+            runner.run(bounded())
+        gc.collect()
+
+    return run_in_debug_mode
+
+
+@pytest.fixture
+def leftovers() -> Iterator[None]:
+    """Check that no thread and no descriptor is left at the end of the test."""
+    # The first loop of libuv opens a pipe for signals, which serves all loops of the process.
+    with contextlib.suppress(ImportError):
+        import uvloop
+
+        uvloop.new_event_loop().close()
+    gc.collect()
+    threads = set(threading.enumerate())
+    descriptors = open_descriptors() if sys.platform == "linux" else set()
+    yield
+    gc.collect()
+    assert set(threading.enumerate()) == threads
+    if sys.platform == "linux":
+        assert open_descriptors() - descriptors == set()
+
+
+# What leaving the block leaves behind: nothing.
+
+
+def test_block_serves_and_leaves_nothing_behind(
+    run: Callable[[Drive], None], leftovers: None
+) -> None:
+    async def drive() -> None:
+        threads = set(threading.enumerate())
+        async with aiowsgi.serve(hello, "127.0.0.1", 0) as server, connect(server) as client:
+            assert await client.get() == b"hello"
+            assert set(threading.enumerate()) > threads
+        # Before the loop ends, which would clean up itself.
+        assert set(threading.enumerate()) == threads
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    run(drive)
+
+
+def test_leaving_the_block_finishes_a_request_in_flight(
+    run: Callable[[Drive], None], leftovers: None
+) -> None:
+    async def drive() -> None:
+        app = Gated()
+        threads = set(threading.enumerate())
+        async with contextlib.AsyncExitStack() as stack:
+            async with aiowsgi.serve(app, "127.0.0.1", 0) as server:
+                idle = await stack.enter_async_context(connect(server))
+                busy = await stack.enter_async_context(connect(server))
+                busy.send()
+                await app.wait_entered()
+                # Runs behind the beginning of the shutdown, which is the block's next step.
+                asyncio.get_running_loop().call_soon(app.release.set)
+            assert set(threading.enumerate()) == threads
+            assert await idle.ended() == b""
+            assert await busy.receive() == b"hello"
+            assert await busy.ended() == b""
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    run(drive)
+
+
+def test_connection_that_arrives_while_the_server_closes_is_not_leaked(
+    run: Callable[[Drive], None], leftovers: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def drive() -> None:
+        for passes in range(6):
+            server = await aiowsgi.serve(hello, "127.0.0.1", 0)
+            address = server.sockets[0].getsockname()
+            server.close()
+            # The loop finds the connection at every step of the shutdown in turn.
+            for _ in range(passes):
+                await asyncio.sleep(0)
+            with socket.socket() as client, warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                client.settimeout(PATIENCE)
+                with contextlib.suppress(ConnectionRefusedError):
+                    client.connect(address)
+                await server.wait_closed()
+                # A socket that nobody closed warns as it is collected.
+                gc.collect()
+            assert [str(warning.message) for warning in caught] == []
+
+    run(drive)
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+def test_connections_that_wait_as_the_server_closes_are_ended(
+    run: Callable[[Drive], None], leftovers: None
+) -> None:
+    async def drive() -> None:
+        listening = socket.create_server(("127.0.0.1", 0), backlog=128)
+        address = listening.getsockname()
+        async with contextlib.AsyncExitStack() as stack:
+            clients = [await stack.enter_async_context(connect(address)) for _ in range(80)]
+            server = await aiowsgi.serve(hello, sock=listening)
+            # One pass of the loop: some are accepted, some are being set up, some wait.
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            server.close()
+            await server.wait_closed()
+            for client in clients:
+                assert await client.ended() == b""
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    run(drive)
+
+
+def test_several_servers_in_one_loop(run: Callable[[Drive], None], leftovers: None) -> None:
+    def second(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+        hello(environ, start_response)
+        return [b"other"]
+
+    async def drive() -> None:
+        async with (
+            aiowsgi.serve(hello, "127.0.0.1", 0) as one,
+            aiowsgi.serve(second, "127.0.0.1", 0) as two,
+        ):
+            assert one.url != two.url
+            async with connect(one) as client, connect(two) as other:
+                assert await client.get() == b"hello"
+                assert await other.get() == b"other"
+                one.close()
+                await one.wait_closed()
+                assert await client.ended() == b""
+                # One that stops does not disturb another.
+                assert await other.get() == b"other"
+
+    run(drive)
+
+
+def test_unix_socket_and_its_file(run: Callable[[Drive], None], leftovers: None) -> None:
+    async def drive() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = f"{folder}/s"
+            config = aiowsgi.Config(bind=(f"unix:{path}",))
+            async with aiowsgi.serve(hello, config=config) as server:
+                assert server.url == f"unix:{path}"
+                client = Client(*await asyncio.open_unix_connection(path))
+                assert await client.get() == b"hello"
+                await client.close()
+            assert os.listdir(folder) == []
+
+    run(drive)
+
+
+def test_program_is_untouched(run: Callable[[Drive], None]) -> None:
+    def state() -> list[Any]:
+        loggers = [logging.getLogger(name) for name in (None, "aiowsgi", "asyncio")]
+        loggers += [logging.getLogger(f"aiowsgi.{name}") for name in ("error", "access")]
+        return [
+            [signal.getsignal(number) for number in signal.valid_signals()],
+            signal.set_wakeup_fd(-1),
+            [(logger.handlers[:], logger.level, logger.propagate) for logger in loggers],
+            sys.getswitchinterval(),
+            (sys.excepthook, threading.excepthook, sys.unraisablehook),
+            threading.stack_size(),
+            socket.getdefaulttimeout(),
+            os.getcwd(),
+            sys.path[:],
+        ]
+
+    def loop_state() -> list[Any]:
+        loop = asyncio.get_running_loop()
+        return [loop.get_exception_handler(), loop.get_debug(), loop.get_task_factory()]
+
+    async def drive() -> None:
+        # A loop has a wake-up descriptor of its own: only what is there before it is compared.
+        before = [state()[0], *state()[2:]], loop_state()
+        async with aiowsgi.serve(hello, "127.0.0.1", 0) as server, connect(server) as client:
+            await client.get()
+            assert ([state()[0], *state()[2:]], loop_state()) == before
+        assert ([state()[0], *state()[2:]], loop_state()) == before
+
+    run(drive)
+
+
+# Starting.
+
+
+async def test_server_that_is_awaited_serves_until_it_is_closed() -> None:
+    server = await aiowsgi.serve(hello, "127.0.0.1", 0)
+    assert server.is_serving()
+    (sock,) = server.sockets
+    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
+    assert server.url == f"http://127.0.0.1:{sock.getsockname()[1]}"
+    assert server.urls == (server.url,)
+    assert (await get(server.url)).text == "hello"
+    server.close()
+    assert not server.is_serving()
+    assert server.sockets == ()
+    assert server.urls == ()
+    with pytest.raises(RuntimeError, match="the server is closed"):
+        _ = server.url
+    await server.wait_closed()
+    assert sock.fileno() == -1
+
+
+async def test_server_that_is_awaited_can_be_entered() -> None:
+    server = await aiowsgi.serve(hello, "127.0.0.1", 0)
+    async with server as entered:
+        assert entered is server
+        assert (await get(server.url)).text == "hello"
+    assert not server.is_serving()
+
+
+async def test_every_address_is_served() -> None:
+    config = aiowsgi.Config(bind=("127.0.0.1:0", "localhost:0"))
+    async with aiowsgi.serve(hello, config=config) as server:
+        assert len(server.urls) >= 2
+        for url in server.urls:
+            assert (await get(url)).text == "hello"
+
+
+async def test_host_and_port_replace_the_addresses_of_the_configuration() -> None:
+    config = aiowsgi.Config(bind=("192.0.2.1:1",))
+    async with aiowsgi.serve(hello, "127.0.0.1", 0, config=config) as server:
+        assert server.url.startswith("http://127.0.0.1:")
+    async with aiowsgi.serve(hello, port=0, config=config) as server:
+        assert server.url.startswith("http://127.0.0.1:")
+
+
+async def test_listening_socket_of_the_program_is_served_and_closed() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        async with aiowsgi.serve(hello, sock=listening) as server:
+            assert server.sockets == (listening,)
+            assert (await get(server.url)).text == "hello"
+        assert listening.fileno() == -1
+
+
+async def test_burst_of_connections_is_accepted_whole() -> None:
+    # More than are accepted before other work of the loop has its turn.
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as listening:
+        address = listening.getsockname()
+        async with contextlib.AsyncExitStack() as stack:
+            clients = [await stack.enter_async_context(connect(address)) for _ in range(100)]
+            async with aiowsgi.serve(hello, sock=listening):
+                for client in clients:
+                    client.send()
+                for client in clients:
+                    assert await client.receive() == b"hello"
+
+
+async def test_used_port_is_a_bind_error() -> None:
+    async with aiowsgi.serve(hello, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(BindError, match="another program listens there") as caught:
+            async with aiowsgi.serve(hello, "127.0.0.1", port):
+                pytest.fail("two servers on one port")
+        assert isinstance(caught.value, OSError)
+        assert isinstance(caught.value, aiowsgi.ConfigError)
+        assert caught.value.errno == errno.EADDRINUSE
+
+
+async def test_used_second_address_closes_the_first(leftovers: None) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        bind = ("127.0.0.1:0", f"127.0.0.1:{taken.getsockname()[1]}")
+        with pytest.raises(BindError):
+            await aiowsgi.serve(hello, config=aiowsgi.Config(bind=bind))
+
+
+@pytest.mark.parametrize("app", [None, "app:application", hello({}, lambda *_: lambda _: None)])
+async def test_what_cannot_be_called_is_refused(app: Any) -> None:
+    with pytest.raises(ConfigError, match="is not callable"):
+        await aiowsgi.serve(app, "127.0.0.1", 0)
+
+
+# Stopping.
+
+
+async def test_closing_twice_is_closing_once() -> None:
+    async with aiowsgi.serve(hello, "127.0.0.1", 0) as server:
+        server.close()
+        server.close()
+        await server.wait_closed()
+        server.close()
+        server.abort()
+        await server.wait_closed()
+
+
+async def test_wait_closed_waits_for_somebody_to_close() -> None:
+    async with aiowsgi.serve(hello, "127.0.0.1", 0) as server:
+        waiting = asyncio.ensure_future(server.wait_closed())
+        assert (await get(server.url)).text == "hello"
+        assert not waiting.done()
+        server.close()
+        async with asyncio.timeout(PATIENCE):
+            await waiting
+
+
+async def test_shutdown_goes_on_when_nobody_waits_for_it_any_more() -> None:
+    app = Gated()
+    async with aiowsgi.serve(app, "127.0.0.1", 0) as server, connect(server) as client:
+        client.send()
+        await app.wait_entered()
+        server.close()
+        waiting = asyncio.ensure_future(server.wait_closed())
+        await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        app.release.set()
+        assert await client.receive() == b"hello"
+        async with asyncio.timeout(PATIENCE):
+            await server.wait_closed()
+
+
+async def test_serve_forever_returns_when_the_server_is_closed() -> None:
+    server = await aiowsgi.serve(hello, "127.0.0.1", 0)
+    forever = asyncio.ensure_future(server.serve_forever())
+    assert (await get(server.url)).text == "hello"
+    assert not forever.done()
+    server.close()
+    async with asyncio.timeout(PATIENCE):
+        await forever
+
+
+async def test_cancelling_serve_forever_drains_and_closes() -> None:
+    app = Gated()
+    server = await aiowsgi.serve(app, "127.0.0.1", 0)
+    forever = asyncio.ensure_future(server.serve_forever())
+    async with connect(server) as client:
+        client.send()
+        await app.wait_entered()
+        forever.cancel()
+        # Two passes: the cancellation arrives, and the shutdown begins.
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert not server.is_serving()
+        assert not forever.done()
+        app.release.set()
+        assert await client.receive() == b"hello"
+        with pytest.raises(asyncio.CancelledError):
+            async with asyncio.timeout(PATIENCE):
+                await forever
+
+
+@pytest.mark.parametrize("error", [ValueError, asyncio.CancelledError])
+async def test_error_in_the_block_closes_the_server_and_goes_on(
+    error: type[BaseException], leftovers: None
+) -> None:
+    with pytest.raises(error):
+        async with aiowsgi.serve(hello, "127.0.0.1", 0) as server:
+            raise error
+    assert not server.is_serving()
+
+
+async def test_new_connections_are_refused_while_requests_are_finished() -> None:
+    app = Gated()
+    async with aiowsgi.serve(app, "127.0.0.1", 0) as server, connect(server) as busy:
+        address = server.sockets[0].getsockname()
+        async with connect(server) as idle:
+            busy.send()
+            await app.wait_entered()
+            server.close()
+            # Idle connections are closed after the listeners.
+            assert await idle.ended() == b""
+        with pytest.raises(ConnectionRefusedError):
+            async with connect(address):
+                pytest.fail("the server does not listen any more")
+        app.release.set()
+        assert await busy.receive() == b"hello"
+
+
+async def test_half_a_request_is_finished_too() -> None:
+    async with (
+        aiowsgi.serve(hello, "127.0.0.1", 0) as server,
+        connect(server) as client,
+        connect(server) as idle,
+    ):
+        client.write(b"GET / HTTP/1.1\r\n")
+        # The bytes have arrived once a request behind them has been answered.
+        assert await idle.get() == b"hello"
+        server.close()
+        # Behind the step of the shutdown that closes idle connections.
+        assert await idle.ended() == b""
+        client.write(b"Host: test\r\n\r\n")
+        assert await client.receive() == b"hello"
+        assert await client.ended() == b""
+
+
+async def test_graceful_timeout_cuts_what_is_left(caplog: pytest.LogCaptureFixture) -> None:
+    app = Gated()
+    config = aiowsgi.Config(timeout_graceful=0.05)
+    async with (
+        aiowsgi.serve(app, "127.0.0.1", 0, config=config) as server,
+        connect(server) as client,
+    ):
+        client.send()
+        await app.wait_entered()
+        server.close()
+        # Cut, not answered: the application has not returned.
+        assert await client.ended() == b""
+        app.release.set()
+        await server.wait_closed()
+    assert "did not end in time" in caplog.text
+
+
+@pytest.mark.parametrize("closed_before", [False, True])
+async def test_abort_cuts_requests_in_flight_at_once(closed_before: bool) -> None:
+    app = Gated()
+    async with aiowsgi.serve(app, "127.0.0.1", 0) as server, connect(server) as client:
+        client.send()
+        await app.wait_entered()
+        if closed_before:
+            async with connect(server) as idle:
+                server.close()
+                assert await idle.ended() == b""
+        server.abort()
+        assert await client.ended() == b""
+        app.release.set()
+        async with asyncio.timeout(PATIENCE):
+            await server.wait_closed()
+
+
+async def test_thread_that_is_stuck_in_the_application_is_named_and_left_behind(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "_ABORT_TIMEOUT", 0.05)
+    app = Gated()
+    before = set(threading.enumerate())
+    config = aiowsgi.Config(timeout_graceful=0.0)
+    async with (
+        asyncio.timeout(PATIENCE),
+        aiowsgi.serve(app, "127.0.0.1", 0, config=config) as server,
+        connect(server) as client,
+    ):
+        client.send()
+        await app.wait_entered()
+        server.close()
+        await server.wait_closed()
+    (stuck,) = set(threading.enumerate()) - before
+    assert stuck.daemon
+    (record,) = [record for record in caplog.records if "does not return" in record.message]
+    assert stuck.name in record.message
+    assert record.levelno == logging.WARNING
+    app.release.set()
+    await asyncio.to_thread(stuck.join, PATIENCE)
+    assert not stuck.is_alive()
+
+
+def test_stuck_thread_may_return_after_the_loop_is_gone(
+    run: Callable[[Drive], None], monkeypatch: pytest.MonkeyPatch, leftovers: None
+) -> None:
+    monkeypatch.setattr(server_module, "_ABORT_TIMEOUT", 0.05)
+    apps: list[Gated] = []
+    before = set(threading.enumerate())
+
+    async def drive() -> None:
+        config = aiowsgi.Config(timeout_graceful=0.0)
+        app = Gated()
+        apps.append(app)
+        async with (
+            aiowsgi.serve(app, "127.0.0.1", 0, config=config) as server,
+            connect(server) as client,
+        ):
+            client.send()
+            await app.wait_entered()
+            server.close()
+            await server.wait_closed()
+
+    run(drive)
+    (stuck,) = set(threading.enumerate()) - before
+    # Its word to the loop that is gone goes nowhere, and harms nobody.
+    apps[0].release.set()
+    # An exception in the thread would be an error of the test.
+    stuck.join(PATIENCE)
+
+
+async def test_program_that_closed_the_listening_socket_itself_can_still_stop() -> None:
+    listening = socket.create_server(("127.0.0.1", 0))
+    before = set(threading.enumerate())
+    async with aiowsgi.serve(hello, sock=listening) as server, connect(server) as client:
+        assert await client.get() == b"hello"
+        listening.close()
+        server.close()
+        async with asyncio.timeout(PATIENCE):
+            await server.wait_closed()
+        assert await client.ended() == b""
+    assert set(threading.enumerate()) == before
+
+
+async def test_file_of_an_inherited_unix_socket_stays() -> None:
+    # It belongs to whoever made it, such as systemd, and will be served again.
+    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as given:
+        given.bind(f"{folder}/s")
+        given.listen()
+        config = aiowsgi.Config(bind=(f"fd:{os.dup(given.fileno())}",))
+        async with aiowsgi.serve(hello, config=config):
+            pass
+        assert os.listdir(folder) == ["s"]
+
+
+# Pools.
+
+
+async def test_shared_pool_serves_several_servers_and_stays() -> None:
+    with aiowsgi.ThreadPool(2) as pool:
+        async with (
+            aiowsgi.serve(hello, "127.0.0.1", 0, executor=pool) as one,
+            aiowsgi.serve(hello, "127.0.0.1", 0, executor=pool) as two,
+        ):
+            assert one.threads == two.threads == 2
+            assert (await get(one.url)).text == "hello"
+            assert (await get(two.url)).text == "hello"
+            # And the work of the program around them.
+            loop = asyncio.get_running_loop()
+            assert await loop.run_in_executor(pool, lambda: 6 * 7) == 42
+        assert pool.submit(lambda: 6 * 7).result(PATIENCE) == 42
+
+
+async def test_foreign_executor_runs_the_application_and_stays() -> None:
+    names: list[str] = []
+
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+        names.append(threading.current_thread().name)
+        return hello(environ, start_response)
+
+    with ThreadPoolExecutor(3, thread_name_prefix="theirs") as executor:
+        async with aiowsgi.serve(app, "127.0.0.1", 0, executor=executor) as server:
+            assert server.threads == 3
+            assert (await get(server.url)).text == "hello"
+        assert executor.submit(lambda: 6 * 7).result(PATIENCE) == 42
+    assert names[0].startswith("theirs")
+
+
+async def test_executor_that_tells_nothing_of_its_size_is_taken_for_several_threads() -> None:
+    class Plain(Executor):
+        def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+            return inner.submit(fn, *args, **kwargs)
+
+    seen: list[bool] = []
+
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+        seen.append(environ["wsgi.multithread"])
+        return hello(environ, start_response)
+
+    with ThreadPoolExecutor(1) as inner:
+        async with aiowsgi.serve(app, "127.0.0.1", 0, executor=Plain()) as server:
+            assert (await get(server.url)).text == "hello"
+    assert seen == [True]
+
+
+async def test_pool_that_the_program_shut_down_is_a_503(caplog: pytest.LogCaptureFixture) -> None:
+    pool = aiowsgi.ThreadPool(1)
+    async with aiowsgi.serve(hello, "127.0.0.1", 0, executor=pool) as server:
+        pool.shutdown()
+        assert (await get(server.url)).status_code == 503
+    assert "The thread pool takes no more work" in caplog.text
+
+
+# Accepting.
+
+
+async def test_accepting_pauses_at_the_limit_and_drops_nobody() -> None:
+    config = aiowsgi.Config(max_connections=2)
+    async with (
+        aiowsgi.serve(hello, "127.0.0.1", 0, config=config) as server,
+        connect(server) as first,
+        connect(server) as second,
+        connect(server) as third,
+    ):
+        third.send()
+        assert await first.get() == b"hello"
+        assert await second.get() == b"hello"
+        waiting = asyncio.ensure_future(third.receive())
+        # Two further answers: the third one's request was there before them.
+        assert await first.get() == b"hello"
+        assert await second.get() == b"hello"
+        assert not waiting.done()
+        await first.close()
+        assert await waiting == b"hello"
+
+
+async def test_limit_of_connections_counts_all_listeners_together() -> None:
+    config = aiowsgi.Config(bind=("127.0.0.1:0", "127.0.0.1:0"), max_connections=1)
+    async with aiowsgi.serve(hello, config=config) as server:
+        addresses = [sock.getsockname() for sock in server.sockets]
+        # A first connection through each: then both listeners wait for a second one.
+        for address in addresses:
+            async with connect(address) as client:
+                assert await client.get() == b"hello"
+                client.write(b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
+                await client.ended()
+        async with connect(addresses[0]) as first:
+            assert await first.get() == b"hello"
+            async with connect(addresses[1]) as second:
+                second.send()
+                waiting = asyncio.ensure_future(second.receive())
+                for _ in range(5):
+                    assert await first.get() == b"hello"
+                assert not waiting.done()
+                await first.close()
+                assert await waiting == b"hello"
+
+
+async def test_server_at_its_limit_can_be_closed() -> None:
+    config = aiowsgi.Config(max_connections=1)
+    async with (
+        aiowsgi.serve(hello, "127.0.0.1", 0, config=config) as server,
+        connect(server) as first,
+        connect(server) as second,
+    ):
+        assert await first.get() == b"hello"
+        server.close()
+        async with asyncio.timeout(PATIENCE):
+            await server.wait_closed()
+        assert await first.ended() == b""
+        assert await second.ended() == b""
+
+
+def _fail_once(monkeypatch: pytest.MonkeyPatch, method: str, error: BaseException) -> asyncio.Event:
+    """Let the loop's next call of ``method`` fail; return the event of that failure."""
+    loop = asyncio.get_running_loop()
+    real = getattr(loop, method)
+    failed = asyncio.Event()
+
+    async def fail(*args: Any) -> Any:
+        if not failed.is_set():
+            failed.set()
+            raise error
+        return await real(*args)
+
+    monkeypatch.setattr(loop, method, fail)
+    return failed
+
+
+def _fail_accept_once(monkeypatch: pytest.MonkeyPatch, error: OSError) -> asyncio.Event:
+    """Let the next ``accept`` on any socket fail; return the event of that failure."""
+    real = socket.socket.accept
+    failed = asyncio.Event()
+
+    def fail(sock: socket.socket) -> Any:
+        if not failed.is_set():
+            failed.set()
+            raise error
+        return real(sock)
+
+    monkeypatch.setattr(socket.socket, "accept", fail)
+    return failed
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
+async def test_accepting_goes_on_after_descriptors_were_exhausted(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int
+) -> None:
+    failed = _fail_accept_once(monkeypatch, OSError(number, os.strerror(number)))
+    async with aiowsgi.serve(hello, "127.0.0.1", 0) as server:
+        assert (await get(server.url)).text == "hello"
+    assert failed.is_set()
+    (record,) = [record for record in caplog.records if "Cannot accept" in record.message]
+    assert os.strerror(number) in record.message
+
+
+async def test_client_that_left_before_it_was_accepted_disturbs_nobody(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    failed = _fail_accept_once(monkeypatch, ConnectionAbortedError(errno.ECONNABORTED, ""))
+    async with aiowsgi.serve(hello, "127.0.0.1", 0) as server:
+        assert (await get(server.url)).text == "hello"
+    assert failed.is_set()
+    assert [record for record in caplog.records if record.name == "aiowsgi.error"] == []
+
+
+async def test_connection_that_cannot_be_set_up_does_not_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    failed = _fail_once(monkeypatch, "connect_accepted_socket", OSError(errno.EINVAL, "gone"))
+    config = aiowsgi.Config(max_connections=1)
+    async with aiowsgi.serve(hello, "127.0.0.1", 0, config=config) as server:
+        async with connect(server) as lost:
+            assert await lost.ended() == b""
+        assert failed.is_set()
+        assert (await get(server.url)).text == "hello"
+
+
+async def test_listening_socket_that_is_lost_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    failed = _fail_accept_once(monkeypatch, OSError(errno.EBADF, "Bad file descriptor"))
+    async with (
+        aiowsgi.serve(hello, "127.0.0.1", 0) as server,
+        connect(server),
+        asyncio.timeout(PATIENCE),
+    ):
+        await failed.wait()
+    (record,) = [record for record in caplog.records if record.levelno == logging.CRITICAL]
+    assert "Cannot accept connections any more" in record.message
