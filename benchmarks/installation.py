@@ -1,0 +1,116 @@
+"""The benchmark's own virtual environment: made on first use, filled with the peers, asked for
+versions.
+
+A peer is installed once: a stamp file in the environment records what was asked for. Deleting
+the folder starts over and brings the newest releases.
+"""
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from benchmarks.peers import Peer
+
+INSTALL_TIMEOUT = 900.0
+
+_VERSIONS = """
+import importlib.metadata, json, sys
+found = {}
+for name in sys.argv[1:]:
+    try:
+        found[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        pass
+print(json.dumps(found))
+"""
+
+
+class InstallationError(Exception):
+    """The virtual environment or a peer could not be installed; the message says why."""
+
+
+class Installation:
+    """The virtual environment in which the servers run.
+
+    `root` is the repository, `directory` the environment's folder; neither needs to be on the
+    import path of the harness.
+    """
+
+    def __init__(self, root: Path, directory: Path) -> None:
+        self._root = root
+        self._directory = directory
+        self._stamps = directory / "installed"
+        self.python = directory / "bin" / "python"
+
+    def prepare(self) -> None:
+        """Make the environment, or make it anew when it belongs to another Python.
+
+        Raises `InstallationError` when `venv` fails.
+        """
+        stamp = self._stamps / "python"
+        if self.python.exists() and stamp.is_file() and stamp.read_text() == sys.version:
+            return
+        _run(
+            [sys.executable, "-m", "venv", "--clear", str(self._directory)],
+            "cannot make the virtual environment (Debian: apt-get install python3-venv)",
+        )
+        self._stamps.mkdir()
+        stamp.write_text(sys.version)
+
+    def install(self, peer: Peer) -> None:
+        """Install a peer unless that was done before.
+
+        Raises `InstallationError` with the last lines pip wrote.
+        """
+        stamp = self._stamps / peer.name
+        wanted = self._fingerprint(peer)
+        if stamp.is_file() and stamp.read_text() == wanted:
+            return
+        print(f"installing {peer.name} ...", file=sys.stderr, flush=True)
+        requirements = [part.format(root=self._root) for part in peer.requirements]
+        _run(
+            [str(self.python), "-m", "pip", "install", "--quiet", *requirements],
+            f"pip could not install {peer.name}",
+        )
+        stamp.write_text(wanted)
+
+    def versions(self, peers: Iterable[Peer]) -> dict[str, str]:
+        """Return the version of every distribution the peers name, as far as it is installed."""
+        names = dict.fromkeys(name for peer in peers for name in peer.distributions)
+        output = _run([str(self.python), "-c", _VERSIONS, *names], "cannot read the versions")
+        found: dict[str, str] = json.loads(output)
+        return found
+
+    def _fingerprint(self, peer: Peer) -> str:
+        """Return what a stamp holds: the requirements, and for a working tree its metadata.
+
+        An editable installation follows the sources by itself, but not a changed dependency or
+        version number.
+        """
+        parts = [" ".join(peer.requirements)]
+        if "--editable" in peer.requirements:
+            for name in ("pyproject.toml", "aiowsgi/__init__.py"):
+                path = self._root / name
+                if path.is_file():
+                    parts.append(hashlib.sha256(path.read_bytes()).hexdigest())
+        return "\n".join(parts)
+
+
+def _run(command: list[str], complaint: str) -> str:
+    """Run a command to its end and return its standard output.
+
+    Raises `InstallationError` with `complaint` and the last lines of its errors.
+    """
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=INSTALL_TIMEOUT, check=False
+        )
+    except subprocess.TimeoutExpired as exc:
+        raise InstallationError(f"{complaint}: no end after {INSTALL_TIMEOUT:.0f} s") from exc
+    if done.returncode != 0:
+        lines = (done.stderr or done.stdout).strip().splitlines()[-8:]
+        raise InstallationError("\n    ".join([complaint, *lines]))
+    return done.stdout

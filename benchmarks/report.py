@@ -1,0 +1,185 @@
+"""Medians, spreads, ratios, and the tables: functions from samples to text."""
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from benchmarks.client import Measurement
+from benchmarks.peers import OURS
+from benchmarks.workloads import Workload
+
+CLIENT_BOUND = 0.95
+"""Load of wrk's core from which its own speed, not the server's, limits the figure."""
+INTERFERENCE = 0.05
+"""Share of a core taken by others from which a table says that it was disturbed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One server in one round."""
+
+    round: int
+    measurement: Measurement
+    resident_bytes: int
+    """Memory of the server and its children right after the load."""
+    interference: float
+    """Share of the server's or of wrk's core, whichever is more, that others used meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Median, smallest and largest of several rounds."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread":
+        """Return the spread of at least one value."""
+        return cls(statistics.median(values), min(values), max(values))
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """One server over all rounds of one row. Latencies are seconds, memory is bytes."""
+
+    requests_per_second: Spread
+    p50: Spread
+    p99: Spread
+    resident_bytes: Spread
+    client_load: Spread
+    ratio: Spread | None
+    """Requests/s divided by ours in the same round; None without a round of ours."""
+    interference: Spread
+    errors: int
+
+
+def summarise(samples: Mapping[str, Sequence[Sample]]) -> dict[str, Summary]:
+    """Return a summary for every server that was measured at least once.
+
+    The ratio pairs the rounds: what slows the machine for a while slows both sides of a pair.
+    """
+    ours = {s.round: s.measurement.requests_per_second for s in samples.get(OURS, ())}
+    summaries = {}
+    for name, taken in samples.items():
+        if not taken:
+            continue
+        ratios = [
+            s.measurement.requests_per_second / ours[s.round] for s in taken if s.round in ours
+        ]
+        summaries[name] = Summary(
+            requests_per_second=Spread.of([s.measurement.requests_per_second for s in taken]),
+            p50=Spread.of([s.measurement.p50 for s in taken]),
+            p99=Spread.of([s.measurement.p99 for s in taken]),
+            resident_bytes=Spread.of([s.resident_bytes for s in taken]),
+            client_load=Spread.of([s.measurement.client_load for s in taken]),
+            ratio=Spread.of(ratios) if ratios else None,
+            interference=Spread.of([s.interference for s in taken]),
+            errors=sum(s.measurement.errors.total for s in taken),
+        )
+    return summaries
+
+
+def heading(facts: Mapping[str, str], versions: Mapping[str, str]) -> str:
+    """Return the lines that say where, when and with which versions the figures were taken."""
+    installed = ", ".join(f"{name} {version}" for name, version in versions.items())
+    return (
+        f"{facts['date']}; {facts['kernel']}; {facts['processor']}; load {facts['load']}\n"
+        f"{facts['python']}; server on core {facts['server core']}, "
+        f"wrk {facts['wrk']} on core {facts['client core']}\n"
+        f"{installed}; commit {facts['commit']}"
+    )
+
+
+def table(
+    workload: Workload,
+    summaries: Mapping[str, Summary],
+    *,
+    connections: int,
+    rounds: int,
+    duration: int,
+    notes: Iterable[str] = (),
+) -> str:
+    """Return one row of the benchmark as a Markdown table with its title and footnotes."""
+    header = ["server", "requests/s (range)"]
+    if workload.payload_bytes:
+        header.append("MB/s")
+    header += ["p50 ms", "p99 ms (range)", "memory MiB", "vs aiowsgi (range)", "errors"]
+    lines = [_cells(name, summary, workload.payload_bytes) for name, summary in summaries.items()]
+    footnotes = list(notes)
+    if any(_client_bound(summary) for summary in summaries.values()):
+        footnotes.append("* wrk used its whole core: the server can do at least this much.")
+    disturbed = max((s.interference.high for s in summaries.values()), default=0.0)
+    if disturbed >= INTERFERENCE:
+        footnotes.append(
+            f"The machine was not idle: others took up to {disturbed:.0%} of a core in use."
+        )
+    failing = [name for name, summary in summaries.items() if summary.errors]
+    if failing:
+        footnotes.append(f"! requests failed, the figures do not count: {', '.join(failing)}.")
+    advantages = [
+        f"{1 / summary.ratio.median:.2f} times {name}"
+        for name, summary in summaries.items()
+        if name != OURS and summary.ratio is not None and not summary.errors
+    ]
+    if advantages and OURS in summaries and not summaries[OURS].errors:
+        footnotes.append(f"aiowsgi serves {', '.join(advantages)}.")
+    title = (
+        f"### {workload.name}: {workload.title}; {_count(connections, 'connection')}, "
+        f"{_count(rounds, 'round')} of {duration} s, medians"
+    )
+    return "\n".join([title, "", *_markdown([header, *lines]), "", *footnotes]).rstrip()
+
+
+def _cells(name: str, summary: Summary, payload_bytes: int) -> list[str]:
+    """Return one line of the table."""
+    rate = _spread(summary.requests_per_second, 0)
+    marks = ("!" if summary.errors else "") + ("*" if _client_bound(summary) else "")
+    cells = [f"{name} {marks}".rstrip(), rate]
+    if payload_bytes:
+        cells.append(f"{summary.requests_per_second.median * payload_bytes / 1e6:,.0f}")
+    return [
+        *cells,
+        f"{summary.p50.median * 1000:.2f}",
+        _spread(_scaled(summary.p99, 1000), 2),
+        f"{summary.resident_bytes.median / 2**20:.1f}",
+        _spread(summary.ratio, 2) if summary.ratio else "-",
+        str(summary.errors),
+    ]
+
+
+def _client_bound(summary: Summary) -> bool:
+    return summary.client_load.median >= CLIENT_BOUND
+
+
+def _scaled(spread: Spread, factor: float) -> Spread:
+    return Spread(spread.median * factor, spread.low * factor, spread.high * factor)
+
+
+def _spread(spread: Spread, digits: int) -> str:
+    """Return `median (low-high)`; slow rows get a decimal so that the range is not lost."""
+    if digits == 0 and spread.high < 1000:
+        digits = 1
+    low, middle, high = (
+        f"{value:,.{digits}f}" for value in (spread.low, spread.median, spread.high)
+    )
+    return f"{middle} ({low}-{high})"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return aligned lines of a Markdown table; the first row is the header."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        first, *rest = row
+        cells = [first.ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True)]
+        lines.append(f"| {' | '.join(cells)} |")
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    lines.insert(1, f"| {' | '.join(rule)} |")
+    return lines
