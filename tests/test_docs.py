@@ -1,0 +1,52 @@
+"""What the documents promise is what the code does: tables are compared, not copied by hand."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+from aiowsgi.cli import build_parser, default_text
+from aiowsgi.config import Config, Option
+from aiowsgi.server.states import table
+
+ROOT = Path(__file__).parent.parent
+
+
+def _between(path: Path, mark: str) -> str:
+    match = re.search(rf"<!-- {mark} -->\n(.*?)<!-- end -->", path.read_text(), re.DOTALL)
+    assert match is not None, f"{path.name} has no mark {mark!r}"
+    return match[1].strip()
+
+
+def _options_table() -> str:
+    lines = ["| option | default | meaning |", "|---|---|---|"]
+    group = None
+    for field in dataclasses.fields(Config):
+        option: Option = field.metadata["option"]
+        if option.group != group:
+            group = option.group
+            lines.append(f"| **{group}** | | |")
+        flag = f"--{field.name.replace('_', '-')}"
+        names = f"`{option.short}`, `{flag}`" if option.short else f"`{flag}`"
+        default = default_text(option, getattr(Config(), field.name))
+        lines.append(f"| {names} | {default} | {option.help} |")
+    return "\n".join(lines)
+
+
+def test_readme_shows_every_option_with_its_default() -> None:
+    assert _between(ROOT / "README.md", "options") == _options_table()
+
+
+def test_architecture_page_shows_the_table_of_states() -> None:
+    assert _between(ROOT / "docs" / "architecture.md", "states") == table()
+
+
+def test_every_option_of_the_command_line_named_in_the_readme_exists() -> None:
+    known = {string for action in build_parser()._actions for string in action.option_strings}
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", (ROOT / "README.md").read_text()))
+    assert named <= known
+
+
+def test_relative_links_lead_somewhere() -> None:
+    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")]:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
