@@ -745,36 +745,19 @@ class TestStopping:
             assert not thread.is_alive()
 
     def test_shutdown_waits_for_threads_that_start_meanwhile(self, make: MakePool) -> None:
-        watched = make(2)
+        watched = make(3)
         (running,) = watched.busy()
         (first, _), (second, _) = watched.start(wake=False), watched.start(wake=False)
-        (thread,) = watched.pool.living_threads()
-        real_join = thread.join
-
-        def join(timeout: float | None = None) -> None:
-            # ``shutdown`` waits. The thread goes on to the jobs in the queue and, as there are
-            # two, starts another thread for the second.
-            thread.join = real_join  # type: ignore[method-assign]
-            running.release.set()
-            first.wait_started()
-            second.wait_started()
-            (another,) = set(watched.pool.living_threads()) - {thread}
-            real_join_another = another.join
-
-            def join_another(timeout: float | None = None) -> None:
-                joined.append(another)
-                second.release.set()
-                real_join_another(TIMEOUT)
-
-            another.join = join_another  # type: ignore[method-assign]
-            first.release.set()
-            real_join(TIMEOUT)
-
-        joined: list[threading.Thread] = []
-
-        thread.join = join  # type: ignore[method-assign]
-        watched.pool.shutdown(wait=True)
-        assert joined
+        waiter = threading.Thread(target=watched.pool.shutdown)
+        waiter.start()
+        # Shutting down starts a thread for the jobs that are left, and that one another.
+        first.wait_started()
+        second.wait_started()
+        for job in (running, first, second):
+            job.release.set()
+        waiter.join(TIMEOUT)
+        assert not waiter.is_alive()
+        assert watched.threads == 0
 
     def test_shutdown_waits_for_the_end_of_the_last_thread(self, make: MakePool) -> None:
         watched = make(1)

@@ -20,7 +20,8 @@ _DECIDING_FIELD = re.compile(
     rb"\r\n(host|content-length|transfer-encoding|connection|expect):[ \t]*([^\r]*)", re.IGNORECASE
 )
 _END_OF_MESSAGE = EndOfMessage()
-_NOTHING = (b"", b"\r\n")
+# One empty line before a request is no part of it (RFC 9112 §2.2).
+_NOTHING = (b"", b"\r", b"\r\n")
 
 
 class Parser:
@@ -60,6 +61,11 @@ class Parser:
         """Bytes that were fed and not parsed."""
         return len(self._buffer) - self._position
 
+    @property
+    def begun(self) -> bool:
+        """Whether bytes of another request have arrived, more than the empty line before it."""
+        return self.buffered > 2 or self._buffer[self._position :] not in _NOTHING
+
     def feed(self, data: bytes) -> None:
         """Take bytes from the client."""
         if self._refusal is not None:
@@ -84,8 +90,7 @@ class Parser:
             raise self._refusal
         try:
             event = self._next_body_event() if self._in_body else self._next_head()
-            # One empty line behind a request is no beginning of another (RFC 9112 §2.2).
-            if event is None and self._eof and (self._in_body or self._buffer not in _NOTHING):
+            if event is None and self._eof and (self._in_body or self.begun):
                 raise Refusal(400, "the client ended the connection in the middle of a request")
         except Refusal as refusal:
             self._refusal = refusal

@@ -6,8 +6,8 @@ from ipaddress import AddressValueError, IPv6Address
 from ..errors import Refusal
 
 _AUTHORITY = re.compile(
-    r"(?:\[(?P<literal>[^\]]*)\]|(?P<name>(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})*))"
-    r"(?::[0-9]*)?"
+    r"(?:\[(?P<literal>[^\]]*)\]|(?:[A-Za-z0-9\-._~!$&'()*+,;=]++|%[0-9A-Fa-f]{2})*+)"
+    r"(?::[0-9]*+)?"
 )
 _FUTURE_LITERAL = re.compile(r"v[0-9A-Fa-f]+\.[A-Za-z0-9\-._~!$&'()*+,;=:]+")
 _ABSOLUTE_FORM = re.compile(r"https?://([^/?]*)(/[^?]*)?(?:\?(.*))?", re.IGNORECASE)

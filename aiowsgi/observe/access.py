@@ -25,12 +25,12 @@ class AccessRecord(NamedTuple):
     """
 
     client: str
-    request_line: str
-    status: int
-    size: int
-    referer: str
-    user_agent: str
-    duration: float
+    request_line: str = ""
+    status: int = 0
+    size: int = 0
+    referer: str = ""
+    user_agent: str = ""
+    duration: float = 0.0
 
 
 @lru_cache(maxsize=2)

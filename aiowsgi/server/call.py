@@ -17,6 +17,8 @@ def run_coroutine(coroutine: Coroutine[Any, Any, Result]) -> Result:
     leaves before its end and ServerStopped when the server stops, both of which cancel it; and
     RuntimeError outside a WSGI call or on the event loop's own thread.
     """
+    if not asyncio.iscoroutine(coroutine):
+        raise TypeError(f"run_coroutine() takes a coroutine, not {type(coroutine).__name__}")
     exchange = current_exchange.get(None)
     problem = None
     if exchange is None:

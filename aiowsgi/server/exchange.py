@@ -29,6 +29,17 @@ _log = logging.getLogger("aiowsgi.error")
 current_exchange: contextvars.ContextVar["Exchange"] = contextvars.ContextVar("aiowsgi.exchange")
 
 
+class _Contained(Exception):
+    """Carries an exception that would end the event loop to the thread that it belongs to."""
+
+
+async def _contained(coroutine: Coroutine[Any, Any, Result]) -> Result:
+    try:
+        return await coroutine
+    except (SystemExit, KeyboardInterrupt) as error:
+        raise _Contained from error
+
+
 class Exchange:
     """A request on its way through the bridge. Implements ``wsgi.task.Responder``.
 
@@ -134,17 +145,19 @@ class Exchange:
             coroutine.close()
             future.set_exception(self._gone.anew())
             return
-        task = self._site.loop.create_task(coroutine, context=context)
+        task = self._site.loop.create_task(_contained(coroutine), context=context)
         self._calls.add(task)
         self._site.calls.add(task)
 
         def done(task: asyncio.Task[Any]) -> None:
             self._calls.discard(task)
             self._site.calls.discard(task)
+            coroutine.close()  # It may have been cancelled before it began.
             if task.cancelled():
                 future.set_exception(self._gone.anew() if self._gone else CancelledError())
             elif (error := task.exception()) is not None:
-                future.set_exception(error)
+                cause = error.__cause__
+                future.set_exception(cause if isinstance(error, _Contained) and cause else error)
             else:
                 future.set_result(task.result())
 

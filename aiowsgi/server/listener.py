@@ -47,6 +47,8 @@ class Listener:
         self._on_failed = on_failed
         self._accepting = False
         self._closed = False
+        # Said once, until it is over.
+        self._exhausted = False
         self._connecting: set[asyncio.Task[None]] = set()
 
     @property
@@ -89,12 +91,15 @@ class Listener:
                     self._pause()
                     return
                 if error.errno in _EXHAUSTED:
-                    _log.error("Cannot accept a connection: %s (see ulimit -n)", error.strerror)
+                    if not self._exhausted:
+                        _log.error("Cannot accept a connection: %s (see ulimit -n)", error.strerror)
+                    self._exhausted = True
                     self._pause()
                     self._loop.call_later(_EXHAUSTED_PAUSE, self.resume)
                     return
                 # Anything else is one client's trouble: it left before it was accepted.
                 continue
+            self._exhausted = False
             connection.setblocking(False)
             task = self._loop.create_task(self._set_up(connection, self._make_protocol()))
             self._connecting.add(task)
@@ -103,7 +108,9 @@ class Listener:
     async def _set_up(self, connection: socket.socket, protocol: asyncio.Protocol) -> None:
         try:
             await self._loop.connect_accepted_socket(lambda: protocol, connection)
-        except OSError as error:
+        except BaseException as error:
             connection.close()
             self._on_failed()
+            if not isinstance(error, OSError):
+                raise
             _log.debug("A connection was gone before it was set up: %s", error)

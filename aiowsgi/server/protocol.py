@@ -113,9 +113,7 @@ class Protocol(asyncio.Protocol):
         """Take the client's end: it may only have said all it has to say, and wait for answers."""
         self._eof = True
         self._parser.feed_eof()
-        if self._state is State.CLOSING or (
-            self._state is State.IDLE and not self._parser.buffered
-        ):
+        if self._state is State.CLOSING or (self._state is State.IDLE and not self._parser.begun):
             self._transport.close()
             return True
         if self._exchange is not None:
@@ -143,20 +141,21 @@ class Protocol(asyncio.Protocol):
     def pause_writing(self) -> None:
         """Stop sending: the transport is full."""
         self._write_paused = True
+        self._stall.restart()
         self._arm_active()
 
     def resume_writing(self) -> None:
         """Go on sending."""
         self._write_paused = False
         self._arm_active()
-        self._flush()
+        self._site.loop.call_soon(self._flush)
 
     # Called by the server.
 
     def shut_down(self) -> None:
         """Close as soon as nothing is in flight."""
         if self._state in (State.IDLE, State.DRAIN):
-            self._close(linger=False)
+            self._close(linger=self._state is State.DRAIN)
 
     def abort(self, error: ClientDisconnected) -> None:
         """Cut the connection now. ``error`` is what a running application will see."""
@@ -171,9 +170,10 @@ class Protocol(asyncio.Protocol):
             return
         body = exchange.body
         if body is not None and self._receiving:
-            if self._continue_due and body.awaited and not exchange.sent:
+            if self._continue_due and body.awaited:
                 self._continue_due = False
-                self._transport.write(CONTINUE)
+                if not exchange.sent:
+                    self._transport.write(CONTINUE)
             self._arm_active()
             self._update_reading()
         self._flush()
@@ -193,7 +193,7 @@ class Protocol(asyncio.Protocol):
                     break
                 event = self._parser.next_event()
                 if event is None:
-                    if self._state is State.IDLE and self._parser.buffered:
+                    if self._state is State.IDLE and self._parser.begun:
                         self._enter(State.HEAD)
                     break
                 self._handle(event)
@@ -206,7 +206,9 @@ class Protocol(asyncio.Protocol):
 
     def _after_yield(self) -> None:
         self._yielding = False
-        if self._state not in (State.CLOSING, State.CLOSED):
+        if self._state is State.CLOSING:
+            self._update_reading()
+        elif self._state is not State.CLOSED:
             self._advance()
 
     def _handle(self, event: Event) -> None:
@@ -251,6 +253,7 @@ class Protocol(asyncio.Protocol):
             self._next_request()
             return
         self._receiving = False
+        self._continue_due = False
         if exchange.body is not None:
             exchange.body.finish()
             self._arm_active()
@@ -275,7 +278,7 @@ class Protocol(asyncio.Protocol):
     def _next_request(self) -> None:
         self._receiving = True
         self._enter(State.IDLE)
-        if self._eof and not self._parser.buffered:
+        if self._eof and not self._parser.begun:
             self._close(linger=False)
 
     # Responses.
@@ -321,6 +324,8 @@ class Protocol(asyncio.Protocol):
     def _cut(self, exchange: Exchange) -> None:
         """Go on behind a response that the application could not complete."""
         self._exchange = None
+        if exchange.body is not None:
+            exchange.body.abort(RequestBodyError("the response to the request was given up"))
         if not exchange.sent:
             # The application gave up because its request did.
             refusal = self._refusal or Refusal(500, "the request could not be served")
@@ -335,6 +340,9 @@ class Protocol(asyncio.Protocol):
     def _refuse(self, refusal: Refusal) -> None:
         """Answer with a 4xx or 5xx and close. Nothing behind it is parsed."""
         self._receiving = False
+        if self._state is State.DRAIN:  # Answered already.
+            self._close(linger=True)
+            return
         exchange = self._exchange
         if exchange is not None and exchange.job is not None and not exchange.job.cancel():
             # The application is running. It learns of it when it reads, and what it answers goes
@@ -361,7 +369,7 @@ class Protocol(asyncio.Protocol):
             return
         client = self.client_address[0]
         if exchange is None:
-            access.write(access.AccessRecord(client, "", status, 0, "", "", 0.0))
+            access.write(access.AccessRecord(client, status=status))
         else:
             access.write(exchange.access_record(client, status))
 
@@ -398,8 +406,8 @@ class Protocol(asyncio.Protocol):
             return
         exchange = self._exchange
         if self._write_paused:
-            self._stall.restart()
-            self._deadline.set(self._site.config.timeout_write)
+            # What the client sends is no progress of what it takes.
+            self._deadline.set(max(self._stall.left(), 0.0))
         elif (
             self._receiving
             and not self._continue_due
@@ -420,7 +428,10 @@ class Protocol(asyncio.Protocol):
             case State.BODY:
                 self._refuse(Refusal(408, "the request body took too long"))
             case State.QUEUED:
-                self._refuse_queued()
+                if self._exchange and self._exchange.job and self._exchange.job.cancel():
+                    self._refuse(_overload("no thread became free in time"))
+                else:
+                    self._enter(State.ACTIVE)
             case State.ACTIVE if not self._write_paused:
                 self._refuse(Refusal(408, "the request body took too long"))
             case State.ACTIVE:
@@ -438,15 +449,6 @@ class Protocol(asyncio.Protocol):
             reset(self._transport)
         else:
             self._deadline.set(min(left, LINGER_TIMEOUT))
-
-    def _refuse_queued(self) -> None:
-        exchange = self._exchange
-        assert exchange is not None  # There is one in this state.
-        assert exchange.job is not None
-        if exchange.job.cancel():
-            self._refuse(_overload("no thread became free in time"))
-        else:
-            self._enter(State.ACTIVE)
 
     def _update_reading(self) -> None:
         """Read from the client exactly while there is room for what it sends."""

@@ -34,19 +34,20 @@ def check_status(status: Any) -> str:
 
 
 @lru_cache(maxsize=1024)
-def _check_name(name: str) -> None:
-    """Refuse a field name; the few that an application uses are checked once each."""
+def _check_name(name: str) -> str:
+    """Return a sound field name in lower case; the few that are used are checked once each."""
     if _NAME.fullmatch(name) is None:
         raise ApplicationError(f"the header name {name!r} is not a token (RFC 9110 §5.1)")
     if is_hop_by_hop(name):
         raise ApplicationError(
             f"the header {name!r} is hop-by-hop: it belongs to the server (PEP 3333); remove it"
         )
+    return name.lower()
 
 
 def check_fields(headers: Any) -> Fields:
     """Return a copy of the header fields, if all are sound. Raise ApplicationError."""
-    if not isinstance(headers, list | tuple):
+    if not isinstance(headers, (list, tuple)):
         raise ApplicationError(
             f"start_response got the headers as {type(headers).__name__}; "
             "write a list of (name, value) tuples"
@@ -59,13 +60,14 @@ def check_fields(headers: Any) -> Fields:
         name, value = item
         if not (isinstance(name, str) and isinstance(value, str)):
             raise ApplicationError(_not_text(item))
-        _check_name(name)
-        if _NOT_IN_VALUE.search(value) is not None:
+        lower = _check_name(name)
+        # Plain text, which most values are, is recognised faster than it is searched.
+        if not (value.isascii() and value.isprintable()) and _NOT_IN_VALUE.search(value):
             raise ApplicationError(
                 f"the header {name!r} has the value {value!r}, which holds a line break, another "
                 "control character or a character outside latin-1; remove or encode it"
             )
-        if name.lower() == "content-length":
+        if lower == "content-length":
             lengths += 1
             if lengths > 1 or _LENGTH.fullmatch(value) is None:
                 raise ApplicationError(

@@ -122,16 +122,16 @@ class Task:
             self._close(result)
 
     def _send_all(self, result: Any) -> None:
-        iterable = hasattr(result, "__iter__") or hasattr(result, "__getitem__")
-        if not iterable or isinstance(result, _NOT_CHUNKS):
-            raise ApplicationError(_wrong_result(result))
-        if isinstance(result, list | tuple) and not self._committed:
+        if isinstance(result, (list, tuple)) and not self._committed:
             for chunk in result:
                 _check_chunk(chunk, "yielded")
             body = result[0] if len(result) == 1 else b"".join(result)
             self._commit(len(body))
             self._responder.finish(body)
             return
+        iterable = hasattr(result, "__iter__") or hasattr(result, "__getitem__")
+        if not iterable or isinstance(result, _NOT_CHUNKS):
+            raise ApplicationError(_wrong_result(result))
         for chunk in result:
             _check_chunk(chunk, "yielded")
             # An empty chunk says that the application is not ready yet (PEP 3333, "Middleware

@@ -1,0 +1,296 @@
+"""A connection in memory, on a clock that a test moves: no sockets, no threads, no waiting."""
+
+import asyncio
+import heapq
+import itertools
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextvars import Context, copy_context
+from typing import Any, cast
+from wsgiref.types import WSGIApplication
+
+from aiowsgi.bridge.mailbox import Mailbox
+from aiowsgi.bridge.pool import Cancellable
+from aiowsgi.config import Config
+from aiowsgi.errors import QueueFull
+from aiowsgi.http.request import Limits
+from aiowsgi.server.exchange import Exchange
+from aiowsgi.server.protocol import Protocol
+from aiowsgi.server.site import Site
+from aiowsgi.server.states import timeouts
+from aiowsgi.wsgi.environ import base_environ
+
+# Fail-safe for what real threads do.
+TIMEOUT = 10.0
+
+
+class FakeTimer:
+    """What ``call_later`` returns."""
+
+    def __init__(self, when: float, callback: Callable[[], object]) -> None:
+        self.when = when
+        self.callback = callback
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+class FakeLoop:
+    """As much of an event loop as a connection uses. Time passes in ``advance`` only."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        # Pool threads append to it.
+        self._ready: deque[Callable[[], object]] = deque()
+        self._timers: list[tuple[float, int, FakeTimer]] = []
+        self._numbers = itertools.count()
+
+    def time(self) -> float:
+        return self.now
+
+    def call_soon(
+        self, callback: Callable[..., object], *args: object, context: Context | None = None
+    ) -> None:
+        del context
+        self._ready.append(lambda: callback(*args))
+
+    call_soon_threadsafe = call_soon
+
+    def call_later(self, delay: float, callback: Callable[..., object], *args: object) -> FakeTimer:
+        timer = FakeTimer(self.now + delay, lambda: callback(*args))
+        heapq.heappush(self._timers, (timer.when, next(self._numbers), timer))
+        return timer
+
+    @property
+    def timers(self) -> int:
+        """How many timers wait to fire."""
+        return sum(not timer.cancelled for _, _, timer in self._timers)
+
+    def run_ready(self) -> None:
+        """Run what is due now, and what that makes due."""
+        while self._ready:
+            self._ready.popleft()()
+
+    def run_until(self, condition: Callable[[], object]) -> None:
+        """Run what threads make due until ``condition()`` holds; fail where it does not."""
+        end = time.monotonic() + TIMEOUT
+        while not condition():
+            assert time.monotonic() < end, "the condition does not come true"
+            self.run_ready()
+            time.sleep(0.0005)
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass; timers fire in their order, at their time."""
+        self.run_ready()
+        end = self.now + seconds
+        while self._timers and self._timers[0][0] <= end:
+            when, _, timer = heapq.heappop(self._timers)
+            if not timer.cancelled:
+                self.now = max(self.now, when)
+                timer.callback()
+                self.run_ready()
+        self.now = end
+
+
+class FakeTransport:
+    """Takes what is written. ``capacity`` is how many bytes it sends; the rest stays in it."""
+
+    HIGH_WATER = 1 << 16
+
+    def __init__(self, loop: FakeLoop, protocol: Protocol) -> None:
+        self._loop = loop
+        self._protocol = protocol
+        self.sent = bytearray()
+        self.unsent = bytearray()
+        # None: a client that takes everything.
+        self.capacity: int | None = None
+        self.reading = True
+        self.eof_written = False
+        self.closing = False
+        self.aborted = False
+        self.lost = False
+        self._paused = False
+        # Resuming is told in the midst of sending: an asyncio transport that is closed there
+        # reports the end of the connection twice.
+        self._resuming = False
+
+    def get_extra_info(self, name: str) -> Any:
+        return {"sockname": ("127.0.0.1", 8000), "peername": ("127.0.0.1", 50000)}.get(name)
+
+    def write(self, data: bytes) -> None:
+        assert not self.eof_written, "written behind the end"
+        if self.closing:
+            return
+        self.unsent += data
+        self._send()
+        if len(self.unsent) > self.HIGH_WATER and not self._paused:
+            self._paused = True
+            self._protocol.pause_writing()
+
+    def writelines(self, pieces: list[bytes]) -> None:
+        self.write(b"".join(pieces))
+
+    def take(self, size: int) -> None:
+        """Let the client read ``size`` bytes."""
+        assert self.capacity is not None
+        self.capacity += size
+        self._send()
+
+    def _send(self) -> None:
+        count = len(self.unsent) if self.capacity is None else min(self.capacity, len(self.unsent))
+        self.sent += self.unsent[:count]
+        del self.unsent[:count]
+        if self.capacity is not None:
+            self.capacity -= count
+        if self._paused and len(self.unsent) <= self.HIGH_WATER // 4:
+            self._paused = False
+            self._resuming = True
+            self._protocol.resume_writing()
+            self._resuming = False
+        if self.closing and not self.unsent:
+            self._lose(None)
+
+    def get_write_buffer_size(self) -> int:
+        return len(self.unsent)
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        assert not self._resuming, "ended in the midst of sending"
+        self.eof_written = True
+
+    def pause_reading(self) -> None:
+        assert self.reading
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        assert not self.reading
+        self.reading = True
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+    def close(self) -> None:
+        assert not self._resuming, "closed in the midst of sending"
+        if not self.closing:
+            self.closing = True
+            if not self.unsent:
+                self._lose(None)
+
+    def abort(self) -> None:
+        self.closing = self.aborted = True
+        self._lose(None)
+
+    def _lose(self, error: Exception | None) -> None:
+        if not self.lost:
+            self.lost = True
+            self._loop.call_soon(self._protocol.connection_lost, error)
+
+
+class FakeJob:
+    """A job of a ``FakePool``; ``run`` is what a thread would do."""
+
+    def __init__(self, run: Callable[[], None]) -> None:
+        self._run = run
+        self.started = False
+        self.cancelled = False
+
+    def cancel(self) -> bool:
+        self.cancelled = self.cancelled or not self.started
+        return not self.started
+
+    def run(self) -> None:
+        assert not self.started
+        assert not self.cancelled
+        self.started = True
+        self._run()
+
+
+class FakePool:
+    """Holds jobs until the test runs them; ``full`` makes it refuse."""
+
+    threads = 1
+
+    def __init__(self) -> None:
+        self.jobs: list[FakeJob] = []
+        self.full = False
+
+    def start(self, run: Callable[[], None], *, wake: bool = True) -> Cancellable:
+        if self.full:
+            raise QueueFull("no room")
+        self.jobs.append(job := FakeJob(run))
+        return job
+
+    def wake(self) -> None:
+        pass
+
+
+class FakeConnection:
+    """A server's end of one connection, with everything around it made of fakes."""
+
+    def __init__(self, app: WSGIApplication, **options: Any) -> None:
+        self.loop = FakeLoop()
+        self.pool = FakePool()
+        self.disconnects = 0
+        config = Config(**options)
+        mailbox: Mailbox[Exchange] = Mailbox(
+            self.loop.call_soon_threadsafe, lambda exchange: exchange.protocol.on_wake(exchange)
+        )
+        self.site = Site(
+            app=app,
+            config=config,
+            limits=Limits(body=config.limit_request_body),
+            timeouts=timeouts(config),
+            loop=cast(asyncio.AbstractEventLoop, self.loop),
+            context=copy_context(),
+            pool=self.pool,
+            mailbox=mailbox,
+            base_environ=base_environ(software="test", multithread=False),
+            server_field=b"Server: test\r\n",
+            on_disconnect=self._on_disconnect,
+        )
+        self.protocol = Protocol(self.site)
+        self.transport = FakeTransport(self.loop, self.protocol)
+        self.protocol.connection_made(cast(asyncio.Transport, self.transport))
+
+    def _on_disconnect(self) -> None:
+        self.disconnects += 1
+
+    def receive(self, data: bytes) -> None:
+        """Let bytes arrive from the client."""
+        assert self.transport.reading, "the server does not read"
+        self.protocol.data_received(data)
+
+    def end(self) -> None:
+        """Let the client half-close."""
+        self.protocol.eof_received()
+
+    def run_job(self) -> None:
+        """Run the oldest job, then what it made due on the loop."""
+        self.pool.jobs.pop(0).run()
+        self.loop.run_ready()
+
+    def start_job(self) -> threading.Thread:
+        """Run the oldest job on a thread, where it may block; ``loop.run_until`` serves it."""
+        thread = threading.Thread(target=self.pool.jobs.pop(0).run, daemon=True)
+        thread.start()
+        return thread
+
+    @property
+    def sent(self) -> bytes:
+        return bytes(self.transport.sent)
+
+    @property
+    def status(self) -> int:
+        """The status of the first response that was sent; 0 where there is none."""
+        return int(self.sent[9:12]) if self.sent else 0
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection is gone, with everything that belonged to it."""
+        self.loop.run_ready()
+        return self.transport.lost

@@ -1,0 +1,725 @@
+"""Every clock of a connection, on a clock of the test's: no waiting, no sockets."""
+
+import asyncio
+import threading
+from collections.abc import Iterable
+from typing import cast
+from wsgiref.types import StartResponse, WSGIEnvironment
+
+import pytest
+from fake_loop import TIMEOUT, FakeConnection, FakeLoop
+
+from aiowsgi.errors import RequestBodyError
+from aiowsgi.server.deadline import Deadline
+from aiowsgi.server.states import LINGER_TIMEOUT, LINGER_TOTAL, RULES, State, table
+
+GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
+POST_TEN = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\n"
+# Longer than the prefetch of the connections below, so that it is streamed.
+POST_STREAMED = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\n\r\n" + b"x" * 20
+POST_EXPECT = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\nExpect: 100-continue\r\n\r\n"
+POST_CHUNKED = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+OPTIONS = {
+    "timeout_keep_alive": 65.0,
+    "timeout_header": 11.0,
+    "timeout_body": 31.0,
+    "timeout_write": 61.0,
+    "queue_timeout": 17.0,
+    "body_prefetch": 16,
+    "access_log": False,
+}
+
+
+def hello(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [b"hello"]
+
+
+def read_all(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    body = environ["wsgi.input"].read()
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [b"%d" % len(body)]
+
+
+def large(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [b"x" * 200_000]
+
+
+def connection_with(app: object = hello, **options: object) -> FakeConnection:
+    return FakeConnection(app, **{**OPTIONS, **options})  # type: ignore[arg-type]
+
+
+# --- the deadline --------------------------------------------------------------------------------
+
+
+class Reached:
+    """Counts how often a deadline was reached, and when it was last."""
+
+    def __init__(self, loop: FakeLoop) -> None:
+        self.loop = loop
+        self.times: list[float] = []
+
+    def __call__(self) -> None:
+        self.times.append(self.loop.now)
+
+
+def new_deadline() -> tuple[FakeLoop, Deadline, Reached]:
+    loop = FakeLoop()
+    reached = Reached(loop)
+    return loop, Deadline(cast(asyncio.AbstractEventLoop, loop), reached), reached
+
+
+def test_deadline_is_reached_once_at_its_time() -> None:
+    loop, deadline, reached = new_deadline()
+    start = loop.now
+    deadline.set(5)
+    loop.advance(4.9)
+    assert reached.times == []
+    loop.advance(100)
+    assert reached.times == [start + 5]
+
+
+def test_deadline_moved_later_is_not_reached_early_and_keeps_its_timer() -> None:
+    loop, deadline, reached = new_deadline()
+    start = loop.now
+    deadline.set(5)
+    for _ in range(10):
+        loop.advance(1)
+        deadline.set(5)
+        assert loop.timers == 1
+    assert reached.times == []
+    loop.advance(100)
+    assert reached.times == [start + 15]
+
+
+def test_deadline_moved_earlier_is_reached_early() -> None:
+    loop, deadline, reached = new_deadline()
+    start = loop.now
+    deadline.set(60)
+    deadline.set(2)
+    assert loop.timers == 1
+    loop.advance(100)
+    assert reached.times == [start + 2]
+
+
+def test_deadline_taken_away_is_not_reached() -> None:
+    loop, deadline, reached = new_deadline()
+    deadline.set(5)
+    deadline.set(None)
+    loop.advance(100)
+    assert reached.times == []
+    assert loop.timers == 0
+
+
+def test_deadline_taken_away_and_set_again_is_reached() -> None:
+    loop, deadline, reached = new_deadline()
+    start = loop.now
+    deadline.set(5)
+    loop.advance(1)
+    deadline.set(None)
+    loop.advance(1)
+    deadline.set(5)
+    loop.advance(100)
+    assert reached.times == [start + 7]
+
+
+def test_deadline_set_when_reached_is_reached_again() -> None:
+    loop = FakeLoop()
+    times: list[float] = []
+
+    def again() -> None:
+        times.append(loop.now)
+        if len(times) < 3:
+            deadline.set(2)
+
+    start = loop.now
+    deadline = Deadline(cast(asyncio.AbstractEventLoop, loop), again)
+    deadline.set(2)
+    loop.advance(100)
+    assert times == [start + 2, start + 4, start + 6]
+
+
+def test_cancelled_deadline_leaves_no_timer() -> None:
+    loop, deadline, reached = new_deadline()
+    deadline.set(5)
+    deadline.cancel()
+    deadline.cancel()
+    assert loop.timers == 0
+    loop.advance(100)
+    assert reached.times == []
+
+
+# --- the table -----------------------------------------------------------------------------------
+
+
+def test_every_state_has_a_rule_and_a_row() -> None:
+    assert set(RULES) == set(State)
+    rows = table().splitlines()[2:]
+    assert [row.split("|")[1].strip() for row in rows] == [state.name for state in State]
+
+
+def test_every_state_in_which_the_client_is_awaited_has_a_timeout() -> None:
+    unbounded = {state for state, rule in RULES.items() if rule.timeout is None}
+    # The application takes its time; a connection that is gone waits for nobody.
+    assert unbounded == {State.ACTIVE, State.CLOSED}
+
+
+# --- IDLE ----------------------------------------------------------------------------------------
+
+
+def test_new_connection_that_stays_silent_is_closed_without_a_word() -> None:
+    connection = connection_with()
+    connection.loop.advance(64.9)
+    assert not connection.closed
+    connection.loop.advance(0.2)
+    assert connection.closed
+    assert connection.sent == b""
+    assert connection.loop.timers == 0
+
+
+def test_idle_connection_is_closed_after_the_last_response_not_after_the_first() -> None:
+    connection = connection_with()
+    for _ in range(3):
+        connection.loop.advance(60)
+        connection.receive(GET)
+        connection.run_job()
+    assert connection.sent.count(b"200 OK") == 3
+    size = len(connection.sent)
+    connection.loop.advance(64.9)
+    assert not connection.closed
+    connection.loop.advance(0.2)
+    assert connection.closed
+    assert len(connection.sent) == size
+
+
+@pytest.mark.parametrize("end", [False, True], ids=["open", "half-closed"])
+def test_empty_line_behind_a_request_does_not_begin_another(end: bool) -> None:
+    """RFC 9112 §2.2: old clients send a CRLF behind the body. Nobody waits for an answer to it."""
+    connection = connection_with()
+    connection.receive(GET + b"\r\n")
+    if end:
+        connection.end()
+    connection.run_job()
+    connection.loop.advance(64)
+    assert connection.sent.count(b"HTTP/1.1") == 1
+    assert connection.closed == end
+    connection.loop.advance(2)
+    assert connection.sent.count(b"HTTP/1.1") == 1
+    assert connection.closed
+
+
+# --- HEAD ----------------------------------------------------------------------------------------
+
+
+def test_slow_head_gets_a_408_however_it_dribbles() -> None:
+    connection = connection_with()
+    head = b"GET / HTTP/1.1\r\nHost: h\r\nX-Slow: aaaaaaaaaaaaaaaaaaaaaaaa"
+    for byte in head[:11]:
+        connection.receive(bytes([byte]))
+        connection.loop.advance(0.99)
+    assert connection.sent == b""
+    connection.receive(head[11:12])
+    connection.loop.advance(0.2)
+    assert connection.status == 408
+    assert b"\r\nConnection: close\r\n" in connection.sent
+    assert connection.transport.eof_written
+    assert not connection.pool.jobs
+
+
+def test_head_clock_starts_with_the_first_byte() -> None:
+    connection = connection_with()
+    connection.loop.advance(60)
+    connection.receive(b"G")
+    connection.loop.advance(10.9)
+    connection.receive(GET[1:])
+    connection.run_job()
+    assert connection.status == 200
+
+
+def test_head_clock_of_the_next_request_runs_when_it_begins_behind_another() -> None:
+    connection = connection_with()
+    connection.receive(GET + b"GET /sec")
+    connection.loop.advance(10)
+    connection.run_job()
+    connection.loop.advance(10.9)
+    assert connection.sent.count(b"HTTP/1.1") == 1
+    connection.loop.advance(0.2)
+    assert connection.sent.count(b"HTTP/1.1 408") == 1
+
+
+# --- BODY ----------------------------------------------------------------------------------------
+
+
+def test_body_that_stays_away_gets_a_408_and_no_thread() -> None:
+    connection = connection_with()
+    connection.receive(POST_TEN + b"abc")
+    connection.loop.advance(30.9)
+    assert connection.sent == b""
+    connection.loop.advance(0.2)
+    assert connection.status == 408
+    assert not connection.pool.jobs
+
+
+def test_body_clock_starts_again_with_every_byte() -> None:
+    connection = connection_with(read_all)
+    connection.receive(POST_TEN)
+    for _ in range(10):
+        connection.loop.advance(30)
+        assert not connection.pool.jobs
+        connection.receive(b"x")
+    connection.run_job()
+    assert connection.status == 200
+    assert connection.sent.endswith(b"10")
+
+
+# --- QUEUED --------------------------------------------------------------------------------------
+
+
+def test_full_queue_gets_a_503_with_retry_after() -> None:
+    connection = connection_with()
+    connection.pool.full = True
+    connection.receive(GET)
+    assert connection.status == 503
+    assert b"\r\nRetry-After: 5\r\n" in connection.sent
+    assert b"\r\nConnection: close\r\n" in connection.sent
+
+
+def test_request_that_waits_too_long_for_a_thread_gets_a_503_and_is_not_run() -> None:
+    connection = connection_with()
+    connection.receive(GET)
+    connection.loop.advance(16.9)
+    assert connection.sent == b""
+    connection.loop.advance(0.2)
+    assert connection.status == 503
+    assert b"\r\nRetry-After: 5\r\n" in connection.sent
+    assert connection.pool.jobs[0].cancelled
+
+
+def test_queue_clock_does_not_end_a_request_that_runs() -> None:
+    """A thread that has not written yet tells nobody that it has begun."""
+    connection = connection_with()
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        begun.set()
+        assert go_on.wait(TIMEOUT)
+        return hello(environ, start_response)
+
+    connection.site.app = slow
+    connection.receive(GET)
+    thread = connection.start_job()
+    assert begun.wait(TIMEOUT)
+    connection.loop.advance(10_000)
+    assert connection.sent == b""
+    assert not connection.closed
+    go_on.set()
+    connection.loop.run_until(lambda: connection.sent)
+    thread.join(TIMEOUT)
+    assert connection.status == 200
+
+
+# --- ACTIVE: the body ----------------------------------------------------------------------------
+
+
+def stalled_upload(
+    app: object, head: bytes = POST_STREAMED
+) -> tuple[FakeConnection, threading.Thread]:
+    """Start an application that waits for the rest of its body."""
+    connection = connection_with(app)
+    connection.receive(head)
+    thread = connection.start_job()
+    # It has taken what there was; what it wants now has to come from the client.
+    connection.loop.run_until(lambda: connection.protocol._exchange.body._demanded)  # type: ignore[union-attr]
+    connection.loop.run_ready()
+    return connection, thread
+
+
+def test_stalled_upload_gets_a_408_when_the_application_gives_up() -> None:
+    connection, thread = stalled_upload(read_all)
+    connection.loop.advance(30.9)
+    assert connection.sent == b""
+    connection.loop.advance(0.2)
+    thread.join(TIMEOUT)
+    connection.loop.run_ready()
+    assert connection.status == 408
+    assert connection.transport.eof_written
+
+
+def test_stalled_upload_gets_the_application_s_own_answer() -> None:
+    errors: list[BaseException] = []
+
+    def careful(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        try:
+            environ["wsgi.input"].read()
+        except ConnectionError as error:
+            errors.append(error)
+        start_response("400 Too Slow", [("Content-Type", "text/plain")])
+        return [b"own answer"]
+
+    connection, thread = stalled_upload(careful)
+    connection.loop.advance(31.1)
+    thread.join(TIMEOUT)
+    connection.loop.run_ready()
+    assert connection.sent.startswith(b"HTTP/1.1 400 Too Slow\r\n")
+    assert connection.sent.endswith(b"own answer")
+    assert connection.transport.eof_written
+    assert isinstance(errors[0], RequestBodyError)
+    assert "took too long" in str(errors[0])
+
+
+def test_upload_that_goes_on_is_not_cut() -> None:
+    connection, thread = stalled_upload(read_all)
+    for _ in range(80):
+        connection.loop.advance(30)
+        # The thread has to make room first.
+        connection.loop.run_until(lambda: connection.transport.reading)
+        connection.receive(b"x")
+    connection.loop.run_until(lambda: connection.sent)
+    thread.join(TIMEOUT)
+    assert connection.status == 200
+    assert connection.sent.endswith(b"100")
+
+
+def test_client_that_was_told_to_continue_and_sends_nothing_gets_a_408() -> None:
+    connection, thread = stalled_upload(read_all, POST_EXPECT)
+    assert connection.sent == b"HTTP/1.1 100 Continue\r\n\r\n"
+    connection.loop.advance(31.1)
+    thread.join(TIMEOUT)
+    connection.loop.run_ready()
+    assert b"\r\n\r\nHTTP/1.1 408 " in connection.sent
+
+
+def test_body_that_is_awaited_behind_the_head_of_the_response_is_not_awaited_for_ever() -> None:
+    """No 100 may follow a final response, and the client that waits for it never sends its body.
+
+    The thread has to come back all the same (RFC 9110 §10.1.1).
+    """
+    go_on = threading.Event()
+
+    def answers_first(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        yield b"wait"
+        assert go_on.wait(TIMEOUT)
+        yield environ["wsgi.input"].read()
+
+    connection = connection_with(answers_first)
+    connection.receive(POST_EXPECT)
+    thread = connection.start_job()
+    connection.loop.run_until(lambda: connection.sent)
+    body = connection.protocol._exchange.body  # type: ignore[union-attr]
+    go_on.set()
+    connection.loop.run_until(lambda: body._demanded)  # type: ignore[union-attr]
+    connection.loop.run_ready()
+    connection.loop.advance(31.1)
+    thread.join(1.0)
+    released = not thread.is_alive()
+    connection.protocol.connection_lost(None)
+    thread.join(TIMEOUT)
+    assert released
+    assert b"100 Continue" not in connection.sent
+
+
+def test_expectation_of_one_request_does_not_live_on_in_the_next() -> None:
+    """An empty chunked body may overtake the application's first look at its input."""
+    connection = connection_with(read_all)
+    connection.receive(POST_CHUNKED[:-2] + b"Expect: 100-continue\r\n\r\n")
+    body = connection.protocol._exchange.body  # type: ignore[union-attr]
+    thread = connection.start_job()
+    # The thread waits for its body; the loop does not get to know before the body has ended.
+    end = threading.Event()
+    while not body._demanded:  # type: ignore[union-attr]
+        assert not end.wait(0.001)
+    connection.receive(b"0\r\n\r\n")
+    thread.join(TIMEOUT)
+    connection.loop.run_ready()
+    assert connection.status == 200
+    size = len(connection.sent)
+
+    connection.receive(POST_STREAMED)
+    thread = connection.start_job()
+    connection.loop.run_until(lambda: connection.protocol._exchange.body._demanded)  # type: ignore[union-attr]
+    connection.loop.run_ready()
+    assert len(connection.sent) == size, "a 100 for a client that did not ask"
+    connection.loop.advance(31.1)
+    thread.join(1.0)
+    released = not thread.is_alive()
+    connection.protocol.connection_lost(None)
+    thread.join(TIMEOUT)
+    assert released
+
+
+def test_time_that_the_application_takes_is_not_the_client_s() -> None:
+    """The body is whole: whatever the application waits for, it is not the client."""
+    connection = connection_with(hello)
+    connection.receive(POST_STREAMED + b"x" * 80)
+    connection.run_job()
+    connection.receive(GET)
+    connection.pool.jobs[0].started = True
+    connection.loop.advance(100_000)
+    assert not connection.closed
+
+
+# --- ACTIVE and CLOSING: sending -----------------------------------------------------------------
+
+
+def paused_generator(chunks: list[bytes], finished: threading.Event) -> object:
+    """Make an application that sends the chunks one by one."""
+
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        try:
+            yield from chunks
+        finally:
+            finished.set()
+
+    return app
+
+
+def test_thread_that_is_blocked_by_a_client_that_takes_nothing_is_released() -> None:
+    finished = threading.Event()
+    connection = connection_with(paused_generator([b"x" * 50_000] * 100, finished))
+    connection.transport.capacity = 0
+    connection.receive(GET)
+    thread = connection.start_job()
+    connection.loop.run_until(lambda: connection.protocol._write_paused)
+    assert not finished.is_set()
+    connection.loop.advance(60.9)
+    assert not connection.transport.aborted
+    assert not finished.is_set()
+    connection.loop.advance(2)
+    assert connection.transport.aborted
+    thread.join(TIMEOUT)
+    assert finished.is_set()
+    assert connection.disconnects == 1
+
+
+def test_client_that_takes_little_is_not_cut() -> None:
+    finished = threading.Event()
+    connection = connection_with(paused_generator([b"x" * 50_000] * 100, finished))
+    connection.transport.capacity = 0
+    connection.receive(GET)
+    thread = connection.start_job()
+    connection.loop.run_until(lambda: connection.protocol._write_paused)
+    for _ in range(20):
+        connection.loop.advance(55)
+        connection.transport.take(1)
+    assert not connection.transport.aborted
+    assert not finished.is_set()
+    connection.loop.advance(64)
+    assert connection.transport.aborted
+    connection.loop.run_ready()
+    thread.join(TIMEOUT)
+    assert finished.is_set()
+
+
+def test_bytes_that_the_client_sends_are_no_progress_of_what_it_takes() -> None:
+    """Dribbling an upload must not keep a thread that waits for the client to read."""
+    finished = threading.Event()
+    connection = connection_with(paused_generator([b"x" * 50_000] * 100, finished))
+    connection.transport.capacity = 0
+    connection.receive(POST_EXPECT)
+    thread = connection.start_job()
+    connection.loop.run_until(lambda: connection.protocol._write_paused)
+    for _ in range(4):
+        connection.loop.advance(30)
+        if not connection.closed:
+            connection.receive(b"x")
+    cut = connection.transport.aborted
+    connection.protocol.connection_lost(None)
+    thread.join(TIMEOUT)
+    assert cut
+
+
+def test_rest_of_a_response_is_sent_for_as_long_as_the_client_takes_it() -> None:
+    connection = connection_with(large, response_buffer=1 << 20)
+    connection.transport.capacity = 0
+    connection.receive(GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+    connection.run_job()
+    while connection.transport.unsent:
+        connection.loop.advance(50)
+        assert not connection.transport.aborted
+        connection.transport.take(20_000)
+    assert connection.sent.endswith(b"x" * 200_000)
+
+
+def test_kept_connection_whose_client_does_not_take_the_response_is_cut() -> None:
+    connection = connection_with(large, response_buffer=1 << 20)
+    connection.transport.capacity = 0
+    connection.receive(GET)
+    connection.run_job()
+    connection.loop.advance(65 + 61 + LINGER_TIMEOUT + 0.2)
+    assert connection.transport.aborted
+    assert connection.closed
+
+
+def test_rest_of_a_response_that_the_client_does_not_take_is_cut() -> None:
+    connection = connection_with(large, response_buffer=1 << 20)
+    connection.transport.capacity = 0
+    connection.receive(GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+    connection.run_job()
+    connection.loop.advance(60.9)
+    assert not connection.transport.aborted
+    connection.loop.advance(LINGER_TIMEOUT + 0.2)
+    assert connection.transport.aborted
+    assert connection.closed
+
+
+# --- DRAIN ---------------------------------------------------------------------------------------
+
+
+def test_unread_body_that_does_not_arrive_closes_the_connection_without_a_word() -> None:
+    connection = connection_with(hello)
+    connection.receive(POST_STREAMED)
+    connection.run_job()
+    size = len(connection.sent)
+    connection.loop.advance(30.9)
+    assert not connection.closed
+    connection.loop.advance(0.2)
+    assert connection.closed
+    assert len(connection.sent) == size
+
+
+@pytest.mark.parametrize("rest", [None, b"XYZ\r\n"], ids=["end", "broken chunk"])
+def test_broken_rest_of_an_answered_request_gets_no_second_answer(rest: bytes | None) -> None:
+    """The client would take it for the answer to a request that it has not sent yet."""
+    connection = connection_with(hello)
+    connection.receive(POST_CHUNKED + b"14\r\n" + b"x" * 20 + b"\r\n")
+    connection.run_job()
+    assert connection.status == 200
+    if rest is None:
+        connection.end()
+    else:
+        connection.receive(rest)
+    connection.loop.advance(LINGER_TIMEOUT + 0.1)
+    assert connection.sent.count(b"HTTP/1.1") == 1
+    assert connection.closed
+
+
+# --- CLOSING -------------------------------------------------------------------------------------
+
+
+def refused() -> FakeConnection:
+    connection = connection_with()
+    connection.receive(b"GET / HTTP/3.0\r\n")
+    assert connection.status == 505
+    assert connection.transport.eof_written
+    assert not connection.closed
+    return connection
+
+
+def test_refused_client_has_some_seconds_to_read_the_answer() -> None:
+    connection = refused()
+    connection.loop.advance(LINGER_TIMEOUT - 0.1)
+    assert not connection.closed
+    connection.loop.advance(0.2)
+    assert connection.closed
+
+
+def test_refused_client_that_ends_its_side_is_done() -> None:
+    connection = refused()
+    connection.end()
+    assert connection.closed
+    assert not connection.transport.aborted
+    assert connection.loop.timers == 0
+
+
+def test_refused_client_may_send_on_for_a_while() -> None:
+    """What it sends shows that it is there; it is dropped, however much it is."""
+    connection = refused()
+    step = LINGER_TIMEOUT / 2
+    for _ in range(int(LINGER_TOTAL / step) - 1):
+        connection.loop.advance(step)
+        assert not connection.closed
+        connection.receive(b"x" * 1_000_000)
+    size = len(connection.sent)
+    connection.loop.advance(step + 0.1)
+    connection.receive(b"x")
+    assert connection.closed
+    assert len(connection.sent) == size
+
+
+def test_closing_connection_reads_on_even_if_it_was_having_a_pause() -> None:
+    """Unread bytes would turn the end into a reset, and the client's end would go unnoticed."""
+    connection = connection_with(hello)
+    head = POST_CHUNKED[:-2] + b"Connection: close\r\nExpect: 100-continue\r\n\r\n"
+    connection.receive(head)
+    # More chunks than are handled in one go: reading pauses until the next pass of the loop. The
+    # thread has written before that.
+    connection.receive(b"1\r\nx\r\n" * 200)
+    assert not connection.transport.reading
+    connection.pool.jobs.pop().run()
+    connection.protocol.on_wake(connection.protocol._exchange)  # type: ignore[arg-type]
+    assert connection.transport.eof_written
+    connection.loop.run_ready()
+    assert connection.transport.reading
+
+
+# --- the end -------------------------------------------------------------------------------------
+
+MOMENTS = {
+    State.IDLE: b"",
+    State.HEAD: GET[:10],
+    State.BODY: POST_TEN + b"x",
+    State.QUEUED: GET,
+    State.ACTIVE: POST_STREAMED,
+    State.DRAIN: POST_STREAMED,
+    State.CLOSING: b"GET / HTTP/3.0\r\n",
+}
+
+
+@pytest.mark.parametrize("state", MOMENTS, ids=lambda state: state.name)
+def test_connection_that_is_lost_leaves_no_timer(state: State) -> None:
+    """A timer that survives keeps the connection's whole object graph (Soju06/codex-lb#2041)."""
+    connection = connection_with(hello)
+    if data := MOMENTS[state]:
+        connection.receive(data)
+    if state is State.DRAIN:
+        connection.run_job()
+    if state is State.ACTIVE:
+        connection.protocol._enter(State.ACTIVE)
+    assert connection.protocol._state is state
+    connection.loop.advance(0.5)
+    assert connection.loop.timers == 1
+    connection.protocol.connection_lost(ConnectionResetError("reset"))
+    assert connection.loop.timers == 0
+    assert connection.disconnects == 1
+    assert not connection.site.connections
+    # What comes late changes nothing.
+    connection.protocol.connection_lost(None)
+    connection.loop.advance(10_000)
+    assert connection.loop.timers == 0
+    assert connection.disconnects == 1
+
+
+@pytest.mark.parametrize("state", MOMENTS, ids=lambda state: state.name)
+def test_shutdown_follows_the_table(state: State) -> None:
+    connection = connection_with(hello)
+    if data := MOMENTS[state]:
+        connection.receive(data)
+    if state is State.DRAIN:
+        connection.run_job()
+    if state is State.ACTIVE:
+        connection.protocol._enter(State.ACTIVE)
+    connection.site.closing = True
+    connection.protocol.shut_down()
+    if RULES[state].on_shutdown == "close":
+        assert connection.protocol._state is State.CLOSING
+        return
+    assert not connection.closed
+    if state in (State.QUEUED, State.ACTIVE):
+        connection.run_job()
+        assert connection.status == 200
+        assert b"\r\nConnection: close\r\n" in connection.sent
+        connection.end()
+        assert connection.closed
+
+
+def test_connection_that_comes_during_a_shutdown_is_closed() -> None:
+    connection = connection_with()
+    connection.site.closing = True
+    late = FakeConnection(hello)
+    late.site.closing = True
+    late.protocol.connection_made(cast(asyncio.Transport, late.transport))
+    assert late.closed
