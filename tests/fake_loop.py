@@ -250,7 +250,7 @@ class FakeConnection:
             pool=self.pool,
             mailbox=mailbox,
             base_environ=base_environ(software="test", multithread=False),
-            server_field=b"Server: test\r\n",
+            server_field="Server: test\r\n",
             on_disconnect=self._on_disconnect,
         )
         self.protocol = Protocol(self.site)

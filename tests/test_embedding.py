@@ -839,3 +839,21 @@ async def test_listening_socket_that_is_lost_is_told(
         await failed.wait()
     (record,) = [record for record in caplog.records if record.levelno == logging.CRITICAL]
     assert "Cannot accept connections any more" in record.message
+
+
+async def test_request_leaves_no_circle_for_the_garbage_collector() -> None:
+    # What is in a circle lives on: a body that was prefetched, the application's objects.
+    async with aiowsgi.serve(hello, "127.0.0.1", 0) as server, connect(server) as client:
+        assert await client.get() == b"hello"
+        gc.collect()
+        gc.disable()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        try:
+            assert await client.get() == b"hello"
+            gc.collect()
+            ours = [item for item in gc.garbage if type(item).__module__.startswith("aiowsgi.")]
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.enable()
+        assert ours == []

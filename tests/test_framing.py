@@ -81,7 +81,7 @@ def test_content_length(text: str, length: int) -> None:
 @pytest.mark.parametrize(
     "text",
     # CVE-2025-69225: "²" and "٣" are digits for \d and str.isdigit.
-    ["", "-1", "+1", "1.0", "0x5", "5,5", "5, 5", "5;", "1_0", "five", "5 5", " 5", "²", "9" * 19],
+    ["", "-1", "+1", "1.0", "0x5", "5,5", "5, 5", "5;", "1_0", "five", "5 5", "²", "9" * 19],
     ids=ascii,
 )
 def test_a_content_length_that_is_no_number_is_refused(text: str) -> None:

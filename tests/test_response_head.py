@@ -21,7 +21,7 @@ from aiowsgi.http.response import (
 )
 
 NONE, LENGTH, CHUNKED, CLOSE = BodyFraming
-SERVER = b"Server: aiowsgi/1\r\n"
+SERVER = "Server: aiowsgi/1\r\n"
 NOW = 784111777  # RFC 9110 §5.6.7: Sun, 06 Nov 1994 08:49:37 GMT.
 
 
@@ -73,9 +73,10 @@ def whole(
     length: int | None = None,
 ) -> bytes:
     raw = [encoder.start(status, fields or [], length)]
-    for piece in pieces:
+    for piece in pieces[:-1]:
         raw += encoder.encode(piece)
-    return b"".join([*raw, encoder.end()])
+    raw += encoder.finish(pieces[-1] if pieces else b"")
+    return b"".join(raw)
 
 
 # Framing.
@@ -171,7 +172,7 @@ def test_an_informational_status_as_final_answer_ends_the_connection() -> None:
     # The client goes on waiting for a final response, which does not come.
     response = encoder()
     lines = head_lines(response.start("101 Switching", [("Content-Length", "5")], 5))
-    assert lines == ["HTTP/1.1 101 Switching", "Connection: close", SERVER.decode().strip()]
+    assert lines == ["HTTP/1.1 101 Switching", "Connection: close", SERVER.strip()]
     assert not response.keep_alive
 
 
@@ -338,13 +339,13 @@ def test_chunks_are_written_without_a_copy_of_the_data() -> None:
     assert second == [b"\r\n12c\r\n", data]
     # An empty chunk would end the body.
     assert response.encode(b"") == []
-    assert response.end() == b"\r\n0\r\n\r\n"
+    assert response.finish(b"") == [b"\r\n0\r\n\r\n"]
 
 
 def test_an_empty_chunked_body_is_its_end() -> None:
     response = encoder()
     response.start("200 OK", [], None)
-    assert response.end() == b"0\r\n\r\n"
+    assert response.finish(b"") == [b"0\r\n\r\n"]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,10 @@ from collections.abc import Callable
 from ..errors import RequestBodyError
 
 
+def _nobody_to_ask() -> None:
+    """Take the place of ``on_demand`` at the end, where it would keep its owner in a circle."""
+
+
 class RequestBody:
     """A byte channel with water marks: the loop feeds it, one pool thread reads it.
 
@@ -67,6 +71,7 @@ class RequestBody:
         """Take the end of the body. Called on the loop thread."""
         with self._condition:
             self._finished = True
+            self._on_demand = _nobody_to_ask
             self._condition.notify()
 
     def abort(self, error: RequestBodyError) -> None:
@@ -75,6 +80,7 @@ class RequestBody:
             if not self._finished:
                 # The first reason says the most.
                 self._error = self._error or error
+            self._on_demand = _nobody_to_ask
             self._condition.notify()
 
     def read(self, size: int) -> bytes:

@@ -15,6 +15,14 @@ class Progress(enum.Enum):
     ABORTED = "the response cannot be completed"
 
 
+def _nobody_to_wake() -> None:
+    """Take the place of ``wake`` at the end.
+
+    It usually belongs to the owner of the writer: a circle, which would keep both, and all that
+    the owner has, until the garbage collector comes by.
+    """
+
+
 class ResponseWriter:
     """A bounded queue of bytes: one pool thread writes, the loop thread takes.
 
@@ -68,7 +76,8 @@ class ResponseWriter:
         Raises ClientDisconnected.
         """
         last = pieces.pop() if pieces and len(pieces[-1]) <= self._high_water else b""
-        self.write(pieces)
+        if pieces:
+            self.write(pieces)
         # The last piece and the end travel together: one wake-up for a response in one piece.
         self._put(last, Progress.FINISHED)
 
@@ -121,6 +130,8 @@ class ResponseWriter:
             self._woken = False
             if self._room is not None:
                 self._room.notify()
+            if self._progress is not Progress.OPEN:
+                self._wake = _nobody_to_wake
             return pieces, self._progress
 
     def disconnect(self, error: ClientDisconnected) -> None:
@@ -130,6 +141,7 @@ class ResponseWriter:
         """
         with self._lock:
             self._error = self._error or error
+            self._wake = _nobody_to_wake
             self._pieces = []
             self._size = 0
             if self._room is not None:

@@ -66,8 +66,8 @@ def request_framing(
 ) -> RequestFraming:
     """Decide how the message behind a head is framed.
 
-    ``fields`` holds at least host, content-length, transfer-encoding, connection and expect, with
-    lower-case names. Raises Refusal with 400, 413, 417 or 501.
+    ``fields`` holds at least host, content-length, transfer-encoding, connection and expect, as
+    they were sent. Raises Refusal with 400, 413, 417 or 501.
     """
     hosts: list[str] = []
     lengths: list[str] = []
@@ -75,17 +75,18 @@ def request_framing(
     options: list[str] = []
     expectations: list[str] = []
     for name, value in fields:
-        match name:
+        text = value.decode("latin-1").strip(" \t")
+        match name.lower():
             case b"host":
-                hosts.append(value.decode("latin-1"))
+                hosts.append(text)
             case b"connection":
-                options.append(value.decode("latin-1"))
+                options.append(text)
             case b"content-length":
-                lengths.append(value.decode("latin-1"))
+                lengths.append(text)
             case b"transfer-encoding":
-                codings.append(value.decode("latin-1"))
+                codings.append(text)
             case b"expect":
-                expectations.append(value.decode("latin-1"))
+                expectations.append(text)
 
     # 1. Host (RFC 9112 §3.2).
     host = _check_host(version, hosts)

@@ -123,10 +123,7 @@ class Parser:
         target = target_bytes.decode("ascii")
         version = version_bytes.decode("ascii")
         path, query, authority = split_target(method, target)
-        deciding = [
-            (match[1].lower(), match[2].rstrip(b" \t")) for match in _DECIDING_FIELD.finditer(block)
-        ]
-        framing = request_framing(version, deciding, self._limits)
+        framing = request_framing(version, _DECIDING_FIELD.findall(block), self._limits)
 
         # h11 holds an incomplete head against this size; the heads that it gets are complete, but
         # trailers are not, and their limits are ours.

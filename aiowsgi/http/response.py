@@ -36,21 +36,16 @@ def response_framing(
     return BodyFraming.CHUNKED if http_11 else BodyFraming.CLOSE
 
 
-@lru_cache(maxsize=256)
-def _status_line(status: str) -> bytes:
-    return f"HTTP/1.1 {status}\r\n".encode("latin-1")
-
-
 @lru_cache(maxsize=2)
-def _date_field(second: int) -> bytes:
-    return f"Date: {formatdate(second, usegmt=True)}\r\n".encode("ascii")
+def _date_field(second: int) -> str:
+    return f"Date: {formatdate(second, usegmt=True)}\r\n"
 
 
 class ResponseEncoder:
     """Encodes one final response. Used by one thread at a time.
 
-    Call ``start`` once, ``encode`` for each piece of the body, ``end`` once; each returns bytes to
-    send in that order.
+    Call ``start`` once, ``encode`` for each piece of the body but the last, ``finish`` once; each
+    returns bytes to send in that order.
     """
 
     __slots__ = (
@@ -67,13 +62,13 @@ class ResponseEncoder:
         "status_code",
     )
 
-    def __init__(self, *, method: str, version: str, keep_alive: bool, server: bytes) -> None:
+    def __init__(self, *, method: str, version: str, keep_alive: bool, server: str) -> None:
         self._head_request = method == "HEAD"
         self._http_11 = version == "HTTP/1.1"
         self._framing = BodyFraming.NONE
         self._remaining = 0
         self._chunk_open = False
-        # The product that the Server field names.
+        # The line that is sent where the application sets no Server field.
         self.server = server
         # Whether another request may follow on the connection.
         self.keep_alive = keep_alive
@@ -112,7 +107,7 @@ class ResponseEncoder:
         no_length = status_code < 200 or status_code == 204
         dated = named = False
         declared: int | None = None
-        lines = []
+        lines = [f"HTTP/1.1 {status}\r\n"]
         for name, value in fields:
             match name.lower():
                 case "content-length":
@@ -149,12 +144,12 @@ class ResponseEncoder:
             lines.append("Connection: close\r\n")
         elif not self._http_11:
             lines.append("Connection: keep-alive\r\n")
-        head = _status_line(status) + "".join(lines).encode("latin-1")
         if not named:
-            head += self.server
+            lines.append(self.server)
         if not dated and status_code >= 200:
-            head += _date_field(int(time.time()))
-        return head + b"\r\n"
+            lines.append(_date_field(int(time.time())))
+        lines.append("\r\n")
+        return "".join(lines).encode("latin-1")
 
     def encode(self, data: bytes) -> list[bytes]:
         """Return the pieces that carry ``data``: none where the response has no body."""
@@ -179,19 +174,23 @@ class ResponseEncoder:
         self._chunk_open = True
         return [line, data]
 
-    def end(self) -> bytes:
-        """Return what ends the body. Sets ``missing``, and ``keep_alive`` where that fails."""
+    def finish(self, data: bytes) -> list[bytes]:
+        """Return the pieces that carry ``data``, the last of the body, and what ends the body.
+
+        Sets ``missing`` where there was less of it than declared; ``keep_alive`` goes with that.
+        """
+        pieces = self.encode(data)
         if self._framing is BodyFraming.CHUNKED:
-            return b"\r\n0\r\n\r\n" if self._chunk_open else b"0\r\n\r\n"
-        if self._framing is BodyFraming.LENGTH and self._remaining:
+            pieces.append(b"\r\n0\r\n\r\n" if self._chunk_open else b"0\r\n\r\n")
+        elif self._framing is BodyFraming.LENGTH and self._remaining:
             self.missing = self._remaining
             self.keep_alive = False
-        return b""
+        return pieces
 
 
 def join(pieces: list[bytes]) -> list[bytes]:
     """Return the pieces with small ones joined: one buffer costs less than two to hand over."""
-    if len(pieces) < 2 or sum(map(len, pieces)) > _JOIN_LIMIT:
+    if len(pieces) < 2 or sum([len(piece) for piece in pieces]) > _JOIN_LIMIT:
         return pieces
     return [b"".join(pieces)]
 
@@ -201,7 +200,7 @@ def status_text(code: int) -> str:
     return f"{code} {HTTPStatus(code).phrase}"
 
 
-def refusal_response(refusal: Refusal, *, method: str, server: bytes) -> bytes:
+def refusal_response(refusal: Refusal, *, method: str, server: str) -> bytes:
     """Return the whole response to a request that is refused; the connection closes after it."""
     encoder = ResponseEncoder(method=method, version="HTTP/1.1", keep_alive=False, server=server)
     body = f"{status_text(refusal.status)}: {refusal.reason}\n".encode()
@@ -209,4 +208,4 @@ def refusal_response(refusal: Refusal, *, method: str, server: bytes) -> bytes:
     if refusal.retry_after is not None:
         fields.append(("Retry-After", str(refusal.retry_after)))
     head = encoder.start(status_text(refusal.status), fields, len(body))
-    return b"".join([head, *encoder.encode(body), encoder.end()])
+    return b"".join([head, *encoder.finish(body)])

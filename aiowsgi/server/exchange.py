@@ -208,8 +208,8 @@ class Exchange:
             self.encoder.keep_alive = False
         self._head_bytes = self.encoder.start(status, fields, length)
 
-    def _pieces(self, data: bytes) -> list[bytes]:
-        pieces = self.encoder.encode(data)
+    def _take_head(self, pieces: list[bytes]) -> list[bytes]:
+        """Return the pieces, with the head before them, if it has not been sent."""
         if self._head_bytes:
             pieces.insert(0, self._head_bytes)
             self._head_bytes = b""
@@ -217,7 +217,7 @@ class Exchange:
 
     def send(self, data: bytes) -> bool:
         """Take a piece of the body. See ``Responder``."""
-        pieces = join(self._pieces(data))
+        pieces = join(self._take_head(self.encoder.encode(data)))
         if not self._ended:
             if self.encoder.complete:
                 # All that was declared is there: one hand-over less, and nothing left to wait for.
@@ -229,10 +229,8 @@ class Exchange:
 
     def finish(self, data: bytes) -> None:
         """Take the last piece of the body. See ``Responder``."""
-        pieces = self._pieces(data)
         encoder = self.encoder
-        if end := encoder.end():
-            pieces.append(end)
+        pieces = self._take_head(encoder.finish(data))
         if encoder.excess:
             _log.warning(
                 "The response to %s has %d bytes more than its Content-Length; they were not sent",

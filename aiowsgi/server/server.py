@@ -76,7 +76,7 @@ class Server:
                 lambda collect: loop.call_soon_threadsafe(collect, context=self._context), _deliver
             ),
             base_environ=base_environ(software=_PRODUCT, multithread=pool.threads > 1),
-            server_field=f"Server: {_PRODUCT}\r\n".encode("ascii"),
+            server_field=f"Server: {_PRODUCT}\r\n",
             on_disconnect=self._on_disconnect,
         )
         self._listeners = [

@@ -39,7 +39,7 @@ class Site:
     mailbox: Mailbox["Exchange"]
     base_environ: Environ
     # The line that is sent where the application sets no Server field.
-    server_field: bytes
+    server_field: str
     # Called when a connection is gone.
     on_disconnect: Callable[[], None]
     connections: set["Protocol"] = field(default_factory=set)

@@ -25,6 +25,11 @@ def check_status(status: Any) -> str:
         raise ApplicationError(
             f"start_response got {status!r} as status; write a str such as '200 OK'"
         )
+    return _check_status_text(status)
+
+
+@lru_cache(maxsize=256)
+def _check_status_text(status: str) -> str:
     if _STATUS.fullmatch(status) is None:
         raise ApplicationError(
             f"start_response got the status {status!r}; "
