@@ -38,6 +38,7 @@ them to the parser, and the first test below sends those that name an advisory t
 
 import gc
 import gzip
+import io
 import json
 import logging
 import subprocess
@@ -65,7 +66,6 @@ from raw_client import (
 
 from aiowsgi.http.request import RequestHead
 from aiowsgi.wsgi.environ import build_environ
-from aiowsgi.wsgi.input import whole_input
 
 PLAIN = [("Content-Type", "text/plain")]
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -244,7 +244,7 @@ async def test_cve_2025_14550_repeated_fields_are_joined_in_linear_time(
     took = []
     for _ in range(5):
         begun = time.process_time()
-        build_environ({}, head, whole_input(b""), server=("h", "80"), client=("h", "1"))
+        build_environ({}, head, io.BytesIO(), server=("h", "80"), client=("h", "1"))
         took.append(time.process_time() - begun)
     assert min(took) < 0.005
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from aiowsgi.bridge import body as body_module
 from aiowsgi.bridge.body import RequestBody
 from aiowsgi.errors import ClientDisconnected, RequestBodyError
-from aiowsgi.wsgi.input import streamed_input, whole_input
+from aiowsgi.wsgi.input import streamed_input
 
 # Fail-safe only: no wait of these tests is meant to last.
 TIMEOUT = 20.0
@@ -423,13 +423,6 @@ def test_input_behaves_like_bytesio_however_the_body_was_split(
     compare(fed_input(body, splits), body, calls)
 
 
-@given(BODIES, st.lists(CALLS, max_size=8))
-def test_input_of_a_body_that_arrived_whole_behaves_like_bytesio(
-    body: bytes, calls: list[Call]
-) -> None:
-    compare(whole_input(body), body, calls)
-
-
 @settings(deadline=None, max_examples=60)
 @given(CHUNKS, st.integers(1, 40), st.lists(CALLS, max_size=8))
 def test_input_behaves_like_bytesio_while_another_thread_feeds(
@@ -551,4 +544,3 @@ def test_input_is_a_binary_file_that_only_reads_forwards() -> None:
     assert file.readable()
     assert not file.seekable()
     assert not file.writable()
-    assert isinstance(whole_input(b"abc"), io.BytesIO)

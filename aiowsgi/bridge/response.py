@@ -91,7 +91,7 @@ class ResponseWriter:
             if self._woken or self._error is not None:
                 return
             self._woken = True
-        self._wake_loop()
+        self._wake()
 
     def _put(self, piece: bytes | memoryview, progress: Progress) -> None:
         with self._lock:
@@ -111,9 +111,6 @@ class ResponseWriter:
             if self._woken:
                 return
             self._woken = True
-        self._wake_loop()
-
-    def _wake_loop(self) -> None:
         try:
             self._wake()
         except BaseException:

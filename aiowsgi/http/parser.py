@@ -89,7 +89,15 @@ class Parser:
         if self._refusal is not None:
             raise self._refusal
         try:
-            event = self._next_body_event() if self._in_body else self._next_head()
+            if not self._in_body:
+                event: Event | None = self._next_head()
+            elif self._chunks is not None:
+                event = self._next_chunk(self._chunks)
+            elif self._remaining:
+                event = self._next_data()
+            else:
+                self._in_body = False
+                return _END_OF_MESSAGE
             if event is None and self._eof and (self._in_body or self.begun):
                 raise Refusal(400, "the client ended the connection in the middle of a request")
         except Refusal as refusal:
@@ -150,12 +158,7 @@ class Parser:
             framing.expect_continue,
         )
 
-    def _next_body_event(self) -> Event | None:
-        if self._chunks is not None:
-            return self._next_chunk(self._chunks)
-        if self._remaining == 0:
-            self._in_body = False
-            return _END_OF_MESSAGE
+    def _next_data(self) -> BodyData | None:
         # A body with a length needs no parser: its bytes mean nothing to HTTP.
         data = self._buffer[self._position : self._position + self._remaining]
         if not data:

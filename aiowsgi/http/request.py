@@ -40,11 +40,6 @@ class RequestHead(NamedTuple):
     keep_alive: bool
     expect_continue: bool
 
-    @property
-    def has_body(self) -> bool:
-        """Whether body bytes follow the head (RFC 9112 §6.3)."""
-        return self.chunked or bool(self.content_length)
-
 
 class BodyData(NamedTuple):
     """Bytes of a request body, decoded from their transfer coding; never empty."""

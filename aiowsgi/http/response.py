@@ -188,11 +188,9 @@ class ResponseEncoder:
         return pieces
 
 
-def join(pieces: list[bytes]) -> list[bytes]:
-    """Return the pieces with small ones joined: one buffer costs less than two to hand over."""
-    if len(pieces) < 2 or sum([len(piece) for piece in pieces]) > _JOIN_LIMIT:
-        return pieces
-    return [b"".join(pieces)]
+def join(pieces: list[bytes], size: int) -> list[bytes]:
+    """Return the pieces around ``size`` bytes of data, joined if that is less work than not."""
+    return [b"".join(pieces)] if size <= _JOIN_LIMIT and len(pieces) > 1 else pieces
 
 
 def status_text(code: int) -> str:

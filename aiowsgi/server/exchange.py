@@ -5,6 +5,7 @@ import contextvars
 import logging
 from collections.abc import Coroutine
 from concurrent.futures import CancelledError, Future
+from io import BytesIO
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..bridge.body import RequestBody
@@ -16,7 +17,7 @@ from ..http.response import ResponseEncoder, join
 from ..observe.access import CLIENT_CLOSED_REQUEST, AccessRecord
 from ..wsgi.environ import build_environ
 from ..wsgi.headers import Fields
-from ..wsgi.input import streamed_input, whole_input
+from ..wsgi.input import streamed_input
 from ..wsgi.task import Task
 from .site import Site
 
@@ -179,7 +180,7 @@ class Exchange:
         environ = build_environ(
             self._site.base_environ,
             self.head,
-            whole_input(self.prefetched) if body is None else streamed_input(body.read),
+            BytesIO(self.prefetched) if body is None else streamed_input(body.read),
             server=self.protocol.server_address,
             client=self.protocol.client_address,
         )
@@ -217,7 +218,7 @@ class Exchange:
 
     def send(self, data: bytes) -> bool:
         """Take a piece of the body. See ``Responder``."""
-        pieces = join(self._take_head(self.encoder.encode(data)))
+        pieces = join(self._take_head(self.encoder.encode(data)), len(data))
         if not self._ended:
             if self.encoder.complete:
                 # All that was declared is there: one hand-over less, and nothing left to wait for.
@@ -246,7 +247,7 @@ class Exchange:
             )
         if not self._ended:
             self._ended = True
-            self.writer.finish(join(pieces))
+            self.writer.finish(join(pieces, len(data)))
 
     def abort(self) -> None:
         """Give the response up. See ``Responder``."""

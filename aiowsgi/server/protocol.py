@@ -214,7 +214,7 @@ class Protocol(asyncio.Protocol):
     def _handle(self, event: Event) -> None:
         if isinstance(event, RequestHead):
             self._exchange = exchange = Exchange(self._site, self, event)
-            if not event.has_body:
+            if not (event.chunked or event.content_length):
                 return
             if event.expect_continue and not self._parser.buffered:
                 self._continue_due = True

@@ -44,11 +44,6 @@ class _StreamedInput(io.BufferedReader):
         return lines
 
 
-def whole_input(body: bytes) -> BinaryIO:
-    """Return the input of a request whose body has arrived."""
-    return io.BytesIO(body)
-
-
 def streamed_input(read: Callable[[int], bytes]) -> BinaryIO:
     """Return the input of a request whose body is still arriving.
 

@@ -124,7 +124,8 @@ class Task:
     def _send_all(self, result: Any) -> None:
         if isinstance(result, (list, tuple)) and not self._committed:
             for chunk in result:
-                _check_chunk(chunk, "yielded")
+                if not isinstance(chunk, bytes):
+                    raise ApplicationError(_wrong_chunk(chunk, "yielded"))
             body = result[0] if len(result) == 1 else b"".join(result)
             self._commit(len(body))
             self._responder.finish(body)
@@ -133,7 +134,8 @@ class Task:
         if not iterable or isinstance(result, _NOT_CHUNKS):
             raise ApplicationError(_wrong_result(result))
         for chunk in result:
-            _check_chunk(chunk, "yielded")
+            if not isinstance(chunk, bytes):
+                raise ApplicationError(_wrong_chunk(chunk, "yielded"))
             # An empty chunk says that the application is not ready yet (PEP 3333, "Middleware
             # Handling of Block Boundaries"): the head waits with it.
             if chunk:
@@ -168,7 +170,8 @@ class Task:
 
     def _write(self, data: bytes) -> None:
         """Be the ``write`` callable of PEP 3333."""
-        _check_chunk(data, "wrote")
+        if not isinstance(data, bytes):
+            raise ApplicationError(_wrong_chunk(data, "wrote"))
         if data:
             self._commit(None)
             self._responder.send(data)
@@ -234,16 +237,15 @@ class Task:
             )
 
 
-def _check_chunk(chunk: Any, verb: str) -> None:
-    if isinstance(chunk, bytes):
-        return
+def _wrong_chunk(chunk: Any, verb: str) -> str:
+    """Say what is wrong with a piece of a response that is not bytes."""
     if isinstance(chunk, str):
         fix = "encode it: .encode()"
     elif isinstance(chunk, bytearray | memoryview):
         fix = "convert it: bytes(...)"
     else:
         fix = "every piece of a response is bytes"
-    raise ApplicationError(f"it {verb} {type(chunk).__name__} ({_short(chunk)}); {fix}")
+    return f"it {verb} {type(chunk).__name__} ({_short(chunk)}); {fix}"
 
 
 def _short(value: object) -> str:
