@@ -9,7 +9,6 @@ from ..errors import ClientDisconnected, QueueFull, Refusal, RequestBodyError
 from ..http.parser import Parser
 from ..http.request import BodyData, EndOfMessage, Event, RequestHead
 from ..http.response import CONTINUE, refusal_response
-from ..observe import access
 from .deadline import Deadline, Stall
 from .exchange import Exchange
 from .site import Site
@@ -135,7 +134,7 @@ class Protocol(asyncio.Protocol):
             if exchange.job is not None:
                 exchange.job.cancel()
             exchange.disconnect(self._gone)
-            self._log_access(exchange, exchange.encoder.status_code)
+            self._site.log_access(self.client_address[0], exchange, exchange.encoder.status_code)
         self._site.on_disconnect()
 
     def pause_writing(self) -> None:
@@ -303,7 +302,7 @@ class Protocol(asyncio.Protocol):
     def _finish(self, exchange: Exchange) -> None:
         """Go on behind a complete response: next request, or close."""
         self._exchange = None
-        self._log_access(exchange, exchange.encoder.status_code)
+        self._site.log_access(self.client_address[0], exchange, exchange.encoder.status_code)
         if exchange.body is not None:
             # Nobody feeds it from here on, should the application read on behind its answer.
             exchange.body.abort(RequestBodyError("the response to the request is complete"))
@@ -331,7 +330,7 @@ class Protocol(asyncio.Protocol):
             refusal = self._refusal or Refusal(500, "the request could not be served")
             self._answer(refusal, exchange)
             return
-        self._log_access(exchange, exchange.encoder.status_code)
+        self._site.log_access(self.client_address[0], exchange, exchange.encoder.status_code)
         if exchange.encoder.self_delimiting:
             self._close(linger=False)
         else:
@@ -361,17 +360,8 @@ class Protocol(asyncio.Protocol):
         self._transport.write(
             refusal_response(refusal, method=method, server=self._site.server_field)
         )
-        self._log_access(exchange, refusal.status)
+        self._site.log_access(self.client_address[0], exchange, refusal.status)
         self._close(linger=True)
-
-    def _log_access(self, exchange: Exchange | None, status: int) -> None:
-        if not self._site.config.access_log or not access.log.isEnabledFor(logging.INFO):
-            return
-        client = self.client_address[0]
-        if exchange is None:
-            access.write(access.AccessRecord(client, status=status))
-        else:
-            access.write(exchange.access_record(client, status))
 
     # The end of the connection.
 

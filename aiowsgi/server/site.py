@@ -14,6 +14,7 @@ from ..bridge.mailbox import Mailbox
 from ..bridge.pool import JobQueue
 from ..config import Config
 from ..http.request import Limits
+from ..observe import access
 from ..wsgi.environ import Environ
 
 if TYPE_CHECKING:
@@ -52,6 +53,15 @@ class Site:
     request_numbers: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
     # Whether the pool will be woken in this pass of the loop.
     _waking: bool = False
+
+    def log_access(self, client: str, exchange: "Exchange | None", status: int) -> None:
+        """Write the access record of a request; without an exchange none was understood."""
+        if not self.config.access_log or not access.log.isEnabledFor(logging.INFO):
+            return
+        if exchange is None:
+            access.write(access.AccessRecord(client, status=status))
+        else:
+            access.write(exchange.access_record(client, status))
 
     def wake_pool_soon(self) -> None:
         """Wake the pool once for all requests that were queued in this pass of the loop.
