@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import importlib
 import importlib.metadata
+import logging
 import os
 import platform
 import sys
@@ -17,7 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from . import __version__
-from .config import Config, Option
+from .config import Config, Option, parse_port
 from .errors import BindError, ConfigError, LoadError
 from .process.importer import load_application
 from .process.run import serve_until_signal
@@ -33,6 +34,13 @@ _HINTS = {
     "--timeout": "which one is meant? --timeout-keep-alive, --timeout-header, --timeout-body, "
     "--timeout-write or --timeout-graceful; a running request is not limited in time",
     "--factory": "name the call in the argument instead: module:factory()",
+    "--graceful-timeout": "it is called --timeout-graceful here",
+    "--keep-alive": "it is called --timeout-keep-alive here",
+    "--uds": "write --bind unix:PATH",
+    "--unix-socket": "write --bind unix:PATH",
+    "--fd": "write --bind fd:N",
+    "--app-dir": "it is called --chdir here",
+    "--reload": "this version does not reload; restart it",
 }
 _HINTS["-t"] = _HINTS["--timeout"]
 
@@ -54,9 +62,10 @@ class _Parser(argparse.ArgumentParser):
         if unknown != message:
             option = unknown.split()[0].split("=")[0]
             known = [string for action in self._actions for string in action.option_strings]
-            if (hint := _HINTS.get(option)) is not None:
+            hint = _HINTS.get(option[:2] if option[:2] == "-t" else option)
+            if hint is not None:
                 message = f"{option}: {hint}"
-            elif close := difflib.get_close_matches(option, known, n=1):
+            elif close := difflib.get_close_matches(option, known, n=1, cutoff=0.8):
                 message = f"there is no option {option}; did you mean {close[0]}?"
             elif option.startswith("-"):
                 message = f"there is no option {option}"
@@ -134,7 +143,10 @@ def build_parser() -> argparse.ArgumentParser:
         if field.name == "bind":
             group.add_argument("--host", metavar="HOST", help="short form of --bind HOST:8000")
             group.add_argument(
-                "--port", metavar="PORT", type=int, help="short form of --bind 127.0.0.1:PORT"
+                "--port",
+                metavar="PORT",
+                type=_converter(parse_port),
+                help="short form of --bind 127.0.0.1:PORT",
             )
     other = parser.add_argument_group("other")
     other.add_argument("-h", "--help", action="help", help="show this help and exit")
@@ -184,7 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if os.getcwd() not in sys.path:
             sys.path.insert(0, os.getcwd())
         app = load_application(path)
-        return serve_until_signal(app, config, name=path)
+        return serve_until_signal(app, config, name=path, on_cut=_exit_now)
     except LoadError as error:
         _print_cause(error)
         code = _FAILURE
@@ -199,6 +211,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         message = str(error)
     print(f"aiowsgi: error: {message}", file=sys.stderr)
     return code
+
+
+def _exit_now(code: int) -> None:
+    """End the process although threads of the application are still at work."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _change_directory(path: str) -> None:

@@ -39,6 +39,13 @@ def parse_count(text: str) -> int:
     return int(text)
 
 
+def parse_port(text: str) -> int:
+    """Return a port. Raise ConfigError."""
+    if not re.fullmatch(r"\d{1,5}", text, re.ASCII) or int(text) > 65535:
+        raise ConfigError(f"{text!r} is not a port; a port is a number from 0 to 65535")
+    return int(text)
+
+
 def default_threads() -> int:
     """Return ``min(32, cpu + 4)``: enough to overlap waiting, few enough for the interpreter."""
     return min(32, (os.cpu_count() or 1) + 4)
@@ -190,8 +197,8 @@ class Config:
                     )
         if isinstance(self.bind, str):
             raise ConfigError(f"bind is a tuple of addresses; write bind=({self.bind!r},)")
-        if not self.bind:
-            raise ConfigError("bind is empty; name at least one address")
+        if not self.bind or not all(isinstance(address, str) for address in self.bind):
+            raise ConfigError("bind is a tuple of addresses such as '127.0.0.1:8000', at least one")
         if self.workers != 1:
             raise ConfigError(
                 f"workers must be 1 in this version, not {self.workers}; "

@@ -1,4 +1,6 @@
-"""The error tree. Every exception that aiowsgi raises on purpose is one of these.
+"""The error tree: what clients, applications, users and shutdowns lead to.
+
+Wrong calls of the Python interface raise TypeError, ValueError and RuntimeError, as everywhere.
 
     AiowsgiError
     ├── Refusal                    the client broke HTTP, or a limit; carries the status to answer

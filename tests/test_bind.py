@@ -416,3 +416,14 @@ def test_url_is_one_that_a_browser_on_this_machine_can_open(name: Any, url: str)
 )
 def test_ipv6_hosts_get_brackets(host: str, address: str) -> None:
     assert address_of(host, 80) == address
+
+
+def test_file_of_a_successor_stays(folder: Path) -> None:
+    path = folder / "s"
+    (old,) = bind(f"unix:{path}", backlog=8)
+    path.unlink()
+    (new,) = bind(f"unix:{path}", backlog=8)
+    old.close()
+    assert path.exists()
+    new.close()
+    assert not path.exists()

@@ -209,8 +209,10 @@ def test_bind_as_one_string_is_refused_with_the_fix() -> None:
 
 
 def test_an_empty_bind_is_refused() -> None:
-    with pytest.raises(ConfigError, match="name at least one address"):
+    with pytest.raises(ConfigError, match="at least one"):
         Config(bind=())
+    with pytest.raises(ConfigError, match=r"such as '127\.0\.0\.1:8000'"):
+        Config(bind=(8000,))  # type: ignore[arg-type]
 
 
 def test_more_than_one_worker_is_refused_with_the_remedy() -> None:

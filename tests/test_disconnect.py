@@ -673,3 +673,64 @@ async def test_what_is_no_coroutine_is_an_error_and_no_hang(start_server: StartS
         await eventually(lambda: app.errors or problems)
         assert not problems
         assert (await client.receive()).body == b"answer"
+
+
+@on_each_loop
+@pytest.mark.parametrize("declared", [False, True], ids=["chunked", "whole length sent"])
+async def test_generator_that_yields_only_empty_chunks_is_released(
+    start_server: StartServer, declared: bool
+) -> None:
+    """PEP 3333 lets middleware yield b"" while it waits; a client that has gone must end that."""
+    closed = threading.Event()
+    tick = threading.Event()  # Never set: what the application waits for.
+
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterator[bytes]:
+        start_response("200 OK", [*PLAIN, *([("Content-Length", "5")] if declared else [])])
+        try:
+            yield b"hello"
+            while True:
+                tick.wait(0.01)
+                yield b""
+        finally:
+            closed.set()
+
+    server = await start_server(app, threads=1)
+    client = await connect(server)
+    await client.send(GET)
+    assert b"hello" in await client.read_until(b"hello")
+    client.reset()
+    await in_thread(closed.wait, AT_ONCE)
+    assert closed.is_set()
+
+
+@on_each_loop
+async def test_coroutine_that_is_slow_to_end_does_not_keep_the_thread(
+    start_server: StartServer,
+) -> None:
+    begun, released, go_on = threading.Event(), threading.Event(), asyncio.Event()
+
+    async def stubborn() -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            await go_on.wait()
+            raise
+
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+        try:
+            aiowsgi.run_coroutine(stubborn())
+        finally:
+            released.set()
+        raise AssertionError
+
+    server = await start_server(app, threads=1)
+    client = await connect(server)
+    await client.send(GET)
+    await in_thread(begun.wait, TIMEOUT)
+    client.close()
+    await in_thread(released.wait, AT_ONCE)
+    assert released.is_set()
+    assert server._site.calls
+    go_on.set()
+    await eventually(lambda: not server._site.calls)

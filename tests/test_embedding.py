@@ -857,3 +857,105 @@ async def test_request_leaves_no_circle_for_the_garbage_collector() -> None:
             gc.garbage.clear()
             gc.enable()
         assert ours == []
+
+
+async def test_one_thread_is_told_to_the_application() -> None:
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [repr(environ["wsgi.multithread"]).encode()]
+
+    for threads, told in ((1, "False"), (2, "True")):
+        config = aiowsgi.Config(threads=threads)
+        async with aiowsgi.serve(app, "127.0.0.1", 0, config=config) as server:
+            assert (await get(server.url)).text == told
+
+
+@pytest.mark.parametrize(
+    ("option", "request_head", "status"),
+    [
+        ("limit_request_line", b"GET /%b HTTP/1.1\r\nHost: h\r\n\r\n" % (b"a" * 50), 414),
+        ("limit_request_fields", b"GET / HTTP/1.1\r\nHost: h\r\n%b\r\n" % (b"A: b\r\n" * 50), 431),
+        ("limit_request_field_size", b"GET / HTTP/1.1\r\nHost: %b\r\n\r\n" % (b"h" * 50), 431),
+        ("limit_request_head", b"GET / HTTP/1.1\r\nHost: h\r\n%b\r\n" % (b"A: b\r\n" * 9), 431),
+        ("limit_request_body", b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 50\r\n\r\n", 413),
+    ],
+)
+async def test_every_limit_is_held(option: str, request_head: bytes, status: int) -> None:
+    config = aiowsgi.Config(**{option: 40})
+    async with aiowsgi.serve(hello, "127.0.0.1", 0, config=config) as server:
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        writer.write(request_head)
+        async with asyncio.timeout(PATIENCE):
+            answer = await reader.read()
+        writer.close()
+        await writer.wait_closed()
+    assert answer.startswith(b"HTTP/1.1 %d " % status)
+
+
+async def test_executor_that_cannot_run_anything_gives_a_503() -> None:
+    def broken() -> None:
+        raise ZeroDivisionError
+
+    config = aiowsgi.Config(queue_timeout=0.1)
+    executor = ThreadPoolExecutor(1, initializer=broken)
+    async with (
+        aiowsgi.serve(hello, "127.0.0.1", 0, config=config, executor=executor) as server,
+        asyncio.timeout(PATIENCE),
+    ):
+        assert (await get(server.url)).status_code == 503
+    executor.shutdown()
+
+
+async def test_what_is_no_executor_is_refused() -> None:
+    with pytest.raises(aiowsgi.ConfigError, match="not a concurrent"):
+        await aiowsgi.serve(hello, "127.0.0.1", 0, executor=5)  # type: ignore[arg-type]
+
+
+async def test_address_and_socket_are_one_too_many() -> None:
+    with socket.socket() as sock, pytest.raises(aiowsgi.ConfigError, match="or sock"):
+        aiowsgi.serve(hello, "127.0.0.1", 0, sock=sock)
+
+
+async def test_shutdown_waits_for_requests_in_the_executor_of_the_program() -> None:
+    entered, closed = threading.Event(), threading.Event()
+
+    class Result(list[bytes]):
+        def close(self) -> None:
+            entered.set()
+            aiowsgi.run_coroutine(asyncio.sleep(0))
+            closed.set()
+
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return Result([b"hello"])
+
+    with aiowsgi.ThreadPool(2) as pool:
+        async with aiowsgi.serve(app, "127.0.0.1", 0, executor=pool) as server:
+            assert (await get(server.url)).text == "hello"
+        assert closed.is_set()
+
+
+async def test_coroutine_behind_the_answer_is_cancelled_when_the_time_is_over() -> None:
+    errors: list[BaseException] = []
+
+    class Result(list[bytes]):
+        def close(self) -> None:
+            try:
+                aiowsgi.run_coroutine(asyncio.Event().wait())
+            except BaseException as error:
+                errors.append(error)
+                raise
+
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return Result([b"hello"])
+
+    config = aiowsgi.Config(timeout_graceful=0.05)
+    async with aiowsgi.serve(app, "127.0.0.1", 0, config=config) as server:
+        assert (await get(server.url)).text == "hello"
+    assert [type(error) for error in errors] == [aiowsgi.ServerStopped]
+
+
+async def test_run_inside_a_loop_says_what_to_await() -> None:
+    with pytest.raises(RuntimeError, match=r"await aiowsgi\.serve"):
+        aiowsgi.run(hello)

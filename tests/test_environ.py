@@ -134,12 +134,6 @@ def test_asterisk_has_an_empty_path() -> None:
     check_environ(environ)
 
 
-def test_script_name_comes_from_the_base() -> None:
-    base = base_environ(software="x", multithread=True, script_name="/mounted")
-    environ = environ_of(head_of("/a"), base)
-    assert (environ["SCRIPT_NAME"], environ["PATH_INFO"]) == ("/mounted", "/a")
-
-
 def test_http_1_0_without_host_has_no_http_host() -> None:
     environ = environ_of(parsed(b"GET / HTTP/1.0\r\n\r\n"))
     assert "HTTP_HOST" not in environ

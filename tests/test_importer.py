@@ -283,3 +283,8 @@ def test_keyboard_interrupt_while_importing_is_not_an_error_of_the_module(write:
     write("shop.py", "raise KeyboardInterrupt")
     with pytest.raises(KeyboardInterrupt):
         load_application("shop:application")
+
+
+def test_module_that_is_no_package_is_told(write: Write) -> None:
+    write("shop.py", "def app(environ, start_response): ...\n")
+    assert _refusal("shop.web:app") == ("'shop' is a module, not a package: it has no module 'web'")

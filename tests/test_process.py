@@ -34,13 +34,20 @@ from aiowsgi.process import logs
 PATIENCE = 20.0
 
 APPLICATION = """
+    import asyncio
     import json
     import os
     import socket
     import sys
 
+    import aiowsgi
+
     def application(environ, start_response):
         path, query = environ["PATH_INFO"], environ["QUERY_STRING"]
+        if path == "/loop-thread":
+            # The same on a thread of the event loop's own, which the interpreter waits for.
+            aiowsgi.run_coroutine(asyncio.to_thread(application, environ | {"PATH_INFO": "/wait"},
+                                                    start_response))
         if path == "/wait":
             # Says to the test that it was called, and waits for the test's word.
             with socket.create_connection(("127.0.0.1", int(query)), timeout=30) as gate:
@@ -416,19 +423,20 @@ async def test_signal_finishes_requests_in_flight_and_closes_idle_connections(
         assert f"Stopping on {number.name}:" in process.err[1]
 
 
+@pytest.mark.parametrize("path", ["/wait", "/loop-thread"])
 @pytest.mark.parametrize(
     ("first", "second"),
     [(signal.SIGTERM, signal.SIGTERM), (signal.SIGINT, signal.SIGINT)],
 )
 async def test_second_signal_ends_the_process_though_a_thread_is_stuck(
-    start: Start, first: signal.Signals, second: signal.Signals
+    start: Start, first: signal.Signals, second: signal.Signals, path: str
 ) -> None:
     async with (
         Gate.make() as gate,
         start() as process,
         connect(process.address) as busy,
     ):
-        busy.send(f"/wait?{gate.port}")
+        busy.send(f"{path}?{gate.port}")
         await gate.arrival()
         process.signal(first)
         await process.said(f"Stopping on {first.name}")

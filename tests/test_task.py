@@ -54,6 +54,10 @@ class Recorder:
         self._called("send")
         return len(self.pieces) < self.wanted
 
+    def check(self) -> bool:
+        assert not {"finish", "abort"} & set(self.calls), "a body behind its end"
+        return len(self.pieces) < self.wanted
+
     def finish(self, data: bytes) -> None:
         assert self.calls[0] == "start", "an end without a head"
         assert not {"finish", "abort"} & set(self.calls), "a second end"

@@ -1125,7 +1125,7 @@ class TestForeignPool:
         job.release.set()
         executor.shutdown()
         assert not handle.cancel()
-        assert pool._waiting == 0
+        assert not pool._waiting
 
     def test_an_executor_that_is_shut_down_refuses_and_nothing_is_counted(
         self, executor: ThreadPoolExecutor

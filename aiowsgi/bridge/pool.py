@@ -42,6 +42,18 @@ class JobQueue(Protocol):
     def wake(self) -> None:
         """See to it that queued jobs are run."""
 
+    def stop(self, on_stopped: Callable[[], None], *, cancel: bool) -> None:
+        """Take no more jobs; ``on_stopped()`` is called, on any thread, when none runs any more.
+
+        With ``cancel`` the jobs that have not started are dropped. Does not block.
+        """
+
+    def join(self) -> None:
+        """Wait for threads that are about to end, behind ``on_stopped``."""
+
+    def describe_busy(self) -> str:
+        """Return what still runs, for a message."""
+
 
 class _Job:
     __slots__ = ("_pool", "future", "run", "started")
@@ -163,9 +175,7 @@ class ThreadPool(Executor):
         """
         self.stop(lambda: None, cancel=cancel_futures)
         if wait:
-            # Jobs that are left may start further threads while this goes on.
-            for thread in self._threads:
-                thread.join()
+            self.join()
 
     def stop(self, on_stopped: Callable[[], None], *, cancel: bool = False) -> None:
         """Begin to shut down; ``on_stopped()`` is called, on any thread, when no thread is left.
@@ -197,6 +207,16 @@ class ThreadPool(Executor):
                 job.future.cancel()
         if stopped:
             on_stopped()
+
+    def join(self) -> None:
+        """Wait until every thread has ended."""
+        # Jobs that are left may start further threads while this goes on.
+        for thread in self._threads:
+            thread.join()
+
+    def describe_busy(self) -> str:
+        """Return the names of the threads that have not ended."""
+        return ", ".join(thread.name for thread in self.living_threads())
 
     def living_threads(self) -> list[threading.Thread]:
         """Return the threads that were started and have not ended."""
@@ -297,7 +317,7 @@ class ThreadPool(Executor):
 
 
 class ForeignPool:
-    """Any other ``Executor`` as a queue of jobs.
+    """The share of one server in an ``Executor`` that belongs to somebody else.
 
     Arguments: the executor, which is never shut down here, and ``queue_size``, the number of jobs
     that may wait in it.
@@ -306,44 +326,109 @@ class ForeignPool:
     def __init__(self, executor: Executor, *, queue_size: int) -> None:
         self._executor = executor
         self._queue_size = queue_size
-        # Protects the counter. Taken to start and cancel on the loop thread, and by the executor's
-        # threads when they begin a job.
+        # Protects everything below. Taken to start, cancel and stop on the loop thread, and by the
+        # executor's threads around each job.
         self._lock = threading.Lock()
-        self._waiting = 0
+        self._waiting: set[Future[None]] = set()
+        self._running = 0
+        self._closed = False
+        self._on_stopped: list[Callable[[], None]] = []
 
     @property
     def threads(self) -> int:
         """How many jobs may run at the same time, as far as the executor tells."""
+        if isinstance(self._executor, ThreadPool):
+            return self._executor.threads
+        # The name in CPython's executors; there is no public one.
         count: Any = getattr(self._executor, "_max_workers", None)
         # An executor that does not say is taken to have several threads: the safe answer.
         return count if isinstance(count, int) else 2
 
     def start(self, run: Callable[[], None], *, wake: bool = True) -> Cancellable:
         """Queue ``run``. Raises QueueFull, or RuntimeError once the executor is shut down."""
+        # Carries the job's state: the executor's own future comes too late, for the job may have
+        # begun by then.
+        future: Future[None] = Future()
         with self._lock:
+            if self._closed:
+                raise RuntimeError("the server is stopped")
             # One that was handed over a moment ago still counts, so an empty queue takes one more.
-            if self._waiting > self._queue_size:
-                raise QueueFull(f"{self._waiting} jobs wait already")
-            self._waiting += 1
+            if len(self._waiting) > self._queue_size:
+                raise QueueFull(f"{len(self._waiting)} jobs wait already")
+            self._waiting.add(future)
         try:
-            future = self._executor.submit(self._run, run)
+            outer = self._executor.submit(self._run, run, future)
         except BaseException:
-            self._leave()
+            self._drop(future)
             raise
-        future.add_done_callback(self._on_done)
-        return future
-
-    def _on_done(self, future: Future[None]) -> None:
-        if future.cancelled():
-            self._leave()
+        outer.add_done_callback(lambda outer: self._on_done(outer, future))
+        return _ForeignJob(future, self._drop)
 
     def wake(self) -> None:
         """Do nothing: an executor wakes its threads itself."""
 
-    def _leave(self) -> None:
+    def stop(self, on_stopped: Callable[[], None], *, cancel: bool) -> None:
+        """Begin to stop. See ``JobQueue.stop``."""
         with self._lock:
-            self._waiting -= 1
+            self._closed = True
+            waiting = list(self._waiting) if cancel else []
+            self._on_stopped.append(on_stopped)
+        for future in waiting:
+            future.cancel()
+            self._drop(future)
+        self._look()
 
-    def _run(self, run: Callable[[], None]) -> None:
-        self._leave()
-        run()
+    def join(self) -> None:
+        """Do nothing: the threads are the executor's."""
+
+    def describe_busy(self) -> str:
+        """Return how many requests still run."""
+        return f"{self._running} requests in {self._executor!r}"
+
+    def _run(self, run: Callable[[], None], future: Future[None]) -> None:
+        if not future.set_running_or_notify_cancel():
+            return
+        with self._lock:
+            self._waiting.discard(future)
+            self._running += 1
+        try:
+            run()
+        finally:
+            with self._lock:
+                self._running -= 1
+            self._look()
+
+    def _on_done(self, outer: Future[None], future: Future[None]) -> None:
+        """Find out that the executor is through with a job, and has perhaps never begun it."""
+        error = None if outer.cancelled() else outer.exception()
+        if future.cancel():
+            self._drop(future)
+            _log.error("The executor dropped a request: %r", error or "it was cancelled")
+
+    def _drop(self, future: Future[None]) -> None:
+        with self._lock:
+            self._waiting.discard(future)
+        self._look()
+
+    def _look(self) -> None:
+        """Say that nothing runs any more, once that is so and somebody wants to know."""
+        with self._lock:
+            if not self._closed or self._running or self._waiting:
+                return
+            callbacks, self._on_stopped = self._on_stopped, []
+        for callback in callbacks:
+            callback()
+
+
+class _ForeignJob:
+    __slots__ = ("_future", "_on_cancelled")
+
+    def __init__(self, future: Future[None], on_cancelled: Callable[[Future[None]], None]) -> None:
+        self._future = future
+        self._on_cancelled = on_cancelled
+
+    def cancel(self) -> bool:
+        if not self._future.cancel():
+            return False
+        self._on_cancelled(self._future)
+        return True

@@ -4,7 +4,7 @@ import enum
 import threading
 from collections.abc import Callable
 
-from ..errors import ClientDisconnected
+from ..errors import ApplicationError, ClientDisconnected
 
 
 class Progress(enum.Enum):
@@ -39,6 +39,7 @@ class ResponseWriter:
         "_progress",
         "_room",
         "_size",
+        "_waiting",
         "_wake",
         "_woken",
     )
@@ -56,6 +57,7 @@ class ResponseWriter:
         self._progress = Progress.OPEN
         self._error: ClientDisconnected | None = None
         self._woken = False
+        self._waiting = 0  # Threads that wait for room: one, unless the application has its own.
 
     def write(self, pieces: list[bytes]) -> None:
         """Queue pieces. Called on a pool thread; blocks above high water.
@@ -69,6 +71,12 @@ class ResponseWriter:
                 view = memoryview(piece)
                 for start in range(0, len(piece), self._high_water):
                     self._put(view[start : start + self._high_water], Progress.OPEN)
+
+    def check(self) -> None:
+        """Raise ClientDisconnected when nobody is left to send to. Called on a pool thread."""
+        with self._lock:
+            if self._error is not None:
+                raise self._error.anew()
 
     def finish(self, pieces: list[bytes]) -> None:
         """Queue the last pieces; the response is complete. Called on a pool thread; may block.
@@ -101,9 +109,16 @@ class ResponseWriter:
                 # The loop thread ends this wait: it takes what is queued when the client has room
                 # for it, and disconnects when the client leaves, takes nothing for too long, or
                 # the server stops.
+                self._waiting += 1
                 self._room.wait()
+                self._waiting -= 1
             if self._error is not None:
                 raise self._error.anew()
+            if self._progress is not Progress.OPEN:
+                raise ApplicationError("the response is complete; nothing can be written behind it")
+            if self._waiting and progress is Progress.FINISHED:
+                # Another thread of the application is in the midst of the body.
+                progress = Progress.ABORTED
             if piece:
                 self._pieces.append(piece)
                 self._size += len(piece)
@@ -126,7 +141,7 @@ class ResponseWriter:
             self._size = 0
             self._woken = False
             if self._room is not None:
-                self._room.notify()
+                self._room.notify_all()
             if self._progress is not Progress.OPEN:
                 self._wake = _nobody_to_wake
             return pieces, self._progress
@@ -142,4 +157,4 @@ class ResponseWriter:
             self._pieces = []
             self._size = 0
             if self._room is not None:
-                self._room.notify()
+                self._room.notify_all()

@@ -22,12 +22,17 @@ def _did_you_mean(name: str, candidates: Iterable[str], form: str) -> str:
     return f"; did you mean {form.format(close[0])!r}?" if close else ""
 
 
-def _similar_module(name: str) -> str:
-    """Return a hint at a module whose name is close to the one that is missing."""
+def _missing_module(name: str) -> ConfigError:
+    """Explain that there is no module ``name``, though what it should be in could be imported."""
     parent, _, last = name.rpartition(".")
-    paths = importlib.import_module(parent).__path__ if parent else ["."]
+    paths = getattr(importlib.import_module(parent), "__path__", None) if parent else ["."]
+    if paths is None:
+        return ConfigError(f"{parent!r} is a module, not a package: it has no module {last!r}")
     found = [module.name for module in pkgutil.iter_modules(paths)]
-    return _did_you_mean(last, found, f"{parent}.{{}}" if parent else "{}")
+    hint = _did_you_mean(last, found, f"{parent}.{{}}" if parent else "{}")
+    return ConfigError(
+        f"there is no module {name!r}{hint or ' in the current directory or installed'}"
+    )
 
 
 def _load_module(name: str) -> Any:
@@ -38,10 +43,7 @@ def _load_module(name: str) -> Any:
         if name != missing and not name.startswith(f"{missing}."):
             # The module is there; what it imports is not.
             raise LoadError(f"importing the module {name!r} failed") from error
-        hint = _similar_module(missing)
-        raise ConfigError(
-            f"there is no module {missing!r}{hint or ' in the current directory or installed'}"
-        ) from None
+        raise _missing_module(missing) from None
     except (Exception, SystemExit) as error:
         raise LoadError(f"importing the module {name!r} failed") from error
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import importlib.util
 import logging
 import signal
 import threading
@@ -34,33 +33,56 @@ def run(
 
     Arguments as for ``serve``. Requests in flight are finished before it returns; a second signal
     cuts them. Messages go to standard error and the access log to standard output, unless the
-    loggers ``aiowsgi.error`` and ``aiowsgi.access`` have handlers already. Raises ConfigError.
+    loggers ``aiowsgi.error`` and ``aiowsgi.access`` have handlers already. Raises ConfigError, and
+    RuntimeError inside a running event loop.
     """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        pass
+    else:
+        raise RuntimeError("aiowsgi.run() blocks; in a coroutine, await aiowsgi.serve() instead")
     serve_until_signal(app, with_address(config or Config(), host, port), name=describe(app))
 
 
-def serve_until_signal(app: WSGIApplication, config: Config, *, name: str) -> int:
+def serve_until_signal(
+    app: WSGIApplication,
+    config: Config,
+    *,
+    name: str,
+    on_cut: Callable[[int], None] = lambda exit_code: None,
+) -> int:
     """Serve until a signal; return the exit code of the process.
 
-    ``name`` is how messages call the application. Raises ConfigError.
+    ``name`` is how messages call the application. ``on_cut(exit_code)`` is called when the server
+    has stopped and something had to be left behind, before the event loop is closed: closing waits
+    for work that the application gave to the loop's own threads. Raises ConfigError.
     """
     loop_name, loop_factory = _loop_factory(config.loop)
     logs.configure(config.log_level)
     with asyncio.Runner(loop_factory=loop_factory) as runner:
-        return runner.run(_serve(app, config, name, loop_name))
+        return runner.run(_serve(app, config, name, loop_name, on_cut))
 
 
 def _loop_factory(choice: str) -> tuple[str, Callable[[], asyncio.AbstractEventLoop] | None]:
-    if choice == "asyncio" or (choice == "auto" and importlib.util.find_spec("uvloop") is None):
+    if choice == "asyncio":
         return "asyncio", None
     try:
         import uvloop
     except ImportError as error:
+        if choice == "auto":
+            return "asyncio", None
         raise ConfigError("uvloop is not installed; leave --loop out to use asyncio") from error
     return "uvloop", uvloop.new_event_loop
 
 
-async def _serve(app: WSGIApplication, config: Config, name: str, loop_name: str) -> int:
+async def _serve(
+    app: WSGIApplication,
+    config: Config,
+    name: str,
+    loop_name: str,
+    on_cut: Callable[[int], None],
+) -> int:
     server = await serve(app, config=config)
     closed = asyncio.ensure_future(server.wait_closed())
     with _StopSignals(server) as signals:
@@ -82,6 +104,8 @@ async def _serve(app: WSGIApplication, config: Config, name: str, loop_name: str
             await asyncio.wait({closed}, timeout=_FORCED_TIMEOUT)
             forced.cancel()
             closed.cancel()
+    if server.was_cut or signals.forced.is_set():
+        on_cut(signals.exit_code)
     return signals.exit_code
 
 

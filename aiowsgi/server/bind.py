@@ -6,29 +6,41 @@ import os
 import re
 import socket
 import stat
-from dataclasses import dataclass
 
 from ..errors import BindError, ConfigError
 
 _HOST_PORT = re.compile(r"(?:\[(?P<ipv6>[^\]]+)\]|(?P<host>[^:\[\]]*)):(?P<port>[0-9]{1,5})")
 
 
-@dataclass(frozen=True, slots=True)
+_NOTSENT_LOWAT: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+_NOTSENT_BYTES = 1 << 17
+
+
 class ListeningSocket:
     """A socket to accept on, and the file that it made, if it is a Unix socket of this process."""
 
-    socket: socket.socket
-    path: str | None = None
-
-    def __post_init__(self) -> None:
-        self.socket.setblocking(False)
+    def __init__(self, sock: socket.socket, path: str | None = None) -> None:
+        sock.setblocking(False)
+        if sock.family in (socket.AF_INET, socket.AF_INET6) and _NOTSENT_LOWAT is not None:
+            # Connections inherit it. Else the kernel queues megabytes for a slow client, and says
+            # so late that there is room again that the client looks as if it took nothing.
+            sock.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, _NOTSENT_BYTES)
+        self.socket = sock
+        self._path = path
+        self._identity = None if path is None else _identity(path)
 
     def close(self) -> None:
-        """Close the socket; its file goes with it."""
-        if self.path is not None:
+        """Close the socket; its file goes with it, unless it is that of another by now."""
+        if self._path is not None:
             with contextlib.suppress(OSError):
-                os.unlink(self.path)
+                if _identity(self._path) == self._identity:
+                    os.unlink(self._path)
         self.socket.close()
+
+
+def _identity(path: str) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
 
 
 def _tcp_sockets(address: str, host: str, port: int, backlog: int) -> list[socket.socket]:

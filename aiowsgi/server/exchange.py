@@ -4,14 +4,14 @@ import asyncio
 import contextvars
 import logging
 from collections.abc import Coroutine
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Future, wait
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..bridge.body import RequestBody
 from ..bridge.pool import Cancellable
 from ..bridge.response import ResponseWriter
-from ..errors import ClientDisconnected, RequestBodyError
+from ..errors import ClientDisconnected, RequestBodyError, ServerStopped
 from ..http.request import RequestHead
 from ..http.response import ResponseEncoder, join
 from ..observe.access import CLIENT_CLOSED_REQUEST, AccessRecord
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 _log = logging.getLogger("aiowsgi.error")
+# A thread that waits for the loop looks this often, in seconds, whether there still is one.
+_LOOP_CHECK = 5.0
 current_exchange: contextvars.ContextVar["Exchange"] = contextvars.ContextVar("aiowsgi.exchange")
 
 
@@ -69,7 +71,8 @@ class Exchange:
     def __init__(self, site: Site, protocol: "Protocol", head: RequestHead) -> None:
         self._site = site
         self._number = next(site.request_numbers)
-        self._calls: set[asyncio.Task[Any]] = set()
+        # Coroutines that the application has asked for, and where it waits for them.
+        self._calls: dict[asyncio.Task[Any], Future[Any]] = {}
         self._gone: ClientDisconnected | None = None
         self._head_bytes = b""
         self._ended = False
@@ -133,30 +136,30 @@ class Exchange:
     def cancel_calls(self, error: ClientDisconnected) -> None:
         """End the coroutines that the application waits for, and refuse further ones."""
         self._gone = error
-        for task in self._calls:
+        for task, future in self._calls.items():
+            # The thread goes on at once, however long the coroutine takes to end.
+            future.set_exception(error.anew())
             task.cancel()
+        self._calls.clear()
 
-    def _start_call(
-        self,
-        coroutine: Coroutine[Any, Any, Any],
-        context: contextvars.Context,
-        future: Future[Any],
-    ) -> None:
+    def _start_call(self, coroutine: Coroutine[Any, Any, Any], future: Future[Any]) -> None:
         if self._gone is not None:
             coroutine.close()
             future.set_exception(self._gone.anew())
             return
-        task = self._site.loop.create_task(_contained(coroutine), context=context)
-        self._calls.add(task)
-        self._site.calls.add(task)
+        task = self._site.loop.create_task(_contained(coroutine))
+        self._calls[task] = future
+        self._site.calls[task] = self
 
         def done(task: asyncio.Task[Any]) -> None:
-            self._calls.discard(task)
-            self._site.calls.discard(task)
+            self._site.calls.pop(task, None)
             coroutine.close()  # It may have been cancelled before it began.
+            error = None if task.cancelled() else task.exception()
+            if self._calls.pop(task, None) is None:
+                return  # Nobody waits for it any more.
             if task.cancelled():
-                future.set_exception(self._gone.anew() if self._gone else CancelledError())
-            elif (error := task.exception()) is not None:
+                future.set_exception(CancelledError())
+            elif error is not None:
                 cause = error.__cause__
                 future.set_exception(cause if isinstance(error, _Contained) and cause else error)
             else:
@@ -190,10 +193,18 @@ class Exchange:
     def call(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
         """Run a coroutine on the loop thread and return its result. Blocks."""
         future: Future[Result] = Future()
-        context = contextvars.copy_context()
-        # The loop thread ends this wait: when the coroutine ends, or when the client leaves or the
-        # server stops, which cancel it.
-        self._site.loop.call_soon_threadsafe(self._start_call, coroutine, context, future)
+        # In a copy of the calling thread's context. The loop thread ends the wait: when the
+        # coroutine ends, and when the client leaves or the server stops, which cancel it.
+        loop = self._site.loop
+        try:
+            loop.call_soon_threadsafe(self._start_call, coroutine, future)
+            # A loop that is closed before it comes to the call ends nothing any more.
+            while not wait([future], _LOOP_CHECK).done:
+                if loop.is_closed():
+                    raise RuntimeError("the event loop is closed")
+        except RuntimeError as error:
+            coroutine.close()
+            raise ServerStopped("the server stopped") from error
         return future.result()
 
     def _wake(self) -> None:
@@ -227,6 +238,13 @@ class Exchange:
             else:
                 self.writer.write(pieces)
         return self.encoder.wants_more
+
+    def check(self) -> bool:
+        """Return whether anything more is of use. See ``Responder``."""
+        if self._ended:
+            return False
+        self.writer.check()
+        return True
 
     def finish(self, data: bytes) -> None:
         """Take the last piece of the body. See ``Responder``."""

@@ -108,9 +108,7 @@ class Listener:
     async def _set_up(self, connection: socket.socket, protocol: asyncio.Protocol) -> None:
         try:
             await self._loop.connect_accepted_socket(lambda: protocol, connection)
-        except BaseException as error:
+        except OSError as error:
             connection.close()
             self._on_failed()
-            if not isinstance(error, OSError):
-                raise
             _log.debug("A connection was gone before it was set up: %s", error)

@@ -213,6 +213,8 @@ class Protocol(asyncio.Protocol):
     def _handle(self, event: Event) -> None:
         if isinstance(event, RequestHead):
             self._exchange = exchange = Exchange(self._site, self, event)
+            if self._eof:
+                exchange.cancel_calls(self._gone)
             if not (event.chunked or event.content_length):
                 return
             if event.expect_continue and not self._parser.buffered:
@@ -276,6 +278,7 @@ class Protocol(asyncio.Protocol):
 
     def _next_request(self) -> None:
         self._receiving = True
+        self._continue_due = False
         self._enter(State.IDLE)
         if self._eof and not self._parser.begun:
             self._close(linger=False)
@@ -290,10 +293,9 @@ class Protocol(asyncio.Protocol):
         pieces, progress = exchange.writer.take()
         if pieces:
             exchange.sent = True
-            if len(pieces) == 1:
-                self._transport.write(pieces[0])
-            else:
-                self._transport.writelines(pieces)
+            # Not writelines(), which in some releases of Python 3.12 and 3.13 knows neither that
+            # the connection is lost (gh-136234) nor when to pause (CVE-2024-12254).
+            self._transport.write(pieces[0] if len(pieces) == 1 else b"".join(pieces))
         if progress is Progress.FINISHED:
             self._finish(exchange)
         elif progress is Progress.ABORTED:

@@ -50,14 +50,11 @@ class Server:
         # nor anything of a request into the loop (python/cpython#140947).
         self._context = contextvars.copy_context()
         self._config = config
-        self._own_pool: ThreadPool | None = None
         pool: JobQueue
-        if isinstance(executor, ThreadPool):
-            pool = executor
-        elif executor is not None:
-            pool = ForeignPool(executor, queue_size=config.queue_size)
+        if executor is None:
+            pool = ThreadPool(config.threads, queue_size=config.queue_size)
         else:
-            pool = self._own_pool = ThreadPool(config.threads, queue_size=config.queue_size)
+            pool = ForeignPool(executor, queue_size=config.queue_size)
         self._site = Site(
             app=app,
             config=config,
@@ -98,6 +95,10 @@ class Server:
         self._deadline = 0.0
         self._closing: asyncio.Task[None] | None = None
         self._close_called = asyncio.Event()
+        # Whether a shutdown had to cut connections or to leave threads behind.
+        self.was_cut = False
+        for listener in self._listeners:
+            listener.resume()
 
     @property
     def sockets(self) -> tuple[socket.socket, ...]:
@@ -124,11 +125,6 @@ class Server:
     def is_serving(self) -> bool:
         """Return whether connections are accepted."""
         return self._closing is None
-
-    def start(self) -> None:
-        """Begin to accept connections. ``serve`` has done that."""
-        for listener in self._listeners:
-            listener.resume()
 
     def close(self) -> None:
         """Begin to stop: no more connections, idle ones closed, requests in flight finished.
@@ -189,9 +185,8 @@ class Server:
             listener.resume()
 
     def _cut(self) -> None:
+        self.was_cut = True
         error = ServerStopped("the server stopped")
-        for task in list(self._site.calls):
-            task.cancel()
         for protocol in list(self._site.connections):
             protocol.abort(error)
 
@@ -210,8 +205,6 @@ class Server:
             await self._until(self._no_connections, _ABORT_TIMEOUT)
         # 5. Threads have what is left of the time; they are not waited for without end.
         await self._stop_pool()
-        for task in list(self._site.calls):
-            task.cancel()
 
     def _no_connections(self) -> bool:
         return self._connections == 0
@@ -231,9 +224,7 @@ class Server:
         return True
 
     async def _stop_pool(self) -> None:
-        if (pool := self._own_pool) is None:
-            return
-        loop = self._site.loop
+        pool, loop = self._site.pool, self._site.loop
         stopped = False
 
         def note() -> None:
@@ -247,13 +238,16 @@ class Server:
                 loop.call_soon_threadsafe(note, context=self._context)
 
         pool.stop(on_stopped, cancel=True)
+        if not await self._until(lambda: stopped, 0.0):
+            # Some threads may wait for coroutines behind a complete response, where no connection
+            # is left to release them.
+            for exchange in set(self._site.calls.values()):
+                exchange.cancel_calls(ServerStopped("the server stopped"))
         if await self._until(lambda: stopped, _ABORT_TIMEOUT):
-            pool.shutdown()  # Each thread has said that it is about to end.
+            pool.join()  # Each thread has said that it is about to end.
         else:
-            _log.warning(
-                "The application does not return in %s; the threads are left behind",
-                ", ".join(thread.name for thread in pool.living_threads()),
-            )
+            self.was_cut = True
+            _log.warning("The application does not return; left behind: %s", pool.describe_busy())
 
 
 def _deliver(exchange: Exchange) -> None:
@@ -295,6 +289,10 @@ class Serving:
     async def _start(self) -> Server:
         if not callable(self._app):
             raise ConfigError(f"the application {self._app!r} is not callable")
+        if self._executor is not None and not isinstance(self._executor, Executor):
+            raise ConfigError(
+                f"the executor {self._executor!r} is not a concurrent.futures.Executor"
+            )
         sockets: list[bind.ListeningSocket] = []
         try:
             if self._sock is not None:
@@ -306,9 +304,7 @@ class Serving:
             for sock in sockets:
                 sock.close()
             raise
-        server = Server(self._app, self._config, sockets, self._executor)
-        server.start()
-        return server
+        return Server(self._app, self._config, sockets, self._executor)
 
 
 def serve(
@@ -338,6 +334,8 @@ def serve(
     It installs no signal handlers, configures no logging, and changes no global state.
     """
     config = Config() if config is None else config
+    if sock is not None and (host is not None or port is not None):
+        raise ConfigError("give either host and port, or sock")
     return Serving(app, with_address(config, host, port), sock, executor)
 
 

@@ -45,7 +45,7 @@ class Site:
     on_disconnect: Callable[[], None]
     connections: set["Protocol"] = field(default_factory=set)
     # Coroutines that applications have asked for.
-    calls: set[asyncio.Task[Any]] = field(default_factory=set)
+    calls: dict[asyncio.Task[Any], "Exchange"] = field(default_factory=dict)
     # No further request is awaited on any connection.
     closing: bool = False
     # Makes the ids of requests unique among processes and restarts.

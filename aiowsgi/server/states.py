@@ -77,7 +77,7 @@ RULES: dict[State, Rule] = {
         "answered; what is buffered is sent, and the client's end is awaited",
         LINGER_TIMEOUT,
         "on, dropped",
-        "reset",
+        "cut",
         "go on",
     ),
     State.CLOSED: Rule("the transport is gone", None, "off", "", ""),

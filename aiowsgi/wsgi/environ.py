@@ -11,10 +11,10 @@ from .file_wrapper import FileWrapper
 Environ = dict[str, Any]
 
 
-def base_environ(*, software: str, multithread: bool, script_name: str = "") -> Environ:
+def base_environ(*, software: str, multithread: bool) -> Environ:
     """Return the part of the environ that is the same for all requests of a server."""
     return {
-        "SCRIPT_NAME": script_name,
+        "SCRIPT_NAME": "",
         "SERVER_SOFTWARE": software,
         "wsgi.version": (1, 0),
         "wsgi.url_scheme": "http",

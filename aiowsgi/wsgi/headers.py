@@ -25,7 +25,7 @@ def check_status(status: Any) -> str:
         raise ApplicationError(
             f"start_response got {status!r} as status; write a str such as '200 OK'"
         )
-    return _check_status_text(status)
+    return _check_status_text(str.__str__(status))
 
 
 @lru_cache(maxsize=256)
@@ -65,6 +65,8 @@ def check_fields(headers: Any) -> Fields:
         name, value = item
         if not (isinstance(name, str) and isinstance(value, str)):
             raise ApplicationError(_not_text(item))
+        # What is checked is what is sent: a subclass may format itself as something else.
+        name, value = str.__str__(name), str.__str__(value)
         lower = _check_name(name)
         # Plain text, which most values are, is recognised faster than it is searched.
         if not (value.isascii() and value.isprintable()) and _NOT_IN_VALUE.search(value):

@@ -39,6 +39,9 @@ class Responder(Protocol):
         Content-Length, need not be produced any further.
         """
 
+    def check(self) -> bool:
+        """Return whether anything more is of use. Does not block. Raises ClientDisconnected."""
+
     def finish(self, data: bytes) -> None:
         """Take the last piece of the body, which may be empty. May block, and raise the same."""
 
@@ -140,8 +143,8 @@ class Task:
             # Handling of Block Boundaries"): the head waits with it.
             if chunk:
                 self._commit(None)
-                if not self._responder.send(chunk):
-                    break
+            if not (self._responder.send(chunk) if chunk else self._responder.check()):
+                break
         if not self._committed:
             # Nothing was sent, so that the body is known after all: it is empty.
             self._commit(0)
