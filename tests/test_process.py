@@ -467,7 +467,7 @@ async def test_graceful_timeout_cuts_requests_and_leaves_stuck_threads_behind(
         assert await process.ended() == 0
         text = "\n".join(process.err)
         assert "did not end in time" in text
-        assert len(re.findall(r"does not return in (aiowsgi-\d+-\d+);", text)) == 1
+        assert len(re.findall(r"left behind: (aiowsgi-\d+-\d+)", text)) == 1
 
 
 # Logging.
