@@ -734,3 +734,22 @@ async def test_coroutine_that_is_slow_to_end_does_not_keep_the_thread(
     assert server._site.calls
     go_on.set()
     await eventually(lambda: not server._site.calls)
+
+
+@on_each_loop
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
+async def test_coroutine_that_wants_to_end_the_program_ends_its_request(
+    start_server: StartServer, kind: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def leave() -> None:
+        raise kind
+
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+        with pytest.raises(kind):
+            aiowsgi.run_coroutine(leave())
+        start_response("200 OK", PLAIN)
+        return [b"still here"]
+
+    server = await start_server(app, threads=1)
+    async with await connect(server) as client:
+        assert (await client.request(GET)).body == b"still here"

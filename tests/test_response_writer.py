@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from aiowsgi.bridge import response as response_module
 from aiowsgi.bridge.response import Progress, ResponseWriter
-from aiowsgi.errors import ClientDisconnected, ServerStopped
+from aiowsgi.errors import ApplicationError, ClientDisconnected, ServerStopped
 
 # Fail-safe only: no wait of these tests is meant to last.
 TIMEOUT = 20.0
@@ -393,3 +393,50 @@ def test_a_disconnect_at_any_moment_ends_the_writer(
     # What went out is a part from the beginning, without a gap.
     assert b"".join(pieces).startswith(taken)
     assert writer.take()[0] == []
+
+
+class TestThreadsOfTheApplication:
+    """PEP 3333 knows one thread for each request; an application may have others."""
+
+    def test_nothing_is_written_behind_the_end(self, wake: Counter) -> None:
+        writer = ResponseWriter(wake, high_water=100)
+        writer.finish([b"whole"])
+        with pytest.raises(ApplicationError, match="is complete"):
+            writer.write([b"late"])
+        assert take(writer) == (b"whole", Progress.FINISHED)
+
+    def test_end_in_the_midst_of_another_write_is_no_regular_end(
+        self, wake: Counter, waits: queue.SimpleQueue[None]
+    ) -> None:
+        writer = ResponseWriter(wake, high_water=4)
+        writer.write([b"0123"])
+        other = in_thread(lambda: writer.write([b"4567"]))
+        waits.get(timeout=TIMEOUT)
+        writer.finish([])
+        assert take(writer) == (b"0123", Progress.ABORTED)
+        with pytest.raises(ApplicationError, match="is complete"):
+            other.result(TIMEOUT)
+
+
+def test_wake_that_fails_is_tried_again_by_the_next_write() -> None:
+    loop_is_closed = [True, False]
+    woken = Counter()
+
+    def wake() -> None:
+        if loop_is_closed.pop(0):
+            raise RuntimeError("the loop is closed")
+        woken()
+
+    writer = ResponseWriter(wake, high_water=100)
+    with pytest.raises(RuntimeError):
+        writer.write([b"a"])
+    writer.write([b"b"])
+    assert woken.calls == 1
+
+
+def test_check_raises_once_nobody_is_left(wake: Counter) -> None:
+    writer = ResponseWriter(wake, high_water=100)
+    writer.check()
+    writer.disconnect(ClientDisconnected("gone"))
+    with pytest.raises(ClientDisconnected, match="gone"):
+        writer.check()
