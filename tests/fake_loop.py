@@ -80,6 +80,7 @@ class FakeLoop:
         while not condition():
             assert time.monotonic() < end, "the condition does not come true"
             self.run_ready()
+            # What threads change knows of no event; this only lets them run.
             time.sleep(0.0005)
 
     def advance(self, seconds: float) -> None:
