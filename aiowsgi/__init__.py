@@ -9,6 +9,7 @@ from .errors import (
     ConfigError,
     QueueFull,
     RequestBodyError,
+    RequestTimeout,
     ServerStopped,
 )
 from .process.run import run
@@ -25,6 +26,7 @@ __all__ = [
     "ConfigError",
     "QueueFull",
     "RequestBodyError",
+    "RequestTimeout",
     "Server",
     "ServerStopped",
     "ThreadPool",

@@ -13,6 +13,7 @@ import logging
 import os
 import platform
 import sys
+import textwrap
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -32,7 +33,7 @@ _INTERRUPTED = 130
 # What users of other servers type, and what it is called here.
 _HINTS = {
     "--timeout": "which one is meant? --timeout-keep-alive, --timeout-header, --timeout-body, "
-    "--timeout-write or --timeout-graceful; a running request is not limited in time",
+    "--timeout-request, --timeout-write or --timeout-graceful",
     "--factory": "name the call in the argument instead: module:factory()",
     "--graceful-timeout": "it is called --timeout-graceful here",
     "--keep-alive": "it is called --timeout-keep-alive here",
@@ -74,6 +75,13 @@ class _Parser(argparse.ArgumentParser):
         self.exit(_USAGE, f"aiowsgi: error: {message}\ntry: python -m aiowsgi --help\n")
 
 
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Help whose lines do not break inside the name of an option."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(text, width, break_on_hyphens=False)
+
+
 def _converter(parse: Callable[[str], Any]) -> Callable[[str], Any]:
     def convert(text: str) -> Any:
         try:
@@ -108,7 +116,7 @@ def build_parser() -> argparse.ArgumentParser:
         usage="python -m aiowsgi [options] module:callable",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Help,
         allow_abbrev=False,
         add_help=False,
     )

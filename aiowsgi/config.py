@@ -73,8 +73,10 @@ def _option(default: Any, group: str, help: str, **more: Any) -> Any:
     return field(default=default, metadata=metadata)
 
 
-def _seconds(default: float, group: str, help: str, minimum: float = 0.001) -> Any:
-    return _option(default, group, help, parse=parse_duration, metavar="SECONDS", minimum=minimum)
+def _seconds(default: float, group: str, help: str, minimum: float = 0.001, **more: Any) -> Any:
+    return _option(
+        default, group, help, parse=parse_duration, metavar="SECONDS", minimum=minimum, **more
+    )
 
 
 def _bytes(default: int, group: str, help: str, minimum: int = 1) -> Any:
@@ -134,15 +136,31 @@ class Config:
     queue_timeout: float = _seconds(
         30.0, _THREADS, "longest wait for a thread; then the request gets a 503"
     )
+    queue_target: float = _seconds(
+        1.0, _THREADS, "once a request has waited longer than this, the newest are served first"
+    )
     body_prefetch: int = _bytes(
         1 << 20,
         _THREADS,
         "request body that is buffered before a thread is taken; a longer body is streamed",
     )
     response_buffer: int = _bytes(
-        1 << 16,
+        1 << 20,
         _THREADS,
-        "response body that may wait for the client before the thread is paused",
+        "response that may wait for its client; a finished one frees its thread, a longer one does "
+        "not before that much is left",
+    )
+    max_buffered: int = _bytes(
+        256 << 20,
+        _THREADS,
+        "requests and responses that are buffered for all clients together; above it the slowest "
+        "clients are cut",
+    )
+    spare_threads: int = _count(
+        64,
+        _THREADS,
+        "further threads, used while others wait for slow clients to send or take bytes",
+        minimum=0,
     )
 
     timeout_keep_alive: float = _seconds(
@@ -154,14 +172,48 @@ class Config:
     timeout_body: float = _seconds(
         30.0, _TIMEOUT, "longest silence of the client inside a request body; else 408"
     )
+    min_body_rate: int = _bytes(
+        500,
+        _TIMEOUT,
+        "bytes a second that a request body must bring, on average, once --timeout-body is over; "
+        "else 408",
+    )
+    timeout_request: float = _seconds(
+        0.0,
+        _TIMEOUT,
+        "longest time from the call of the application to the head of its response; else 504; "
+        "0 is no limit",
+        minimum=0,
+        default_text="no limit",
+    )
+    max_lost_threads: int = _count(
+        8,
+        _TIMEOUT,
+        "threads that --timeout-request may give up and replace; then the server is unhealthy",
+        minimum=0,
+    )
     timeout_write: float = _seconds(
         60.0, _TIMEOUT, "longest time in which the client takes nothing of a response; then cut"
     )
     timeout_graceful: float = _seconds(
         30.0, _TIMEOUT, "shutdown waits this long for requests in flight", minimum=0
     )
+    drain_delay: float = _seconds(
+        0.0,
+        _TIMEOUT,
+        "shutdown goes on accepting this long, and answers with Connection: close, while load "
+        "balancers take note",
+        minimum=0,
+    )
 
     max_connections: int = _count(10_000, _LIMIT, "open connections; at the limit accepting pauses")
+    max_keep_alive_requests: int = _count(
+        0,
+        _LIMIT,
+        "requests on one connection; the last answer says Connection: close; 0 is no limit",
+        minimum=0,
+        default_text="no limit",
+    )
     limit_request_line: int = _bytes(8190, _LIMIT, "request line; a longer one gets a 414")
     limit_request_fields: int = _count(100, _LIMIT, "header fields of a request; else 431")
     limit_request_field_size: int = _bytes(8190, _LIMIT, "one header field; else 431")

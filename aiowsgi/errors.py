@@ -11,6 +11,7 @@ Wrong calls of the Python interface raise TypeError, ValueError and RuntimeError
     ├── QueueFull                  no room for another request before the pool
     └── ClientDisconnected         the client went away (also a ConnectionError)
         ├── RequestBodyError       the rest of the request body will never come
+        ├── RequestTimeout         timeout_request is over, and the client has been told
         └── ServerStopped          the server was stopped while the application was working
 
 Exceptions of dependencies are translated in the module that imports the dependency.
@@ -72,6 +73,10 @@ class ClientDisconnected(AiowsgiError, ConnectionError):
 
 class RequestBodyError(ClientDisconnected):
     """The request body ended before its end: the client left, stalled, or broke the framing."""
+
+
+class RequestTimeout(ClientDisconnected):
+    """The application took longer than ``timeout_request``; the client was answered with a 504."""
 
 
 class ServerStopped(ClientDisconnected):

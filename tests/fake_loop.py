@@ -11,8 +11,9 @@ from contextvars import Context, copy_context
 from typing import Any, cast
 from wsgiref.types import WSGIApplication
 
+from aiowsgi.bridge.budget import Budget
+from aiowsgi.bridge.jobs import Job, JobQueue, Started
 from aiowsgi.bridge.mailbox import Mailbox
-from aiowsgi.bridge.pool import Cancellable
 from aiowsgi.config import Config
 from aiowsgi.errors import QueueFull
 from aiowsgi.http.request import Limits
@@ -99,9 +100,9 @@ class FakeLoop:
 class FakeTransport:
     """Takes what is written. ``capacity`` is how many bytes it sends; the rest stays in it."""
 
-    HIGH_WATER = 1 << 16
-
     def __init__(self, loop: FakeLoop, protocol: Protocol) -> None:
+        # It is full when more than this is in it, and has room again when no more than this is.
+        self.high_water = 1 << 16
         self._loop = loop
         self._protocol = protocol
         self.sent = bytearray()
@@ -121,13 +122,16 @@ class FakeTransport:
     def get_extra_info(self, name: str) -> Any:
         return {"sockname": ("127.0.0.1", 8000), "peername": ("127.0.0.1", 50000)}.get(name)
 
+    def set_write_buffer_limits(self, *, high: int) -> None:
+        self.high_water = high
+
     def write(self, data: bytes) -> None:
         assert not self.eof_written, "written behind the end"
         if self.closing:
             return
         self.unsent += data
         self._send()
-        if len(self.unsent) > self.HIGH_WATER and not self._paused:
+        if len(self.unsent) > self.high_water and not self._paused:
             self._paused = True
             self._protocol.pause_writing()
 
@@ -146,7 +150,7 @@ class FakeTransport:
         del self.unsent[:count]
         if self.capacity is not None:
             self.capacity -= count
-        if self._paused and len(self.unsent) <= self.HIGH_WATER // 4:
+        if self._paused and len(self.unsent) <= self.high_water:
             self._paused = False
             self._resuming = True
             self._protocol.resume_writing()
@@ -195,20 +199,31 @@ class FakeTransport:
 class FakeJob:
     """A job of a ``FakePool``; ``run`` is what a thread would do."""
 
-    def __init__(self, run: Callable[[], None]) -> None:
+    def __init__(self, pool: "FakePool", run: Callable[[], None]) -> None:
+        self._pool = pool
         self._run = run
-        self.started = False
+        self.taken: Started | None = None
         self.cancelled = False
+        self.ended = False
 
     def cancel(self) -> bool:
-        self.cancelled = self.cancelled or not self.started
-        return not self.started
+        self.cancelled = self.cancelled or self.taken is None
+        return self.taken is None
+
+    def started(self) -> Started | None:
+        return self.taken
+
+    def write_off(self) -> bool:
+        self._pool.lost += not self.ended
+        return not self.ended
 
     def run(self) -> None:
-        assert not self.started
+        assert self.taken is None
         assert not self.cancelled
-        self.started = True
+        thread = threading.current_thread()
+        self.taken = Started(thread.name, thread.ident or 0, self._pool.clock())
         self._run()
+        self.ended = True
 
 
 class FakePool:
@@ -216,18 +231,32 @@ class FakePool:
 
     threads = 1
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.clock = clock
         self.jobs: list[FakeJob] = []
         self.full = False
+        self.away = 0
+        self.lost = 0
+        self.starved = False
 
-    def start(self, run: Callable[[], None], *, wake: bool = True) -> Cancellable:
+    @property
+    def waiting(self) -> int:
+        return sum(job.taken is None and not job.cancelled for job in self.jobs)
+
+    def start(self, run: Callable[[], None], *, wake: bool = True) -> Job:
         if self.full:
             raise QueueFull("no room")
-        self.jobs.append(job := FakeJob(run))
+        self.jobs.append(job := FakeJob(self, run))
         return job
 
     def wake(self) -> None:
         pass
+
+    def leave(self) -> None:
+        self.away += 1
+
+    def rejoin(self) -> None:
+        self.away -= 1
 
 
 class FakeConnection:
@@ -235,7 +264,7 @@ class FakeConnection:
 
     def __init__(self, app: WSGIApplication, **options: Any) -> None:
         self.loop = FakeLoop()
-        self.pool = FakePool()
+        self.pool = FakePool(self.loop.time)
         self.disconnects = 0
         config = Config(**options)
         mailbox: Mailbox[Exchange] = Mailbox(
@@ -248,11 +277,13 @@ class FakeConnection:
             timeouts=timeouts(config),
             loop=cast(asyncio.AbstractEventLoop, self.loop),
             context=copy_context(),
-            pool=self.pool,
+            pool=cast(JobQueue, self.pool),
+            budget=Budget(config.max_buffered),
             mailbox=mailbox,
             base_environ=base_environ(software="test", multithread=False),
             server_field="Server: test\r\n",
             on_disconnect=self._on_disconnect,
+            clock=self.loop.time,
         )
         self.protocol = Protocol(self.site)
         self.transport = FakeTransport(self.loop, self.protocol)

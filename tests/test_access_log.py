@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aiowsgi.observe import access
-from aiowsgi.observe.access import AccessRecord, format_record
+from aiowsgi.observe.access import AccessRecord, Times, format_record
 
 NOW = 784111777.9  # 1994-11-06 08:49:37 UTC
 PLAIN = AccessRecord(
@@ -20,11 +20,12 @@ PLAIN = AccessRecord(
     size=5,
     referer="http://a.test/",
     user_agent="curl/8.0",
-    duration=0.0123456,
+    times=Times(accepted=1.0, head=2.0, ready=2.001, started=2.0034567, last_byte=2.0123456),
 )
 LINE = re.compile(
     r'(?P<client>\S+) - - \[(?P<time>[^\]]+)\] "(?P<request>[^"]*)" (?P<status>[0-9]+) '
-    r'(?P<size>[0-9]+) "(?P<referer>[^"]*)" "(?P<agent>[^"]*)" (?P<duration>[0-9]+\.[0-9]{6})'
+    r'(?P<size>[0-9]+) "(?P<referer>[^"]*)" "(?P<agent>[^"]*)" '
+    r"(?P<duration>[0-9]+\.[0-9]{6}) (?P<queue_wait>[0-9]+\.[0-9]{6})"
 )
 
 
@@ -46,14 +47,24 @@ def _in_zone(monkeypatch: pytest.MonkeyPatch, zone: str) -> Iterator[None]:
 def test_the_combined_format_and_the_duration() -> None:
     assert format_record(PLAIN, NOW) == (
         '192.0.2.7 - - [06/Nov/1994:08:49:37 +0000] "GET /a?b HTTP/1.1" 200 5 '
-        '"http://a.test/" "curl/8.0" 0.012346'
+        '"http://a.test/" "curl/8.0" 0.012346 0.002457'
     )
 
 
+def test_a_request_that_never_got_a_thread_waited_to_its_end() -> None:
+    times = Times(accepted=1.0, head=2.0, ready=3.0, last_byte=7.5)
+    assert times.queue_wait == 4.5
+    assert times.duration == 5.5
+
+
+def test_a_request_that_was_refused_before_it_was_ready_did_not_wait() -> None:
+    assert Times(accepted=1.0, head=2.0, last_byte=7.5).queue_wait == 0.0
+
+
 def test_what_is_missing_is_a_dash() -> None:
-    nothing = AccessRecord("", "", 400, 0, "", "", 0.0)
+    nothing = AccessRecord("", "", 400)
     assert format_record(nothing, NOW) == (
-        '- - - [06/Nov/1994:08:49:37 +0000] "-" 400 0 "-" "-" 0.000000'
+        '- - - [06/Nov/1994:08:49:37 +0000] "-" 400 0 "-" "-" 0.000000 0.000000'
     )
 
 

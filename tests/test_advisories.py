@@ -423,11 +423,15 @@ async def test_ureport_1397_refused_and_shed_requests_get_a_line_in_the_access_l
                 assert (await other.request(request)).status == status
         go_on.set()
         assert (await client.receive()).status == 200
-    lines = [record.getMessage() for record in caplog.records]
+    lines = [record.getMessage() for record in caplog.records if record.name == "aiowsgi.access"]
     assert len(lines) == 3
     assert '"GET /shed HTTP/1.1" 503 ' in lines[0]
     assert ' "-" 505 ' in lines[1]
     assert '"GET /served HTTP/1.1" 200 2 ' in lines[2]
+    # One more says why: that is for the operator, and is not said again for the next client.
+    (warning,) = [record for record in caplog.records if record.name == "aiowsgi.error"]
+    assert warning.levelno == logging.WARNING
+    assert "1 got a 503" in warning.getMessage()
 
 
 # --- traps of asyncio and of thread pools --------------------------------------------------------
@@ -534,7 +538,7 @@ async def test_waitress_499_shutdown_frees_a_thread_that_waits_for_a_slow_reader
     server = await start_server(app, threads=1, timeout_graceful=0.0)
     async with await connect(server, receive_buffer=1 << 14) as client:
         await client.send(GET)
-        await eventually(lambda: any(one._write_paused for one in server._site.connections))
+        await eventually(lambda: any(one.blocks_thread for one in server._site.connections))
         server.close()
         await server.wait_closed()
         assert closed.is_set()

@@ -164,7 +164,11 @@ def test_help_fits_the_terminal(
     assert max(map(len, _help(capsys).splitlines())) <= max(columns, 90)
 
 
-def test_help_lists_every_option_under_its_group(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("columns", [80, 100, 200])
+def test_help_lists_every_option_under_its_group(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
     groups: dict[str, str] = {}
     for block in _help(capsys).split("\n\n"):
         title, _, body = block.partition(":\n")

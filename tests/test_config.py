@@ -248,9 +248,13 @@ def test_the_metavar_tells_the_unit_that_is_parsed(name: str) -> None:
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_names_tell_the_unit(name: str) -> None:
-    # One vocabulary: timeouts are seconds, counts of things that are refused beyond are max_.
-    assert (name.startswith("timeout_") or name == "queue_timeout") is (name in DURATIONS)
-    if name.startswith("max_"):
+    # One vocabulary: timeouts, targets and delays are seconds; what may be buffered, and rates, are
+    # bytes; counts of things that are refused beyond are max_.
+    timed = name.startswith("timeout_") or name.endswith(("_timeout", "_target", "_delay"))
+    assert timed is (name in DURATIONS)
+    if name.endswith(("_buffered", "_rate")):
+        assert OPTIONS[name].parse is parse_size
+    elif name.startswith("max_"):
         assert OPTIONS[name].parse is parse_count
 
 

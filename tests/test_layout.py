@@ -191,7 +191,7 @@ class TestThePackage:
     def test_is_there(self, sources: dict[str, str]) -> None:
         # The tests below hold for no modules, too.
         assert {"", "errors", "bridge.", "bridge.pool", "http.request"} <= set(sources)
-        assert "http.parser" in graph(sources)["server.protocol"]
+        assert "http.parser" in graph(sources)["server.receiver"]
 
     def test_has_the_rooms_of_the_plan(self, sources: dict[str, str]) -> None:
         assert unknown_rooms(sources) == []

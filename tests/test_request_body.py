@@ -18,11 +18,43 @@ from hypothesis import strategies as st
 
 from aiowsgi.bridge import body as body_module
 from aiowsgi.bridge.body import RequestBody
+from aiowsgi.bridge.budget import Budget
 from aiowsgi.errors import ClientDisconnected, RequestBodyError
 from aiowsgi.wsgi.input import streamed_input
 
 # Fail-safe only: no wait of these tests is meant to last.
 TIMEOUT = 20.0
+
+
+class Places:
+    """Counts the threads that have left their places."""
+
+    def __init__(self) -> None:
+        self.left = 0
+        self.rejoined = 0
+
+    def leave(self) -> None:
+        self.left += 1
+
+    def rejoin(self) -> None:
+        self.rejoined += 1
+
+
+def make_body(
+    on_demand: Callable[[], None],
+    *,
+    high_water: int,
+    budget: Budget | None = None,
+    places: Places | None = None,
+    initial: bytes = b"",
+) -> RequestBody:
+    return RequestBody(
+        on_demand,
+        high_water=high_water,
+        budget=budget or Budget(1 << 30),
+        places=places or Places(),
+        initial=initial,
+    )
 
 
 class Counter:
@@ -56,6 +88,8 @@ def in_thread(call: Callable[[], Any]) -> Future[Any]:
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> Iterator[queue.SimpleQueue[None]]:
     """One item for every time that a reader has begun to wait."""
+    # One wait, not a short one and another.
+    monkeypatch.setattr(body_module, "SHORT_WAIT", TIMEOUT)
     entered: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     class Watched(threading.Condition):
@@ -72,7 +106,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> Iterator[queue.SimpleQueue[None]]:
 
 class TestReading:
     def test_bytes_come_in_the_order_in_which_they_were_fed(self) -> None:
-        body = RequestBody(no_demand, high_water=100, initial=b"one ")
+        body = make_body(no_demand, high_water=100, initial=b"one ")
         body.feed(b"two ")
         body.feed(b"three")
         body.finish()
@@ -80,23 +114,23 @@ class TestReading:
         assert body.read(100) == b""
 
     def test_read_returns_at_most_the_size(self) -> None:
-        body = RequestBody(no_demand, high_water=100)
+        body = make_body(no_demand, high_water=100)
         body.feed(b"abcdef")
         body.finish()
         assert [body.read(size) for size in (1, 4, 4, 4)] == [b"a", b"bcde", b"f", b""]
 
     def test_read_returns_what_there_is_instead_of_waiting_for_the_size(self) -> None:
-        body = RequestBody(no_demand, high_water=100)
+        body = make_body(no_demand, high_water=100)
         body.feed(b"ab")
         assert body.read(100) == b"ab"
 
     def test_the_end_stays_the_end(self) -> None:
-        body = RequestBody(no_demand, high_water=100)
+        body = make_body(no_demand, high_water=100)
         body.finish()
         assert [body.read(1) for _ in range(3)] == [b"", b"", b""]
 
     def test_feeding_nothing_is_not_the_end(self, waits: queue.SimpleQueue[None]) -> None:
-        body = RequestBody(no_demand, high_water=100)
+        body = make_body(no_demand, high_water=100)
         result = in_thread(lambda: body.read(10))
         waits.get(timeout=TIMEOUT)
         body.feed(b"")
@@ -106,7 +140,7 @@ class TestReading:
         assert result.result(TIMEOUT) == b"x"
 
     def test_received_counts_all_bytes_fed(self) -> None:
-        body = RequestBody(no_demand, high_water=100, initial=b"ab")
+        body = make_body(no_demand, high_water=100, initial=b"ab")
         body.feed(b"cde")
         body.read(4)
         assert body.received == 5
@@ -117,7 +151,7 @@ class TestBlockedReader:
     def blocked(
         self, waits: queue.SimpleQueue[None]
     ) -> Iterator[tuple[RequestBody, Future[bytes]]]:
-        body = RequestBody(no_demand, high_water=100)
+        body = make_body(no_demand, high_water=100)
         result = in_thread(lambda: body.read(10))
         waits.get(timeout=TIMEOUT)
         assert not result.done()
@@ -143,14 +177,14 @@ class TestBlockedReader:
 
 class TestAbort:
     def test_every_later_read_raises(self) -> None:
-        body = RequestBody(no_demand, high_water=100)
+        body = make_body(no_demand, high_water=100)
         body.abort(RequestBodyError("gone"))
         for _ in range(3):
             with pytest.raises(RequestBodyError, match="gone"):
                 body.read(1)
 
     def test_the_error_is_a_connection_error(self) -> None:
-        body = RequestBody(no_demand, high_water=100)
+        body = make_body(no_demand, high_water=100)
         body.abort(RequestBodyError("gone"))
         with pytest.raises(ConnectionError):
             body.read(1)
@@ -159,7 +193,7 @@ class TestAbort:
     def test_the_error_overtakes_bytes_that_were_not_read(self) -> None:
         # Nobody is left to answer, and the part that is there can never become the whole: the
         # application learns of it at its next read, not at the end of the buffer.
-        body = RequestBody(no_demand, high_water=100, initial=b"half of the bo")
+        body = make_body(no_demand, high_water=100, initial=b"half of the bo")
         assert body.read(4) == b"half"
         body.abort(RequestBodyError("gone"))
         with pytest.raises(RequestBodyError, match="gone"):
@@ -167,21 +201,21 @@ class TestAbort:
 
     def test_a_complete_body_stays_readable(self) -> None:
         # A client may send its request, close its side and leave: what it sent is whole.
-        body = RequestBody(no_demand, high_water=100, initial=b"whole")
+        body = make_body(no_demand, high_water=100, initial=b"whole")
         body.finish()
         body.abort(RequestBodyError("gone"))
         assert body.read(100) == b"whole"
         assert body.read(100) == b""
 
     def test_an_end_that_comes_after_the_error_changes_nothing(self) -> None:
-        body = RequestBody(no_demand, high_water=100)
+        body = make_body(no_demand, high_water=100)
         body.abort(RequestBodyError("gone"))
         body.finish()
         with pytest.raises(RequestBodyError, match="gone"):
             body.read(1)
 
     def test_the_traceback_does_not_grow_from_read_to_read(self) -> None:
-        body = RequestBody(no_demand, high_water=100)
+        body = make_body(no_demand, high_water=100)
         body.abort(RequestBodyError("gone"))
         depths = []
         for _ in range(3):
@@ -194,7 +228,7 @@ class TestAbort:
 class TestDemand:
     def test_is_not_reported_while_there_are_bytes_or_the_body_is_over(self) -> None:
         on_demand = Counter()
-        body = RequestBody(on_demand, high_water=100, initial=b"ab")
+        body = make_body(on_demand, high_water=100, initial=b"ab")
         body.read(1)
         body.read(1)
         body.finish()
@@ -203,7 +237,7 @@ class TestDemand:
 
     def test_is_not_reported_after_an_error(self) -> None:
         on_demand = Counter()
-        body = RequestBody(on_demand, high_water=100)
+        body = make_body(on_demand, high_water=100)
         body.abort(RequestBodyError("gone"))
         with pytest.raises(RequestBodyError):
             body.read(1)
@@ -211,7 +245,7 @@ class TestDemand:
 
     def test_is_reported_once_before_the_first_wait(self, waits: queue.SimpleQueue[None]) -> None:
         on_demand = Counter()
-        body = RequestBody(on_demand, high_water=100)
+        body = make_body(on_demand, high_water=100)
         for data in (b"a", b"b"):
             result = in_thread(lambda: body.read(10))
             waits.get(timeout=TIMEOUT)
@@ -227,12 +261,12 @@ class TestDemand:
         def answer() -> None:
             body.feed(b"at once")
 
-        body = RequestBody(answer, high_water=100)
+        body = make_body(answer, high_water=100)
         assert body.read(100) == b"at once"
 
     def test_awaited_tells_whether_bytes_were_waited_for_or_came(self) -> None:
-        assert RequestBody(no_demand, high_water=100, initial=b"x").awaited
-        fed = RequestBody(no_demand, high_water=100)
+        assert make_body(no_demand, high_water=100, initial=b"x").awaited
+        fed = make_body(no_demand, high_water=100)
         assert not fed.awaited
         fed.feed(b"x")
         assert fed.awaited
@@ -242,7 +276,7 @@ class TestDemand:
             seen.append(wanted.awaited)
             wanted.finish()
 
-        wanted = RequestBody(on_demand, high_water=100)
+        wanted = make_body(on_demand, high_water=100)
         assert not wanted.awaited
         wanted.read(1)
         assert seen == [True]
@@ -251,16 +285,16 @@ class TestDemand:
 class TestWaterMarks:
     @pytest.mark.parametrize(("size", "full"), [(9, False), (10, True), (11, True)])
     def test_is_full_from_high_water_on(self, size: int, full: bool) -> None:
-        body = RequestBody(no_demand, high_water=10)
+        body = make_body(no_demand, high_water=10)
         body.feed(bytes(size - 1))
         assert body.full is (size > 10)
         body.feed(b"x")
         assert body.full is full
-        assert RequestBody(no_demand, high_water=10, initial=bytes(size)).full is full
+        assert make_body(no_demand, high_water=10, initial=bytes(size)).full is full
 
     def test_reading_resumes_at_half_and_says_so_once(self) -> None:
         on_demand = Counter()
-        body = RequestBody(on_demand, high_water=10, initial=bytes(12))
+        body = make_body(on_demand, high_water=10, initial=bytes(12))
         for size, full, calls in ((3, True, 0), (3, True, 0), (1, False, 1), (4, False, 1)):
             assert len(body.read(size)) == size  # 9, 6, 5, 1 are left.
             assert body.full is full
@@ -268,7 +302,7 @@ class TestWaterMarks:
 
     def test_is_full_again_after_it_was_drained(self) -> None:
         on_demand = Counter()
-        body = RequestBody(on_demand, high_water=10)
+        body = make_body(on_demand, high_water=10)
         for turn in range(1, 4):
             body.feed(bytes(10))
             assert body.full
@@ -278,7 +312,7 @@ class TestWaterMarks:
 
     def test_bytes_that_come_while_full_do_not_end_the_pause_above_half(self) -> None:
         # What was parsed already still comes in after reading was paused.
-        body = RequestBody(no_demand, high_water=10, initial=bytes(10))
+        body = make_body(no_demand, high_water=10, initial=bytes(10))
         body.read(2)
         assert body.full
         body.feed(b"x")
@@ -298,7 +332,7 @@ SIZES = st.lists(st.integers(1, 30), min_size=1, max_size=10)
 def test_any_interleaving_of_feeding_and_reading_gives_the_bytes(
     steps: list[bytes | int], initial: bytes
 ) -> None:
-    body = RequestBody(no_demand, high_water=16, initial=initial)
+    body = make_body(no_demand, high_water=16, initial=initial)
     fed, got = bytearray(initial), bytearray()
     for step in steps:
         if isinstance(step, bytes):
@@ -321,7 +355,7 @@ def test_a_feeder_that_pauses_when_full_and_a_reader_of_any_sizes_meet(
     chunks: list[bytes], sizes: list[int], high_water: int
 ) -> None:
     demands: queue.SimpleQueue[None] = queue.SimpleQueue()
-    body = RequestBody(lambda: demands.put(None), high_water=high_water)
+    body = make_body(lambda: demands.put(None), high_water=high_water)
     peak = 0
 
     def read_all() -> bytes:
@@ -429,7 +463,7 @@ def test_input_behaves_like_bytesio_while_another_thread_feeds(
     chunks: list[bytes], high_water: int, calls: list[Call]
 ) -> None:
     demands: queue.SimpleQueue[None] = queue.SimpleQueue()
-    body = RequestBody(lambda: demands.put(None), high_water=high_water)
+    body = make_body(lambda: demands.put(None), high_water=high_water)
 
     def feed() -> None:
         try:
@@ -487,7 +521,7 @@ def test_read1_gives_every_byte_once_and_nothing_only_at_the_end(
 
 def test_input_waits_for_no_more_than_it_was_asked_for() -> None:
     # No end is fed: a read that wanted more than there is would not return.
-    body = RequestBody(no_demand, high_water=100, initial=b"12345line\nand half")
+    body = make_body(no_demand, high_water=100, initial=b"12345line\nand half")
     file = streamed_input(body.read)
     result = in_thread(lambda: [file.read(5), file.readline(), file.read(3), read1(file)])
     assert result.result(TIMEOUT) == [b"12345", b"line\n", b"and", b" half"]
@@ -506,7 +540,7 @@ def test_input_asks_for_bytes_only_when_the_application_reads() -> None:
         asked += 1
         body.finish()
 
-    body = RequestBody(on_demand, high_water=100)
+    body = make_body(on_demand, high_water=100)
     file = streamed_input(body.read)
     assert asked == 0
     assert file.read() == b""
@@ -528,7 +562,7 @@ INCOMPLETE: list[Call] = [
 def test_an_incomplete_body_is_never_a_short_read(
     name: str, call: Callable[[Any], Any], waits: queue.SimpleQueue[None]
 ) -> None:
-    body = RequestBody(no_demand, high_water=100, initial=b"half")
+    body = make_body(no_demand, high_water=100, initial=b"half")
     file = streamed_input(body.read)
     result = in_thread(lambda: call(file))
     waits.get(timeout=TIMEOUT)  # It has taken what there is, and waits for the rest.

@@ -3,6 +3,7 @@
 import functools
 import io
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -16,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aiowsgi.errors import ClientDisconnected, RequestBodyError
+from aiowsgi.wsgi.file_wrapper import FilePart
 from aiowsgi.wsgi.task import Task, describe
 
 REQUEST = "GET /path [id-1]"
@@ -64,6 +66,12 @@ class Recorder:
         if data:
             self.pieces.append(data)
         self._called("finish")
+
+    def finish_with(self, part: FilePart) -> None:
+        assert self.calls == ["start"], "a file is the whole body"
+        self.pieces.append(os.pread(part.descriptor, part.size, part.offset))
+        part.close()
+        self._called("finish_with")
 
     def abort(self) -> None:
         assert "abort" not in self.calls, "a second end"

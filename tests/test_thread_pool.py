@@ -33,7 +33,9 @@ from hypothesis.stateful import (
     rule,
 )
 
-from aiowsgi.bridge.pool import Cancellable, ForeignPool, ThreadPool
+from aiowsgi.bridge.foreign import ForeignPool
+from aiowsgi.bridge.jobs import Job as Handle
+from aiowsgi.bridge.pool import ThreadPool
 from aiowsgi.errors import QueueFull
 
 # Fail-safe only: no wait of these tests is meant to last.
@@ -99,7 +101,7 @@ class Watched:
         self.pool._lock = self.lock  # type: ignore[assignment]
         self.jobs: list[Job] = []
 
-    def start(self, *, wake: bool = True) -> tuple[Job, Cancellable]:
+    def start(self, *, wake: bool = True) -> tuple[Job, Handle]:
         """Queue a job."""
         job = Job()
         handle = self.pool.start(job, wake=wake)
@@ -116,7 +118,9 @@ class Watched:
         ``unfinished`` jobs are left then.
         """
         pool = self.pool
-        self.lock.wait_until(lambda: pool._unfinished == unfinished and not pool._waking)
+        self.lock.wait_until(
+            lambda: len(pool._jobs) + len(pool._running) == unfinished and not pool._waking
+        )
 
     @property
     def threads(self) -> int:
@@ -505,7 +509,7 @@ class TestBound:
         for _ in range(3):
             watched.start()
         for _ in range(2):
-            with pytest.raises(QueueFull, match="5 jobs"):
+            with pytest.raises(QueueFull, match="3 jobs"):
                 watched.pool.start(Job())
             with pytest.raises(QueueFull):
                 watched.pool.submit(int)
@@ -562,7 +566,8 @@ class TestCancelling:
         watched.settle()
         assert not handle.cancel()
         assert job.runs == 1
-        assert watched.pool._unfinished == 0
+        assert not watched.pool._jobs
+        assert not watched.pool._running
 
     def test_cancelling_again_frees_no_second_place(self, make: MakePool) -> None:
         watched = make(1, queue_size=2)
@@ -908,7 +913,7 @@ class TestRaces:
     ) -> None:
         watched = make(2)
         start_fails(True)
-        accepted: list[Cancellable] = []
+        accepted: list[Handle] = []
 
         def start() -> None:
             try:
@@ -996,7 +1001,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.woken()
 
     @rule(handle=consumes(handles))
-    def cancel(self, handle: tuple[Job, Cancellable | None]) -> None:
+    def cancel(self, handle: tuple[Job, Handle | None]) -> None:
         job, cancellable = handle
         if cancellable is None:
             return
@@ -1018,7 +1023,8 @@ class PoolMachine(RuleBasedStateMachine):
     def counts(self) -> None:
         if not hasattr(self, "watched"):
             return
-        assert self.watched.pool._unfinished == self.unfinished <= self.max_unfinished
+        pool = self.watched.pool
+        assert len(pool._jobs) + len(pool._running) == self.unfinished <= self.max_unfinished
         assert len(self.running) <= self.watched.threads <= self.max_threads
         assert all(job.runs == 1 for job in self.running + self.finished)
         assert all(job.runs == 0 for job in self.waiting + self.never)

@@ -9,9 +9,11 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 import pytest
 from fake_loop import TIMEOUT, FakeConnection, FakeLoop
 
+from aiowsgi.bridge.jobs import Started
+from aiowsgi.config import Config
 from aiowsgi.errors import RequestBodyError
 from aiowsgi.server.deadline import Deadline
-from aiowsgi.server.states import LINGER_TIMEOUT, LINGER_TOTAL, RULES, State, table
+from aiowsgi.server.states import LINGER_TIMEOUT, LINGER_TOTAL, RULES, State, table, timeouts
 
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
 POST_TEN = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\n"
@@ -161,9 +163,13 @@ def test_every_state_has_a_rule_and_a_row() -> None:
 
 
 def test_every_state_in_which_the_client_is_awaited_has_a_timeout() -> None:
-    unbounded = {state for state, rule in RULES.items() if rule.timeout is None}
-    # The application takes its time; a connection that is gone waits for nobody.
+    # The application takes its time, unless that is limited; a connection that is gone waits for
+    # nobody.
+    unbounded = {state for state in State if not timeouts(Config())[state]}
     assert unbounded == {State.ACTIVE, State.CLOSED}
+    unbounded = {state for state in State if not timeouts(Config(timeout_request=5))[state]}
+    assert unbounded == {State.CLOSED}
+    assert {state for state, rule in RULES.items() if rule.timeout is None} == {State.CLOSED}
 
 
 # --- IDLE ----------------------------------------------------------------------------------------
@@ -263,15 +269,32 @@ def test_body_that_stays_away_gets_a_408_and_no_thread() -> None:
 
 
 def test_body_clock_starts_again_with_every_byte() -> None:
-    connection = connection_with(read_all)
-    connection.receive(POST_TEN)
+    """A client that was quick at first may be silent again and again, each time for that long."""
+    connection = connection_with(read_all, min_body_rate=1, body_prefetch=1000)
+    connection.receive(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 310\r\n\r\n")
+    connection.receive(b"x" * 300)
     for _ in range(10):
         connection.loop.advance(30)
         assert not connection.pool.jobs
         connection.receive(b"x")
     connection.run_job()
     assert connection.status == 200
-    assert connection.sent.endswith(b"10")
+    assert connection.sent.endswith(b"310")
+
+
+def test_body_that_dribbles_gets_a_408_and_no_thread() -> None:
+    """It is never silent for long, but its connection and its memory are not kept for ever."""
+    connection = connection_with(min_body_rate=10, body_prefetch=1000)
+    connection.receive(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 900\r\n\r\n")
+    for _ in range(6):
+        connection.loop.advance(5)
+        connection.receive(b"x" * 10)
+    # It had 31 seconds, and one more for each 10 of its 60 bytes.
+    connection.loop.advance(6.9)
+    assert connection.sent == b""
+    connection.loop.advance(0.2)
+    assert connection.status == 408
+    assert not connection.pool.jobs
 
 
 # --- QUEUED --------------------------------------------------------------------------------------
@@ -324,10 +347,10 @@ def test_queue_clock_does_not_end_a_request_that_runs() -> None:
 
 
 def stalled_upload(
-    app: object, head: bytes = POST_STREAMED
+    app: object, head: bytes = POST_STREAMED, **options: object
 ) -> tuple[FakeConnection, threading.Thread]:
     """Start an application that waits for the rest of its body."""
-    connection = connection_with(app)
+    connection = connection_with(app, **options)
     connection.receive(head)
     thread = connection.start_job()
     # It has taken what there was; what it wants now has to come from the client.
@@ -369,17 +392,37 @@ def test_stalled_upload_gets_the_application_s_own_answer() -> None:
     assert "took too long" in str(errors[0])
 
 
+# Read as it comes, and never more of it in memory than there may be: the client is always awaited.
+LONG_STREAMED = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2600\r\n\r\n" + b"x" * 200
+
+
 def test_upload_that_goes_on_is_not_cut() -> None:
-    connection, thread = stalled_upload(read_all)
+    connection, thread = stalled_upload(read_all, LONG_STREAMED, min_body_rate=1, body_prefetch=200)
     for _ in range(80):
         connection.loop.advance(30)
         # The thread has to make room first.
         connection.loop.run_until(lambda: connection.transport.reading)
-        connection.receive(b"x")
+        connection.receive(b"x" * 30)
     connection.loop.run_until(lambda: connection.sent)
     thread.join(TIMEOUT)
     assert connection.status == 200
-    assert connection.sent.endswith(b"100")
+    assert connection.sent.endswith(b"2600")
+
+
+def test_upload_that_dribbles_gets_a_408_when_the_application_gives_up() -> None:
+    connection, thread = stalled_upload(
+        read_all, LONG_STREAMED, min_body_rate=10, body_prefetch=200
+    )
+    for _ in range(6):
+        connection.loop.advance(5)
+        connection.receive(b"x" * 10)
+    # It had 31 seconds, and one more for each 10 of its 260 bytes.
+    connection.loop.advance(26.9)
+    assert connection.sent == b""
+    connection.loop.advance(0.2)
+    thread.join(TIMEOUT)
+    connection.loop.run_ready()
+    assert connection.status == 408
 
 
 def test_client_that_was_told_to_continue_and_sends_nothing_gets_a_408() -> None:
@@ -456,7 +499,7 @@ def test_time_that_the_application_takes_is_not_the_client_s() -> None:
     connection.receive(POST_STREAMED + b"x" * 80)
     connection.run_job()
     connection.receive(GET)
-    connection.pool.jobs[0].started = True
+    connection.pool.jobs[0].taken = Started("thread", 0, connection.loop.time())
     connection.loop.advance(100_000)
     assert not connection.closed
 
@@ -483,7 +526,7 @@ def test_thread_that_is_blocked_by_a_client_that_takes_nothing_is_released() -> 
     connection.transport.capacity = 0
     connection.receive(GET)
     thread = connection.start_job()
-    connection.loop.run_until(lambda: connection.protocol._write_paused)
+    connection.loop.run_until(lambda: connection.protocol.blocks_thread)
     assert not finished.is_set()
     connection.loop.advance(60.9)
     assert not connection.transport.aborted
@@ -501,7 +544,7 @@ def test_client_that_takes_little_is_not_cut() -> None:
     connection.transport.capacity = 0
     connection.receive(GET)
     thread = connection.start_job()
-    connection.loop.run_until(lambda: connection.protocol._write_paused)
+    connection.loop.run_until(lambda: connection.protocol._sender.waiting)
     for _ in range(20):
         connection.loop.advance(55)
         connection.transport.take(1)
@@ -521,7 +564,7 @@ def test_bytes_that_the_client_sends_are_no_progress_of_what_it_takes() -> None:
     connection.transport.capacity = 0
     connection.receive(POST_EXPECT)
     thread = connection.start_job()
-    connection.loop.run_until(lambda: connection.protocol._write_paused)
+    connection.loop.run_until(lambda: connection.protocol._sender.waiting)
     for _ in range(4):
         connection.loop.advance(30)
         if not connection.closed:
@@ -672,12 +715,14 @@ MOMENTS = {
 @pytest.mark.parametrize("state", MOMENTS, ids=lambda state: state.name)
 def test_connection_that_is_lost_leaves_no_timer(state: State) -> None:
     """A timer that survives keeps the connection's whole object graph (Soju06/codex-lb#2041)."""
-    connection = connection_with(hello)
+    # Without a limit there is no timer while the application runs.
+    connection = connection_with(hello, timeout_request=43.0)
     if data := MOMENTS[state]:
         connection.receive(data)
     if state is State.DRAIN:
         connection.run_job()
     if state is State.ACTIVE:
+        connection.pool.jobs[0].taken = Started("thread", 0, connection.loop.time())
         connection.protocol._enter(State.ACTIVE)
     assert connection.protocol._state is state
     connection.loop.advance(0.5)
@@ -702,6 +747,9 @@ def test_shutdown_follows_the_table(state: State) -> None:
         connection.run_job()
     if state is State.ACTIVE:
         connection.protocol._enter(State.ACTIVE)
+    # As the server does: what is in flight is the last, and nothing follows it.
+    connection.site.draining = True
+    connection.protocol.drain()
     connection.site.closing = True
     connection.protocol.shut_down()
     if RULES[state].on_shutdown == "close":

@@ -3,7 +3,9 @@
 import threading
 from collections.abc import Callable
 
-from ..errors import RequestBodyError
+from ..errors import ClientDisconnected
+from .budget import Budget
+from .jobs import SHORT_WAIT, Places
 
 
 def _nobody_to_ask() -> None:
@@ -15,32 +17,48 @@ class RequestBody:
 
     Arguments: ``on_demand()`` is called on the pool thread when it wants bytes: before it first
     waits for some, and when it has drained the buffer below the low water mark after ``feed`` said
-    that it is full; ``high_water`` in bytes; ``initial`` are bytes that have already arrived.
+    that it is full; ``high_water`` in bytes; ``budget`` counts what is buffered for all clients;
+    ``places``, where a thread that has to wait leaves its place; ``initial`` are bytes that have
+    already arrived.
     """
 
     __slots__ = (
+        "_budget",
         "_buffer",
         "_condition",
         "_demanded",
         "_error",
         "_finished",
         "_full",
+        "_held",
         "_high_water",
         "_on_demand",
+        "_places",
+        "_waiting",
         "received",
     )
 
     def __init__(
-        self, on_demand: Callable[[], None], *, high_water: int, initial: bytes = b""
+        self,
+        on_demand: Callable[[], None],
+        *,
+        high_water: int,
+        budget: Budget,
+        places: Places,
+        initial: bytes = b"",
     ) -> None:
         self._on_demand = on_demand
         self._high_water = high_water
+        self._budget = budget
+        self._places = places
         # Protects everything below. Taken by the loop thread to feed and by the pool thread to
         # read; the pool thread waits on it, and feed, finish and abort each end the wait.
         self._condition = threading.Condition(threading.Lock())
         self._buffer = bytearray(initial)
+        self._held = budget.hold(0, len(initial))  # What the budget counts.
+        self._waiting = False
         self._finished = False
-        self._error: RequestBodyError | None = None
+        self._error: ClientDisconnected | None = None
         self._full = len(self._buffer) >= high_water
         self._demanded = False
         # Bytes fed in all; of interest to the loop thread.
@@ -58,10 +76,23 @@ class RequestBody:
         with self._condition:
             return self._demanded or self.received > 0
 
+    @property
+    def waiting(self) -> bool:
+        """Whether a thread waits for the client to send something."""
+        with self._condition:
+            return self._waiting
+
+    @property
+    def held(self) -> int:
+        """How many bytes the budget counts."""
+        with self._condition:
+            return self._held
+
     def feed(self, data: bytes) -> None:
         """Take bytes from the client. Called on the loop thread."""
         with self._condition:
             self._buffer += data
+            self._held = self._budget.hold(self._held, len(self._buffer))
             self.received += len(data)
             # Once full, it stays so until a read has drained it to the low water mark.
             self._full = self._full or len(self._buffer) >= self._high_water
@@ -74,20 +105,31 @@ class RequestBody:
             self._on_demand = _nobody_to_ask
             self._condition.notify()
 
-    def abort(self, error: RequestBodyError) -> None:
+    def abort(self, error: ClientDisconnected) -> None:
         """End the body with an error, unless it is complete. Called on the loop thread."""
         with self._condition:
             if not self._finished:
                 # The first reason says the most.
                 self._error = self._error or error
+                self._buffer.clear()
+                self._held = self._budget.hold(self._held, 0)
             self._on_demand = _nobody_to_ask
             self._condition.notify()
+
+    def drop(self) -> None:
+        """Let go of what nobody will read any more: the application has returned.
+
+        Called on any thread.
+        """
+        with self._condition:
+            self._buffer.clear()
+            self._held = self._budget.hold(self._held, 0)
 
     def read(self, size: int) -> bytes:
         """Return 1 to ``size`` bytes, or none at the end of the body.
 
-        Called on a pool thread; blocks until the client sends. Raises RequestBodyError when the
-        rest of the body will never come.
+        Called on a pool thread; blocks until the client sends. Raises ClientDisconnected,
+        usually a RequestBodyError, when the rest of the body will never come.
         """
         demand = False
         with self._condition:
@@ -97,17 +139,36 @@ class RequestBody:
             self._on_demand()
             demand = False
         with self._condition:
-            while not (self._buffer or self._finished or self._error):
-                # The loop thread ends this wait: with bytes, with the end, or with an error when
-                # the client leaves, stalls for too long, or the server stops.
-                self._condition.wait()
+            if not self._ready():
+                self._wait()
             if self._error is not None:
                 raise self._error.anew()
             data = bytes(self._buffer[:size])
             del self._buffer[:size]
+            self._held = self._budget.hold(self._held, len(self._buffer))
             if self._full and len(self._buffer) <= self._high_water // 2:
                 self._full = False
                 demand = True
         if demand:
             self._on_demand()
         return data
+
+    def _ready(self) -> bool:
+        return bool(self._buffer or self._finished or self._error)
+
+    def _wait(self) -> None:
+        """Wait until a read has something to return or to raise. The lock is held.
+
+        The loop thread ends the wait: with bytes, with the end, or with an error when the client
+        leaves, stalls for too long, or the server stops.
+        """
+        self._waiting = True
+        try:
+            if not self._condition.wait_for(self._ready, SHORT_WAIT):
+                self._places.leave()
+                try:
+                    self._condition.wait_for(self._ready)
+                finally:
+                    self._places.rejoin()
+        finally:
+            self._waiting = False

@@ -3,13 +3,15 @@
 import itertools
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from functools import partial
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from ..errors import QueueFull
+from .jobs import Job, Started
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -18,56 +20,30 @@ _log = logging.getLogger("aiowsgi.error")
 _pool_numbers = itertools.count(1)
 
 
-class Cancellable(Protocol):
-    """A job in the queue of a pool."""
-
-    def cancel(self) -> bool:
-        """Take the job out of the queue. Return False if it runs, or has run."""
-
-
-class JobQueue(Protocol):
-    """What a server needs of a pool."""
-
-    @property
-    def threads(self) -> int:
-        """How many jobs may run at the same time."""
-
-    def start(self, run: Callable[[], None], *, wake: bool) -> Cancellable:
-        """Queue ``run``, which raises nothing. Raises QueueFull.
-
-        Without ``wake`` the job may stay in the queue until ``wake`` is called: a caller that
-        queues several jobs in a row does that once.
-        """
-
-    def wake(self) -> None:
-        """See to it that queued jobs are run."""
-
-    def stop(self, on_stopped: Callable[[], None], *, cancel: bool) -> None:
-        """Take no more jobs; ``on_stopped()`` is called, on any thread, when none runs any more.
-
-        With ``cancel`` the jobs that have not started are dropped. Does not block.
-        """
-
-    def join(self) -> None:
-        """Wait for threads that are about to end, behind ``on_stopped``."""
-
-    def describe_busy(self) -> str:
-        """Return what still runs, for a message."""
-
-
 class _Job:
-    __slots__ = ("_pool", "future", "run", "started")
+    __slots__ = ("_pool", "future", "lost", "queued_at", "run", "running", "taken")
 
     def __init__(self, pool: "ThreadPool", run: Callable[[], None]) -> None:
         self._pool = pool
         # None once it has begun or was cancelled: who keeps a job does not keep what it ran.
         self.run: Callable[[], None] | None = run
-        self.started = False
+        self.queued_at = time.monotonic()
+        # By which thread, and whether that is still at it.
+        self.taken: Started | None = None
+        self.running = False
+        # Whether it does not count any more although it runs.
+        self.lost = False
         # Of a job that came through ``submit``.
         self.future: Future[Any] | None = None
 
     def cancel(self) -> bool:
         return self._pool._cancel(self)
+
+    def started(self) -> Started | None:
+        return self._pool._started(self)
+
+    def write_off(self) -> bool:
+        return self._pool._write_off(self)
 
 
 class _Call:
@@ -96,7 +72,10 @@ class ThreadPool(Executor):
     """A ``concurrent.futures.Executor`` with a bounded queue and daemon threads.
 
     Arguments: ``max_threads`` that run jobs at the same time, each started when it is first needed;
-    ``queue_size``, the number of jobs that may wait while all threads are busy.
+    ``queue_size``, the number of jobs that may wait while all threads are busy. A server's own pool
+    also has: ``spare_threads``, how many threads that wait for clients (``leave``) are replaced;
+    ``max_lost_threads``, how many that are written off are replaced; and ``queue_target``, the
+    seconds that the oldest job may have waited before the newest are run first.
 
     One pool may serve several servers and the work of the program around them.
 
@@ -105,35 +84,73 @@ class ThreadPool(Executor):
     interpreter; jobs that wait bring all threads into play.
     """
 
-    def __init__(self, max_threads: int, *, queue_size: int = 1024) -> None:
+    def __init__(
+        self,
+        max_threads: int,
+        *,
+        queue_size: int = 1024,
+        spare_threads: int = 0,
+        max_lost_threads: int = 0,
+        queue_target: float = float("inf"),
+    ) -> None:
         if max_threads < 1:
             raise ValueError("max_threads must be at least 1")
         if queue_size < 0:
             raise ValueError("queue_size must be at least 0")
         self._max_threads = max_threads
-        self._max_unfinished = max_threads + queue_size
+        self._queue_size = queue_size
+        self._spare_threads = spare_threads
+        self._max_lost_threads = max_lost_threads
+        self._queue_target = queue_target
         self._name = f"aiowsgi-{next(_pool_numbers)}"
+        self._numbers = itertools.count(1)
         # Protects everything below and the state of every job. Taken by whoever submits or cancels
         # and by the threads between jobs, for a few instructions.
         self._lock = threading.Lock()
         self._jobs: deque[_Job] = deque()
-        # All that were started: a thread ends only when the pool does.
+        self._running: set[_Job] = set()
+        # Those that have not ended, and some that have.
         self._threads: list[threading.Thread] = []
-        self._ended = 0
+        self._living = 0
+        # Of the running jobs: those that wait for a client, and those that were written off.
+        self._away = 0
+        self._lost = 0
         # One for each idle thread, which waits until it is released.
         self._idle: list[threading.Lock] = []
         # Whether a thread was woken, or started, that has not looked into the queue yet.
         self._waking = False
-        self._unfinished = 0  # Jobs that wait or run.
         self._closed = False
         self._on_stopped: list[Callable[[], None]] = []
 
     @property
     def threads(self) -> int:
-        """How many jobs may run at the same time."""
+        """How many jobs may run at the same time, those that wait for clients left aside."""
         return self._max_threads
 
-    def start(self, run: Callable[[], None], *, wake: bool = True) -> Cancellable:
+    @property
+    def waiting(self) -> int:
+        """How many jobs wait for a thread."""
+        with self._lock:
+            return len(self._jobs)
+
+    @property
+    def lost(self) -> int:
+        """How many jobs were written off and still run."""
+        with self._lock:
+            return self._lost
+
+    @property
+    def starved(self) -> bool:
+        """Whether jobs wait because more threads wait for clients than there are spare ones."""
+        with self._lock:
+            return bool(self._jobs) and self._away > self._spare_threads
+
+    def running(self) -> list[Started]:
+        """Return the threads that run jobs."""
+        with self._lock:
+            return [job.taken for job in self._running if job.taken is not None]
+
+    def start(self, run: Callable[[], None], *, wake: bool = True) -> Job:
         """Queue ``run``, which raises nothing: the lean way in.
 
         Called on any thread; does not block. Raises QueueFull, or RuntimeError after ``shutdown``
@@ -150,6 +167,18 @@ class ThreadPool(Executor):
         """
         with self._lock:
             self._wake_one()
+
+    def leave(self) -> None:
+        """Stop counting the calling thread, one of the pool's. See ``Places``."""
+        with self._lock:
+            self._away += 1
+            self._wake_one()
+
+    def rejoin(self) -> None:
+        """Count the calling thread again."""
+        with self._lock:
+            self._away -= 1
+            self._dismiss_surplus()
 
     def submit(
         self,
@@ -193,13 +222,10 @@ class ThreadPool(Executor):
                     runs.append(job.run)
                     job.run = None
                 self._jobs.clear()
-                self._unfinished -= len(dropped)
             # Jobs that nobody has woken a thread for are still run.
             self._wake_one()
-            for turn in self._idle:
-                turn.release()
-            self._idle.clear()
-            stopped = self._ended == len(self._threads)
+            self._release_idle()
+            stopped = not self._living
             if not stopped:
                 self._on_stopped.append(on_stopped)
         for job in dropped:
@@ -211,43 +237,45 @@ class ThreadPool(Executor):
     def join(self) -> None:
         """Wait until every thread has ended."""
         # Jobs that are left may start further threads while this goes on.
-        for thread in self._threads:
-            thread.join()
-
-    def describe_busy(self) -> str:
-        """Return the names of the threads that have not ended."""
-        return ", ".join(thread.name for thread in self.living_threads())
+        while threads := self.living_threads():
+            for thread in threads:
+                thread.join()
 
     def living_threads(self) -> list[threading.Thread]:
         """Return the threads that were started and have not ended."""
-        return [thread for thread in self._threads if thread.is_alive()]
+        with self._lock:
+            return [thread for thread in self._threads if thread.is_alive()]
+
+    def _room(self) -> int:
+        """Return how many more jobs may run. The lock is held."""
+        away = min(self._away, self._spare_threads)
+        lost = min(self._lost, self._max_lost_threads)
+        return self._max_threads + away + lost - len(self._running)
 
     def _enqueue(self, job: _Job, wake: bool) -> None:
         with self._lock:
             if self._closed:
                 raise RuntimeError("the thread pool is shut down")
-            if self._unfinished >= self._max_unfinished:
-                raise QueueFull(f"{self._unfinished} jobs wait or run already")
-            self._unfinished += 1
+            if len(self._jobs) >= self._queue_size + max(self._room(), 0):
+                raise QueueFull(f"{len(self._jobs)} jobs wait already")
             self._jobs.append(job)
             if wake:
                 try:
                     self._wake_one()
                 except RuntimeError:
                     self._jobs.remove(job)
-                    self._unfinished -= 1
                     raise
 
     def _wake_one(self) -> None:
         """Wake a thread, or start one, unless one is on its way. The lock is held."""
-        if self._waking or not self._jobs:
+        if self._waking or not self._jobs or self._room() <= 0:
             return
         if self._idle:
             self._waking = True
             self._idle.pop().release()
-        elif self._unfinished > len(self._threads) < self._max_threads:
+        elif len(self._jobs) + len(self._running) > self._living:
             thread = threading.Thread(
-                target=self._work, name=f"{self._name}-{len(self._threads) + 1}", daemon=True
+                target=self._work, name=f"{self._name}-{next(self._numbers)}", daemon=True
             )
             self._waking = True
             try:
@@ -255,180 +283,114 @@ class ThreadPool(Executor):
             except RuntimeError:
                 self._waking = False
                 # The threads that there are will come to the job; without any, nobody will.
-                if not self._threads:
+                if not self._living:
                     raise
             else:
+                self._living += 1
+                self._threads = [old for old in self._threads if old.is_alive()]
                 self._threads.append(thread)
+
+    def _dismiss_surplus(self) -> None:
+        """Let an idle thread look whether there are too many of them. The lock is held."""
+        if self._idle and self._is_surplus():
+            # The one that was used least recently.
+            self._idle.pop(0).release()
+
+    def _is_surplus(self) -> bool:
+        """Return whether there are more threads than may run. The lock is held."""
+        return self._living > self._room() + len(self._running)
+
+    def _release_idle(self) -> None:
+        for turn in self._idle:
+            turn.release()
+        self._idle.clear()
 
     def _cancel(self, job: _Job) -> bool:
         with self._lock:
-            if job.started:
+            if job.taken is not None:
                 return False
             # What it would have run is let go of behind the lock: destructors may do anything.
             run, job.run = job.run, None
             if run is not None:
                 self._jobs.remove(job)
-                self._unfinished -= 1
         return True
 
-    def _next_job(self) -> Callable[[], None] | None:
-        """Take a job out of the queue, if there is one. The lock is held."""
-        if not self._jobs:
+    def _started(self, job: _Job) -> Started | None:
+        with self._lock:
+            return job.taken
+
+    def _write_off(self, job: _Job) -> bool:
+        with self._lock:
+            if not job.running:
+                return False
+            if not job.lost:
+                job.lost = True
+                self._lost += 1
+                self._wake_one()
+            return True
+
+    def _next_job(self, thread: threading.Thread) -> _Job | None:
+        """Take a job out of the queue, if there is one that may run. The lock is held."""
+        if not self._jobs or self._room() <= 0:
             return None
-        job = self._jobs.popleft()
-        job.started = True
-        run, job.run, job.future = job.run, None, None
+        now = time.monotonic()
+        # Where the delay stays high, somebody has to wait too long. The oldest have done so
+        # already, and their clients may have given up; the newest can still be served in time.
+        late = now - self._jobs[0].queued_at > self._queue_target
+        job = self._jobs.pop() if late else self._jobs.popleft()
+        job.taken = Started(thread.name, thread.ident or 0, now)
+        job.running = True
+        self._running.add(job)
         self._wake_one()
-        return run
+        return job
+
+    def _account_for(self, job: _Job) -> None:
+        """Take the end of a job. The lock is held."""
+        job.running = False
+        self._running.discard(job)
+        if job.lost:
+            self._lost -= 1
+
+    def _end(self) -> list[Callable[[], None]]:
+        """Let the calling thread end; return what to call behind that. The lock is held."""
+        self._living -= 1
+        if not self._closed:
+            self._wake_one()
+            return []
+        # They may have stayed for a job that could not run yet.
+        self._release_idle()
+        return [] if self._living else self._on_stopped
 
     def _work(self) -> None:
+        thread = threading.current_thread()
         # Released to wake this thread: by whoever queues a job, by another thread, or by `stop`.
         turn = threading.Lock()
         turn.acquire()
+        job: _Job | None = None
         woken = True
-        finished = 0
         while True:
             with self._lock:
-                self._unfinished -= finished
+                if job is not None:
+                    self._account_for(job)
                 if woken:
                     self._waking = False
-                run = self._next_job()
-                if run is None:
-                    if self._closed:
+                job = self._next_job(thread)
+                if job is None:
+                    if (self._closed and not self._jobs) or self._is_surplus():
+                        on_stopped = self._end()
                         break
                     self._idle.append(turn)
-            finished = 0
-            woken = run is None
-            if run is None:
+            woken = job is None
+            if job is None:
                 turn.acquire()
                 continue
+            run, job.run, job.future = job.run, None, None
+            assert run is not None  # It was neither run nor cancelled before.
             try:
                 run()
             except BaseException:  # noqa: BLE001
                 # The top of a thread: jobs raise nothing, so this is a defect, and is not hidden.
                 _log.critical("A job of the thread pool failed", exc_info=True)
             del run
-            finished = 1
-        with self._lock:
-            self._ended += 1
-            on_stopped = self._on_stopped if self._ended == len(self._threads) else []
         for callback in on_stopped:
             callback()
-
-
-class ForeignPool:
-    """The share of one server in an ``Executor`` that belongs to somebody else.
-
-    Arguments: the executor, which is never shut down here, and ``queue_size``, the number of jobs
-    that may wait in it.
-    """
-
-    def __init__(self, executor: Executor, *, queue_size: int) -> None:
-        self._executor = executor
-        self._queue_size = queue_size
-        # Protects everything below. Taken to start, cancel and stop on the loop thread, and by the
-        # executor's threads around each job.
-        self._lock = threading.Lock()
-        self._waiting: set[Future[None]] = set()
-        self._running = 0
-        self._closed = False
-        self._on_stopped: list[Callable[[], None]] = []
-
-    @property
-    def threads(self) -> int:
-        """How many jobs may run at the same time, as far as the executor tells."""
-        if isinstance(self._executor, ThreadPool):
-            return self._executor.threads
-        # The name in CPython's executors; there is no public one.
-        count: Any = getattr(self._executor, "_max_workers", None)
-        # An executor that does not say is taken to have several threads: the safe answer.
-        return count if isinstance(count, int) else 2
-
-    def start(self, run: Callable[[], None], *, wake: bool = True) -> Cancellable:
-        """Queue ``run``. Raises QueueFull, or RuntimeError once the executor is shut down."""
-        # Carries the job's state: the executor's own future comes too late, for the job may have
-        # begun by then.
-        future: Future[None] = Future()
-        with self._lock:
-            if self._closed:
-                raise RuntimeError("the server is stopped")
-            # One that was handed over a moment ago still counts, so an empty queue takes one more.
-            if len(self._waiting) > self._queue_size:
-                raise QueueFull(f"{len(self._waiting)} jobs wait already")
-            self._waiting.add(future)
-        try:
-            outer = self._executor.submit(self._run, run, future)
-        except BaseException:
-            self._drop(future)
-            raise
-        outer.add_done_callback(lambda outer: self._on_done(outer, future))
-        return _ForeignJob(future, self._drop)
-
-    def wake(self) -> None:
-        """Do nothing: an executor wakes its threads itself."""
-
-    def stop(self, on_stopped: Callable[[], None], *, cancel: bool) -> None:
-        """Begin to stop. See ``JobQueue.stop``."""
-        with self._lock:
-            self._closed = True
-            waiting = list(self._waiting) if cancel else []
-            self._on_stopped.append(on_stopped)
-        for future in waiting:
-            future.cancel()
-            self._drop(future)
-        self._look()
-
-    def join(self) -> None:
-        """Do nothing: the threads are the executor's."""
-
-    def describe_busy(self) -> str:
-        """Return how many requests still run."""
-        return f"{self._running} requests in {self._executor!r}"
-
-    def _run(self, run: Callable[[], None], future: Future[None]) -> None:
-        if not future.set_running_or_notify_cancel():
-            return
-        with self._lock:
-            self._waiting.discard(future)
-            self._running += 1
-        try:
-            run()
-        finally:
-            with self._lock:
-                self._running -= 1
-            self._look()
-
-    def _on_done(self, outer: Future[None], future: Future[None]) -> None:
-        """Find out that the executor is through with a job, and has perhaps never begun it."""
-        error = None if outer.cancelled() else outer.exception()
-        if future.cancel():
-            self._drop(future)
-            _log.error("The executor dropped a request: %r", error or "it was cancelled")
-
-    def _drop(self, future: Future[None]) -> None:
-        with self._lock:
-            self._waiting.discard(future)
-        self._look()
-
-    def _look(self) -> None:
-        """Say that nothing runs any more, once that is so and somebody wants to know."""
-        with self._lock:
-            if not self._closed or self._running or self._waiting:
-                return
-            callbacks, self._on_stopped = self._on_stopped, []
-        for callback in callbacks:
-            callback()
-
-
-class _ForeignJob:
-    __slots__ = ("_future", "_on_cancelled")
-
-    def __init__(self, future: Future[None], on_cancelled: Callable[[Future[None]], None]) -> None:
-        self._future = future
-        self._on_cancelled = on_cancelled
-
-    def cancel(self) -> bool:
-        if not self._future.cancel():
-            return False
-        self._on_cancelled(self._future)
-        return True

@@ -3,16 +3,32 @@
 import enum
 import threading
 from collections.abc import Callable
+from typing import Protocol
 
 from ..errors import ApplicationError, ClientDisconnected
+from .budget import SMALL, Budget
+from .jobs import SHORT_WAIT, Places
+
+# What a writer may queue however little memory is left to all of them: it has to go on.
+_FLOOR = 1 << 16
+# No piece is larger, so that the loop thread can take a little at a time.
+_PIECE = 1 << 17
 
 
 class Progress(enum.Enum):
     """What the loop thread finds behind the pieces that it took."""
 
     OPEN = "more will come"
+    LEFT = "more is queued"
     FINISHED = "the response is complete"
     ABORTED = "the response cannot be completed"
+
+
+class Tail(Protocol):
+    """What follows the pieces of a response and is sent by the loop thread itself, as a file is."""
+
+    def close(self) -> None:
+        """Let it go, sent or not."""
 
 
 def _nobody_to_wake() -> None:
@@ -27,26 +43,36 @@ class ResponseWriter:
     """A bounded queue of bytes: one pool thread writes, the loop thread takes.
 
     Arguments: ``wake()`` makes the loop thread call ``take`` soon, and is called on the pool
-    thread; ``high_water`` in bytes. A write waits while that much or more is queued, and no single
-    piece is larger than that, so that less than twice ``high_water`` is ever queued.
+    thread; ``high_water`` in bytes, beyond which a write waits; ``budget`` counts what is
+    buffered for all clients; ``places``, where a thread that has to wait leaves its place.
     """
 
     __slots__ = (
+        "_budget",
         "_error",
+        "_held",
         "_high_water",
+        "_largest",
         "_lock",
         "_pieces",
+        "_places",
         "_progress",
         "_room",
         "_size",
+        "_tail",
         "_waiting",
         "_wake",
         "_woken",
     )
 
-    def __init__(self, wake: Callable[[], None], *, high_water: int) -> None:
+    def __init__(
+        self, wake: Callable[[], None], *, high_water: int, budget: Budget, places: Places
+    ) -> None:
         self._wake = wake
         self._high_water = high_water
+        self._largest = min(_PIECE, high_water)
+        self._budget = budget
+        self._places = places
         # Protects everything below. Taken by the pool thread to write and by the loop thread to
         # take, each for a few instructions.
         self._lock = threading.Lock()
@@ -54,23 +80,44 @@ class ResponseWriter:
         self._room: threading.Condition | None = None
         self._pieces: list[bytes | memoryview] = []
         self._size = 0
+        self._held = 0  # What the budget counts.
         self._progress = Progress.OPEN
+        self._tail: Tail | None = None
         self._error: ClientDisconnected | None = None
         self._woken = False
         self._waiting = 0  # Threads that wait for room: one, unless the application has its own.
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a thread waits for the client to take something."""
+        with self._lock:
+            return self._waiting > 0
+
+    @property
+    def held(self) -> int:
+        """How many bytes the budget counts."""
+        with self._lock:
+            return self._held
+
+    @property
+    def progress(self) -> Progress:
+        """What the application has said last: OPEN, FINISHED or ABORTED."""
+        with self._lock:
+            return self._progress
 
     def write(self, pieces: list[bytes]) -> None:
         """Queue pieces. Called on a pool thread; blocks above high water.
 
         Raises ClientDisconnected when nobody is left to send to.
         """
+        largest = self._largest
         for piece in pieces:
-            if len(piece) <= self._high_water:
+            if len(piece) <= largest:
                 self._put(piece, Progress.OPEN)
             else:
                 view = memoryview(piece)
-                for start in range(0, len(piece), self._high_water):
-                    self._put(view[start : start + self._high_water], Progress.OPEN)
+                for start in range(0, len(piece), largest):
+                    self._put(view[start : start + largest], Progress.OPEN)
 
     def check(self) -> None:
         """Raise ClientDisconnected when nobody is left to send to. Called on a pool thread."""
@@ -78,16 +125,21 @@ class ResponseWriter:
             if self._error is not None:
                 raise self._error.anew()
 
-    def finish(self, pieces: list[bytes]) -> None:
+    def finish(self, pieces: list[bytes], tail: Tail | None = None) -> None:
         """Queue the last pieces; the response is complete. Called on a pool thread; may block.
 
-        Raises ClientDisconnected.
+        ``tail`` belongs to the writer from here on. Raises ClientDisconnected.
         """
-        last = pieces.pop() if pieces and len(pieces[-1]) <= self._high_water else b""
-        if pieces:
-            self.write(pieces)
-        # The last piece and the end travel together: one wake-up for a response in one piece.
-        self._put(last, Progress.FINISHED)
+        try:
+            last = pieces.pop() if pieces and len(pieces[-1]) <= self._largest else b""
+            if pieces:
+                self.write(pieces)
+            # The last piece and the end travel together: one wake-up for a response in one piece.
+            self._put(last, Progress.FINISHED, tail)
+        except BaseException:
+            if tail is not None:
+                tail.close()
+            raise
 
     def abort(self) -> None:
         """Give the response up: what is queued is sent, then the connection is cut.
@@ -101,17 +153,38 @@ class ResponseWriter:
             self._woken = True
         self._wake()
 
-    def _put(self, piece: bytes | memoryview, progress: Progress) -> None:
+    def _has_room(self, more: int) -> bool:
+        """Return whether ``more`` bytes can be queued. The lock is held."""
+        size = self._size + more
+        if not self._size or self._error is not None:
+            return True
+        if size > self._high_water:
+            return False
+        return size <= _FLOOR or self._budget.has_room(self._held, size)
+
+    def _wait_for_room(self, more: int) -> None:
+        """Wait until ``more`` bytes can be queued. The lock is held.
+
+        The loop thread ends the wait: it takes what is queued when the client has room for it, and
+        disconnects when the client leaves, takes nothing for too long, or the server stops.
+        """
+        if self._room is None:
+            self._room = threading.Condition(self._lock)
+        self._waiting += 1
+        try:
+            if not self._room.wait_for(lambda: self._has_room(more), SHORT_WAIT):
+                self._places.leave()
+                try:
+                    self._room.wait_for(lambda: self._has_room(more))
+                finally:
+                    self._places.rejoin()
+        finally:
+            self._waiting -= 1
+
+    def _put(self, piece: bytes | memoryview, progress: Progress, tail: Tail | None = None) -> None:
         with self._lock:
-            while piece and self._size >= self._high_water and self._error is None:
-                if self._room is None:
-                    self._room = threading.Condition(self._lock)
-                # The loop thread ends this wait: it takes what is queued when the client has room
-                # for it, and disconnects when the client leaves, takes nothing for too long, or
-                # the server stops.
-                self._waiting += 1
-                self._room.wait()
-                self._waiting -= 1
+            if self._size and piece and not self._has_room(len(piece)):
+                self._wait_for_room(len(piece))
             if self._error is not None:
                 raise self._error.anew()
             if self._progress is not Progress.OPEN:
@@ -122,7 +195,10 @@ class ResponseWriter:
             if piece:
                 self._pieces.append(piece)
                 self._size += len(piece)
+                if self._size >= SMALL:
+                    self._count()
             self._progress = progress
+            self._tail = tail
             if self._woken:
                 return
             self._woken = True
@@ -134,17 +210,43 @@ class ResponseWriter:
                 self._woken = False
             raise
 
-    def take(self) -> tuple[list[bytes | memoryview], Progress]:
-        """Return everything that is queued, and what will follow. Called on the loop thread."""
+    def _count(self) -> None:
+        """Have what is queued counted by the budget. The lock is held."""
+        self._held = self._budget.hold(self._held, self._size)
+
+    def take(self, limit: int) -> tuple[list[bytes | memoryview], Progress]:
+        """Return what is queued, and what will follow. Called on the loop thread.
+
+        It is about ``limit`` bytes at most. Where more is LEFT, the loop thread comes back for it
+        without being woken.
+        """
         with self._lock:
             pieces, self._pieces = self._pieces, []
-            self._size = 0
-            self._woken = False
+            if self._size > limit:
+                taken = number = 0
+                while taken < limit:
+                    taken += len(pieces[number])
+                    number += 1
+                pieces, self._pieces = pieces[:number], pieces[number:]
+                self._size -= taken
+            else:
+                self._size = 0
+            if self._held:
+                self._count()
             if self._room is not None:
                 self._room.notify_all()
+            if self._size:
+                return pieces, Progress.LEFT
+            self._woken = False
             if self._progress is not Progress.OPEN:
                 self._wake = _nobody_to_wake
             return pieces, self._progress
+
+    def take_tail(self) -> Tail | None:
+        """Return the tail, which belongs to the caller from here on. Called on the loop thread."""
+        with self._lock:
+            tail, self._tail = self._tail, None
+            return tail
 
     def disconnect(self, error: ClientDisconnected) -> None:
         """Drop what is queued and release the pool thread with ``error``.
@@ -156,5 +258,9 @@ class ResponseWriter:
             self._wake = _nobody_to_wake
             self._pieces = []
             self._size = 0
+            self._count()
+            tail, self._tail = self._tail, None
             if self._room is not None:
                 self._room.notify_all()
+        if tail is not None:
+            tail.close()

@@ -174,6 +174,18 @@ class ResponseEncoder:
         self._chunk_open = True
         return [line, data]
 
+    def skip(self, size: int) -> int:
+        """Count up to ``size`` bytes of the body as sent by other means; return how many.
+
+        Only of a response whose length is known, and not after ``encode``.
+        """
+        if self._framing is not BodyFraming.LENGTH:
+            return 0
+        size = min(size, self._remaining)
+        self._remaining -= size
+        self.body_size += size
+        return size
+
     def finish(self, data: bytes) -> list[bytes]:
         """Return the pieces that carry ``data``, the last of the body, and what ends the body.
 

@@ -17,11 +17,36 @@ _ESCAPES = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
+class Times(NamedTuple):
+    """When a request got where, in seconds of ``time.monotonic``; 0 where it did not get.
+
+    ``accepted`` is that of its connection. Between ``ready`` (the head, and as much of the body as
+    a thread is not taken without) and ``started`` it waited for a thread.
+    """
+
+    accepted: float = 0.0
+    head: float = 0.0
+    ready: float = 0.0
+    started: float = 0.0
+    first_byte: float = 0.0
+    last_byte: float = 0.0
+
+    @property
+    def duration(self) -> float:
+        """Seconds from the whole head to the end of the response."""
+        return self.last_byte - self.head
+
+    @property
+    def queue_wait(self) -> float:
+        """Seconds that it waited for a thread, in vain where it never started."""
+        return (self.started or self.last_byte) - self.ready if self.ready else 0.0
+
+
 class AccessRecord(NamedTuple):
     """What is known about a request when its last byte is on its way.
 
-    ``request_line`` is empty where none was understood; ``duration`` is in seconds, from the whole
-    head to the end of the response; ``size`` is that of the response body in bytes.
+    ``request_line`` is empty where none was understood; ``size`` is that of the response body in
+    bytes.
     """
 
     client: str
@@ -30,7 +55,7 @@ class AccessRecord(NamedTuple):
     size: int = 0
     referer: str = ""
     user_agent: str = ""
-    duration: float = 0.0
+    times: Times = Times()
 
 
 @lru_cache(maxsize=2)
@@ -45,11 +70,13 @@ def _quoted(text: str) -> str:
 
 
 def format_record(record: AccessRecord, now: float) -> str:
-    """Return the line: the combined log format, and the duration in seconds behind it."""
+    """Return the line: the combined log format; behind it, in seconds, how long the request took
+    and how much of that it waited for a thread.
+    """
     return (
         f"{record.client or '-'} - - [{_timestamp(int(now))}] {_quoted(record.request_line)} "
         f"{record.status} {record.size} {_quoted(record.referer)} {_quoted(record.user_agent)} "
-        f"{record.duration:.6f}"
+        f"{record.times.duration:.6f} {record.times.queue_wait:.6f}"
     )
 
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +18,16 @@ from . import logs
 
 _log = logging.getLogger("aiowsgi.error")
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Writes what is going on to the error log. One that other servers give no other meaning, and that
+# does nothing to a process which does not expect it; SIGINFO is Ctrl-T where there is one.
+_INSPECT_SIGNALS = [
+    getattr(signal, name) for name in ("SIGURG", "SIGINFO") if hasattr(signal, name)
+]
+# Seconds after which a thread that computes lets another one have the interpreter. With CPython's
+# own 5 ms, a trivial request waits for each of the busy threads that long, several times; below
+# this, switching takes as much time as it saves.
+_SWITCH_INTERVAL = 0.0005
 # After a second signal, connections that were cut get this many seconds to be gone.
 _FORCED_TIMEOUT = 0.5
 
@@ -60,8 +70,13 @@ def serve_until_signal(
     """
     loop_name, loop_factory = _loop_factory(config.loop)
     logs.configure(config.log_level)
-    with asyncio.Runner(loop_factory=loop_factory) as runner:
-        return runner.run(_serve(app, config, name, loop_name, on_cut))
+    switch_interval = sys.getswitchinterval()
+    sys.setswitchinterval(_SWITCH_INTERVAL)
+    try:
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            return runner.run(_serve(app, config, name, loop_name, on_cut))
+    finally:
+        sys.setswitchinterval(switch_interval)
 
 
 def _loop_factory(choice: str) -> tuple[str, Callable[[], asyncio.AbstractEventLoop] | None]:
@@ -85,7 +100,7 @@ async def _serve(
 ) -> int:
     server = await serve(app, config=config)
     closed = asyncio.ensure_future(server.wait_closed())
-    with _StopSignals(server) as signals:
+    with _Signals(server) as signals:
         _log.info(
             "Serving %s at %s with %d thread%s on %s (press Ctrl-C to stop)",
             name,
@@ -109,8 +124,8 @@ async def _serve(
     return signals.exit_code
 
 
-class _StopSignals:
-    """The first signal stops the server gracefully, the second one now."""
+class _Signals:
+    """The first signal to stop does so gracefully, the second one now; another one only looks."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -119,20 +134,22 @@ class _StopSignals:
         self.forced = asyncio.Event()
         self.exit_code = 0
 
-    def __enter__(self) -> "_StopSignals":
+    def __enter__(self) -> "_Signals":
         # Only the main thread is given signals; elsewhere, whoever runs it stops it otherwise.
         if threading.current_thread() is threading.main_thread():
-            loop = asyncio.get_running_loop()
-            for number in _SIGNALS:
-                self._previous[number] = signal.getsignal(number)
-                try:
-                    loop.add_signal_handler(number, self._on_signal, number)
-                except NotImplementedError:  # Windows.
-                    signal.signal(
-                        number,
-                        lambda number, _: loop.call_soon_threadsafe(self._on_signal, number),
-                    )
+            for number in _STOP_SIGNALS:
+                self._handle(number, self._stop)
+            for number in _INSPECT_SIGNALS:
+                self._handle(number, self._inspect)
         return self
+
+    def _handle(self, number: signal.Signals, handler: Callable[[int], None]) -> None:
+        loop = asyncio.get_running_loop()
+        self._previous[number] = signal.getsignal(number)
+        try:
+            loop.add_signal_handler(number, handler, number)
+        except NotImplementedError:  # Windows.
+            signal.signal(number, lambda number, _: loop.call_soon_threadsafe(handler, number))
 
     def __exit__(self, *exc_info: object) -> None:
         loop = asyncio.get_running_loop()
@@ -142,7 +159,11 @@ class _StopSignals:
             if previous is not None:  # None: it was not installed from Python.
                 signal.signal(number, previous)
 
-    def _on_signal(self, number: int) -> None:
+    def _inspect(self, number: int) -> None:
+        # A warning, because it was asked for: a log level does not silence it.
+        _log.warning("Asked by %s: %s", signal.Signals(number).name, self._server.inspect())
+
+    def _stop(self, number: int) -> None:
         name = signal.Signals(number).name
         if self._server.is_serving():
             _log.info("Stopping on %s: finishing requests in flight (again to stop now)", name)

@@ -1,4 +1,4 @@
-"""Time on a connection: a deadline that is moved often, and a watch on a client that is slow."""
+"""A deadline that is moved often."""
 
 import asyncio
 from collections.abc import Callable
@@ -53,34 +53,3 @@ class Deadline:
         else:
             self._at = _NEVER
             self._on_reached()
-
-
-class Stall:
-    """Tells how long a client has taken nothing of what it is being sent.
-
-    Arguments: the transport, the loop, and the seconds after which the client is taken for gone.
-    """
-
-    __slots__ = ("_loop", "_moved_at", "_patience", "_transport", "_unsent")
-
-    def __init__(
-        self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, patience: float
-    ) -> None:
-        self._transport = transport
-        self._loop = loop
-        self._patience = patience
-        self._unsent = 0
-        self._moved_at = 0.0
-
-    def restart(self) -> None:
-        """Begin to watch: there is something to send."""
-        self._unsent = self._transport.get_write_buffer_size()
-        self._moved_at = self._loop.time()
-
-    def left(self) -> float:
-        """Return the seconds that the client has left, or less than that; 0 or less if none."""
-        unsent = self._transport.get_write_buffer_size()
-        now = self._loop.time()
-        if unsent < self._unsent:
-            self._unsent, self._moved_at = unsent, now
-        return self._moved_at + self._patience - now

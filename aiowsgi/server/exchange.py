@@ -3,19 +3,22 @@
 import asyncio
 import contextvars
 import logging
+import math
 from collections.abc import Coroutine
 from concurrent.futures import CancelledError, Future, wait
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..bridge.body import RequestBody
-from ..bridge.pool import Cancellable
-from ..bridge.response import ResponseWriter
-from ..errors import ClientDisconnected, RequestBodyError, ServerStopped
+from ..bridge.jobs import Job
+from ..bridge.response import Progress, ResponseWriter
+from ..errors import ClientDisconnected, RequestBodyError, RequestTimeout, ServerStopped
 from ..http.request import RequestHead
 from ..http.response import ResponseEncoder, join
-from ..observe.access import CLIENT_CLOSED_REQUEST, AccessRecord
+from ..observe.access import CLIENT_CLOSED_REQUEST, AccessRecord, Times
+from ..observe.inspection import RequestInfo, stack_of
 from ..wsgi.environ import build_environ
+from ..wsgi.file_wrapper import FilePart
 from ..wsgi.headers import Fields
 from ..wsgi.input import streamed_input
 from ..wsgi.task import Task
@@ -60,11 +63,15 @@ class Exchange:
         "_started_at",
         "body",
         "encoder",
+        "file",
+        "first_byte_at",
         "head",
+        "head_at",
         "job",
+        "last",
         "prefetched",
         "protocol",
-        "sent",
+        "ready_at",
         "writer",
     )
 
@@ -78,20 +85,32 @@ class Exchange:
         self._ended = False
         self.protocol = protocol
         self.head = head
-        self._started_at = site.loop.time()
+        # When it got where, by the site's clock; 0 where it did not. See ``Times``.
+        self.head_at = site.clock()
+        self.ready_at = 0.0
+        self._started_at = 0.0
+        # When the first byte of the response was handed to the transport.
+        self.first_byte_at = 0.0
         # The whole body, unless it is streamed through ``body``.
         self.prefetched = b""
         self.body: RequestBody | None = None
-        self.job: Cancellable | None = None
-        # Whether any byte of the response was handed to the transport.
-        self.sent = False
+        self.job: Job | None = None
+        # What of the response's body is a file. It belongs to the writer, whose tail it is.
+        self.file: FilePart | None = None
+        # Whether its response has to announce that the connection will close.
+        self.last = False
         self.encoder = ResponseEncoder(
             method=head.method,
             version=head.version,
-            keep_alive=head.keep_alive and not site.closing,
+            keep_alive=head.keep_alive,
             server=site.server_field,
         )
-        self.writer = ResponseWriter(self._wake, high_water=site.config.response_buffer)
+        self.writer = ResponseWriter(
+            self._wake,
+            high_water=site.config.response_buffer,
+            budget=site.budget,
+            places=site.pool,
+        )
 
     @property
     def request_id(self) -> str:
@@ -112,16 +131,96 @@ class Exchange:
             client,
             f"{head.method} {head.target} {head.version}",
             status or CLIENT_CLOSED_REQUEST,
-            self.encoder.body_size,
+            self.encoder.body_size - (0 if self.file is None else self.file.size),
             fields.get(b"referer", b"").decode("latin-1"),
             fields.get(b"user-agent", b"").decode("latin-1"),
-            self._site.loop.time() - self._started_at,
+            Times(
+                self.protocol.accepted_at,
+                self.head_at,
+                self.ready_at,
+                self._started_at,
+                self.first_byte_at,
+                self._site.clock(),
+            ),
         )
+
+    @property
+    def queue_wait(self) -> float:
+        """Seconds that a finished request waited for its thread."""
+        return self._started_at - self.ready_at
+
+    def inspect(self, client: str) -> RequestInfo:
+        """Return what the request is about right now."""
+        now = self._site.clock()
+        started = None if self.job is None else self.job.started()
+        queue_wait = 0.0
+        if self.ready_at:
+            queue_wait = (now if started is None else started.at) - self.ready_at
+        thread = stack = ""
+        if self.job is None:
+            phase = "reading"
+        elif started is None:
+            phase = "queued"
+        elif self.writer.progress is not Progress.OPEN:
+            phase = "sending"
+        else:
+            phase = "blocked" if self.blocked else "running"
+            thread, stack = started.thread, stack_of(started.ident)
+        return RequestInfo(
+            phase=phase,
+            age=now - self.head_at,
+            client=client,
+            request_id=self.request_id,
+            method=self.head.method,
+            target=self.head.target,
+            queue_wait=queue_wait,
+            thread=thread,
+            stack=stack,
+        )
+
+    @property
+    def blocked(self) -> bool:
+        """Whether the thread waits for the client."""
+        return self.writer.waiting or (self.body is not None and self.body.waiting)
+
+    @property
+    def held(self) -> int:
+        """How many bytes count as buffered for the request, on their way in and out."""
+        return self.writer.held + (0 if self.body is None else self.body.held)
+
+    def give_up(self) -> bool:
+        """Do without the thread, which takes too long. Return False if it has ended after all."""
+        started = None if self.job is None else self.job.started()
+        if started is None or self.job is None or not self.job.write_off():
+            return False
+        _log.error(
+            "%s took longer than %g s and was answered with a 504; its thread %s is at:\n%s",
+            self.describe(),
+            self._site.config.timeout_request,
+            started.thread,
+            stack_of(started.ident),
+        )
+        self.disconnect(RequestTimeout("the application took longer than timeout_request"))
+        return True
+
+    def cancel(self) -> bool:
+        """See to it that no thread begins with the request. Return False where one has."""
+        if self.job is not None and not self.job.cancel():
+            return False
+        if self.body is not None:
+            self.body.drop()
+        return True
 
     def stream_body(self, initial: bytes) -> RequestBody:
         """Let the application read the body while it arrives; ``initial`` is what has arrived."""
         high_water = self._site.config.body_prefetch
-        self.body = RequestBody(self._wake, high_water=high_water, initial=initial)
+        self.body = RequestBody(
+            self._wake,
+            high_water=high_water,
+            budget=self._site.budget,
+            places=self._site.pool,
+            initial=initial,
+        )
         return self.body
 
     def disconnect(self, error: ClientDisconnected) -> None:
@@ -129,9 +228,9 @@ class Exchange:
         self.cancel_calls(error)
         self.writer.disconnect(error)
         if self.body is not None:
-            self.body.abort(
-                error if isinstance(error, RequestBodyError) else RequestBodyError(str(error))
-            )
+            # To a reader, that the client has gone means that the body is not complete.
+            gone = type(error) is ClientDisconnected
+            self.body.abort(RequestBodyError(str(error)) if gone else error)
 
     def cancel_calls(self, error: ClientDisconnected) -> None:
         """End the coroutines that the application waits for, and refuse further ones."""
@@ -176,8 +275,30 @@ class Exchange:
         except BaseException:  # noqa: BLE001 - a defect here must not leave the client waiting
             _log.critical("Serving %s failed", self.describe(), exc_info=True)
             self.abort()
+        finally:
+            if self.body is not None:
+                self.body.drop()
+
+    def is_disconnected(self) -> bool:
+        """Return whether the client has gone, or has ended its side. Called on any thread.
+
+        The environ's ``aiowsgi.disconnected``.
+        """
+        # Set once, by the loop thread; to see it a moment later does no harm.
+        return self._gone is not None
+
+    def seconds_left(self) -> float:
+        """Return the seconds until ``timeout_request``, at least 0; infinity where there is none.
+
+        The environ's ``aiowsgi.deadline``. Called on the request's thread.
+        """
+        limit = self._site.config.timeout_request
+        if not limit:
+            return math.inf
+        return max(0.0, self._started_at + limit - self._site.clock())
 
     def _run(self) -> None:
+        self._started_at = self._site.clock()
         current_exchange.set(self)
         body = self.body
         environ = build_environ(
@@ -188,6 +309,9 @@ class Exchange:
             client=self.protocol.client_address,
         )
         environ["aiowsgi.request_id"] = self.request_id
+        environ["aiowsgi.queue_wait"] = self._started_at - self.ready_at
+        environ["aiowsgi.disconnected"] = self.is_disconnected
+        environ["aiowsgi.deadline"] = self.seconds_left
         Task(self._site.app, environ, self, request=self.describe).run()
 
     def call(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
@@ -216,7 +340,7 @@ class Exchange:
             # No 100 was sent, so the client may send its body or leave it out (RFC 9110 §10.1.1):
             # what it sends next cannot be told apart from a request.
             self.encoder.keep_alive = False
-        if self._site.closing:
+        if self.last:
             self.encoder.keep_alive = False
         self._head_bytes = self.encoder.start(status, fields, length)
 
@@ -250,6 +374,28 @@ class Exchange:
         """Take the last piece of the body. See ``Responder``."""
         encoder = self.encoder
         pieces = self._take_head(encoder.finish(data))
+        if encoder.excess or encoder.missing:
+            self._check_length()
+        if not self._ended:
+            self._ended = True
+            self.writer.finish(join(pieces, len(data)))
+
+    def finish_with(self, part: FilePart) -> None:
+        """Take a file as the whole body. See ``Responder``."""
+        part.size = self.encoder.skip(part.size)
+        if not part.size:
+            part.close()
+            self.finish(b"")
+            return
+        pieces = self._take_head(self.encoder.finish(b""))
+        self._check_length()
+        self._ended = True
+        self.file = part
+        self.writer.finish(pieces, part)
+
+    def _check_length(self) -> None:
+        """Warn where the body is not as long as the application has declared."""
+        encoder = self.encoder
         if encoder.excess:
             _log.warning(
                 "The response to %s has %d bytes more than its Content-Length; they were not sent",
@@ -263,9 +409,6 @@ class Exchange:
                 self.describe(),
                 encoder.missing,
             )
-        if not self._ended:
-            self._ended = True
-            self.writer.finish(join(pieces, len(data)))
 
     def abort(self) -> None:
         """Give the response up. See ``Responder``."""

@@ -16,6 +16,8 @@ _ACCEPTS_PER_PASS = 64
 # The process or the system has no descriptor or buffer to give. It may have one later.
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _EXHAUSTED_PAUSE = 0.1
+# Where there is no room, it is looked for again after this many seconds.
+_FULL_PAUSE = 0.5
 # The socket is not one that can be accepted on, or not any more.
 _BROKEN = (errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EOPNOTSUPP)
 
@@ -49,6 +51,7 @@ class Listener:
         self._closed = False
         # Said once, until it is over.
         self._exhausted = False
+        self._retry: asyncio.TimerHandle | None = None
         self._connecting: set[asyncio.Task[None]] = set()
 
     @property
@@ -58,18 +61,26 @@ class Listener:
 
     def resume(self) -> None:
         """Accept, from now on or again."""
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
         if not self._accepting and not self._closed:
             self._accepting = True
             self._context.run(self._loop.add_reader, self.sock, self._accept)
 
-    def _pause(self) -> None:
+    def _pause(self, seconds: float | None = None) -> None:
+        """Stop accepting, for a while or until ``resume``."""
         if self._accepting:
             self._accepting = False
             self._loop.remove_reader(self.sock)
+        if seconds is not None:
+            self._retry = self._loop.call_later(seconds, self.resume)
 
     async def close(self) -> None:
         """Stop accepting, close the socket, and wait for connections that are being set up."""
         self._closed = True
+        if self._retry is not None:
+            self._retry.cancel()
         self._pause()
         self._listening.close()
         if self._connecting:
@@ -79,7 +90,7 @@ class Listener:
         """Accept what is waiting: several at once are cheaper than a pass of the loop for each."""
         for _ in range(_ACCEPTS_PER_PASS):
             if not self._has_room():
-                self._pause()
+                self._pause(_FULL_PAUSE)
                 return
             try:
                 connection, _ = self.sock.accept()
@@ -94,8 +105,7 @@ class Listener:
                     if not self._exhausted:
                         _log.error("Cannot accept a connection: %s (see ulimit -n)", error.strerror)
                     self._exhausted = True
-                    self._pause()
-                    self._loop.call_later(_EXHAUSTED_PAUSE, self.resume)
+                    self._pause(_EXHAUSTED_PAUSE)
                     return
                 # Anything else is one client's trouble: it left before it was accepted.
                 continue

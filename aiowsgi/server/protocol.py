@@ -6,27 +6,19 @@ from typing import cast
 
 from ..bridge.response import Progress
 from ..errors import ClientDisconnected, QueueFull, Refusal, RequestBodyError
-from ..http.parser import Parser
-from ..http.request import BodyData, EndOfMessage, Event, RequestHead
+from ..http.request import RequestHead
 from ..http.response import CONTINUE, refusal_response
-from .deadline import Deadline, Stall
+from ..observe.inspection import RequestInfo
+from .clock import Clock, Expiry
 from .exchange import Exchange
+from .receiver import Receiver
+from .relief import overload
+from .sender import Sender
 from .site import Site
 from .sockets import host_and_port, reset
-from .states import LINGER_TIMEOUT, LINGER_TOTAL, State
+from .states import LINGER_TOTAL, State
 
 _log = logging.getLogger("aiowsgi.error")
-
-# Parser events handled before other connections have their turn: a body in chunks of one byte must
-# not hold the loop (CVE-2025-69229).
-_EVENTS_PER_PASS = 128
-# Bytes of further requests that are kept while one is being answered. Reading goes on until then,
-# because a transport that does not read does not notice that the client has gone.
-_PIPELINE_BYTES = 1 << 16
-# An unread request body up to this size is read and dropped, so that the connection can be kept.
-_DRAIN_BYTES = 1 << 18
-# What a 503 asks of the client, in seconds.
-_RETRY_AFTER = 5
 
 
 class Protocol(asyncio.Protocol):
@@ -36,24 +28,19 @@ class Protocol(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_continue_due",
-        "_deadline",
-        "_drained",
-        "_eof",
+        "_clock",
         "_exchange",
         "_gone",
+        "_held",
         "_linger_until",
-        "_parser",
-        "_prefetch",
-        "_reading",
-        "_receiving",
+        "_receiver",
         "_refusal",
+        "_requests",
+        "_sender",
         "_site",
-        "_stall",
         "_state",
         "_transport",
-        "_write_paused",
-        "_yielding",
+        "accepted_at",
         "client_address",
         "server_address",
     )
@@ -61,32 +48,24 @@ class Protocol(asyncio.Protocol):
     def __init__(self, site: Site) -> None:
         self._site = site
         self._state = State.IDLE
-        self._parser = Parser(site.limits)
-        self._deadline = Deadline(site.loop, self._on_deadline)
         self._exchange: Exchange | None = None
-        self._prefetch = bytearray()
-        # Whether the parser's next events have somewhere to go. Not so between the end of a
-        # request and the end of its response: pipelined requests wait (RFC 9112 §9.3.2).
-        self._receiving = True
-        self._reading = True
-        self._yielding = False
-        self._write_paused = False
-        self._eof = False
-        # The client waits for a 100 before it sends the body.
-        self._continue_due = False
+        self._requests = 0
+        # What the budget counts of the bytes that are kept here.
+        self._held = 0
         # Why the request was refused while its application was running already.
         self._refusal: Refusal | None = None
         self._gone = ClientDisconnected("the client closed the connection")
-        # Bytes of an unread request body that were dropped.
-        self._drained = 0
         self._linger_until = 0.0
+        self.accepted_at = site.clock()
 
     # Called by the transport.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the connection over."""
         self._transport = cast(asyncio.Transport, transport)
-        self._stall = Stall(self._transport, self._site.loop, self._site.config.timeout_write)
+        self._receiver = Receiver(self._site, self._transport, self)
+        self._sender = Sender(self._site, self._transport, self._on_file_end)
+        self._clock = Clock(self._site, self._receiver, self._sender, self._on_expiry)
         host, port = host_and_port(transport.get_extra_info("sockname"))
         # A Unix socket has no host, and PEP 3333 wants one.
         self.server_address = (host or "localhost", port or "80")
@@ -105,21 +84,19 @@ class Protocol(asyncio.Protocol):
             else:
                 self._transport.abort()
             return
-        self._parser.feed(data)
-        self._advance()
+        self._receiver.feed(data)
 
     def eof_received(self) -> bool:
         """Take the client's end: it may only have said all it has to say, and wait for answers."""
-        self._eof = True
-        self._parser.feed_eof()
-        if self._state is State.CLOSING or (self._state is State.IDLE and not self._parser.begun):
+        self._receiver.feed_eof()
+        if self._state is State.CLOSING or (self._state is State.IDLE and not self._receiver.begun):
             self._transport.close()
             return True
         if self._exchange is not None:
             # Most clients that end their side are gone. A coroutine that waits for something else
             # would never find out.
             self._exchange.cancel_calls(self._gone)
-        self._advance()
+        self._receiver.advance()
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -127,26 +104,28 @@ class Protocol(asyncio.Protocol):
         if self._state is State.CLOSED:
             return
         self._enter(State.CLOSED)
-        self._deadline.cancel()
+        self._clock.stop()
         self._site.connections.discard(self)
         if (exchange := self._exchange) is not None:
             self._exchange = None
-            if exchange.job is not None:
-                exchange.job.cancel()
+            exchange.cancel()
             exchange.disconnect(self._gone)
-            self._site.log_access(self.client_address[0], exchange, exchange.encoder.status_code)
+            self._log_end(exchange)
+        self._sender.close()
+        self._held = self._site.budget.hold(self._held, 0)
         self._site.on_disconnect()
 
     def pause_writing(self) -> None:
-        """Stop sending: the transport is full."""
-        self._write_paused = True
-        self._stall.restart()
-        self._arm_active()
+        """Stop sending: the kernel takes no more."""
+        self._sender.pause()
+        self._clock.arm()
+        self._account()
 
     def resume_writing(self) -> None:
         """Go on sending."""
-        self._write_paused = False
-        self._arm_active()
+        self._sender.resume()
+        self._clock.arm()
+        self._account()
         self._site.loop.call_soon(self._flush)
 
     # Called by the server.
@@ -156,10 +135,60 @@ class Protocol(asyncio.Protocol):
         if self._state in (State.IDLE, State.DRAIN):
             self._close(linger=self._state is State.DRAIN)
 
+    def drain(self) -> None:
+        """Take no further request behind those that are here."""
+        if self._exchange is not None:
+            self._exchange.last = self._is_last()
+
     def abort(self, error: ClientDisconnected) -> None:
         """Cut the connection now. ``error`` is what a running application will see."""
         self._gone = error
         self._transport.abort()
+
+    def inspect(self) -> RequestInfo | None:
+        """Return what is in flight, if anything."""
+        client = self.client_address[0]
+        if self._exchange is not None:
+            return self._exchange.inspect(client)
+        return RequestInfo.reading(self._age(), client) if self._state is State.HEAD else None
+
+    # Called by the relief.
+
+    @property
+    def idle_since(self) -> float | None:
+        """When the connection became idle, by the site's clock; None if it is not."""
+        return self._clock.since if self._state is State.IDLE else None
+
+    @property
+    def blocks_thread(self) -> bool:
+        """Whether a thread waits for the client."""
+        return bool(self._exchange and self._exchange.blocked)
+
+    @property
+    def holds_memory(self) -> bool:
+        """Whether bytes are buffered that count."""
+        return self._held > 0 or bool(self._exchange and self._exchange.held)
+
+    def rate(self) -> float | None:
+        """Return the bytes a second that an awaited client moves; None of any other."""
+        if self._sender.waiting:
+            return self._sender.rate()
+        if self._state is not State.HEAD:
+            return self._receiver.rate()
+        return self._receiver.buffered / self._age() if self._age() >= 1 else None
+
+    def _age(self) -> float:
+        return self._site.clock() - self._clock.since
+
+    def give_way(self) -> None:
+        """Free what is held for a client that is too slow for a busy server."""
+        if self._sender.waiting:
+            self._gone = ClientDisconnected("the client was too slow for a busy server")
+            reset(self._transport)
+            # The transport says so later; what is held is needed now.
+            self.connection_lost(None)
+        else:
+            self.refuse(Refusal(408, "the request comes too slowly for a busy server"))
 
     # Called by the bridge.
 
@@ -168,184 +197,186 @@ class Protocol(asyncio.Protocol):
         if exchange is not self._exchange:
             return
         body = exchange.body
-        if body is not None and self._receiving:
-            if self._continue_due and body.awaited:
-                self._continue_due = False
-                if not exchange.sent:
+        if body is not None and self._receiver.receiving:
+            if self._receiver.continue_due and body.awaited:
+                self._receiver.continue_due = False
+                if not exchange.first_byte_at:
                     self._transport.write(CONTINUE)
-            self._arm_active()
-            self._update_reading()
+            self._clock.arm()
+            self._receiver.update_reading()
         self._flush()
         # Most responses are complete by now, and the state is another already.
         if self._state is State.QUEUED and exchange is self._exchange:
             self._enter(State.ACTIVE)
 
-    # Requests.
+    # Called by the receiver.
 
-    def _advance(self) -> None:
-        """Parse what has arrived, as far as there is something to do with it."""
-        if self._yielding:
+    def on_left(self) -> None:
+        """Count the bytes for which there is no use yet."""
+        if self._state is State.IDLE and self._receiver.begun:
+            self._enter(State.HEAD)
+        self._account()
+
+    def on_head(self, head: RequestHead) -> None:
+        """Begin with a request."""
+        receiver = self._receiver
+        self._requests += 1
+        self._exchange = exchange = Exchange(self._site, self, head)
+        if receiver.eof:
+            exchange.cancel_calls(self._gone)
+        if not (head.chunked or head.content_length):
             return
-        try:
-            for _ in range(_EVENTS_PER_PASS):
-                if not self._receiving:
-                    break
-                event = self._parser.next_event()
-                if event is None:
-                    if self._state is State.IDLE and self._parser.begun:
-                        self._enter(State.HEAD)
-                    break
-                self._handle(event)
-            else:
-                self._yielding = True
-                self._site.loop.call_soon(self._after_yield)
-        except Refusal as refusal:
-            self._refuse(refusal)
-        self._update_reading()
-
-    def _after_yield(self) -> None:
-        self._yielding = False
-        if self._state is State.CLOSING:
-            self._update_reading()
-        elif self._state is not State.CLOSED:
-            self._advance()
-
-    def _handle(self, event: Event) -> None:
-        if isinstance(event, RequestHead):
-            self._exchange = exchange = Exchange(self._site, self, event)
-            if self._eof:
-                exchange.cancel_calls(self._gone)
-            if not (event.chunked or event.content_length):
-                return
-            if event.expect_continue and not self._parser.buffered:
-                self._continue_due = True
-                exchange.stream_body(b"")
-                self._dispatch(exchange)
-            else:
-                self._enter(State.BODY)
-        elif isinstance(event, BodyData):
-            self._handle_body(event.data)
-        else:
-            assert isinstance(event, EndOfMessage)
-            self._handle_end()
-
-    def _handle_body(self, data: bytes) -> None:
-        exchange = self._exchange
-        if exchange is None:
-            self._drained += len(data)
-            if self._drained > _DRAIN_BYTES:
-                self._close(linger=True)
-        elif exchange.body is not None:
-            self._continue_due = False
-            exchange.body.feed(data)
-            self._arm_active()
-        else:
-            self._prefetch += data
-            if len(self._prefetch) < self._site.config.body_prefetch:
-                self._enter(State.BODY)
-                return
-            exchange.stream_body(bytes(self._prefetch))
-            self._prefetch = bytearray()
+        if head.expect_continue and not receiver.buffered:
+            receiver.continue_due = True
+            receiver.body = exchange.stream_body(b"")
             self._dispatch(exchange)
+        else:
+            receiver.begin_body()
+            self._enter(State.BODY)
 
-    def _handle_end(self) -> None:
-        exchange = self._exchange
+    def on_body(self, data: bytes) -> None:
+        """Keep, hand over or drop bytes of the body."""
+        exchange, receiver = self._exchange, self._receiver
+        if exchange is None:
+            if not receiver.drop(data):
+                self._close(linger=True)
+            return
+        receiver.take_body(data)
+        if receiver.body is None and len(receiver.prefetch) >= self._site.config.body_prefetch:
+            receiver.body = exchange.stream_body(receiver.take_prefetch())
+            self._dispatch(exchange)
+        else:
+            self._clock.arm()
+
+    def on_end(self) -> None:
+        """Take the end of the request."""
+        exchange, receiver = self._exchange, self._receiver
         if exchange is None:
             self._next_request()
             return
-        self._receiving = False
-        self._continue_due = False
-        if exchange.body is not None:
-            exchange.body.finish()
-            self._arm_active()
+        receiver.end_body()
+        if receiver.body is not None:
+            self._clock.arm()
             return
-        if self._prefetch:
-            exchange.prefetched = bytes(self._prefetch)
-            self._prefetch = bytearray()
+        if receiver.prefetch:
+            exchange.prefetched = receiver.take_prefetch()
+            self._account()
         self._dispatch(exchange)
+
+    def _is_last(self) -> bool:
+        """Return whether nothing follows on the connection behind the request that is here."""
+        limit = self._site.config.max_keep_alive_requests
+        if 0 < limit <= self._requests:
+            return True
+        # What a client has sent before it could know of the end is still answered.
+        return self._site.draining and (self._receiver.receiving or not self._receiver.begun)
 
     def _dispatch(self, exchange: Exchange) -> None:
         self._enter(State.QUEUED)
+        exchange.ready_at = self._clock.since
+        if self._site.draining or self._site.config.max_keep_alive_requests:
+            exchange.last = self._is_last()
+        if (exchange.prefetched or exchange.body) and self._site.relief.is_memory_short():
+            self.refuse(overload("the server is short of memory"))
+            return
         try:
             exchange.job = self._site.pool.start(exchange.run, wake=False)
         except QueueFull:
-            self._refuse(_overload("the server is busy"))
+            self._site.waits.note(0.0, refused=True)
+            self.refuse(overload("the server is busy"))
         except RuntimeError as error:
             _log.error("The thread pool takes no more work: %s", error)
-            self._refuse(_overload("the server is stopping"))
+            self.refuse(overload("the server is stopping"))
         else:
             self._site.wake_pool_soon()
 
     def _next_request(self) -> None:
-        self._receiving = True
-        self._continue_due = False
+        self._receiver.next_request()
         self._enter(State.IDLE)
-        if self._eof and not self._parser.begun:
+        if (self._receiver.eof or self._site.draining) and not self._receiver.begun:
             self._close(linger=False)
 
     # Responses.
 
     def _flush(self) -> None:
-        """Send what the thread has written, as far as the transport takes it."""
-        exchange = self._exchange
-        if exchange is None or self._write_paused:
+        """Send what the thread has written, as far as the client takes it."""
+        if (exchange := self._exchange) is None:
             return
-        pieces, progress = exchange.writer.take()
-        if pieces:
-            exchange.sent = True
-            # Not writelines(), which in some releases of Python 3.12 and 3.13 knows neither that
-            # the connection is lost (gh-136234) nor when to pause (CVE-2024-12254).
-            self._transport.write(pieces[0] if len(pieces) == 1 else b"".join(pieces))
-        if progress is Progress.FINISHED:
-            self._finish(exchange)
-        elif progress is Progress.ABORTED:
+        match self._sender.flush(exchange):
+            case Progress.FINISHED:
+                self._finish(exchange)
+            case Progress.ABORTED:
+                self._cut(exchange)
+            case Progress.LEFT:
+                self._site.loop.call_soon(self._flush)
+            case Progress.OPEN if self._sender.waiting:
+                self._clock.arm()
+
+    def _on_file_end(self, complete: bool) -> None:
+        exchange = self._exchange
+        assert exchange is not None  # Its end closes the file.
+        if complete:
+            self._flush()
+        else:
             self._cut(exchange)
 
     def _finish(self, exchange: Exchange) -> None:
         """Go on behind a complete response: next request, or close."""
         self._exchange = None
-        self._site.log_access(self.client_address[0], exchange, exchange.encoder.status_code)
+        receiver = self._receiver
+        self._log_end(exchange)
+        if exchange.queue_wait > self._site.config.queue_target:
+            self._site.waits.note(exchange.queue_wait)
         if exchange.body is not None:
             # Nobody feeds it from here on, should the application read on behind its answer.
             exchange.body.abort(RequestBodyError("the response to the request is complete"))
-        if not exchange.encoder.keep_alive or self._site.closing or self._refusal is not None:
+        over = self._site.draining and self._is_last()
+        if over or not exchange.encoder.keep_alive or self._refusal is not None:
             # Only a client that may still be sending has to be waited for.
-            unread = self._receiving or self._refusal or self._parser.buffered
+            unread = receiver.receiving or self._refusal or receiver.kept
             self._close(linger=bool(unread) or exchange.head.keep_alive)
-        elif self._receiving:
-            self._drained = 0
+        elif receiver.receiving:
+            receiver.forget_body()
             self._enter(State.DRAIN)
-            self._advance()
+            receiver.advance()
         else:
             self._next_request()
-            if self._parser.buffered:
-                self._advance()
-            self._update_reading()
+            if receiver.kept:
+                receiver.advance()
+            else:
+                receiver.update_reading()
+            if self._held:
+                self._account()
 
     def _cut(self, exchange: Exchange) -> None:
         """Go on behind a response that the application could not complete."""
         self._exchange = None
         if exchange.body is not None:
             exchange.body.abort(RequestBodyError("the response to the request was given up"))
-        if not exchange.sent:
+        if not exchange.first_byte_at:
             # The application gave up because its request did.
             refusal = self._refusal or Refusal(500, "the request could not be served")
             self._answer(refusal, exchange)
             return
-        self._site.log_access(self.client_address[0], exchange, exchange.encoder.status_code)
+        self._log_end(exchange)
         if exchange.encoder.self_delimiting:
             self._close(linger=False)
         else:
             reset(self._transport)
 
-    def _refuse(self, refusal: Refusal) -> None:
+    def _log_end(self, exchange: Exchange) -> None:
+        self._site.log_access(self.client_address[0], exchange, exchange.encoder.status_code)
+
+    def refuse(self, refusal: Refusal) -> None:
         """Answer with a 4xx or 5xx and close. Nothing behind it is parsed."""
-        self._receiving = False
+        if self._state >= State.CLOSING:
+            return  # Whoever makes room may have come to this client first.
+        self._receiver.stop()
         if self._state is State.DRAIN:  # Answered already.
             self._close(linger=True)
             return
         exchange = self._exchange
-        if exchange is not None and exchange.job is not None and not exchange.job.cancel():
+        if exchange is not None and not exchange.cancel():
             # The application is running. It learns of it when it reads, and what it answers goes
             # out; if it gives up, the refusal does.
             self._refusal = refusal
@@ -373,94 +404,56 @@ class Protocol(asyncio.Protocol):
         A socket that is closed while bytes of the client are unread makes the kernel send a reset,
         which can destroy the response on its way (RFC 9112 §9.6).
         """
-        self._receiving = False
+        self._receiver.stop()
+        self._receiver.dropping = True
         self._linger_until = self._site.loop.time() + LINGER_TOTAL
-        self._stall.restart()
         self._enter(State.CLOSING)
-        if linger and not self._eof and self._transport.can_write_eof():
-            self._update_reading()
+        if linger and not self._receiver.eof and self._transport.can_write_eof():
+            self._receiver.update_reading()
             self._transport.write_eof()
         else:
             self._transport.close()
+        self._account()
 
-    # Time and flow.
+    # Time.
 
     def _enter(self, state: State) -> None:
         """Change the state: the only place where that happens."""
         self._state = state
-        self._deadline.set(self._site.timeouts[state])
-        if state is State.ACTIVE:
-            self._arm_active()
+        self._clock.enter(state, self._exchange)
 
-    def _arm_active(self) -> None:
-        """Start the clock of what the application waits for, if it is the client."""
-        if self._state is not State.ACTIVE:
-            return
+    def _on_expiry(self, expiry: Expiry) -> None:
         exchange = self._exchange
-        if self._write_paused:
-            # What the client sends is no progress of what it takes.
-            self._deadline.set(max(self._stall.left(), 0.0))
-        elif (
-            self._receiving
-            and not self._continue_due
-            and exchange is not None
-            and exchange.body is not None
-            and not exchange.body.full
-        ):
-            self._deadline.set(self._site.config.timeout_body)
-        else:
-            self._deadline.set(None)
-
-    def _on_deadline(self) -> None:
-        match self._state:
-            case State.IDLE | State.DRAIN:
+        match expiry:
+            case Expiry.IDLE:
                 self._close(linger=False)
-            case State.HEAD:
-                self._refuse(Refusal(408, "the request head took too long"))
-            case State.BODY:
-                self._refuse(Refusal(408, "the request body took too long"))
-            case State.QUEUED:
-                if self._exchange and self._exchange.job and self._exchange.job.cancel():
-                    self._refuse(_overload("no thread became free in time"))
-                else:
-                    self._enter(State.ACTIVE)
-            case State.ACTIVE if not self._write_paused:
-                self._refuse(Refusal(408, "the request body took too long"))
-            case State.ACTIVE:
-                self._check_stall()
-            case State.CLOSING:
-                if self._transport.get_write_buffer_size():
-                    self._check_stall()
-                else:
-                    self._transport.abort()
+            case Expiry.HEAD:
+                self.refuse(Refusal(408, "the request head took too long"))
+            case Expiry.BODY:
+                self.refuse(Refusal(408, "the request body took too long"))
+            case Expiry.QUEUE if exchange is not None and exchange.cancel():
+                self._site.waits.note(self._site.config.queue_timeout, refused=True)
+                self.refuse(overload("no thread became free in time"))
+            case Expiry.QUEUE:
+                self._enter(State.ACTIVE)
+            case Expiry.REQUEST if exchange is not None and exchange.give_up():
+                self._exchange = None
+                self._answer(Refusal(504, "the application took too long"), exchange)
+            case Expiry.WRITE:
+                reset(self._transport)
+            case Expiry.LINGER:
+                self._transport.abort()
 
-    def _check_stall(self) -> None:
-        """Tell a client that takes few bytes from one that takes none, and cut the latter."""
-        left = self._stall.left()
-        if left <= 0:
-            reset(self._transport)
-        else:
-            self._deadline.set(min(left, LINGER_TIMEOUT))
+    # Memory.
 
-    def _update_reading(self) -> None:
-        """Read from the client exactly while there is room for what it sends."""
-        full = self._yielding
-        if self._receiving:
-            exchange = self._exchange
-            if exchange is not None and exchange.body is not None:
-                full = full or exchange.body.full
-        elif self._state is not State.CLOSING:
-            full = full or self._parser.buffered > _PIPELINE_BYTES
-        if full is not self._reading:
+    def _account(self) -> None:
+        """Count what is buffered here; make room, or make do without this request."""
+        size = self._receiver.held + self._sender.buffered
+        if self._exchange is not None:
+            size += len(self._exchange.prefetched)
+        if not size and not self._held:
             return
-        if self._eof or self._state is State.CLOSED or self._transport.is_closing():
-            return
-        self._reading = not full
-        if full:
-            self._transport.pause_reading()
-        else:
-            self._transport.resume_reading()
-
-
-def _overload(reason: str) -> Refusal:
-    return Refusal(503, reason, retry_after=_RETRY_AFTER)
+        self._held = self._site.budget.hold(self._held, size)
+        arriving = self._held and self._state in (State.HEAD, State.BODY)
+        if arriving and self._site.relief.is_memory_short():
+            self.refuse(overload("the server is short of memory"))

@@ -11,11 +11,15 @@ from concurrent.futures import Executor
 from types import TracebackType
 from wsgiref.types import WSGIApplication
 
+from ..bridge.budget import Budget
+from ..bridge.foreign import ForeignPool
+from ..bridge.jobs import JobQueue
 from ..bridge.mailbox import Mailbox
-from ..bridge.pool import ForeignPool, JobQueue, ThreadPool
+from ..bridge.pool import ThreadPool
 from ..config import Config
 from ..errors import ConfigError, ServerStopped
 from ..http.request import Limits
+from ..observe.inspection import Inspection, stack_of
 from ..wsgi.environ import base_environ
 from . import bind
 from .exchange import Exchange
@@ -35,7 +39,8 @@ class Server:
     """A WSGI application being served in the running event loop. Made by ``serve``.
 
     Modelled on ``asyncio.Server``: ``close`` begins a graceful shutdown, ``wait_closed`` waits for
-    its end. Every method is called on the loop's thread.
+    its end. Every method is called on the loop's thread, but for ``close`` and ``abort``, which may
+    be called on any.
     """
 
     def __init__(
@@ -52,7 +57,13 @@ class Server:
         self._config = config
         pool: JobQueue
         if executor is None:
-            pool = ThreadPool(config.threads, queue_size=config.queue_size)
+            pool = ThreadPool(
+                config.threads,
+                queue_size=config.queue_size,
+                spare_threads=config.spare_threads,
+                max_lost_threads=config.max_lost_threads,
+                queue_target=config.queue_target,
+            )
         else:
             pool = ForeignPool(executor, queue_size=config.queue_size)
         self._site = Site(
@@ -69,6 +80,7 @@ class Server:
             loop=loop,
             context=contextvars.copy_context(),
             pool=pool,
+            budget=Budget(config.max_buffered),
             mailbox=Mailbox(
                 lambda collect: loop.call_soon_threadsafe(collect, context=self._context), _deliver
             ),
@@ -122,6 +134,34 @@ class Server:
         """How many requests the application can answer at the same time."""
         return self._site.pool.threads
 
+    @property
+    def healthy(self) -> bool:
+        """False once ``max_lost_threads`` were given up by ``timeout_request`` and still run.
+
+        Further ones are not replaced. A process that is not healthy is best started anew.
+        """
+        return self._site.healthy
+
+    def inspect(self) -> Inspection:
+        """Return what the server is doing: the requests in flight, and the stacks of their threads.
+
+        Stops nothing; ``str()`` of it is for people.
+        """
+        site = self._site
+        found = (protocol.inspect() for protocol in site.connections)
+        requests = [request for request in found if request is not None]
+        requests.sort(key=lambda request: -request.age)
+        return Inspection(
+            connections=self._connections,
+            idle=len(site.connections) - len(requests),
+            threads=site.pool.threads,
+            queued=site.pool.waiting,
+            lost=site.pool.lost,
+            buffered=site.budget.used,
+            healthy=site.healthy,
+            requests=tuple(requests),
+        )
+
     def is_serving(self) -> bool:
         """Return whether connections are accepted."""
         return self._closing is None
@@ -129,19 +169,42 @@ class Server:
     def close(self) -> None:
         """Begin to stop: no more connections, idle ones closed, requests in flight finished.
 
-        Those that have not ended after ``timeout_graceful`` seconds are cut. Returns at once;
-        idempotent.
+        With ``drain_delay`` it first goes on accepting for that long. Requests that have not ended
+        after ``timeout_graceful`` more seconds are cut. Returns at once; idempotent; may be called
+        on any thread.
         """
+        if self._is_elsewhere(self.close):
+            return
         if self._closing is None:
-            self._deadline = self._site.loop.time() + self._config.timeout_graceful
-            self._closing = self._site.loop.create_task(self._close())
+            delay = self._config.drain_delay
+            self._deadline = self._site.loop.time() + delay + self._config.timeout_graceful
+            self._closing = self._site.loop.create_task(self._close(delay))
             self._close_called.set()
 
     def abort(self) -> None:
-        """Stop without waiting for requests in flight: they are cut. Returns at once."""
+        """Stop now: cut every connection. Threads that wait for a client are released.
+
+        Returns at once; idempotent; may be called on any thread. The application is not interrupted
+        where it works.
+        """
+        if self._is_elsewhere(self.abort):
+            return
         self.close()
         self._deadline = min(self._deadline, self._site.loop.time())
         self._changed.set()
+
+    def _is_elsewhere(self, call: Callable[[], None]) -> bool:
+        """Return whether the caller is not on the loop's thread, where ``call`` is then called."""
+        loop = self._site.loop
+        try:
+            if asyncio.get_running_loop() is loop:
+                return False
+        except RuntimeError:
+            pass
+        # A loop that is closed has stopped what it served.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(call, context=self._context)
+        return True
 
     async def wait_closed(self) -> None:
         """Wait until ``close`` has been called and everything has ended."""
@@ -172,7 +235,10 @@ class Server:
         await self.wait_closed()
 
     def _has_room(self) -> bool:
-        return self._connections < self._config.max_connections
+        if self._connections < self._config.max_connections:
+            return True
+        self._site.relief.connections()
+        return False
 
     def _make_protocol(self) -> Protocol:
         self._connections += 1
@@ -190,21 +256,30 @@ class Server:
         for protocol in list(self._site.connections):
             protocol.abort(error)
 
-    async def _close(self) -> None:
-        # 1. No more connections.
+    async def _close(self, delay: float) -> None:
+        # 1. Every answer says that its connection will close. Load balancers take note meanwhile.
+        self._site.draining = True
+        for protocol in list(self._site.connections):
+            protocol.drain()
+        if delay:
+            await self._until(lambda: False, -self._config.timeout_graceful)
+        # 2. No more connections.
         await asyncio.gather(*(listener.close() for listener in self._listeners))
-        # 2. No further request on the connections that there are; the idle ones go now.
+        # 3. No further request on the connections that there are; the idle ones go now.
         self._site.closing = True
         for protocol in list(self._site.connections):
             protocol.shut_down()
-        # 3. Requests in flight have their time.
+        # 4. Requests in flight have their time.
         if not await self._until(self._no_connections, 0.0):
             _log.warning("Cutting the connections that did not end in time: %d", self._connections)
-            # 4. What is left is cut, which releases every thread that waits for a client.
+            # 5. What is left is cut, which releases every thread that waits for a client.
             self._cut()
             await self._until(self._no_connections, _ABORT_TIMEOUT)
-        # 5. Threads have what is left of the time; they are not waited for without end.
+        # 6. Threads have what is left of the time; they are not waited for without end.
         await self._stop_pool()
+
+    def _time_left(self) -> float:
+        return self._deadline - self._site.loop.time()
 
     def _no_connections(self) -> bool:
         return self._connections == 0
@@ -216,7 +291,7 @@ class Server:
         """
         while not done():
             self._changed.clear()
-            left = self._deadline + grace - self._site.loop.time()
+            left = self._time_left() + grace
             if left <= 0:
                 return False
             with contextlib.suppress(TimeoutError):
@@ -247,7 +322,12 @@ class Server:
             pool.join()  # Each thread has said that it is about to end.
         else:
             self.was_cut = True
-            _log.warning("The application does not return; left behind: %s", pool.describe_busy())
+            for thread, ident, _ in pool.running():
+                _log.warning(
+                    "The application does not return; the thread %s is left behind at:\n%s",
+                    thread,
+                    stack_of(ident),
+                )
 
 
 def _deliver(exchange: Exchange) -> None:

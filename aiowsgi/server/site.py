@@ -4,18 +4,22 @@ import asyncio
 import itertools
 import logging
 import os
+import time
 from collections.abc import Callable
 from contextvars import Context
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from wsgiref.types import WSGIApplication
 
+from ..bridge.budget import Budget
+from ..bridge.jobs import JobQueue
 from ..bridge.mailbox import Mailbox
-from ..bridge.pool import JobQueue
 from ..config import Config
 from ..http.request import Limits
 from ..observe import access
+from ..observe.waits import Waits
 from ..wsgi.environ import Environ
+from .relief import Relief
 
 if TYPE_CHECKING:
     from .exchange import Exchange
@@ -37,6 +41,8 @@ class Site:
     # A copy of it is the context of each request, and of nothing else.
     context: Context
     pool: JobQueue
+    # What is buffered for all connections together.
+    budget: Budget
     mailbox: Mailbox["Exchange"]
     base_environ: Environ
     # The line that is sent where the application sets no Server field.
@@ -46,13 +52,28 @@ class Site:
     connections: set["Protocol"] = field(default_factory=set)
     # Coroutines that applications have asked for.
     calls: dict[asyncio.Task[Any], "Exchange"] = field(default_factory=dict)
+    # Requests are still answered, with Connection: close.
+    draining: bool = False
     # No further request is awaited on any connection.
     closing: bool = False
+    # For stamps, in seconds; timers go by the loop's own time.
+    clock: Callable[[], float] = time.monotonic
     # Makes the ids of requests unique among processes and restarts.
     id_prefix: str = field(default_factory=lambda: os.urandom(4).hex())
     request_numbers: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
     # Whether the pool will be woken in this pass of the loop.
     _waking: bool = False
+    relief: Relief = field(init=False)
+    waits: Waits = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.relief = Relief(self)
+        self.waits = Waits(self.pool.threads, self.clock)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the threads that ``timeout_request`` has given up could be replaced so far."""
+        return not self.pool.lost or self.pool.lost < self.config.max_lost_threads
 
     def log_access(self, client: str, exchange: "Exchange | None", status: int) -> None:
         """Write the access record of a request; without an exchange none was understood."""
@@ -79,3 +100,5 @@ class Site:
         except RuntimeError as error:
             # Requests stay in the queue; the next one tries again, and the clock runs for each.
             _log.error("Cannot run the application: %s", error)
+        # What has just been queued may have to wait for slow clients to go.
+        self.relief.threads()

@@ -13,6 +13,9 @@ from ..config import Config
 # to close (RFC 9112 §9.6): since it last sent something, which is dropped, and in all.
 LINGER_TIMEOUT = 2.0
 LINGER_TOTAL = 30.0
+# A queued request is looked at this often, in seconds: it may run by now, or be kept waiting by
+# slow clients.
+_QUEUE_LOOK = 0.5
 
 
 class State(enum.IntEnum):
@@ -57,13 +60,13 @@ RULES: dict[State, Rule] = {
         "503, close",
         "go on, then close",
     ),
-    # Two clocks that run only while the application waits for the client: timeout_write while a
-    # full transport is not emptied, timeout_body while a streamed body stays away.
+    # Two more clocks run only while the client is waited for: timeout_write while it takes nothing
+    # of the response, timeout_body and min_body_rate while a streamed body stays away.
     State.ACTIVE: Rule(
-        "the application runs",
-        None,
+        "the application runs, or what it has answered is sent",
+        "timeout_request",
         "until the buffers are full",
-        "reset (write), 408 (body)",
+        "504, close; while the client is waited for: reset (write), 408 (body)",
         "go on, then close",
     ),
     State.DRAIN: Rule(
@@ -85,11 +88,18 @@ RULES: dict[State, Rule] = {
 
 
 def timeouts(config: Config) -> tuple[float | None, ...]:
-    """Return the seconds that each state may last, in the order of the states."""
-    return tuple(
-        getattr(config, rule.timeout) if isinstance(rule.timeout, str) else rule.timeout
-        for rule in (RULES[state] for state in State)
+    """Return the seconds after which each state is looked at, in the order of the states."""
+    seconds: dict[State, float | None] = {
+        state: getattr(config, rule.timeout) if isinstance(rule.timeout, str) else rule.timeout
+        for state, rule in RULES.items()
+    }
+    # Who is waited for changes within this state. See ``Clock.arm``.
+    seconds[State.ACTIVE] = None
+    # The loop thread is not told when a thread takes a request, and looks.
+    seconds[State.QUEUED] = min(
+        config.queue_timeout, _QUEUE_LOOK, config.timeout_request or _QUEUE_LOOK
     )
+    return tuple(seconds[state] for state in State)
 
 
 def table() -> str:

@@ -1,7 +1,14 @@
 """``wsgi.file_wrapper`` (PEP 3333, "Optional Platform-Specific File Handling")."""
 
+import io
+import os
+import stat
+import tempfile
 from collections.abc import Callable, Iterator
 from typing import Protocol
+
+# Files as the operating system has them. What looks like one may decode or decrypt what it reads.
+_FILES = (io.BufferedReader, io.BufferedRandom, io.FileIO)
 
 
 class Readable(Protocol):
@@ -10,8 +17,31 @@ class Readable(Protocol):
     def read(self, size: int, /) -> bytes: ...
 
 
+class FilePart:
+    """The part of a file that is the body of a response, with a descriptor of its own.
+
+    ``offset`` and ``size`` are in bytes.
+    """
+
+    __slots__ = ("descriptor", "offset", "size")
+
+    def __init__(self, descriptor: int, offset: int, size: int) -> None:
+        self.descriptor = descriptor
+        self.offset = offset
+        self.size = size
+
+    def close(self) -> None:
+        """Close the descriptor. Idempotent; called by who owns the part."""
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+
 class FileWrapper:
-    """An iterable over the blocks of a file-like object. ``block_size`` is in bytes."""
+    """An iterable over the blocks of a file-like object. ``block_size`` is in bytes.
+
+    A server that sends files by other means asks for ``part`` instead.
+    """
 
     def __init__(self, filelike: Readable, block_size: int = 1 << 16) -> None:
         self._filelike = filelike
@@ -26,3 +56,36 @@ class FileWrapper:
         close: Callable[[], None] | None = getattr(self._filelike, "close", None)
         if close is not None:
             close()
+
+    def part(self) -> FilePart | None:
+        """Return what is left of the file behind its position; None where it is no plain file."""
+        if not hasattr(os, "pread"):
+            return None  # Nobody could read it at an offset.
+        read = self._filelike.read
+        if getattr(read, "__globals__", None) is vars(tempfile):
+            read = getattr(read, "__wrapped__", read)
+        # The file that is read in the end: those of Django, and temporary ones, stand before one.
+        file = getattr(read, "__self__", None)
+        if type(file) not in _FILES:
+            return None
+        assert isinstance(file, _FILES)
+        raw = file if isinstance(file, io.FileIO) else file.raw
+        if type(raw) is not io.FileIO:
+            return None
+        try:
+            if isinstance(file, io.BufferedRandom):
+                file.flush()
+            offset = file.tell()
+            status = os.fstat(raw.fileno())
+            size = status.st_size - offset
+            # Some files that the system makes up claim to be empty, and are not when read.
+            if not stat.S_ISREG(status.st_mode) or size <= 0:
+                return None
+            # Some have less than they claim, and some cannot be read at all.
+            if not os.pread(raw.fileno(), 1, status.st_size - 1):
+                return None
+            # Its own, because the application closes the file as soon as its part is done.
+            return FilePart(os.dup(raw.fileno()), offset, size)
+        except (OSError, ValueError):
+            # Closed, or not one that has a position. Reading it tells more.
+            return None

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from ..errors import ApplicationError, ClientDisconnected
 from .environ import Environ
+from .file_wrapper import FilePart, FileWrapper
 from .headers import Fields, check_fields, check_status
 
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
@@ -44,6 +45,9 @@ class Responder(Protocol):
 
     def finish(self, data: bytes) -> None:
         """Take the last piece of the body, which may be empty. May block, and raise the same."""
+
+    def finish_with(self, part: FilePart) -> None:
+        """Take a file as the whole body, and own it. May raise the same."""
 
     def abort(self) -> None:
         """Give the response up, so that what was sent cannot look complete."""
@@ -133,6 +137,9 @@ class Task:
             self._commit(len(body))
             self._responder.finish(body)
             return
+        # Not a subclass, which may have reasons of its own to be iterated.
+        if type(result) is FileWrapper and self._send_file(result):
+            return
         iterable = hasattr(result, "__iter__") or hasattr(result, "__getitem__")
         if not iterable or isinstance(result, _NOT_CHUNKS):
             raise ApplicationError(_wrong_result(result))
@@ -149,6 +156,18 @@ class Task:
             # Nothing was sent, so that the body is known after all: it is empty.
             self._commit(0)
         self._responder.finish(b"")
+
+    def _send_file(self, wrapper: FileWrapper) -> bool:
+        """Hand a file over, if it is one. Return False where it has to be read."""
+        if self._committed or (part := wrapper.part()) is None:
+            return False
+        try:
+            self._commit(part.size)
+        except BaseException:
+            part.close()
+            raise
+        self._responder.finish_with(part)
+        return True
 
     def _start_response(
         self, status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None

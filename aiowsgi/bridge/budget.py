@@ -1,0 +1,48 @@
+"""The bytes that may be buffered for all clients together."""
+
+import threading
+
+# Less than this is not worth a lock: a holder of it counts as nothing.
+SMALL = 1 << 14
+
+
+class Budget:
+    """Counts what many holders have buffered, in bytes. Called on any thread; does not block.
+
+    Each holder remembers what it is counted with, ``held``, and passes it when that changes.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        # Protects the sum. Taken by the loop thread and by pool threads for a few instructions,
+        # also while they hold the lock of a body or a writer.
+        self._lock = threading.Lock()
+        self._used = 0
+
+    @property
+    def used(self) -> int:
+        """The sum of what all holders are counted with."""
+        with self._lock:
+            return self._used
+
+    @property
+    def exceeded(self) -> bool:
+        """Whether more is held than may be."""
+        with self._lock:
+            return self._used > self.limit
+
+    def hold(self, held: int, size: int) -> int:
+        """Count a holder with ``size`` in place of ``held``; return what it is counted with now."""
+        if size < SMALL:
+            size = 0
+        if size != held:
+            with self._lock:
+                self._used += size - held
+        return size
+
+    def has_room(self, held: int, size: int) -> bool:
+        """Return whether a holder that is counted with ``held`` may hold ``size``."""
+        if size < SMALL:
+            return True
+        with self._lock:
+            return self._used + size - held <= self.limit

@@ -1,0 +1,93 @@
+"""What a server is doing right now: requests in flight and the stacks of their threads."""
+
+import os
+import sys
+import traceback
+from dataclasses import dataclass
+
+# What stands before the application on every stack: the threads of the library, and ours.
+_LIBRARY = os.path.dirname(os.__file__)
+_LEADING = (
+    os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), ""),
+    os.path.join(_LIBRARY, "threading.py"),
+    os.path.join(_LIBRARY, "concurrent", ""),
+)
+
+
+def stack_of(ident: int) -> str:
+    """Return the Python stack of a thread from the application on, the innermost call last.
+
+    Empty where the thread has ended; a stack without an application is given whole.
+    """
+    # A snapshot: the thread runs on while its stack is read.
+    frame = sys._current_frames().get(ident)
+    if frame is None:
+        return ""
+    calls = traceback.extract_stack(frame)
+    own = 0
+    while own < len(calls) and calls[own].filename.startswith(_LEADING):
+        own += 1
+    return "".join(traceback.format_list(calls[own:] or calls))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestInfo:
+    """A request in flight.
+
+    ``phase`` is "reading" (it arrives), "queued" (it waits for a thread), "running", "blocked" (the
+    application waits until the client sends or takes something) or "sending" (the application has
+    ended). ``age`` counts seconds from the whole head, or from the first byte while that arrives.
+    ``thread`` and ``stack`` are empty where no thread is at work; id, method and target while no
+    head is complete.
+    """
+
+    phase: str
+    age: float
+    client: str
+    request_id: str = ""
+    method: str = ""
+    target: str = ""
+    queue_wait: float = 0.0
+    thread: str = ""
+    stack: str = ""
+
+    @classmethod
+    def reading(cls, age: float, client: str) -> "RequestInfo":
+        """Return what is known while the head arrives."""
+        return cls(phase="reading", age=age, client=client)
+
+    def __str__(self) -> str:
+        request = f"{self.method} {self.target} [{self.request_id}]" if self.method else "a request"
+        thread = f" on {self.thread}" if self.thread else ""
+        line = f"{self.phase}{thread} for {self.age:.3f} s: {request} from {self.client or '-'}"
+        return f"{line}\n{self.stack}".rstrip()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inspection:
+    """What a server is doing. ``str()`` of it is for people.
+
+    ``connections`` are open, ``idle`` of them without a request; ``buffered`` counts the bytes that
+    are held for clients; ``lost`` threads were given up by ``timeout_request`` and still run.
+    """
+
+    connections: int
+    idle: int
+    threads: int
+    queued: int
+    lost: int
+    buffered: int
+    healthy: bool
+    requests: tuple[RequestInfo, ...]
+
+    def __str__(self) -> str:
+        summary = (
+            f"{len(self.requests)} requests in flight, {self.queued} of them queued for "
+            f"{self.threads} threads; {self.connections} connections, {self.idle} of them idle; "
+            f"{self.buffered} bytes buffered"
+        )
+        if self.lost:
+            summary += f"; {self.lost} threads lost"
+        if not self.healthy:
+            summary += "; unhealthy"
+        return "\n".join([summary, *(str(request) for request in self.requests)])

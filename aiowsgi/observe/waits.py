@@ -1,0 +1,45 @@
+"""The warning that requests had to wait for a thread. Knows data only."""
+
+import logging
+from collections.abc import Callable
+
+_log = logging.getLogger("aiowsgi.error")
+
+# Said at most this often, in seconds.
+_INTERVAL = 60.0
+
+
+class Waits:
+    """Collects how long requests waited for a thread, and warns now and then.
+
+    Arguments: how many threads there are; ``clock()`` in seconds. Called on the loop thread.
+    """
+
+    def __init__(self, threads: int, clock: Callable[[], float]) -> None:
+        self._threads = threads
+        self._clock = clock
+        self._waited = 0
+        self._refused = 0
+        self._longest = 0.0
+        self._said_at = float("-inf")
+
+    def note(self, wait: float, *, refused: bool = False) -> None:
+        """Take note of a request that waited long for a thread, in seconds, or was refused."""
+        now = self._clock()
+        self._waited += not refused
+        self._refused += refused
+        self._longest = max(self._longest, wait)
+        if now - self._said_at < _INTERVAL:
+            return
+        _log.warning(
+            "Requests waited for one of %d threads: %d of them up to %.1f s, and %d got a 503. "
+            "Raise --threads if the application waits for other services; find out what it is "
+            "busy with by kill -URG, or server.inspect()",
+            self._threads,
+            self._waited,
+            self._longest,
+            self._refused,
+        )
+        self._said_at = now
+        self._waited = self._refused = 0
+        self._longest = 0.0

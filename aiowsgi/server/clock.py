@@ -1,0 +1,143 @@
+"""Whose time is over on one connection: the client's, the application's, or that in the queue."""
+
+import enum
+import math
+from collections.abc import Callable
+
+from .deadline import Deadline
+from .exchange import Exchange
+from .receiver import Receiver
+from .sender import Sender
+from .site import Site
+from .states import LINGER_TIMEOUT, State
+
+# Less than this many seconds are none: loops round their clocks.
+_NOW = 0.001
+
+
+class Expiry(enum.Enum):
+    """What has taken too long."""
+
+    IDLE = "no request has come"
+    HEAD = "the request head is not complete"
+    BODY = "the request body stays away, or comes too slowly"
+    QUEUE = "no thread became free"
+    REQUEST = "the application has not answered"
+    WRITE = "the client takes nothing of what it is sent"
+    LINGER = "the client does not close a connection that is over"
+
+
+class Clock:
+    """Keeps the time of one connection. Everything happens on the loop thread.
+
+    Arguments: the site, both sides of the connection, and ``on_expiry(expiry)``, called when the
+    time of a state is over. Which option that is stands in ``states``.
+    """
+
+    __slots__ = (
+        "_deadline",
+        "_exchange",
+        "_on_expiry",
+        "_receiver",
+        "_sender",
+        "_site",
+        "_state",
+        "since",
+    )
+
+    def __init__(
+        self,
+        site: Site,
+        receiver: Receiver,
+        sender: Sender,
+        on_expiry: Callable[[Expiry], None],
+    ) -> None:
+        self._site = site
+        self._receiver = receiver
+        self._sender = sender
+        self._on_expiry = on_expiry
+        self._deadline = Deadline(site.loop, self._look)
+        self._state = State.IDLE
+        self._exchange: Exchange | None = None
+        # When the connection came into its state, by the site's clock.
+        self.since = site.clock()
+
+    def enter(self, state: State, exchange: Exchange | None) -> None:
+        """Start the clock of a state, in which there is this exchange."""
+        self._state = state
+        self._exchange = exchange
+        self.since = self._site.clock()
+        self._deadline.set(self._site.timeouts[state])
+        if state is State.ACTIVE or state is State.BODY:
+            self.arm()
+
+    def arm(self) -> None:
+        """Start the clock of whoever is waited for, now that this may have changed."""
+        if self._state is not State.ACTIVE and self._state is not State.BODY:
+            return
+        left = math.inf
+        if self._sender.waiting:
+            # What the client sends is no progress of what it takes. How it gets on is looked up.
+            left = min(self._sender.time_left(), LINGER_TIMEOUT)
+        elif self._receiver.waiting:
+            left = self._receiver.time_left()
+        left = min(left, self._request_time_left())
+        self._deadline.set(None if left == math.inf else max(left, 0.0))
+
+    def stop(self) -> None:
+        """Let go of everything: the connection is gone."""
+        self._deadline.cancel()
+        self._exchange = None
+
+    def _request_time_left(self) -> float:
+        """Return the seconds that the application has for the head of its response."""
+        exchange, limit = self._exchange, self._site.config.timeout_request
+        if not limit or exchange is None or exchange.first_byte_at or exchange.job is None:
+            return math.inf
+        started = exchange.job.started()
+        return math.inf if started is None else started.at + limit - self._site.clock()
+
+    def _look(self) -> None:
+        """Tell who is slow from who has had their time."""
+        match self._state:
+            case State.IDLE | State.DRAIN:
+                self._on_expiry(Expiry.IDLE)
+            case State.HEAD:
+                self._on_expiry(Expiry.HEAD)
+            case State.QUEUED:
+                self._look_at_queue()
+            case State.BODY | State.ACTIVE:
+                self._look_at_progress()
+            case State.CLOSING if not self._sender.waiting:
+                self._on_expiry(Expiry.LINGER)
+            case State.CLOSING if self._sender.time_left() <= _NOW:
+                self._on_expiry(Expiry.WRITE)
+            case State.CLOSING:
+                self._deadline.set(LINGER_TIMEOUT)
+
+    def _look_at_queue(self) -> None:
+        """Find out whether the request runs by now, or has waited for too long."""
+        exchange = self._exchange
+        assert exchange is not None  # It is what is queued.
+        assert exchange.job is not None
+        if exchange.job.started() is not None:
+            self._on_expiry(Expiry.QUEUE)
+        elif self._site.clock() - exchange.ready_at + _NOW < self._site.config.queue_timeout:
+            self._site.relief.threads()
+            self._deadline.set(self._site.timeouts[State.QUEUED])
+        else:
+            self._on_expiry(Expiry.QUEUE)
+
+    def _look_at_progress(self) -> None:
+        if self._request_time_left() <= _NOW:
+            self._on_expiry(Expiry.REQUEST)
+        elif self._sender.waiting and self._sender.time_left() <= _NOW:
+            self._on_expiry(Expiry.WRITE)
+        elif (
+            not self._sender.waiting
+            and self._receiver.waiting
+            and self._receiver.time_left() <= _NOW
+        ):
+            self._on_expiry(Expiry.BODY)
+        else:
+            self.arm()

@@ -1,0 +1,245 @@
+"""The receiving side of one connection: bytes to events, bodies to where they are read."""
+
+import asyncio
+from typing import Protocol
+
+from ..bridge.body import RequestBody
+from ..errors import Refusal
+from ..http.parser import Parser
+from ..http.request import BodyData, RequestHead
+from .pace import Pace
+from .site import Site
+
+# Parser events handled before other connections have their turn: a body in chunks of one byte must
+# not hold the loop (CVE-2025-69229).
+_EVENTS_PER_PASS = 128
+# Bytes of further requests that are kept while one is being answered. Reading goes on until then,
+# because a transport that does not read does not notice that the client has gone.
+_PIPELINE_BYTES = 1 << 16
+# An unread request body up to this size is read and dropped, so that the connection can be kept.
+_DRAIN_BYTES = 1 << 18
+
+
+class Taker(Protocol):
+    """Who makes use of what arrives."""
+
+    def on_head(self, head: RequestHead) -> None:
+        """Take the head of a request."""
+
+    def on_body(self, data: bytes) -> None:
+        """Take bytes of its body."""
+
+    def on_end(self) -> None:
+        """Take its end."""
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Take the end of everything: nothing behind it can be understood."""
+
+    def on_left(self) -> None:
+        """Take note that bytes are kept, or not kept any more, for which there is no use yet."""
+
+
+class Receiver:
+    """Parses what arrives and keeps what cannot be used yet. Everything happens on the loop thread.
+
+    Arguments: the site, the transport, and who takes the requests.
+    """
+
+    __slots__ = (
+        "_dropped",
+        "_pace",
+        "_parser",
+        "_reading",
+        "_site",
+        "_taker",
+        "_transport",
+        "_yielding",
+        "body",
+        "continue_due",
+        "dropping",
+        "eof",
+        "kept",
+        "prefetch",
+        "receiving",
+    )
+
+    def __init__(self, site: Site, transport: asyncio.Transport, taker: Taker) -> None:
+        self._site = site
+        self._transport = transport
+        self._taker = taker
+        self._parser = Parser(site.limits)
+        self._reading = True
+        self._yielding = False
+        # While bytes of a request body are waited for.
+        self._pace: Pace | None = None
+        # Whether the parser's next events have somewhere to go. Not so between the end of a
+        # request and the end of its response: pipelined requests wait (RFC 9112 §9.3.2).
+        self.receiving = True
+        # Bytes of a body that nobody reads.
+        self._dropped = 0
+        # Whether everything is dropped: the connection is closing.
+        self.dropping = False
+        self.eof = False
+        # How many bytes there was no use for yet, at the end of the last pass.
+        self.kept = 0
+        # The client waits for a 100 before it sends the body.
+        self.continue_due = False
+        # Where the body of the request goes: into memory first, then to who reads it.
+        self.prefetch = bytearray()
+        self.body: RequestBody | None = None
+
+    @property
+    def begun(self) -> bool:
+        """Whether bytes of a request have arrived that is not complete."""
+        return self._parser.begun
+
+    @property
+    def buffered(self) -> int:
+        """How many bytes have arrived and were not used."""
+        return self._parser.buffered
+
+    @property
+    def held(self) -> int:
+        """How many bytes are kept here."""
+        return self._parser.buffered + len(self.prefetch)
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes from the client."""
+        self._parser.feed(data)
+        self.advance()
+
+    def feed_eof(self) -> None:
+        """Take the client's end."""
+        self.eof = True
+        self._parser.feed_eof()
+
+    def advance(self) -> None:
+        """Parse what has arrived, as far as there is something to do with it."""
+        if self._yielding:
+            return
+        try:
+            for _ in range(_EVENTS_PER_PASS):
+                if not self.receiving:
+                    break
+                event = self._parser.next_event()
+                if event is None:
+                    break
+                if isinstance(event, RequestHead):
+                    self._taker.on_head(event)
+                elif isinstance(event, BodyData):
+                    self._taker.on_body(event.data)
+                else:
+                    self._taker.on_end()
+            else:
+                self._yielding = True
+                self._site.loop.call_soon(self._after_yield)
+        except Refusal as refusal:
+            self._taker.refuse(refusal)
+        self.update_reading()
+        kept = self.held
+        if kept or self.kept:
+            self.kept = kept
+            self._taker.on_left()
+
+    def _after_yield(self) -> None:
+        self._yielding = False
+        if self.dropping:
+            self.update_reading()
+        elif not self._transport.is_closing():
+            self.advance()
+
+    def update_reading(self) -> None:
+        """Read from the client exactly while there is room for what it sends."""
+        full = self._yielding
+        if self.receiving:
+            full = full or (self.body is not None and self.body.full)
+        elif not self.dropping:
+            full = full or self._parser.buffered > _PIPELINE_BYTES
+        if full is not self._reading:
+            return
+        if self.eof or self._transport.is_closing():
+            return
+        self._reading = not full
+        if full:
+            self._transport.pause_reading()
+        else:
+            self._transport.resume_reading()
+
+    # The body of a request.
+
+    def begin_body(self) -> None:
+        """Expect the body of the request whose head has arrived."""
+        self._pace = Pace(self._site.clock())
+
+    def take_body(self, data: bytes) -> None:
+        """Take bytes of the body."""
+        if self._pace is not None:
+            self._pace.move(len(data), self._site.clock())
+        if self.body is None:
+            self.prefetch += data
+        else:
+            self.continue_due = False
+            self.body.feed(data)
+
+    def drop(self, data: bytes) -> bool:
+        """Drop bytes of a body that nobody reads. Return False where it is not worth the while."""
+        self._dropped += len(data)
+        return self._dropped <= _DRAIN_BYTES
+
+    def take_prefetch(self) -> bytes:
+        """Return what has arrived of the body, and forget it."""
+        prefetched = bytes(self.prefetch)
+        self.prefetch = bytearray()
+        return prefetched
+
+    def end_body(self) -> None:
+        """Take the end of the body, and leave the next request where it is."""
+        self.receiving = False
+        self.continue_due = False
+        self._pace = None
+        if self.body is not None:
+            self.body.finish()
+
+    def forget_body(self) -> None:
+        """Drop what is left of the body: nobody reads it any more."""
+        self._pace = None
+        self._dropped = 0
+        if self.prefetch:
+            self.prefetch = bytearray()
+        self.body = None
+        self.continue_due = False
+
+    def next_request(self) -> None:
+        """Go on with what follows the body."""
+        if self.body is not None:
+            self.forget_body()
+        self.receiving = True
+
+    def stop(self) -> None:
+        """Parse nothing any more."""
+        self.forget_body()
+        self.receiving = False
+
+    # The client's pace.
+
+    @property
+    def waiting(self) -> bool:
+        """Whether more could be done with a body if the client sent more of it."""
+        if not self.receiving or self.continue_due:
+            self._pace = None
+        elif self.body is not None:
+            if self.body.full:
+                self._pace = None
+            elif self._pace is None:
+                self._pace = Pace(self._site.clock())
+        return self._pace is not None
+
+    def time_left(self) -> float:
+        """Return the seconds that the client has for the next bytes of a body; it is waited for."""
+        assert self._pace is not None  # As the caller has seen to.
+        config = self._site.config
+        return self._pace.time_left(config.timeout_body, config.min_body_rate, self._site.clock())
+
+    def rate(self) -> float | None:
+        """Return the bytes a second that the client sends; None while that cannot be said."""
+        return self._pace.rate(self._site.clock()) if self.waiting and self._pace else None

@@ -1,0 +1,102 @@
+"""Who has to go when threads, memory or connections run short: the slowest clients.
+
+A server that is not short of anything bears with every client that keeps to the timeouts.
+"""
+
+import logging
+from typing import TYPE_CHECKING
+
+from ..errors import Refusal
+
+if TYPE_CHECKING:
+    from .protocol import Protocol
+    from .site import Site
+
+_log = logging.getLogger("aiowsgi.error")
+
+# Clients that keep a thread waiting are cut below this pace, in bytes a second, while requests wait
+# for threads. Anything that deserves to be called a network is faster.
+_SLOW = 16 << 10
+# Seconds between two looks at all connections.
+_INTERVAL = 0.5
+# What a 503 asks of the client, in seconds.
+_RETRY_AFTER = 5
+# An idle connection is younger than this, in seconds, is not closed to make room.
+_YOUNG = 1.0
+# Idle connections that are closed at a time, because finding them is a look at all.
+_IDLE_AT_A_TIME = 16
+
+
+def overload(reason: str) -> Refusal:
+    """Return what a client is answered whose request would be too much."""
+    return Refusal(503, reason, retry_after=_RETRY_AFTER)
+
+
+class Relief:
+    """Frees what slow clients hold. Called on the loop thread, as often as one likes."""
+
+    def __init__(self, site: "Site") -> None:
+        self._site = site
+        self._threads_at = self._memory_at = float("-inf")
+
+    def threads(self) -> None:
+        """Cut clients that keep threads waiting while requests wait for those."""
+        pool, now = self._site.pool, self._site.clock()
+        if now - self._threads_at < _INTERVAL or not pool.starved:
+            return
+        self._threads_at = now
+        slow = [
+            protocol for rate, protocol in self._paces() if rate < _SLOW and protocol.blocks_thread
+        ]
+        slow = slow[: pool.waiting]
+        for protocol in slow:
+            protocol.give_way()
+        self._report(len(slow), "threads")
+
+    def is_memory_short(self) -> bool:
+        """Return whether more is buffered than may be, although the slowest clients were cut."""
+        budget = self._site.budget
+        if not budget.exceeded:
+            return False
+        if self._site.clock() - self._memory_at >= _INTERVAL:
+            self._memory_at = self._site.clock()
+            self._free_memory()
+        return budget.exceeded
+
+    def _free_memory(self) -> None:
+        budget = self._site.budget
+        cut = 0
+        for _, protocol in self._paces():
+            # A little more than needed, so that it lasts until the next look.
+            if budget.used <= budget.limit * 0.9:
+                break
+            if protocol.holds_memory:
+                protocol.give_way()
+                cut += 1
+        self._report(cut, "memory")
+
+    def connections(self) -> None:
+        """Close the connections that have been idle for the longest time."""
+        now = self._site.clock()
+        idle = [
+            (since, protocol)
+            for protocol in self._site.connections
+            if (since := protocol.idle_since) is not None and now - since >= _YOUNG
+        ]
+        idle.sort(key=lambda item: item[0])
+        for _, protocol in idle[:_IDLE_AT_A_TIME]:
+            protocol.shut_down()
+
+    def _paces(self) -> list[tuple[float, "Protocol"]]:
+        """Return the clients that are waited for, the slowest first."""
+        paces = [
+            (rate, protocol)
+            for protocol in self._site.connections
+            if (rate := protocol.rate()) is not None
+        ]
+        paces.sort(key=lambda item: item[0])
+        return paces
+
+    def _report(self, number: int, short_of: str) -> None:
+        if number:
+            _log.warning("Cut %d slow clients: the server is short of %s", number, short_of)

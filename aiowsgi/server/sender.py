@@ -1,0 +1,147 @@
+"""The sending side of one connection: responses, as far and as fast as the client takes them."""
+
+import asyncio
+from collections.abc import Callable
+from typing import cast
+
+from ..bridge.response import Progress
+from ..wsgi.file_wrapper import FilePart
+from .exchange import Exchange
+from .pace import Pace
+from .sendfile import FileSender
+from .site import Site
+
+# Bytes that the transport is given at a time.
+_TAKE_BYTES = 1 << 18
+
+
+class Sender:
+    """Moves what threads have written to the transport. Everything happens on the loop thread.
+
+    Arguments: the site, the transport, and ``on_file_end(complete)``, called when a file that is
+    the body of a response was sent, or could not be sent to its end.
+    """
+
+    __slots__ = (
+        "_file",
+        "_on_file_end",
+        "_pace",
+        "_paused",
+        "_site",
+        "_transport",
+        "_unsent",
+        "waiting",
+    )
+
+    def __init__(
+        self, site: Site, transport: asyncio.Transport, on_file_end: Callable[[bool], None]
+    ) -> None:
+        self._site = site
+        self._transport = transport
+        self._on_file_end = on_file_end
+        self._file: FileSender | None = None
+        self._paused = False
+        # Since the client is waited for; None while it is not.
+        self._pace: Pace | None = None
+        self._unsent = 0
+        # Whether the client has to take something before there can be more.
+        self.waiting = False
+        # The transport says when it holds anything at all, and when that is gone: only then is a
+        # response known to be out, and what is held for slow clients can be counted.
+        transport.set_write_buffer_limits(high=0)
+
+    @property
+    def buffered(self) -> int:
+        """How many bytes wait in memory for the client."""
+        return self._transport.get_write_buffer_size() if self._paused else 0
+
+    def flush(self, exchange: Exchange) -> Progress:
+        """Send what the thread has written, as far as the client takes it.
+
+        Return FINISHED once the kernel has it all, LEFT where there is more to send in another
+        pass of the loop, ABORTED where the rest will not come, and OPEN where it has to wait.
+        """
+        if self.waiting:
+            return Progress.OPEN
+        pieces, progress = exchange.writer.take(_TAKE_BYTES)
+        if pieces:
+            if not exchange.first_byte_at:
+                exchange.first_byte_at = self._site.clock()
+            # Not writelines(), which in some releases of Python 3.12 and 3.13 knows neither that
+            # the connection is lost (gh-136234) nor when to pause (CVE-2024-12254).
+            self._transport.write(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+        if self.waiting:
+            return Progress.OPEN
+        if progress is Progress.FINISHED and exchange.file is not None:
+            tail = exchange.writer.take_tail()
+            if tail is not None:
+                self._send_file(cast(FilePart, tail))
+                return Progress.OPEN
+        return progress
+
+    def _send_file(self, part: FilePart) -> None:
+        self._file = FileSender(self._transport, self._site.loop, part, self._end_file)
+        self._watch()
+        self._file.send()
+
+    def _end_file(self, complete: bool) -> None:
+        self._file = None
+        self._unwatch()
+        self._on_file_end(complete)
+
+    def pause(self) -> None:
+        """Take note that the transport holds bytes which the kernel does not take yet."""
+        self._paused = True
+        self._watch()
+
+    def resume(self) -> None:
+        """Take note that the transport holds nothing any more."""
+        self._paused = False
+        self._unwatch()
+        if self._file is not None:
+            # Not at once: the transport is in the midst of sending.
+            self._site.loop.call_soon(self._file.send)
+
+    def close(self) -> None:
+        """Let go of everything: the connection is gone."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    # The client's pace.
+
+    def _watch(self) -> None:
+        self.waiting = True
+        if self._pace is None:
+            self._pace = Pace(self._site.clock())
+            self._unsent = self._size()
+
+    def _unwatch(self) -> None:
+        if not self._paused and self._file is None:
+            self.waiting = False
+            self._pace = None
+
+    def _size(self) -> int:
+        size = self._transport.get_write_buffer_size()
+        return size if self._file is None else size + self._file.unsent
+
+    def _look(self, now: float) -> Pace | None:
+        """Return the client's pace up to ``now``; None while it is not waited for."""
+        if self._pace is not None:
+            unsent = self._size()
+            self._pace.move(self._unsent - unsent, now)
+            self._unsent = unsent
+        return self._pace
+
+    def time_left(self) -> float:
+        """Return the seconds until the client has taken nothing for too long; it is waited for."""
+        now = self._site.clock()
+        pace = self._look(now)
+        assert pace is not None  # As the caller has seen to.
+        return pace.patience_left(self._site.config.timeout_write, now)
+
+    def rate(self) -> float | None:
+        """Return the bytes a second that the client takes; None while that cannot be said."""
+        now = self._site.clock()
+        pace = self._look(now)
+        return None if pace is None else pace.rate(now)
