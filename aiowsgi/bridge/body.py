@@ -27,6 +27,7 @@ class RequestBody:
         "_buffer",
         "_condition",
         "_demanded",
+        "_dropping",
         "_error",
         "_finished",
         "_full",
@@ -57,6 +58,7 @@ class RequestBody:
         self._buffer = bytearray(initial)
         self._held = budget.hold(0, len(initial))  # What the budget counts.
         self._waiting = False
+        self._dropping = False
         self._finished = False
         self._error: ClientDisconnected | None = None
         self._full = len(self._buffer) >= high_water
@@ -91,9 +93,11 @@ class RequestBody:
     def feed(self, data: bytes) -> None:
         """Take bytes from the client. Called on the loop thread."""
         with self._condition:
+            self.received += len(data)
+            if self._dropping:
+                return
             self._buffer += data
             self._held = self._budget.hold(self._held, len(self._buffer))
-            self.received += len(data)
             # Once full, it stays so until a read has drained it to the low water mark.
             self._full = self._full or len(self._buffer) >= self._high_water
             self._condition.notify()
@@ -117,13 +121,18 @@ class RequestBody:
             self._condition.notify()
 
     def drop(self) -> None:
-        """Let go of what nobody will read any more: the application has returned.
+        """Keep nothing any more: the application has returned, and nobody will read.
 
-        Called on any thread.
+        Called on the pool thread, or on the loop thread where there never was one.
         """
         with self._condition:
+            self._dropping = True
             self._buffer.clear()
             self._held = self._budget.hold(self._held, 0)
+            demand, self._full = self._full, False
+        if demand:
+            # The client may have to send all of its body before it reads the answer.
+            self._on_demand()
 
     def read(self, size: int) -> bytes:
         """Return 1 to ``size`` bytes, or none at the end of the body.

@@ -103,8 +103,9 @@ class ForeignPool:
             waiting = list(self._waiting) if cancel else []
             self._on_stopped.append(on_stopped)
         for future in waiting:
-            future.cancel()
-            self._drop(future)
+            # One that has just begun is waited for.
+            if future.cancel():
+                self._drop(future)
         self._look()
 
     def join(self) -> None:

@@ -130,15 +130,18 @@ class ResponseWriter:
 
         ``tail`` belongs to the writer from here on. Raises ClientDisconnected.
         """
+        if tail is not None:
+            with self._lock:
+                self._tail = tail
         try:
             last = pieces.pop() if pieces and len(pieces[-1]) <= self._largest else b""
             if pieces:
                 self.write(pieces)
             # The last piece and the end travel together: one wake-up for a response in one piece.
-            self._put(last, Progress.FINISHED, tail)
+            self._put(last, Progress.FINISHED)
         except BaseException:
-            if tail is not None:
-                tail.close()
+            if (left := self.take_tail()) is not None:
+                left.close()
             raise
 
     def abort(self) -> None:
@@ -181,7 +184,7 @@ class ResponseWriter:
         finally:
             self._waiting -= 1
 
-    def _put(self, piece: bytes | memoryview, progress: Progress, tail: Tail | None = None) -> None:
+    def _put(self, piece: bytes | memoryview, progress: Progress) -> None:
         with self._lock:
             if self._size and piece and not self._has_room(len(piece)):
                 self._wait_for_room(len(piece))
@@ -198,7 +201,6 @@ class ResponseWriter:
                 if self._size >= SMALL:
                     self._count()
             self._progress = progress
-            self._tail = tail
             if self._woken:
                 return
             self._woken = True
@@ -243,7 +245,7 @@ class ResponseWriter:
             return pieces, self._progress
 
     def take_tail(self) -> Tail | None:
-        """Return the tail, which belongs to the caller from here on. Called on the loop thread."""
+        """Return the tail, which belongs to the caller from here on. Called on any thread."""
         with self._lock:
             tail, self._tail = self._tail, None
             return tail

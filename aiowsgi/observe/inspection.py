@@ -35,8 +35,9 @@ class RequestInfo:
     """A request in flight.
 
     ``phase`` is "reading" (it arrives), "queued" (it waits for a thread), "running", "blocked" (the
-    application waits until the client sends or takes something) or "sending" (the application has
-    ended). ``age`` counts seconds from the whole head, or from the first byte while that arrives.
+    application waits until the client sends or takes something), "sending" (the application has
+    ended) or "finishing" (a thread is at work although its response is complete, or was given up;
+    only that much is known of it). ``age`` counts seconds from the whole head, or from the first byte while that arrives.
     ``thread`` and ``stack`` are empty where no thread is at work; id, method and target while no
     head is complete.
     """
@@ -57,9 +58,12 @@ class RequestInfo:
         return cls(phase="reading", age=age, client=client)
 
     def __str__(self) -> str:
-        request = f"{self.method} {self.target} [{self.request_id}]" if self.method else "a request"
         thread = f" on {self.thread}" if self.thread else ""
-        line = f"{self.phase}{thread} for {self.age:.3f} s: {request} from {self.client or '-'}"
+        line = f"{self.phase}{thread} for {self.age:.3f} s"
+        if self.method:
+            line += f": {self.method} {self.target} [{self.request_id}]"
+        if self.client:
+            line += f" from {self.client}"
         return f"{line}\n{self.stack}".rstrip()
 
 

@@ -25,10 +25,11 @@ _BROKEN = (errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EOPNOTSUPP)
 class Listener:
     """Accepts on a listening socket, which it owns, and makes a protocol for each connection.
 
-    Arguments: ``has_room()`` says whether another connection is welcome; ``make_protocol()``;
-    ``on_failed()`` is called where a protocol was made and never connected; ``context`` is what
-    callbacks run in. Unlike ``asyncio.Server`` it leaves connections to the kernel, or to another
-    process, while there is no room. Everything is called on the loop thread.
+    Arguments: ``has_room()`` says whether another connection is welcome; ``make_room()`` is called
+    where somebody waits for it in vain; ``make_protocol()``; ``on_failed()`` is called where a
+    protocol was made and never connected; ``context`` is what callbacks run in. Unlike
+    ``asyncio.Server`` it leaves connections to the kernel, or to another process, while there is no
+    room. Everything is called on the loop thread.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Listener:
         loop: asyncio.AbstractEventLoop,
         context: Context,
         has_room: Callable[[], bool],
+        make_room: Callable[[], None],
         make_protocol: Callable[[], asyncio.Protocol],
         on_failed: Callable[[], None],
     ) -> None:
@@ -45,6 +47,7 @@ class Listener:
         self._loop = loop
         self._context = context
         self._has_room = has_room
+        self._make_room = make_room
         self._make_protocol = make_protocol
         self._on_failed = on_failed
         self._accepting = False
@@ -91,6 +94,7 @@ class Listener:
         for _ in range(_ACCEPTS_PER_PASS):
             if not self._has_room():
                 self._pause(_FULL_PAUSE)
+                self._make_room()
                 return
             try:
                 connection, _ = self.sock.accept()
@@ -106,6 +110,7 @@ class Listener:
                         _log.error("Cannot accept a connection: %s (see ulimit -n)", error.strerror)
                     self._exhausted = True
                     self._pause(_EXHAUSTED_PAUSE)
+                    self._make_room()
                     return
                 # Anything else is one client's trouble: it left before it was accepted.
                 continue

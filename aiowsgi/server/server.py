@@ -19,7 +19,7 @@ from ..bridge.pool import ThreadPool
 from ..config import Config
 from ..errors import ConfigError, ServerStopped
 from ..http.request import Limits
-from ..observe.inspection import Inspection, stack_of
+from ..observe.inspection import Inspection, RequestInfo, stack_of
 from ..wsgi.environ import base_environ
 from . import bind
 from .exchange import Exchange
@@ -94,6 +94,7 @@ class Server:
                 loop=loop,
                 context=self._context,
                 has_room=self._has_room,
+                make_room=self._site.relief.connections,
                 make_protocol=self._make_protocol,
                 on_failed=self._on_disconnect,
             )
@@ -150,10 +151,20 @@ class Server:
         site = self._site
         found = (protocol.inspect() for protocol in site.connections)
         requests = [request for request in found if request is not None]
+        known = {request.thread for request in requests}
+        now = site.clock()
+        # Threads behind a complete response, and those that timeout_request has given up.
+        requests += [
+            RequestInfo(
+                phase="finishing", age=now - at, client="", thread=thread, stack=stack_of(ident)
+            )
+            for thread, ident, at in site.pool.running()
+            if thread not in known
+        ]
         requests.sort(key=lambda request: -request.age)
         return Inspection(
             connections=self._connections,
-            idle=len(site.connections) - len(requests),
+            idle=sum(protocol.idle_since is not None for protocol in site.connections),
             threads=site.pool.threads,
             queued=site.pool.waiting,
             lost=site.pool.lost,
@@ -235,10 +246,7 @@ class Server:
         await self.wait_closed()
 
     def _has_room(self) -> bool:
-        if self._connections < self._config.max_connections:
-            return True
-        self._site.relief.connections()
-        return False
+        return self._connections < self._config.max_connections
 
     def _make_protocol(self) -> Protocol:
         self._connections += 1
