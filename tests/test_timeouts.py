@@ -167,8 +167,6 @@ def test_every_state_in_which_the_client_is_awaited_has_a_timeout() -> None:
     # nobody.
     unbounded = {state for state in State if not timeouts(Config())[state]}
     assert unbounded == {State.ACTIVE, State.CLOSED}
-    unbounded = {state for state in State if not timeouts(Config(timeout_request=5))[state]}
-    assert unbounded == {State.CLOSED}
     assert {state for state, rule in RULES.items() if rule.timeout is None} == {State.CLOSED}
 
 

@@ -15,7 +15,7 @@ from .receiver import Receiver
 from .relief import overload
 from .sender import Sender
 from .site import Site
-from .sockets import host_and_port, reset
+from .sockets import half_close, host_and_port, reset
 from .states import LINGER_TOTAL, State
 
 _log = logging.getLogger("aiowsgi.error")
@@ -410,7 +410,7 @@ class Protocol(asyncio.Protocol):
         self._enter(State.CLOSING)
         if linger and not self._receiver.eof and self._transport.can_write_eof():
             self._receiver.update_reading()
-            self._transport.write_eof()
+            half_close(self._transport)
         else:
             self._transport.close()
         self._account()

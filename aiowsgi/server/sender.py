@@ -10,6 +10,7 @@ from .exchange import Exchange
 from .pace import Pace
 from .sendfile import FileSender
 from .site import Site
+from .sockets import in_flight
 
 # Bytes that the transport is given at a time.
 _TAKE_BYTES = 1 << 18
@@ -122,7 +123,8 @@ class Sender:
             self._pace = None
 
     def _size(self) -> int:
-        size = self._transport.get_write_buffer_size()
+        """Return how many bytes the client has not taken of what is being sent."""
+        size = self._transport.get_write_buffer_size() + in_flight(self._transport)
         return size if self._file is None else size + self._file.unsent
 
     def _look(self, now: float) -> Pace | None:

@@ -1,8 +1,15 @@
 """The sockets of connections: their names, and their abrupt end."""
 
+import array
 import asyncio
 import socket
 import struct
+
+try:
+    import fcntl
+    import termios
+except ImportError:  # Not a POSIX system.
+    fcntl = termios = None  # type: ignore[assignment]
 
 
 def host_and_port(name: object) -> tuple[str, str]:
@@ -19,3 +26,29 @@ def reset(transport: asyncio.Transport) -> None:
         # Closing with a linger time of zero sends RST instead of FIN.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     transport.abort()
+
+
+def half_close(transport: asyncio.Transport) -> None:
+    """End the server's side of a connection behind what is buffered."""
+    try:
+        transport.write_eof()
+    except OSError:
+        # The client has reset the connection, and the loop has not read that yet.
+        transport.abort()
+
+
+def in_flight(transport: asyncio.Transport) -> int:
+    """Return how many bytes the kernel has not sent, or knows not to have arrived.
+
+    It makes room long before it says so: only when a good part of its buffer is free. What a slow
+    client takes can be seen here.
+    """
+    sock: socket.socket | None = transport.get_extra_info("socket")
+    if sock is None or fcntl is None:
+        return 0
+    size = array.array("i", [0])
+    try:
+        fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, size)  # SIOCOUTQ, of sockets.
+    except OSError:
+        return 0
+    return size[0]

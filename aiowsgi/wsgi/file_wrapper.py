@@ -5,7 +5,7 @@ import os
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import BinaryIO, Protocol, cast
 
 # Files as the operating system has them. What looks like one may decode or decrypt what it reads.
 _FILES = (io.BufferedReader, io.BufferedRandom, io.FileIO)
@@ -48,8 +48,28 @@ class FileWrapper:
         self._block_size = block_size
 
     def __iter__(self) -> Iterator[bytes]:
-        while block := self._filelike.read(self._block_size):
-            yield block
+        # Itself, so that whoever closes what it iterates closes the file.
+        return self
+
+    def __next__(self) -> bytes:
+        if block := self._filelike.read(self._block_size):
+            return block
+        raise StopIteration
+
+    # Frameworks that answer a range look for these, and read everything before it without them.
+
+    def seekable(self) -> bool:
+        """Return whether the file-like object has positions to go to."""
+        seekable: Callable[[], bool] | None = getattr(self._filelike, "seekable", None)
+        return seekable is not None and seekable()
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        """Go to a position of the file-like object, which is ``seekable``."""
+        return cast(BinaryIO, self._filelike).seek(offset, whence)
+
+    def tell(self) -> int:
+        """Return the position of the file-like object, which is ``seekable``."""
+        return cast(BinaryIO, self._filelike).tell()
 
     def close(self) -> None:
         """Close the file-like object, if it can be closed."""
