@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import contextvars
+import gc
 import itertools
 import logging
 import os
@@ -753,3 +754,41 @@ async def test_coroutine_that_wants_to_end_the_program_ends_its_request(
     server = await start_server(app, threads=1)
     async with await connect(server) as client:
         assert (await client.request(GET)).body == b"still here"
+
+
+# --- Memory ---------------------------------------------------------------------------------------
+
+
+@on_each_loop
+async def test_connections_that_are_gone_leave_nothing_to_the_garbage_collector(
+    start_server: StartServer,
+) -> None:
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+        body: bytes = environ["wsgi.input"].read()
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [body]
+
+    server = await start_server(app, validate=False)
+    gc.collect()
+    gc.disable()
+    try:
+        for end in (RawClient.close, RawClient.reset, RawClient.half_close):
+            async with await connect(server) as client:
+                response = await client.request(
+                    b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc", "POST"
+                )
+                assert response.body == b"abc"
+                end(client)
+                await eventually(lambda: not server._site.connections)
+        assert _of_connections(gc.get_objects()) == []
+    finally:
+        gc.enable()
+
+
+def _of_connections(objects: list[object]) -> list[str]:
+    names = ("Protocol", "Receiver", "Sender", "Clock", "Deadline", "Parser", "Exchange", "Pace")
+    return [
+        type(item).__name__
+        for item in objects
+        if type(item).__name__ in names and type(item).__module__.startswith("aiowsgi.")
+    ]

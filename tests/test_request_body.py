@@ -15,10 +15,17 @@ from typing import Any, BinaryIO
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
 
 from aiowsgi.bridge import body as body_module
 from aiowsgi.bridge.body import RequestBody
-from aiowsgi.bridge.budget import Budget
+from aiowsgi.bridge.budget import SMALL, Budget
 from aiowsgi.errors import ClientDisconnected, RequestBodyError
 from aiowsgi.wsgi.input import streamed_input
 
@@ -85,23 +92,64 @@ def in_thread(call: Callable[[], Any]) -> Future[Any]:
     return future
 
 
-@pytest.fixture
-def waits(monkeypatch: pytest.MonkeyPatch) -> Iterator[queue.SimpleQueue[None]]:
-    """One item for every time that a reader has begun to wait."""
-    # One wait, not a short one and another.
-    monkeypatch.setattr(body_module, "SHORT_WAIT", TIMEOUT)
+def use_condition(monkeypatch: pytest.MonkeyPatch, condition: type[threading.Condition]) -> None:
+    """Let readers wait on conditions of that type."""
+    threads = SimpleNamespace(Lock=threading.Lock, Condition=condition)
+    monkeypatch.setattr(body_module, "threading", threads)
+
+
+def watch(monkeypatch: pytest.MonkeyPatch, *, short: float) -> queue.SimpleQueue[None]:
+    """Return a queue with an item for every time that a reader has begun to wait.
+
+    A wait is a long one behind ``short`` seconds. With none, the first part of a wait is over at
+    once and not reported: only long ones are.
+    """
     entered: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     class Watched(threading.Condition):
         def wait(self, timeout: float | None = None) -> bool:
-            entered.put(None)
+            if timeout != 0:
+                entered.put(None)
             return super().wait(TIMEOUT if timeout is None else timeout)
 
-    monkeypatch.setattr(
-        body_module, "threading", SimpleNamespace(Lock=threading.Lock, Condition=Watched)
-    )
-    yield entered
+    monkeypatch.setattr(body_module, "SHORT_WAIT", short)
+    use_condition(monkeypatch, Watched)
+    return entered
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> Iterator[queue.SimpleQueue[None]]:
+    """One item for every time that a reader has begun to wait; no wait is a long one."""
+    yield (entered := watch(monkeypatch, short=TIMEOUT))
     assert entered.empty(), "a wait that the test did not expect"
+
+
+@pytest.fixture
+def long_waits(monkeypatch: pytest.MonkeyPatch) -> Iterator[queue.SimpleQueue[None]]:
+    """One item for every time that a reader has begun to wait; every wait is a long one."""
+    yield (entered := watch(monkeypatch, short=0))
+    assert entered.empty(), "a wait that the test did not expect"
+
+
+class Clock:
+    """Stands in for the module ``time``; it stands still unless it is moved."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+class WouldWait(Exception):
+    """Raised instead of waiting."""
+
+
+class Refusing(threading.Condition):
+    """A condition that nobody can wait for."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        raise WouldWait
 
 
 class TestReading:
@@ -317,6 +365,261 @@ class TestWaterMarks:
         assert body.full
         body.feed(b"x")
         assert body.full
+
+
+# What the loop thread does with a body, whatever becomes of the request.
+LIFE: dict[str, list[str]] = {
+    "whole": ["feed", "finish", "abort"],
+    "whole, in two parts": ["feed", "feed", "finish", "abort"],
+    "cut": ["feed", "abort"],
+    "cut before it came": ["abort"],
+    "cut, and what was under way": ["feed", "abort", "feed", "abort"],
+}
+
+
+class TestBudget:
+    def test_what_is_buffered_is_counted_until_it_is_read(self) -> None:
+        budget = Budget(1 << 30)
+        body = make_body(no_demand, high_water=1 << 30, budget=budget, initial=bytes(2 * SMALL))
+        assert body.held == budget.used == 2 * SMALL
+        body.feed(bytes(SMALL))
+        assert body.held == budget.used == 3 * SMALL
+        body.read(SMALL)
+        assert body.held == budget.used == 2 * SMALL
+        body.finish()
+        while body.read(1000):
+            assert body.held == budget.used == (_left(body) if _left(body) >= SMALL else 0)
+        assert body.held == budget.used == 0
+
+    def test_a_body_that_was_cut_gives_everything_back(self) -> None:
+        budget = Budget(1 << 30)
+        body = make_body(no_demand, high_water=1 << 30, budget=budget, initial=bytes(SMALL))
+        body.abort(RequestBodyError("gone"))
+        assert body.held == budget.used == 0
+
+    def test_a_whole_body_is_counted_for_as_long_as_it_may_be_read(self) -> None:
+        budget = Budget(1 << 30)
+        body = make_body(no_demand, high_water=1 << 30, budget=budget, initial=bytes(SMALL))
+        body.finish()
+        body.abort(RequestBodyError("gone"))
+        assert body.held == budget.used == SMALL
+        assert body.read(SMALL) == bytes(SMALL)
+        assert budget.used == 0
+
+    def test_what_the_application_did_not_read_is_given_back_when_it_returns(self) -> None:
+        budget = Budget(1 << 30)
+        body = make_body(no_demand, high_water=1 << 30, budget=budget, initial=bytes(SMALL))
+        body.drop()
+        assert body.held == budget.used == 0
+
+    @pytest.mark.parametrize("life", LIFE.values(), ids=LIFE)
+    @pytest.mark.parametrize("initial", [b"", bytes(SMALL)], ids=["empty", "begun"])
+    def test_everything_is_given_back_whenever_the_application_returns(
+        self, life: list[str], initial: bytes
+    ) -> None:
+        for position in range(len(life) + 1):
+            budget = Budget(1 << 30)
+            body = make_body(no_demand, high_water=SMALL, budget=budget, initial=initial)
+            steps: dict[str, Callable[[], None]] = {
+                "feed": lambda body=body: body.feed(bytes(SMALL)),  # type: ignore[misc]
+                "finish": body.finish,
+                "abort": lambda body=body: body.abort(RequestBodyError("gone")),  # type: ignore[misc]
+                "drop": body.drop,
+            }
+            for step in [*life[:position], "drop", *life[position:]]:
+                steps[step]()
+            assert body.held == budget.used == 0, f"returned before step {position}"
+
+    def test_nobody_waits_for_room_that_the_application_will_not_make(self) -> None:
+        # It has returned: the client, which may send everything before it reads, is read to the end
+        # of what it sends, and nothing of it is kept.
+        budget = Budget(1 << 30)
+        on_demand = Counter()
+        body = make_body(on_demand, high_water=SMALL, budget=budget, initial=bytes(SMALL))
+        assert body.full
+        body.drop()
+        assert not body.full
+        assert on_demand.calls == 1  # Whoever has paused may go on.
+        body.feed(bytes(10 * SMALL))
+        assert not body.full
+        body.drop()
+        assert on_demand.calls == 1
+        assert body.held == budget.used == 0
+        assert body.received == 11 * SMALL
+
+    def test_the_end_of_the_application_asks_nobody_for_bytes_who_has_not_paused(self) -> None:
+        on_demand = Counter()
+        body = make_body(on_demand, high_water=100, initial=b"x")
+        body.drop()
+        assert on_demand.calls == 0
+
+
+class TestPlaces:
+    """A thread that waits for a client for long lets another one work meanwhile."""
+
+    def test_are_not_left_without_waiting(self) -> None:
+        places = Places()
+        body = make_body(no_demand, high_water=100, places=places, initial=b"x")
+        body.finish()
+        assert body.read(10) == b"x"
+        assert body.read(10) == b""
+        assert (places.left, places.rejoined) == (0, 0)
+
+    def test_are_not_left_for_a_short_wait(self, waits: queue.SimpleQueue[None]) -> None:
+        places = Places()
+        body = make_body(no_demand, high_water=100, places=places)
+        result = in_thread(lambda: body.read(10))
+        waits.get(timeout=TIMEOUT)
+        assert body.waiting
+        body.feed(b"x")
+        assert result.result(TIMEOUT) == b"x"
+        assert not body.waiting
+        assert (places.left, places.rejoined) == (0, 0)
+
+    @pytest.mark.parametrize("end", ["feed", "finish", "abort"])
+    def test_are_left_while_a_long_wait_lasts(
+        self, long_waits: queue.SimpleQueue[None], end: str
+    ) -> None:
+        places = Places()
+        body = make_body(no_demand, high_water=100, places=places)
+        result = in_thread(lambda: body.read(10))
+        long_waits.get(timeout=TIMEOUT)
+        assert body.waiting
+        assert (places.left, places.rejoined) == (1, 0)
+        if end == "feed":
+            body.feed(b"x")
+        elif end == "finish":
+            body.finish()
+        else:
+            body.abort(RequestBodyError("gone"))
+        assert (type(result.exception(TIMEOUT)) is RequestBodyError) == (end == "abort")
+        assert not body.waiting
+        assert (places.left, places.rejoined) == (1, 1)
+
+    def test_are_left_once_however_often_the_thread_wakes_in_vain(
+        self, long_waits: queue.SimpleQueue[None]
+    ) -> None:
+        places = Places()
+        body = make_body(no_demand, high_water=100, places=places)
+        result = in_thread(lambda: body.read(10))
+        for _ in range(3):
+            long_waits.get(timeout=TIMEOUT)
+            assert (places.left, places.rejoined) == (1, 0)
+            body.feed(b"")
+        long_waits.get(timeout=TIMEOUT)
+        body.feed(b"x")
+        assert result.result(TIMEOUT) == b"x"
+        assert (places.left, places.rejoined) == (1, 1)
+
+    def test_are_left_when_short_waits_add_up(
+        self, waits: queue.SimpleQueue[None], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # A client that sends byte after byte is no faster for it.
+        monkeypatch.setattr(body_module, "time", clock := Clock())
+        places = Places()
+        body = make_body(no_demand, high_water=100, places=places)
+        for left in (0, 0, 1, 2):
+            result = in_thread(lambda: body.read(10))
+            waits.get(timeout=TIMEOUT)
+            assert (places.left, places.rejoined) == (left, max(left - 1, 0))
+            clock.now += TIMEOUT / 2  # Half of what is a short wait here.
+            body.feed(b"x")
+            assert result.result(TIMEOUT) == b"x"
+            assert (places.left, places.rejoined) == (left, left)
+
+    def test_are_left_again_for_every_long_wait(self, long_waits: queue.SimpleQueue[None]) -> None:
+        places = Places()
+        body = make_body(no_demand, high_water=100, places=places)
+        for number in range(1, 4):
+            result = in_thread(lambda: body.read(10))
+            long_waits.get(timeout=TIMEOUT)
+            assert (places.left, places.rejoined) == (number, number - 1)
+            body.feed(b"x")
+            assert result.result(TIMEOUT) == b"x"
+            assert (places.left, places.rejoined) == (number, number)
+
+
+class BodyMachine(RuleBasedStateMachine):
+    """Any order of calls from both sides: what is counted is what is buffered, and is given back.
+
+    The model: how much is buffered, and who has ended. Nobody waits; that a read would do so is
+    foretold.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = pytest.MonkeyPatch()
+        use_condition(self.patch, Refusing)
+        self.fed = self.left = 0
+        self.finished = self.cut = self.returned = False
+
+    @initialize(initial=st.sampled_from([0, 1, SMALL]))
+    def make(self, initial: int) -> None:
+        self.budget = Budget(1 << 30)
+        self.body = make_body(
+            no_demand, high_water=2 * SMALL, budget=self.budget, initial=bytes(initial)
+        )
+        self.fed = self.left = initial
+
+    @precondition(lambda self: not self.finished)
+    @rule(size=st.sampled_from([0, 1, SMALL - 1, SMALL, 3 * SMALL]))
+    def feed(self, size: int) -> None:
+        self.body.feed(bytes(size))
+        self.fed += size
+        # Nothing is kept once the application has returned.
+        self.left += 0 if self.returned else size
+
+    @precondition(lambda self: not self.returned)
+    @rule(size=st.sampled_from([1, SMALL, 4 * SMALL]))
+    def read(self, size: int) -> None:
+        if self.cut:
+            with pytest.raises(RequestBodyError):
+                self.body.read(size)
+        elif not self.left and not self.finished:
+            with pytest.raises(WouldWait):
+                self.body.read(size)
+        else:
+            assert len(self.body.read(size)) == min(size, self.left)
+            self.left -= min(size, self.left)
+
+    @precondition(lambda self: not self.cut)
+    @rule()
+    def finish(self) -> None:
+        self.finished = True
+        self.body.finish()
+
+    @rule()
+    def abort(self) -> None:
+        if not self.finished:
+            self.cut = True
+            self.left = 0
+        self.body.abort(RequestBodyError("gone"))
+
+    @rule()
+    def drop(self) -> None:
+        self.returned = True
+        self.left = 0
+        self.body.drop()
+
+    @invariant()
+    def counts(self) -> None:
+        if not hasattr(self, "body"):
+            return
+        assert self.body.held == (self.left if self.left >= SMALL else 0)
+        assert self.budget.used == self.body.held
+        assert self.body.received == self.fed
+        assert not self.body.waiting
+
+    def teardown(self) -> None:
+        if hasattr(self, "body"):
+            self.body.abort(RequestBodyError("the test is over"))
+            self.body.drop()
+            assert self.budget.used == 0
+        self.patch.undo()
+
+
+TestAnyOrder = BodyMachine.TestCase
+TestAnyOrder.settings = settings(max_examples=60, stateful_step_count=20, deadline=None)
 
 
 def _left(body: RequestBody) -> int:

@@ -7,7 +7,7 @@ while the lock is held, so whoever is told and then takes the lock comes after i
 import itertools
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from types import SimpleNamespace
 from typing import Any
@@ -15,10 +15,17 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
 
 from aiowsgi.bridge import response as response_module
-from aiowsgi.bridge.budget import Budget
-from aiowsgi.bridge.response import Progress, ResponseWriter
+from aiowsgi.bridge.budget import SMALL, Budget
+from aiowsgi.bridge.response import _FLOOR, _PIECE, Progress, ResponseWriter
 from aiowsgi.errors import ApplicationError, ClientDisconnected, ServerStopped
 
 # Fail-safe only: no wait of these tests is meant to last.
@@ -87,22 +94,58 @@ def take(writer: ResponseWriter) -> tuple[bytes, Progress]:
     return b"".join(pieces), progress
 
 
-@pytest.fixture
-def waits(monkeypatch: pytest.MonkeyPatch) -> queue.SimpleQueue[None]:
-    """One item for every time that a writer has begun to wait."""
+def use_condition(monkeypatch: pytest.MonkeyPatch, condition: type[threading.Condition]) -> None:
+    """Let writers wait on conditions of that type."""
+    threads = SimpleNamespace(Lock=threading.Lock, Condition=condition)
+    monkeypatch.setattr(response_module, "threading", threads)
+
+
+def watch(monkeypatch: pytest.MonkeyPatch, *, short: float) -> queue.SimpleQueue[None]:
+    """Return a queue with an item for every time that a writer has begun to wait.
+
+    A wait is a long one behind ``short`` seconds. With none, the first part of a wait is over at
+    once and not reported: only long ones are.
+    """
     entered: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     class Watched(threading.Condition):
         def wait(self, timeout: float | None = None) -> bool:
-            entered.put(None)
+            if timeout != 0:
+                entered.put(None)
             return super().wait(TIMEOUT if timeout is None else timeout)
 
-    # One wait, not a short one and another.
-    monkeypatch.setattr(response_module, "SHORT_WAIT", TIMEOUT)
-    monkeypatch.setattr(
-        response_module, "threading", SimpleNamespace(Lock=threading.Lock, Condition=Watched)
-    )
+    monkeypatch.setattr(response_module, "SHORT_WAIT", short)
+    use_condition(monkeypatch, Watched)
     return entered
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> queue.SimpleQueue[None]:
+    """One item for every time that a writer has begun to wait; no wait is a long one."""
+    return watch(monkeypatch, short=TIMEOUT)
+
+
+@pytest.fixture
+def long_waits(monkeypatch: pytest.MonkeyPatch) -> queue.SimpleQueue[None]:
+    """One item for every time that a writer has begun to wait; every wait is a long one."""
+    return watch(monkeypatch, short=0)
+
+
+class WouldWait(Exception):
+    """Raised instead of waiting."""
+
+
+class Refusing(threading.Condition):
+    """A condition that nobody can wait for."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        raise WouldWait
+
+
+@pytest.fixture
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever would wait raises WouldWait instead."""
+    use_condition(monkeypatch, Refusing)
 
 
 @pytest.fixture
@@ -138,6 +181,8 @@ class TestTaking:
 
         def drain() -> None:
             pieces, _ = writer.take(ALL)
+            # A view of the last slice would keep all of the big piece in memory.
+            assert all(type(piece) is bytes for piece in pieces)
             sizes.extend(len(piece) for piece in pieces)
             for piece in pieces:
                 taken.extend(piece)
@@ -147,6 +192,67 @@ class TestTaking:
         writer.write([written])
         assert sizes == [300, 300, 300, 124]
         assert taken == written
+
+
+class TestTakingALittle:
+    """The loop thread takes so much at a time; what is left it comes back for."""
+
+    def test_takes_whole_pieces_until_the_limit_is_reached(self, wake: Counter) -> None:
+        writer = make_writer(wake, high_water=100)
+        writer.write([b"0123", b"4567", b"89ab", b"cdef"])
+        assert writer.take(5) == ([b"0123", b"4567"], Progress.LEFT)
+        assert writer.take(4) == ([b"89ab"], Progress.LEFT)
+        assert writer.take(4) == ([b"cdef"], Progress.OPEN)
+
+    def test_what_is_not_above_the_limit_is_taken_whole(self, wake: Counter) -> None:
+        writer = make_writer(wake, high_water=100)
+        writer.write([b"0123", b"4567"])
+        assert writer.take(8) == ([b"0123", b"4567"], Progress.OPEN)
+
+    def test_a_piece_above_the_limit_comes_whole(self, wake: Counter) -> None:
+        writer = make_writer(wake, high_water=100)
+        writer.write([b"0123456789", b"x"])
+        assert writer.take(1) == ([b"0123456789"], Progress.LEFT)
+
+    def test_the_end_is_not_told_before_everything_was_taken(self, wake: Counter) -> None:
+        for end, told in (("finish", Progress.FINISHED), ("abort", Progress.ABORTED)):
+            writer = make_writer(wake, high_water=100)
+            writer.write([b"0123", b"4567"])
+            writer.abort() if end == "abort" else writer.finish([])
+            assert writer.progress is told
+            assert writer.take(4) == ([b"0123"], Progress.LEFT)
+            assert writer.take(4) == ([b"4567"], told)
+
+    def test_nobody_is_woken_anew_before_everything_was_taken(self, wake: Counter) -> None:
+        writer = make_writer(wake, high_water=100)
+        writer.write([b"0123", b"4567"])
+        assert writer.take(4)[1] is Progress.LEFT
+        writer.write([b"89ab"])
+        assert wake.calls == 1
+        assert writer.take(4)[1] is Progress.LEFT
+        writer.write([b"cdef"])
+        assert wake.calls == 1
+        assert take(writer) == (b"89abcdef", Progress.OPEN)
+        writer.write([b"g"])
+        assert wake.calls == 2
+
+    def test_makes_room_for_a_writer_that_waits(
+        self, wake: Counter, waits: queue.SimpleQueue[None]
+    ) -> None:
+        writer = make_writer(wake, high_water=8)
+        writer.write([b"0123", b"4567"])
+        result = in_thread(lambda: writer.write([b"89ab"]))
+        waits.get(timeout=TIMEOUT)
+        assert writer.take(4) == ([b"0123"], Progress.LEFT)
+        result.result(TIMEOUT)
+        assert take(writer) == (b"456789ab", Progress.OPEN)
+
+    def test_what_is_left_is_dropped_when_the_client_leaves(self, wake: Counter) -> None:
+        writer = make_writer(wake, high_water=100)
+        writer.write([b"0123", b"4567"])
+        assert writer.take(4)[1] is Progress.LEFT
+        writer.disconnect(ClientDisconnected("gone"))
+        assert writer.take(4) == ([], Progress.OPEN)
 
 
 class TestWakingUp:
@@ -356,6 +462,322 @@ class TestDisconnecting:
         assert "first_application" not in frames[1]
 
 
+ENDINGS: dict[str, list[Callable[[ResponseWriter], object]]] = {
+    "taken": [take],
+    "taken bit by bit": [lambda writer: [writer.take(1) for _ in range(3)]],
+    "finished": [lambda writer: writer.finish([]), take],
+    "aborted": [lambda writer: writer.abort(), take],
+    "disconnected": [lambda writer: writer.disconnect(ClientDisconnected("gone"))],
+    "finished, disconnected": [
+        lambda writer: writer.finish([]),
+        lambda writer: writer.disconnect(ClientDisconnected("gone")),
+    ],
+    "disconnected, aborted": [
+        lambda writer: writer.disconnect(ClientDisconnected("gone")),
+        lambda writer: writer.abort(),
+    ],
+    "taken in part, disconnected": [
+        lambda writer: writer.take(1),
+        lambda writer: writer.disconnect(ClientDisconnected("gone")),
+    ],
+}
+
+
+class TestBudget:
+    """What all writers hold together has a limit: above it, those that hold much have to wait."""
+
+    def test_what_is_queued_is_counted_until_it_is_taken(self, wake: Counter) -> None:
+        budget = Budget(ALL)
+        writer = make_writer(wake, high_water=ALL, budget=budget)
+        for number in range(1, 4):
+            writer.write([bytes(SMALL)])
+            assert writer.held == budget.used == number * SMALL
+        assert writer.take(1)[1] is Progress.LEFT
+        assert writer.held == budget.used == 2 * SMALL
+        take(writer)
+        assert writer.held == budget.used == 0
+
+    def test_many_small_pieces_are_counted_once_they_are_not_small_together(
+        self, wake: Counter
+    ) -> None:
+        budget = Budget(ALL)
+        writer = make_writer(wake, high_water=ALL, budget=budget)
+        writer.write([bytes(SMALL - 1)])
+        assert budget.used == 0
+        writer.write([b"x"])
+        assert budget.used == SMALL
+        writer.write([b"x"])
+        assert budget.used == SMALL + 1
+
+    @pytest.mark.parametrize("ending", ENDINGS.values(), ids=ENDINGS)
+    def test_every_ending_gives_everything_back(
+        self, wake: Counter, ending: list[Callable[[ResponseWriter], object]]
+    ) -> None:
+        budget = Budget(ALL)
+        writer = make_writer(wake, high_water=ALL, budget=budget)
+        writer.write([bytes(SMALL)] * 3)
+        assert budget.used == 3 * SMALL
+        for step in ending:
+            step(writer)
+        assert writer.held == budget.used == 0
+
+    def test_a_write_that_fails_is_not_counted(self, wake: Counter) -> None:
+        budget = Budget(ALL)
+        writer = make_writer(wake, high_water=ALL, budget=budget)
+        writer.disconnect(ClientDisconnected("gone"))
+        with pytest.raises(ClientDisconnected):
+            writer.write([bytes(SMALL)])
+        complete = make_writer(wake, high_water=ALL, budget=budget)
+        complete.finish([])
+        with pytest.raises(ApplicationError):
+            complete.write([bytes(SMALL)])
+        assert budget.used == 0
+
+    @pytest.mark.parametrize(
+        ("queued", "more", "waits"),
+        [
+            (0, 1, False),
+            (0, _PIECE, False),
+            (1, _FLOOR - 1, False),
+            (1, _FLOOR, True),
+            (_FLOOR, 1, True),
+        ],
+    )
+    @pytest.mark.usefixtures("no_waiting")
+    def test_above_the_limit_only_those_may_write_that_hold_little(
+        self, wake: Counter, queued: int, more: int, waits: bool
+    ) -> None:
+        budget = Budget(10 * _PIECE)
+        writer = make_writer(wake, high_water=ALL, budget=budget)
+        if queued:
+            writer.write([bytes(queued)])
+        others = budget.hold(0, 10 * _PIECE)
+        if waits:
+            with pytest.raises(WouldWait):
+                writer.write([bytes(more)])
+            # It was this that it would have waited for.
+            budget.hold(others, 0)
+        writer.write([bytes(more)])
+        assert len(take(writer)[0]) == queued + more
+
+    @pytest.mark.usefixtures("no_waiting")
+    def test_its_own_bytes_are_not_counted_twice(self, wake: Counter) -> None:
+        budget = Budget(2 * _PIECE)
+        writer = make_writer(wake, high_water=ALL, budget=budget)
+        writer.write([bytes(_PIECE), bytes(_PIECE)])
+        assert budget.used == 2 * _PIECE
+        with pytest.raises(WouldWait):
+            writer.write([b"x"])
+
+    @pytest.mark.usefixtures("no_waiting")
+    def test_its_own_limit_holds_however_much_is_left_to_all(self, wake: Counter) -> None:
+        writer = make_writer(wake, high_water=_PIECE)
+        writer.write([bytes(_PIECE)])
+        with pytest.raises(WouldWait):
+            writer.write([b"x"])
+
+    def test_a_writer_that_waits_goes_on_when_its_own_queue_was_taken(
+        self, wake: Counter, waits: queue.SimpleQueue[None]
+    ) -> None:
+        # Nobody tells it when others give something back; its own client is enough to go on.
+        budget = Budget(_PIECE)
+        writer = make_writer(wake, high_water=ALL, budget=budget)
+        writer.write([bytes(_FLOOR)])
+        budget.hold(0, _PIECE)
+        result = in_thread(lambda: writer.write([b"next"]))
+        waits.get(timeout=TIMEOUT)
+        assert take(writer) == (bytes(_FLOOR), Progress.OPEN)
+        result.result(TIMEOUT)
+        assert take(writer) == (b"next", Progress.OPEN)
+        assert budget.exceeded is False
+        assert budget.used == _PIECE
+
+
+class TestPlaces:
+    """A thread that waits for a client for long lets another one work meanwhile."""
+
+    def test_are_not_left_without_waiting(self, wake: Counter) -> None:
+        places = Places()
+        writer = make_writer(wake, high_water=100, places=places)
+        writer.write([b"x"])
+        writer.finish([b"y"])
+        assert (places.left, places.rejoined) == (0, 0)
+
+    def test_are_not_left_for_a_short_wait(
+        self, wake: Counter, waits: queue.SimpleQueue[None]
+    ) -> None:
+        places = Places()
+        writer = make_writer(wake, high_water=4, places=places)
+        writer.write([b"0123"])
+        result = in_thread(lambda: writer.write([b"x"]))
+        waits.get(timeout=TIMEOUT)
+        assert writer.waiting
+        take(writer)
+        result.result(TIMEOUT)
+        assert not writer.waiting
+        assert (places.left, places.rejoined) == (0, 0)
+
+    def test_are_left_while_a_long_wait_lasts(
+        self, wake: Counter, long_waits: queue.SimpleQueue[None]
+    ) -> None:
+        places = Places()
+        writer = make_writer(wake, high_water=4, places=places)
+        writer.write([b"0123"])
+        result = in_thread(lambda: writer.write([b"x"]))
+        long_waits.get(timeout=TIMEOUT)
+        assert writer.waiting
+        assert (places.left, places.rejoined) == (1, 0)
+        take(writer)
+        result.result(TIMEOUT)
+        assert not writer.waiting
+        assert (places.left, places.rejoined) == (1, 1)
+
+    def test_are_left_once_however_often_the_thread_wakes_in_vain(
+        self, wake: Counter, long_waits: queue.SimpleQueue[None]
+    ) -> None:
+        places = Places()
+        writer = make_writer(wake, high_water=4, places=places)
+        writer.write([b"0", b"1", b"2", b"3"])
+        result = in_thread(lambda: writer.write([b"next"]))
+        for _ in range(3):
+            long_waits.get(timeout=TIMEOUT)
+            assert (places.left, places.rejoined) == (1, 0)
+            assert writer.take(1)[1] is Progress.LEFT
+        long_waits.get(timeout=TIMEOUT)
+        assert not result.done()
+        take(writer)
+        result.result(TIMEOUT)
+        assert (places.left, places.rejoined) == (1, 1)
+
+    def test_are_left_again_for_every_long_wait(
+        self, wake: Counter, long_waits: queue.SimpleQueue[None]
+    ) -> None:
+        places = Places()
+        writer = make_writer(wake, high_water=4, places=places)
+        result = in_thread(lambda: writer.write([b"0123456789abcdef"]))
+        for number in range(1, 4):
+            long_waits.get(timeout=TIMEOUT)
+            assert (places.left, places.rejoined) == (number, number - 1)
+            take(writer)
+        result.result(TIMEOUT)
+        assert (places.left, places.rejoined) == (3, 3)
+
+    def test_are_taken_again_when_the_client_leaves(
+        self, wake: Counter, long_waits: queue.SimpleQueue[None]
+    ) -> None:
+        places = Places()
+        writer = make_writer(wake, high_water=4, places=places)
+        writer.write([b"0123"])
+        result = in_thread(lambda: writer.write([b"x"]))
+        long_waits.get(timeout=TIMEOUT)
+        writer.disconnect(ClientDisconnected("gone"))
+        with pytest.raises(ClientDisconnected):
+            result.result(TIMEOUT)
+        assert not writer.waiting
+        assert (places.left, places.rejoined) == (1, 1)
+
+
+class FakeTail:
+    """Counts how often it is closed."""
+
+    def __init__(self) -> None:
+        self.closes = 0
+
+    def close(self) -> None:
+        self.closes += 1
+
+
+class TestTail:
+    """A file has one owner at a time: the writer, until it is taken, and then who took it."""
+
+    def test_is_handed_out_once(self, wake: Counter) -> None:
+        writer, tail = make_writer(wake, high_water=100), FakeTail()
+        writer.finish([b"head"], tail)
+        assert take(writer) == (b"head", Progress.FINISHED)
+        assert writer.take_tail() is tail
+        assert writer.take_tail() is None
+        writer.disconnect(ClientDisconnected("gone"))
+        assert tail.closes == 0  # It is somebody else's by now.
+
+    def test_most_responses_have_none(self, wake: Counter) -> None:
+        writer = make_writer(wake, high_water=100)
+        assert writer.take_tail() is None
+        writer.finish([b"whole"])
+        assert writer.take_tail() is None
+
+    @pytest.mark.parametrize(
+        "order",
+        list(itertools.permutations(["finish", "take", "take_tail", "disconnect"])),
+        ids="-".join,
+    )
+    def test_is_closed_once_in_any_order_of_events(
+        self, wake: Counter, order: Sequence[str]
+    ) -> None:
+        writer, tail = make_writer(wake, high_water=100), FakeTail()
+        for step in order:
+            if step == "finish" and "disconnect" in order[: order.index("finish")]:
+                with pytest.raises(ClientDisconnected):
+                    writer.finish([b"head"], tail)
+            elif step == "finish":
+                writer.finish([b"head"], tail)
+            elif step == "take":
+                take(writer)
+            elif step == "take_tail" and (mine := writer.take_tail()) is not None:
+                assert mine is tail
+                assert tail.closes == 0
+                mine.close()
+            elif step == "disconnect":
+                writer.disconnect(ClientDisconnected("gone"))
+        assert tail.closes == 1
+        assert writer.take_tail() is None
+
+    def test_is_closed_when_the_client_leaves_before_the_pieces_have_room(
+        self, wake: Counter, waits: queue.SimpleQueue[None]
+    ) -> None:
+        writer, tail = make_writer(wake, high_water=4), FakeTail()
+        writer.write([b"0123"])
+        result = in_thread(lambda: writer.finish([b"head"], tail))
+        waits.get(timeout=TIMEOUT)
+        writer.disconnect(ClientDisconnected("gone"))
+        with pytest.raises(ClientDisconnected):
+            result.result(TIMEOUT)
+        assert tail.closes == 1
+
+    def test_is_closed_when_the_response_is_complete_already(self, wake: Counter) -> None:
+        writer, tail = make_writer(wake, high_water=100), FakeTail()
+        writer.finish([b"whole"])
+        with pytest.raises(ApplicationError, match="is complete"):
+            writer.finish([], tail)
+        writer.disconnect(ClientDisconnected("gone"))
+        assert tail.closes == 1
+
+    def test_is_closed_once_when_nobody_can_be_woken(self) -> None:
+        def wake() -> None:
+            raise RuntimeError("the loop is closed")
+
+        writer, tail = make_writer(wake, high_water=100), FakeTail()
+        with pytest.raises(RuntimeError):
+            writer.finish([b"head"], tail)
+        writer.disconnect(ClientDisconnected("gone"))
+        assert writer.take_tail() is None
+        assert tail.closes == 1
+
+    def test_of_a_response_that_is_no_regular_one_is_closed_in_the_end(
+        self, wake: Counter, waits: queue.SimpleQueue[None]
+    ) -> None:
+        # Another thread of the application is in the midst of a write.
+        writer, tail = make_writer(wake, high_water=4), FakeTail()
+        writer.write([b"0123"])
+        other = in_thread(lambda: writer.write([b"4567"]))
+        waits.get(timeout=TIMEOUT)
+        writer.finish([], tail)
+        assert take(writer) == (b"0123", Progress.ABORTED)
+        with pytest.raises(ApplicationError):
+            other.result(TIMEOUT)
+        writer.disconnect(ClientDisconnected("gone"))
+        assert tail.closes == 1
+
+
 @settings(deadline=None, max_examples=100)
 @given(
     st.lists(st.lists(st.binary(max_size=60), max_size=4), max_size=10),
@@ -429,6 +851,156 @@ def test_a_disconnect_at_any_moment_ends_the_writer(
     # What went out is a part from the beginning, without a gap.
     assert b"".join(pieces).startswith(taken)
     assert writer.take(ALL)[0] == []
+
+
+class WriterMachine(RuleBasedStateMachine):
+    """Any order of calls from both sides: what is counted is what is queued, and is given back.
+
+    The model: the sizes of the pieces that are queued, and whether a wake-up is pending. Nobody
+    waits; that a write would do so is foretold.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = pytest.MonkeyPatch()
+        use_condition(self.patch, Refusing)
+        self.queued: list[int] = []
+        self.progress = Progress.OPEN
+        self.gone = False
+        self.woken = False
+        self.wakes = 0
+        self.tails: list[FakeTail] = []
+        self.tail: FakeTail | None = None
+
+    @initialize(
+        limit=st.sampled_from([SMALL, _FLOOR, 3 * _PIECE]),
+        high_water=st.sampled_from([SMALL, _FLOOR, _PIECE, 4 * _PIECE]),
+    )
+    def make(self, limit: int, high_water: int) -> None:
+        self.budget = Budget(limit)
+        self.high_water = high_water
+        self.others = 0
+        self.wake = Counter()
+        self.writer = make_writer(self.wake, high_water=high_water, budget=self.budget)
+
+    @property
+    def size(self) -> int:
+        return sum(self.queued)
+
+    def counted(self, size: int) -> int:
+        return size if size >= SMALL else 0
+
+    def has_room(self, more: int) -> bool:
+        size = self.size + more
+        if not self.size:
+            return True
+        total = self.others + self.counted(size)
+        return size <= self.high_water and (size <= _FLOOR or total <= self.budget.limit)
+
+    def put(self, size: int) -> None:
+        """Queue a piece, in the model."""
+        if size:
+            self.queued.append(size)
+        self.wakes += not self.woken
+        self.woken = True
+
+    @rule(size=st.sampled_from([0, SMALL, _FLOOR, 3 * _PIECE]))
+    def others_hold(self, size: int) -> None:
+        self.others = self.budget.hold(self.others, size)
+
+    @precondition(lambda self: self.progress is Progress.OPEN)
+    @rule(size=st.sampled_from([0, 1, SMALL - 1, SMALL, _FLOOR, _PIECE, _PIECE + 1]))
+    def write(self, size: int) -> None:
+        largest = min(_PIECE, self.high_water)
+        pieces = [min(largest, size - start) for start in range(0, size, largest)] or [0]
+        expected: type[Exception] | None = None
+        for piece in pieces:
+            if self.gone:
+                expected = ClientDisconnected
+            elif piece and not self.has_room(piece):
+                expected = WouldWait
+            if expected is not None:
+                break
+            self.put(piece)
+        if expected is None:
+            self.writer.write([bytes(size)])
+        else:
+            with pytest.raises(expected):
+                self.writer.write([bytes(size)])
+
+    @precondition(lambda self: self.progress is Progress.OPEN)
+    @rule(size=st.sampled_from([0, 1, SMALL]), with_tail=st.booleans())
+    def finish(self, size: int, with_tail: bool) -> None:
+        tail = FakeTail() if with_tail else None
+        if tail is not None:
+            self.tails.append(tail)
+        pieces = [bytes(size)] if size else []
+        if self.gone or (size and not self.has_room(size)):
+            with pytest.raises(ClientDisconnected if self.gone else WouldWait):
+                self.writer.finish(pieces, tail)
+            assert tail is None or tail.closes == 1
+            return
+        self.put(size)
+        self.progress = Progress.FINISHED
+        self.tail = tail
+        self.writer.finish(pieces, tail)
+
+    @precondition(lambda self: self.progress is Progress.OPEN)
+    @rule()
+    def abort(self) -> None:
+        self.progress = Progress.ABORTED
+        if not self.gone:
+            self.put(0)
+        self.writer.abort()
+
+    @rule(limit=st.sampled_from([1, SMALL, _FLOOR, ALL]))
+    def take(self, limit: int) -> None:
+        taken: list[int] = []
+        while self.queued and (sum(taken) < limit or self.size <= limit - sum(taken)):
+            taken.append(self.queued.pop(0))
+        if not self.queued:
+            self.woken = False
+        pieces, progress = self.writer.take(limit)
+        assert [len(piece) for piece in pieces] == taken
+        assert progress is (Progress.LEFT if self.queued else self.progress)
+
+    @precondition(lambda self: self.progress is Progress.FINISHED)
+    @rule()
+    def take_tail(self) -> None:
+        tail = self.writer.take_tail()
+        assert tail is self.tail
+        self.tail = None
+        if tail is not None:
+            tail.close()
+
+    @rule()
+    def disconnect(self) -> None:
+        self.gone = True
+        self.queued.clear()
+        self.tail = None
+        self.writer.disconnect(ClientDisconnected("gone"))
+
+    @invariant()
+    def counts(self) -> None:
+        if not hasattr(self, "writer"):
+            return
+        assert self.writer.held == self.counted(self.size)
+        assert self.budget.used == self.others + self.writer.held
+        assert self.writer.progress is self.progress
+        assert self.wake.calls == self.wakes
+        assert self.size <= max(self.high_water, *self.queued, 0)
+        assert [tail.closes for tail in self.tails] == [int(t is not self.tail) for t in self.tails]
+
+    def teardown(self) -> None:
+        if hasattr(self, "writer"):
+            self.writer.disconnect(ClientDisconnected("the test is over"))
+            assert self.budget.used == self.others
+            assert all(tail.closes == 1 for tail in self.tails)
+        self.patch.undo()
+
+
+TestAnyOrder = WriterMachine.TestCase
+TestAnyOrder.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
 
 
 class TestThreadsOfTheApplication:

@@ -1,4 +1,4 @@
-"""The thread pool, and other executors in its place. In memory.
+"""The thread pool. In memory. Other executors in its place: ``test_foreign_pool``.
 
 Jobs say when they begin and end when they are told to. What a pool's threads do behind the end of
 a job is awaited through the pool's lock, which is replaced by one that tells when it was released.
@@ -6,7 +6,6 @@ a job is awaited through the pool's lock, which is replaced by one that tells wh
 
 import asyncio
 import gc
-import itertools
 import logging
 import queue
 import threading
@@ -18,6 +17,7 @@ from concurrent.futures import (
     ThreadPoolExecutor,
     as_completed,
 )
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -33,8 +33,9 @@ from hypothesis.stateful import (
     rule,
 )
 
-from aiowsgi.bridge.foreign import ForeignPool
+from aiowsgi.bridge import pool as pool_module
 from aiowsgi.bridge.jobs import Job as Handle
+from aiowsgi.bridge.jobs import Started
 from aiowsgi.bridge.pool import ThreadPool
 from aiowsgi.errors import QueueFull
 
@@ -73,30 +74,41 @@ class TellingLock:
 
 
 class Job:
-    """A job that tells when it begins, and ends when it is told to."""
+    """A job that tells when it begins, does what it is told, and ends when it is told to."""
 
     def __init__(self) -> None:
         self.runs = 0
         self.started = threading.Event()
-        self.release = threading.Event()
         self.thread = ""
+        self._orders: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     def __call__(self) -> None:
         self.runs += 1
         self.thread = threading.current_thread().name
         self.started.set()
-        assert self.release.wait(TIMEOUT)
+        while (order := self._orders.get(timeout=TIMEOUT)) is not None:
+            order()
+            self._done.put(None)
 
     def wait_started(self) -> "Job":
         assert self.started.wait(TIMEOUT)
         return self
 
+    def do(self, order: Callable[[], object]) -> None:
+        """Have the job's thread call something, and wait until it has done so."""
+        self._orders.put(order)
+        self._done.get(timeout=TIMEOUT)
+
+    def end(self) -> None:
+        self._orders.put(None)
+
 
 class Watched:
     """A ThreadPool, what was made for it, and its end."""
 
-    def __init__(self, max_threads: int, *, queue_size: int = 1024) -> None:
-        self.pool = ThreadPool(max_threads, queue_size=queue_size)
+    def __init__(self, max_threads: int, **options: Any) -> None:
+        self.pool = ThreadPool(max_threads, **options)
         self.lock = TellingLock()
         self.pool._lock = self.lock  # type: ignore[assignment]
         self.jobs: list[Job] = []
@@ -126,11 +138,15 @@ class Watched:
     def threads(self) -> int:
         return len(self.pool.living_threads())
 
+    def settle_threads(self, living: int) -> None:
+        """Wait until so many threads are left that have not made up their mind to end."""
+        self.lock.wait_until(lambda: self.pool._living == living)
+
     def end(self) -> None:
         threads = self.pool.living_threads()
         self.pool.stop(lambda: None, cancel=True)
         for job in self.jobs:
-            job.release.set()
+            job.end()
         for thread in threads:
             if thread.ident is not None:
                 thread.join(TIMEOUT)
@@ -145,7 +161,7 @@ def make() -> Iterator[MakePool]:
     """Return ``make(max_threads, queue_size=...)``; the pools are stopped after the test."""
     made: list[Watched] = []
 
-    def make(max_threads: int, **options: int) -> Watched:
+    def make(max_threads: int, **options: Any) -> Watched:
         made.append(Watched(max_threads, **options))
         return made[-1]
 
@@ -165,6 +181,24 @@ def start_fails(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
         monkeypatch.setattr(threading.Thread, "start", refuse if yes else real_start)
 
     return set_fails
+
+
+class Clock:
+    """Stands in for the module ``time``; it stands still unless it is moved."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock of the pools that are made in the test."""
+    clock = Clock()
+    monkeypatch.setattr(pool_module, "time", clock)
+    return clock
 
 
 # As an executor: the same as concurrent.futures.ThreadPoolExecutor.
@@ -217,7 +251,7 @@ class TestExecutor:
         job.wait_started()
         assert future.running()
         assert not future.cancel()
-        job.release.set()
+        job.end()
         assert future.result(TIMEOUT) is None
 
     def test_a_future_that_was_cancelled_in_the_queue_does_not_run(
@@ -229,7 +263,7 @@ class TestExecutor:
         future = executor.submit(job)
         assert future.cancel()
         for blocker in blockers:
-            blocker.release.set()
+            blocker.end()
         for one in blocked:
             one.result(TIMEOUT)
         executor.shutdown()
@@ -272,7 +306,7 @@ class TestExecutor:
         with pytest.raises(RuntimeError, match="shut"):
             executor.submit(int)
         for job in jobs:
-            job.release.set()
+            job.end()
         executor.shutdown(wait=True)
         assert [job.runs for job in jobs] == [1] * 4
         assert all(future.done() for future in futures)
@@ -286,7 +320,7 @@ class TestExecutor:
         executor.shutdown(wait=False, cancel_futures=True)
         assert [future.cancelled() for future in first + second] == [False] * 2 + [True] * 2
         for job in running:
-            job.release.set()
+            job.end()
         executor.shutdown()
         assert [future.exception() for future in first] == [None, None]
         assert [job.runs for job in waiting] == [0, 0]
@@ -303,7 +337,7 @@ class TestExecutor:
         executor.shutdown(wait=False, cancel_futures=True)
         assert future.cancelled()
         for job in running:
-            job.release.set()
+            job.end()
         executor.shutdown()
         assert waiting.runs == 0
 
@@ -373,7 +407,7 @@ class TestThreads:
         names = set()
         for _ in range(5):
             (job,) = watched.busy()
-            job.release.set()
+            job.end()
             watched.settle()
             names.add(job.thread)
         assert watched.threads == 1
@@ -382,7 +416,7 @@ class TestThreads:
     def test_as_many_as_are_idle_are_used(self, make: MakePool) -> None:
         watched = make(4)
         for job in watched.busy(2):
-            job.release.set()
+            job.end()
         watched.settle()
         watched.busy(2)
         assert watched.threads == 2
@@ -408,7 +442,7 @@ class TestThreads:
         order: list[int] = []
         for number in range(10):
             watched.pool.start(lambda number=number: order.append(number))  # type: ignore[misc]
-        blocker.release.set()
+        blocker.end()
         watched.settle()
         assert order == list(range(10))
 
@@ -458,7 +492,7 @@ class TestWaking:
     def test_one_wake_up_brings_the_idle_threads_before_new_ones(self, make: MakePool) -> None:
         watched = make(4)
         for job in watched.busy(3):
-            job.release.set()
+            job.end()
         watched.settle()
         jobs = [watched.start(wake=False)[0] for _ in range(3)]
         watched.pool.wake()
@@ -470,7 +504,7 @@ class TestWaking:
         watched = make(1)
         (running,) = watched.busy()
         waiting, _ = watched.start(wake=False)
-        running.release.set()
+        running.end()
         waiting.wait_started()
 
     def test_no_second_thread_is_woken_while_one_is_on_its_way(
@@ -492,7 +526,7 @@ class TestWaking:
     def test_only_cancelled_jobs_in_the_queue_do_no_harm(self, make: MakePool) -> None:
         watched = make(2)
         for job in watched.busy(2):
-            job.release.set()
+            job.end()
         watched.settle()
         cancelled, handle = watched.start(wake=False)
         assert handle.cancel()
@@ -513,7 +547,7 @@ class TestBound:
                 watched.pool.start(Job())
             with pytest.raises(QueueFull):
                 watched.pool.submit(int)
-        running[0].release.set()
+        running[0].end()
         watched.settle(4)
         watched.start()
         with pytest.raises(QueueFull):
@@ -531,7 +565,7 @@ class TestBound:
         refused = Job()
         with pytest.raises(QueueFull):
             watched.pool.start(refused)
-        running.release.set()
+        running.end()
         watched.settle()
         watched.busy()
         assert refused.runs == 0
@@ -553,7 +587,7 @@ class TestCancelling:
                 watched.pool.start(Job())
             assert handle.cancel()
         last, _ = watched.start()
-        running.release.set()
+        running.end()
         last.wait_started()
         assert waiting.runs == 0
 
@@ -562,7 +596,7 @@ class TestCancelling:
         job, handle = watched.start()
         job.wait_started()
         assert not handle.cancel()
-        job.release.set()
+        job.end()
         watched.settle()
         assert not handle.cancel()
         assert job.runs == 1
@@ -658,7 +692,7 @@ class TestStopping:
     def test_a_job_that_nobody_has_woken_runs_before_it_is_over(self, make: MakePool) -> None:
         watched = make(2)
         job, _ = watched.start(wake=False)
-        job.release.set()
+        job.end()
         stopped = threading.Event()
         watched.pool.stop(stopped.set)
         assert stopped.wait(TIMEOUT)
@@ -671,10 +705,10 @@ class TestStopping:
         watched.pool.stop(lambda: calls.put("first"))
         watched.pool.stop(lambda: calls.put("second"))
         threads = watched.pool.living_threads()
-        first.release.set()
-        watched.lock.wait_until(lambda: watched.threads == 1)
+        first.end()
+        watched.settle_threads(1)
         assert calls.empty()
-        second.release.set()
+        second.end()
         assert [calls.get(timeout=TIMEOUT) for _ in range(2)] == ["first", "second"]
         for thread in threads:
             thread.join(TIMEOUT)
@@ -686,7 +720,7 @@ class TestStopping:
     def test_idle_threads_end(self, make: MakePool) -> None:
         watched = make(3)
         for job in watched.busy(3):
-            job.release.set()
+            job.end()
         watched.settle()
         stopped = threading.Event()
         threads = watched.pool.living_threads()
@@ -703,11 +737,11 @@ class TestStopping:
         watched = make(1)
         (running,) = watched.busy()
         waiting, _ = watched.start()
-        waiting.release.set()
+        waiting.end()
         stopped = threading.Event()
         watched.pool.stop(stopped.set, cancel=cancel)
         assert not stopped.is_set()
-        running.release.set()
+        running.end()
         assert stopped.wait(TIMEOUT)
         assert waiting.runs == (0 if cancel else 1)
 
@@ -722,7 +756,77 @@ class TestStopping:
         watched.pool.stop(lambda: None, cancel=True)
         watched.pool.stop(stopped.set, cancel=True)
         for job in running:
-            job.release.set()
+            job.end()
+        assert stopped.wait(TIMEOUT)
+        assert watched.threads == 0
+
+    def test_a_thread_that_waits_for_a_client_is_waited_for(self, make: MakePool) -> None:
+        watched = make(1, spare_threads=1)
+        (away,) = watched.busy()
+        away.do(watched.pool.leave)
+        (other,) = watched.busy()
+        stopped = threading.Event()
+        threads = watched.pool.living_threads()
+        watched.pool.stop(stopped.set)
+        other.end()
+        watched.settle_threads(1)
+        assert not stopped.is_set()
+        away.do(watched.pool.rejoin)
+        away.end()
+        assert stopped.wait(TIMEOUT)
+        watched.pool.join()
+        assert not any(thread.is_alive() for thread in threads)
+
+    def test_a_job_that_is_left_is_run_though_the_only_thread_waits_for_a_client(
+        self, make: MakePool
+    ) -> None:
+        watched = make(1, spare_threads=1)
+        (away,) = watched.busy()
+        waiting, _ = watched.start()
+        stopped = threading.Event()
+        watched.pool.stop(stopped.set)
+        away.do(watched.pool.leave)
+        waiting.wait_started()
+        waiting.end()
+        watched.settle(1)
+        assert not stopped.is_set()
+        away.do(watched.pool.rejoin)
+        away.end()
+        assert stopped.wait(TIMEOUT)
+
+    def test_a_thread_that_was_written_off_is_told_of_and_waited_for(self, make: MakePool) -> None:
+        # Whoever stops the pool gives up at some time, and says which threads it leaves behind.
+        watched = make(1, max_lost_threads=1)
+        stuck, handle = watched.start()
+        stuck.wait_started()
+        handle.write_off()
+        (other,) = watched.busy()
+        waiting, _ = watched.start()
+        stopped = threading.Event()
+        watched.pool.stop(stopped.set, cancel=True)
+        other.end()
+        watched.settle_threads(1)
+        assert not stopped.is_set()
+        assert [one.thread for one in watched.pool.running()] == [stuck.thread]
+        stuck.end()
+        assert stopped.wait(TIMEOUT)
+        assert waiting.runs == 0
+        assert watched.pool.lost == 0
+        assert watched.pool.running() == []
+
+    def test_jobs_that_are_left_are_run_behind_a_thread_that_was_written_off(
+        self, make: MakePool
+    ) -> None:
+        watched = make(1, max_lost_threads=1)
+        stuck, handle = watched.start()
+        stuck.wait_started()
+        waiting, _ = watched.start()
+        stopped = threading.Event()
+        watched.pool.stop(stopped.set)
+        handle.write_off()
+        waiting.wait_started()
+        for job in (waiting, stuck):
+            job.end()
         assert stopped.wait(TIMEOUT)
         assert watched.threads == 0
 
@@ -740,7 +844,7 @@ class TestStopping:
         waiting = [watched.pool.submit(int) for _ in range(20)]
         threads = watched.pool.living_threads()
         for job in running:
-            job.release.set()
+            job.end()
         watched.pool.shutdown()
         assert all(future.done() for future in waiting)
         assert watched.threads == 0
@@ -759,7 +863,7 @@ class TestStopping:
         first.wait_started()
         second.wait_started()
         for job in (running, first, second):
-            job.release.set()
+            job.end()
         waiter.join(TIMEOUT)
         assert not waiter.is_alive()
         assert watched.threads == 0
@@ -775,7 +879,7 @@ class TestStopping:
             assert go_on.wait(TIMEOUT)
 
         watched.pool.stop(on_stopped)
-        job.release.set()
+        job.end()
         assert called.wait(TIMEOUT)
         joined: list[threading.Thread] = []
         # The join that is missing would wait for ``go_on``.
@@ -791,6 +895,366 @@ class TestStopping:
         go_on.set()
         real_join(TIMEOUT)
         assert joined == [thread]
+
+
+class TestPlaces:
+    """A thread that waits for a client leaves its place to another one."""
+
+    def test_another_job_runs_while_a_thread_has_left(self, make: MakePool) -> None:
+        watched = make(1, spare_threads=1)
+        (away,) = watched.busy()
+        waiting, _ = watched.start()
+        assert watched.threads == 1
+        away.do(watched.pool.leave)
+        waiting.wait_started()
+        assert waiting.thread != away.thread
+        assert watched.pool.threads == 1  # As many as work at the same time.
+
+    def test_so_many_are_replaced_as_there_are_spare_threads(self, make: MakePool) -> None:
+        watched = make(1, spare_threads=2)
+        (running,) = watched.busy()
+        for _ in range(2):
+            waiting, _ = watched.start()
+            running.do(watched.pool.leave)
+            running = waiting.wait_started()
+        last, _ = watched.start()
+        running.do(watched.pool.leave)
+        watched.settle(4)
+        assert last.runs == 0
+        assert watched.threads == 3
+        # One that comes back makes no room; one that ends does.
+        running.do(watched.pool.rejoin)
+        watched.settle(4)
+        assert last.runs == 0
+        running.end()
+        last.wait_started()
+
+    def test_none_is_replaced_without_spare_threads(self, make: MakePool) -> None:
+        watched = make(1)
+        (away,) = watched.busy()
+        waiting, _ = watched.start()
+        away.do(watched.pool.leave)
+        watched.settle(2)
+        assert waiting.runs == 0
+        assert watched.threads == 1
+
+    def test_one_that_leaves_while_nothing_waits_starts_no_thread(self, make: MakePool) -> None:
+        watched = make(1, spare_threads=1)
+        (away,) = watched.busy()
+        away.do(watched.pool.leave)
+        assert watched.threads == 1
+        # The next job finds the place free.
+        watched.start()[0].wait_started()
+        assert watched.threads == 2
+
+    def test_the_queue_takes_more_while_there_is_more_room(self, make: MakePool) -> None:
+        watched = make(1, queue_size=0, spare_threads=1)
+        (away,) = watched.busy()
+        with pytest.raises(QueueFull):
+            watched.pool.start(Job())
+        away.do(watched.pool.leave)
+        watched.busy()
+        with pytest.raises(QueueFull):
+            watched.pool.start(Job())
+
+    def test_an_idle_thread_that_is_too_many_ends_when_one_comes_back(self, make: MakePool) -> None:
+        watched = make(1, spare_threads=1)
+        (away,) = watched.busy()
+        away.do(watched.pool.leave)
+        (other,) = watched.busy()
+        other.end()
+        watched.settle(1)
+        assert watched.pool._living == 2  # It may be needed again.
+        away.do(watched.pool.rejoin)
+        watched.settle_threads(1)
+        away.end()
+        watched.settle()
+        assert watched.busy()[0].thread == away.thread
+
+    def test_a_busy_thread_that_is_too_many_ends_behind_its_job(self, make: MakePool) -> None:
+        watched = make(1, spare_threads=1)
+        (away,) = watched.busy()
+        away.do(watched.pool.leave)
+        (other,) = watched.busy()
+        away.do(watched.pool.rejoin)
+        waiting, _ = watched.start()
+        assert len(watched.pool.running()) == 2
+        away.end()
+        watched.settle_threads(1)
+        assert waiting.runs == 0  # There is one place, and it is taken.
+        other.end()
+        waiting.wait_started()
+        assert waiting.thread == other.thread
+
+    def test_threads_are_not_too_many_while_they_are_within_the_limit(self, make: MakePool) -> None:
+        watched = make(2, spare_threads=1)
+        away, other = watched.busy(2)
+        away.do(watched.pool.leave)
+        away.do(watched.pool.rejoin)
+        for job in (away, other):
+            job.end()
+        watched.settle()
+        watched.busy(2)
+        assert watched.pool._living == 2
+
+    def test_the_pool_is_starved_when_jobs_wait_and_no_spare_thread_is_left(
+        self, make: MakePool
+    ) -> None:
+        watched = make(1, spare_threads=1)
+        (first,) = watched.busy()
+        first.do(watched.pool.leave)
+        assert not watched.pool.starved
+        (second,) = watched.busy()
+        _, handle = watched.start()
+        # The one that works is not kept by a client.
+        assert not watched.pool.starved
+        second.do(watched.pool.leave)
+        assert watched.pool.starved
+        first.do(watched.pool.rejoin)
+        assert not watched.pool.starved
+        first.do(watched.pool.leave)
+        assert watched.pool.starved
+        assert handle.cancel()
+        assert not watched.pool.starved
+
+    def test_tells_how_many_jobs_wait(self, make: MakePool) -> None:
+        watched = make(1)
+        assert watched.pool.waiting == 0
+        (running,) = watched.busy()
+        assert watched.pool.waiting == 0
+        handles = [watched.start()[1] for _ in range(3)]
+        assert watched.pool.waiting == 3
+        handles[1].cancel()
+        assert watched.pool.waiting == 2
+        running.end()
+        watched.settle(2)
+        assert watched.pool.waiting == 1
+
+
+class TestWritingOff:
+    """A job that takes too long is not waited for: another thread takes its place."""
+
+    def test_another_job_runs_in_its_place(self, make: MakePool) -> None:
+        watched = make(1, max_lost_threads=1)
+        stuck, handle = watched.start()
+        stuck.wait_started()
+        waiting, _ = watched.start()
+        assert watched.pool.lost == 0
+        assert handle.write_off()
+        waiting.wait_started()
+        assert watched.pool.lost == 1
+        assert stuck.runs == 1
+
+    def test_so_many_are_replaced_as_may_be_lost(self, make: MakePool) -> None:
+        watched = make(1, max_lost_threads=1)
+        handles = []
+        for _ in range(2):
+            job, handle = watched.start()
+            job.wait_started()
+            assert handle.write_off()
+            handles.append(handle)
+        assert watched.pool.lost == 2
+        waiting, _ = watched.start()
+        watched.settle(3)
+        assert waiting.runs == 0
+        assert watched.threads == 2
+
+    def test_none_is_replaced_where_none_may_be_lost(self, make: MakePool) -> None:
+        watched = make(1)
+        stuck, handle = watched.start()
+        stuck.wait_started()
+        waiting, _ = watched.start()
+        assert handle.write_off()
+        watched.settle(2)
+        assert watched.pool.lost == 1
+        assert waiting.runs == 0
+        stuck.end()
+        waiting.wait_started()
+        assert watched.pool.lost == 0
+
+    def test_twice_counts_once(self, make: MakePool) -> None:
+        watched = make(1, max_lost_threads=2)
+        stuck, handle = watched.start()
+        stuck.wait_started()
+        assert handle.write_off()
+        assert handle.write_off()
+        assert watched.pool.lost == 1
+        watched.busy()
+        waiting, _ = watched.start()
+        watched.settle(3)
+        assert waiting.runs == 0
+        stuck.end()
+        watched.settle(2)
+        assert watched.pool.lost == 0
+
+    def test_is_not_possible_before_it_runs_or_behind_its_end(self, make: MakePool) -> None:
+        watched = make(1, max_lost_threads=1)
+        running, handle = watched.start()
+        running.wait_started()
+        _, waiting = watched.start()
+        assert not waiting.write_off()
+        assert waiting.cancel()
+        assert not waiting.write_off()
+        running.end()
+        watched.settle()
+        assert not handle.write_off()
+        assert watched.pool.lost == 0
+
+    def test_one_that_comes_back_is_a_thread_too_many_and_ends(self, make: MakePool) -> None:
+        watched = make(1, max_lost_threads=1)
+        stuck, handle = watched.start()
+        stuck.wait_started()
+        handle.write_off()
+        (other,) = watched.busy()
+        waiting, _ = watched.start()
+        stuck.end()
+        watched.settle_threads(1)
+        assert watched.pool.lost == 0
+        assert waiting.runs == 0
+        other.end()
+        waiting.wait_started()
+        assert waiting.thread == other.thread
+
+    def test_one_that_comes_back_works_where_there_is_a_place(self, make: MakePool) -> None:
+        watched = make(1, max_lost_threads=1)
+        stuck, handle = watched.start()
+        stuck.wait_started()
+        handle.write_off()
+        stuck.end()
+        watched.settle()
+        assert watched.pool.lost == 0
+        assert watched.busy()[0].thread == stuck.thread
+        assert watched.threads == 1
+
+
+class TestTelling:
+    """Who asks what the pool is doing."""
+
+    def test_a_job_tells_which_thread_runs_it_and_since_when(
+        self, make: MakePool, clock: Clock
+    ) -> None:
+        watched = make(1)
+        running, first = watched.start()
+        running.wait_started()
+        _, second = watched.start()
+        (thread,) = watched.pool.living_threads()
+        assert thread.ident is not None
+        since = Started(thread.name, thread.ident, 1000.0)
+        assert first.started() == since
+        assert second.started() is None
+        clock.now += 5
+        assert first.started() == since
+        running.end()
+        watched.jobs[1].wait_started()
+        assert second.started() == Started(thread.name, thread.ident, 1005.0)
+        # It is still of interest when it has ended.
+        assert first.started() == since
+
+    def test_a_job_that_was_cancelled_was_never_started(self, make: MakePool) -> None:
+        watched = make(1)
+        watched.busy()
+        _, handle = watched.start()
+        handle.cancel()
+        assert handle.started() is None
+
+    def test_the_pool_tells_which_threads_run_jobs_wherever_they_are(
+        self, make: MakePool, clock: Clock
+    ) -> None:
+        watched = make(2, spare_threads=1, max_lost_threads=1)
+        assert watched.pool.running() == []
+        running: dict[Job, Handle] = {}
+        for _ in range(4):
+            job, handle = watched.start()
+            job.wait_started()
+            running[job] = handle
+            clock.now += 1
+            # The first waits for a client, and the second is given up: two more have a place.
+            if len(running) == 1:
+                job.do(watched.pool.leave)
+            elif len(running) == 2:
+                handle.write_off()
+        watched.start()
+        found = watched.pool.running()
+        assert sorted(one.at for one in found) == [1000.0, 1001.0, 1002.0, 1003.0]
+        assert {one.thread for one in found} == {job.thread for job in running}
+        assert set(found) == {handle.started() for handle in running.values()}
+
+    def test_idle_threads_run_nothing(self, make: MakePool) -> None:
+        watched = make(2)
+        first, second = watched.busy(2)
+        first.end()
+        watched.settle(1)
+        assert [one.thread for one in watched.pool.running()] == [second.thread]
+
+
+class TestOrder:
+    """Once the oldest job has waited for too long, the newest still have a chance to be in time."""
+
+    def test_is_that_of_the_queue_while_it_is_short(self, make: MakePool, clock: Clock) -> None:
+        watched, ran = make(1, queue_target=10.0), []
+        (blocker,) = watched.busy()
+        for name in "abc":
+            watched.pool.start(lambda name=name: ran.append(name))  # type: ignore[misc]
+            clock.now += 3
+        clock.now += 1  # The oldest has waited for 10 seconds, and no longer.
+        blocker.end()
+        watched.settle()
+        assert ran == ["a", "b", "c"]
+
+    def test_is_reversed_once_the_oldest_has_waited_for_too_long(
+        self, make: MakePool, clock: Clock
+    ) -> None:
+        watched, ran = make(1, queue_target=10.0), []
+        (blocker,) = watched.busy()
+        for name in "abc":
+            watched.pool.start(lambda name=name: ran.append(name))  # type: ignore[misc]
+            clock.now += 3
+        clock.now += 1.001
+        blocker.end()
+        watched.settle()
+        assert ran == ["c", "b", "a"]
+
+    def test_is_that_of_the_queue_again_when_the_old_ones_are_gone(
+        self, make: MakePool, clock: Clock
+    ) -> None:
+        watched, ran = make(1, queue_target=10.0), []
+        (blocker,) = watched.busy()
+        old = watched.pool.start(lambda: ran.append("old"))
+        clock.now += 11
+        for name in "abc":
+            watched.pool.start(lambda name=name: ran.append(name))  # type: ignore[misc]
+        assert old.cancel()
+        blocker.end()
+        watched.settle()
+        assert ran == ["a", "b", "c"]
+
+    def test_the_old_ones_are_run_when_there_is_time_again(
+        self, make: MakePool, clock: Clock
+    ) -> None:
+        watched, ran = make(1, queue_target=10.0), []
+        (blocker,) = watched.busy()
+        watched.pool.start(lambda: ran.append("old"))
+        clock.now += 11
+        second, _ = watched.start()
+        watched.pool.start(lambda: ran.append("new"))
+        blocker.end()
+        second.wait_started()
+        assert ran == ["new"]
+        second.end()
+        watched.settle()
+        assert ran == ["new", "old"]
+
+    def test_is_that_of_the_queue_for_ever_where_there_is_no_target(
+        self, make: MakePool, clock: Clock
+    ) -> None:
+        watched, ran = make(1), []
+        (blocker,) = watched.busy()
+        for name in "abc":
+            watched.pool.start(lambda name=name: ran.append(name))  # type: ignore[misc]
+            clock.now += 1e9
+        blocker.end()
+        watched.settle()
+        assert ran == ["a", "b", "c"]
 
 
 class TestThreadsThatDoNotStart:
@@ -818,7 +1282,7 @@ class TestThreadsThatDoNotStart:
         start_fails(True)
         waiting, _ = watched.start()
         assert watched.threads == 1
-        running.release.set()
+        running.end()
         waiting.wait_started()
         assert waiting.thread == running.thread
 
@@ -839,7 +1303,7 @@ class TestThreadsThatDoNotStart:
         watched.pool.wake()
         for job in jobs:
             job.wait_started()
-            job.release.set()
+            job.end()
         watched.settle()
         assert watched.threads == 1
         assert len(tries) > 1
@@ -939,60 +1403,112 @@ class TestRaces:
         assert job.runs == 0
 
 
-class PoolMachine(RuleBasedStateMachine):
-    """Any order of starting, waking, finishing and cancelling keeps a pool's counts within limits.
+@dataclass(eq=False)
+class Model:
+    """What is known of a job that was taken."""
 
-    The model: which jobs run, and which wait. Whoever wakes the pool, or ends a job, brings as many
-    waiting jobs to threads as there may be, in order.
+    job: Job
+    # None where it came through ``submit``.
+    handle: Handle | None
+    away: bool = False
+    lost: bool = False
+
+
+class PoolMachine(RuleBasedStateMachine):
+    """Whatever happens to jobs, in any order: as many run as may, and none is left lying.
+
+    The model: which jobs run, which of them are away or lost, and which wait. Whoever wakes the
+    pool, leaves a place or ends a job, brings as many waiting jobs to threads as there may be, in
+    order.
     """
 
     handles = Bundle("handles")
 
     def __init__(self) -> None:
         super().__init__()
-        self.running: list[Job] = []
-        self.waiting: list[Job] = []
+        self.running: list[Model] = []
+        self.waiting: list[Model] = []
         self.finished: list[Job] = []
         self.never: list[Job] = []
 
-    @initialize(max_threads=st.integers(1, 3), queue_size=st.integers(0, 4))
-    def make(self, max_threads: int, queue_size: int) -> None:
-        self.watched = Watched(max_threads, queue_size=queue_size)
+    @initialize(
+        max_threads=st.integers(1, 3),
+        queue_size=st.integers(0, 4),
+        spare_threads=st.integers(0, 2),
+        max_lost_threads=st.integers(0, 2),
+    )
+    def make(
+        self, max_threads: int, queue_size: int, spare_threads: int, max_lost_threads: int
+    ) -> None:
+        self.watched = Watched(
+            max_threads,
+            queue_size=queue_size,
+            spare_threads=spare_threads,
+            max_lost_threads=max_lost_threads,
+        )
         self.max_threads = max_threads
-        self.max_unfinished = max_threads + queue_size
+        self.queue_size = queue_size
+        self.spare_threads = spare_threads
+        self.max_lost_threads = max_lost_threads
 
     @property
-    def unfinished(self) -> int:
-        return len(self.running) + len(self.waiting)
+    def away(self) -> int:
+        return sum(model.away for model in self.running)
+
+    @property
+    def lost(self) -> int:
+        return sum(model.lost for model in self.running)
+
+    @property
+    def limit(self) -> int:
+        """How many jobs may run now."""
+        away, lost = min(self.away, self.spare_threads), min(self.lost, self.max_lost_threads)
+        return self.max_threads + away + lost
+
+    @property
+    def is_full(self) -> bool:
+        room = max(self.limit - len(self.running), 0)
+        return len(self.waiting) >= self.queue_size + room
 
     def woken(self) -> None:
-        while self.waiting and len(self.running) < self.max_threads:
+        while self.waiting and len(self.running) < self.limit:
             self.running.append(self.waiting.pop(0))
-        for job in self.running:
-            job.wait_started()
-        self.watched.settle(self.unfinished)
+        for model in self.running:
+            model.job.wait_started()
+        self.watched.settle(len(self.running) + len(self.waiting))
+
+    def draw(self, data: st.DataObject, **state: bool) -> Model:
+        """Return a running job that is away, or lost, or not, as it is asked for."""
+        return data.draw(st.sampled_from(self.those(**state)))
+
+    def those(self, **state: bool) -> list[Model]:
+        return [
+            model
+            for model in self.running
+            if all(getattr(model, name) is value for name, value in state.items())
+        ]
 
     @rule(target=handles, wake=st.booleans())
     def start(self, wake: bool) -> Any:
-        if self.unfinished >= self.max_unfinished:
+        if self.is_full:
             refused = Job()
             with pytest.raises(QueueFull):
                 self.watched.pool.start(refused, wake=wake)
             self.never.append(refused)
-            return refused, None
-        job, handle = self.watched.start(wake=wake)
-        self.waiting.append(job)
+            return None
+        model = Model(*self.watched.start(wake=wake))
+        self.waiting.append(model)
         if wake:
             self.woken()
-        return job, handle
+        return model
 
-    @precondition(lambda self: self.unfinished < self.max_unfinished)
+    @precondition(lambda self: not self.is_full)
     @rule()
     def submit(self) -> None:
         job = Job()
         self.watched.jobs.append(job)
         self.watched.pool.submit(job)
-        self.waiting.append(job)
+        self.waiting.append(Model(job, None))
         self.woken()
 
     @rule()
@@ -1000,23 +1516,52 @@ class PoolMachine(RuleBasedStateMachine):
         self.watched.pool.wake()
         self.woken()
 
-    @rule(handle=consumes(handles))
-    def cancel(self, handle: tuple[Job, Handle | None]) -> None:
-        job, cancellable = handle
-        if cancellable is None:
+    @rule(model=consumes(handles))
+    def cancel(self, model: Model | None) -> None:
+        if model is None or model.handle is None:
             return
-        waits = job in self.waiting
-        assert cancellable.cancel() is waits
+        waits = model in self.waiting
+        assert model.handle.cancel() is waits
         if waits:
-            self.waiting.remove(job)
-            self.never.append(job)
+            self.waiting.remove(model)
+            self.never.append(model.job)
+
+    @precondition(lambda self: self.those(away=False))
+    @rule(data=st.data())
+    def leave(self, data: st.DataObject) -> None:
+        model = self.draw(data, away=False)
+        model.job.do(self.watched.pool.leave)
+        model.away = True
+        self.woken()
+
+    @precondition(lambda self: self.those(away=True))
+    @rule(data=st.data())
+    def rejoin(self, data: st.DataObject) -> None:
+        model = self.draw(data, away=True)
+        model.job.do(self.watched.pool.rejoin)
+        model.away = False
+        # A thread that is one too many looks for work before it ends.
+        self.wake()
+
+    @rule(model=handles)
+    def write_off(self, model: Model | None) -> None:
+        if model is None or model.handle is None:
+            return
+        runs = model in self.running
+        assert model.handle.write_off() is runs
+        if runs and not model.lost:
+            model.lost = True
+            self.woken()
 
     @precondition(lambda self: self.running)
     @rule(data=st.data())
     def finish(self, data: st.DataObject) -> None:
-        job = self.running.pop(data.draw(st.integers(0, len(self.running) - 1)))
-        job.release.set()
-        self.finished.append(job)
+        model = self.draw(data)
+        if model.away:
+            model.job.do(self.watched.pool.rejoin)
+        self.running.remove(model)
+        self.finished.append(model.job)
+        model.job.end()
         self.woken()
 
     @invariant()
@@ -1024,128 +1569,29 @@ class PoolMachine(RuleBasedStateMachine):
         if not hasattr(self, "watched"):
             return
         pool = self.watched.pool
-        assert len(pool._jobs) + len(pool._running) == self.unfinished <= self.max_unfinished
-        assert len(self.running) <= self.watched.threads <= self.max_threads
-        assert all(job.runs == 1 for job in self.running + self.finished)
-        assert all(job.runs == 0 for job in self.waiting + self.never)
+        assert len(pool._running) == len(pool.running()) == len(self.running)
+        assert pool.waiting == len(self.waiting)
+        assert pool.lost == self.lost
+        assert pool.starved is (bool(self.waiting) and self.away > self.spare_threads)
+        most = self.max_threads + self.spare_threads + self.max_lost_threads
+        assert len(self.running) <= pool._living <= most
+        if not self.running:
+            # Those that took the places of others are gone again.
+            self.watched.lock.wait_until(lambda: pool._living <= self.max_threads)
+        self.check_runs()
+
+    def check_runs(self) -> None:
+        assert all(model.job.runs == 1 for model in self.running)
+        assert all(job.runs == 1 for job in self.finished)
+        assert all(model.job.runs == 0 for model in self.waiting)
+        assert all(job.runs == 0 for job in self.never)
 
     def teardown(self) -> None:
         if hasattr(self, "watched"):
             self.watched.end()
             assert self.watched.threads == 0
-            assert all(job.runs == 1 for job in self.running + self.finished)
-            assert all(job.runs == 0 for job in self.waiting + self.never)
+            self.check_runs()
 
 
 TestAnySchedule = PoolMachine.TestCase
-TestAnySchedule.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
-
-
-# Other executors.
-
-
-class TestForeignPool:
-    @pytest.fixture
-    def executor(self) -> Iterator[ThreadPoolExecutor]:
-        with ThreadPoolExecutor(1) as executor:
-            yield executor
-
-    @pytest.fixture
-    def running(self, executor: ThreadPoolExecutor) -> Iterator[Job]:
-        """A job that occupies the executor's only thread."""
-        job = Job()
-        executor.submit(job)
-        job.wait_started()
-        yield job
-        job.release.set()
-
-    def test_tells_the_threads_of_the_executor(self) -> None:
-        with ThreadPoolExecutor(7) as executor:
-            assert ForeignPool(executor, queue_size=1).threads == 7
-
-    def test_takes_an_executor_that_does_not_tell_to_have_several_threads(self) -> None:
-        class Silent(Executor):
-            pass
-
-        assert ForeignPool(Silent(), queue_size=1).threads > 1
-
-    def test_runs_jobs_woken_or_not(self, executor: ThreadPoolExecutor) -> None:
-        pool = ForeignPool(executor, queue_size=1)
-        done: queue.SimpleQueue[int] = queue.SimpleQueue()
-        for number in range(5):
-            pool.start(lambda number=number: done.put(number), wake=False)  # type: ignore[misc]
-            pool.wake()
-            assert done.get(timeout=TIMEOUT) == number
-
-    def test_is_bounded(self, executor: ThreadPoolExecutor, running: Job) -> None:
-        pool = ForeignPool(executor, queue_size=2)
-        ran: list[int] = []
-        # One more than the queue holds: it counts until the executor has begun it.
-        for number in range(3):
-            pool.start(lambda number=number: ran.append(number))  # type: ignore[misc]
-        with pytest.raises(QueueFull, match="3 jobs"):
-            pool.start(lambda: ran.append(-1))
-        running.release.set()
-        executor.shutdown()
-        assert ran == [0, 1, 2]
-
-    def test_a_job_that_has_begun_frees_its_place(self, executor: ThreadPoolExecutor) -> None:
-        pool = ForeignPool(executor, queue_size=0)
-        jobs = [Job() for _ in range(4)]
-        try:
-            for job, successor in itertools.pairwise(jobs):
-                if job is jobs[0]:
-                    pool.start(job)
-                job.wait_started()
-                pool.start(successor)
-                with pytest.raises(QueueFull):
-                    pool.start(Job())
-                job.release.set()
-        finally:
-            for job in jobs:
-                job.release.set()
-
-    def test_a_waiting_job_is_cancelled_and_frees_its_place(
-        self, executor: ThreadPoolExecutor, running: Job
-    ) -> None:
-        pool = ForeignPool(executor, queue_size=0)
-        cancelled = Job()
-        for _ in range(3):
-            assert pool.start(cancelled).cancel()
-        handle = pool.start(cancelled)
-        handle.cancel()
-        handle.cancel()  # Frees no second place.
-        pool.start(lambda: None)
-        with pytest.raises(QueueFull):
-            pool.start(lambda: None)
-        running.release.set()
-        executor.shutdown()
-        assert cancelled.runs == 0
-
-    def test_a_running_or_finished_job_is_not_cancelled(self, executor: ThreadPoolExecutor) -> None:
-        pool = ForeignPool(executor, queue_size=0)
-        job = Job()
-        handle = pool.start(job)
-        job.wait_started()
-        assert not handle.cancel()
-        job.release.set()
-        executor.shutdown()
-        assert not handle.cancel()
-        assert not pool._waiting
-
-    def test_an_executor_that_is_shut_down_refuses_and_nothing_is_counted(
-        self, executor: ThreadPoolExecutor
-    ) -> None:
-        pool = ForeignPool(executor, queue_size=0)
-        executor.shutdown()
-        for _ in range(3):
-            with pytest.raises(RuntimeError, match="shutdown"):
-                pool.start(lambda: None)
-
-    def test_a_job_that_the_executor_dropped_is_not_said_to_run(
-        self, executor: ThreadPoolExecutor, running: Job
-    ) -> None:
-        pool = ForeignPool(executor, queue_size=1)
-        handle = pool.start(lambda: None)
-        executor.shutdown(wait=False, cancel_futures=True)
-        assert handle.cancel()
+TestAnySchedule.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)

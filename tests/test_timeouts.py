@@ -280,6 +280,18 @@ def test_body_clock_starts_again_with_every_byte() -> None:
     assert connection.sent.endswith(b"310")
 
 
+def test_body_that_stops_gets_a_408_however_quick_it_was() -> None:
+    connection = connection_with(min_body_rate=1, body_prefetch=1000)
+    connection.receive(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 900\r\n\r\n")
+    connection.loop.advance(20)
+    connection.receive(b"x" * 800)
+    connection.loop.advance(30.9)
+    assert connection.sent == b""
+    connection.loop.advance(0.2)
+    assert connection.status == 408
+    assert not connection.pool.jobs
+
+
 def test_body_that_dribbles_gets_a_408_and_no_thread() -> None:
     """It is never silent for long, but its connection and its memory are not kept for ever."""
     connection = connection_with(min_body_rate=10, body_prefetch=1000)

@@ -1,9 +1,10 @@
 """The request body on its way from the loop thread to a pool thread."""
 
 import threading
+import time
 from collections.abc import Callable
 
-from ..errors import ClientDisconnected
+from ..errors import ClientDisconnected, RequestBodyError
 from .budget import Budget
 from .jobs import SHORT_WAIT, Places
 
@@ -35,6 +36,7 @@ class RequestBody:
         "_high_water",
         "_on_demand",
         "_places",
+        "_short_wait",
         "_waiting",
         "received",
     )
@@ -58,6 +60,8 @@ class RequestBody:
         self._buffer = bytearray(initial)
         self._held = budget.hold(0, len(initial))  # What the budget counts.
         self._waiting = False
+        # The seconds for which the thread may go on to wait in its place.
+        self._short_wait = SHORT_WAIT
         self._dropping = False
         self._finished = False
         self._error: ClientDisconnected | None = None
@@ -127,6 +131,9 @@ class RequestBody:
         """
         with self._condition:
             self._dropping = True
+            # For a thread of the application's own.
+            self._error = self._error or RequestBodyError("the application has returned")
+            self._condition.notify_all()
             self._buffer.clear()
             self._held = self._budget.hold(self._held, 0)
             demand, self._full = self._full, False
@@ -172,8 +179,9 @@ class RequestBody:
         leaves, stalls for too long, or the server stops.
         """
         self._waiting = True
+        began = time.monotonic()
         try:
-            if not self._condition.wait_for(self._ready, SHORT_WAIT):
+            if not self._condition.wait_for(self._ready, self._short_wait):
                 self._places.leave()
                 try:
                     self._condition.wait_for(self._ready)
@@ -181,3 +189,5 @@ class RequestBody:
                     self._places.rejoin()
         finally:
             self._waiting = False
+            # Of all waits together: a client that sends byte after byte is no faster for it.
+            self._short_wait = max(0.0, self._short_wait - (time.monotonic() - began))

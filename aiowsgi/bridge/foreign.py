@@ -134,7 +134,7 @@ class ForeignPool:
     def _on_done(self, outer: Future[None], future: Future[None]) -> None:
         """Find out that the executor is through with a job, and has perhaps never begun it."""
         error = None if outer.cancelled() else outer.exception()
-        if future.cancel():
+        if not future.cancelled() and future.cancel():
             self._drop(future)
             _log.error("The executor dropped a request: %r", error or "it was cancelled")
 

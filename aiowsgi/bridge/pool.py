@@ -224,7 +224,9 @@ class ThreadPool(Executor):
                 self._jobs.clear()
             # Jobs that nobody has woken a thread for are still run.
             self._wake_one()
-            self._release_idle()
+            for turn in self._idle:
+                turn.release()
+            self._idle.clear()
             stopped = not self._living
             if not stopped:
                 self._on_stopped.append(on_stopped)
@@ -300,11 +302,6 @@ class ThreadPool(Executor):
         """Return whether there are more threads than may run. The lock is held."""
         return self._living > self._room() + len(self._running)
 
-    def _release_idle(self) -> None:
-        for turn in self._idle:
-            turn.release()
-        self._idle.clear()
-
     def _cancel(self, job: _Job) -> bool:
         with self._lock:
             if job.taken is not None:
@@ -351,16 +348,6 @@ class ThreadPool(Executor):
         if job.lost:
             self._lost -= 1
 
-    def _end(self) -> list[Callable[[], None]]:
-        """Let the calling thread end; return what to call behind that. The lock is held."""
-        self._living -= 1
-        if not self._closed:
-            self._wake_one()
-            return []
-        # They may have stayed for a job that could not run yet.
-        self._release_idle()
-        return [] if self._living else self._on_stopped
-
     def _work(self) -> None:
         thread = threading.current_thread()
         # Released to wake this thread: by whoever queues a job, by another thread, or by `stop`.
@@ -377,7 +364,9 @@ class ThreadPool(Executor):
                 job = self._next_job(thread)
                 if job is None:
                     if (self._closed and not self._jobs) or self._is_surplus():
-                        on_stopped = self._end()
+                        self._living -= 1
+                        over = self._closed and not self._living
+                        on_stopped = self._on_stopped if over else []
                         break
                     self._idle.append(turn)
             woken = job is None

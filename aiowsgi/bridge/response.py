@@ -78,7 +78,7 @@ class ResponseWriter:
         self._lock = threading.Lock()
         # Made when the pool thread first has to wait, which most responses never do.
         self._room: threading.Condition | None = None
-        self._pieces: list[bytes | memoryview] = []
+        self._pieces: list[bytes] = []
         self._size = 0
         self._held = 0  # What the budget counts.
         self._progress = Progress.OPEN
@@ -115,9 +115,9 @@ class ResponseWriter:
             if len(piece) <= largest:
                 self._put(piece, Progress.OPEN)
             else:
-                view = memoryview(piece)
+                # Copies, not views: the last view of a large piece would keep all of it in memory.
                 for start in range(0, len(piece), largest):
-                    self._put(view[start : start + largest], Progress.OPEN)
+                    self._put(piece[start : start + largest], Progress.OPEN)
 
     def check(self) -> None:
         """Raise ClientDisconnected when nobody is left to send to. Called on a pool thread."""
@@ -184,7 +184,7 @@ class ResponseWriter:
         finally:
             self._waiting -= 1
 
-    def _put(self, piece: bytes | memoryview, progress: Progress) -> None:
+    def _put(self, piece: bytes, progress: Progress) -> None:
         with self._lock:
             if self._size and piece and not self._has_room(len(piece)):
                 self._wait_for_room(len(piece))
@@ -216,7 +216,7 @@ class ResponseWriter:
         """Have what is queued counted by the budget. The lock is held."""
         self._held = self._budget.hold(self._held, self._size)
 
-    def take(self, limit: int) -> tuple[list[bytes | memoryview], Progress]:
+    def take(self, limit: int) -> tuple[list[bytes], Progress]:
         """Return what is queued, and what will follow. Called on the loop thread.
 
         It is about ``limit`` bytes at most. Where more is LEFT, the loop thread comes back for it

@@ -62,6 +62,11 @@ class Clock:
         # When the connection came into its state, by the site's clock.
         self.since = site.clock()
 
+    @property
+    def age(self) -> float:
+        """Seconds for which the connection has been in its state."""
+        return self._site.clock() - self.since
+
     def enter(self, state: State, exchange: Exchange | None) -> None:
         """Start the clock of a state, in which there is this exchange."""
         self._state = state
@@ -85,9 +90,10 @@ class Clock:
         self._deadline.set(None if left == math.inf else max(left, 0.0))
 
     def stop(self) -> None:
-        """Let go of everything: the connection is gone."""
+        """Let go of everything, also of the owner: the connection is gone."""
         self._deadline.cancel()
         self._exchange = None
+        del self._on_expiry
 
     def _request_time_left(self) -> float:
         """Return the seconds that the application has for the head of its response."""

@@ -6,6 +6,10 @@ from collections.abc import Callable
 _NEVER = float("inf")
 
 
+def _nobody_to_call() -> None:
+    """Take the place of ``on_reached`` at the end, where it would keep its owner in a circle."""
+
+
 class Deadline:
     """Calls ``on_reached()`` on the loop thread when the deadline has passed.
 
@@ -33,8 +37,9 @@ class Deadline:
             self._start_timer(seconds)
 
     def cancel(self) -> None:
-        """Take the deadline away for good: the loop forgets this object."""
+        """Take the deadline away for good, and forget who is called."""
         self._at = _NEVER
+        self._on_reached = _nobody_to_call
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -1,6 +1,7 @@
 """One request and its response, between the connection and the thread that answers it."""
 
 import asyncio
+import contextlib
 import contextvars
 import logging
 import math
@@ -200,6 +201,12 @@ class Exchange:
             started.thread,
             stack_of(started.ident),
         )
+        if not self._site.healthy:
+            _log.critical(
+                "%d threads are lost to requests that do not end, and further ones will not be "
+                "replaced: start the process anew",
+                self._site.pool.lost,
+            )
         self.disconnect(RequestTimeout("the application took longer than timeout_request"))
         return True
 
@@ -277,7 +284,9 @@ class Exchange:
             self.abort()
         finally:
             if self.body is not None:
-                self.body.drop()
+                # Nobody reads on from the client where the loop is closed.
+                with contextlib.suppress(RuntimeError):
+                    self.body.drop()
 
     def is_disconnected(self) -> bool:
         """Return whether the client has gone, or has ended its side. Called on any thread.

@@ -1,5 +1,8 @@
 """How fast a client moves bytes while it is waited for. Data only."""
 
+# Seconds after which it can be said how fast a client is: some round trips.
+FIRST_MOMENTS = 0.5
+
 
 class Pace:
     """Bytes that a client has sent, or taken, since it is waited for. Times are in seconds."""
@@ -18,9 +21,9 @@ class Pace:
             self._moved_at = now
 
     def rate(self, now: float) -> float | None:
-        """Return the bytes a second so far; None in the first second, which says little."""
+        """Return the bytes a second so far; None in the first moments, which say little."""
         elapsed = now - self._began
-        return self._moved / elapsed if elapsed >= 1.0 else None
+        return self._moved / elapsed if elapsed >= FIRST_MOMENTS else None
 
     def patience_left(self, patience: float, now: float) -> float:
         """Return the seconds until the client has moved nothing for ``patience`` seconds."""

@@ -11,6 +11,7 @@ from ..http.response import CONTINUE, refusal_response
 from ..observe.inspection import RequestInfo
 from .clock import Clock, Expiry
 from .exchange import Exchange
+from .pace import FIRST_MOMENTS
 from .receiver import Receiver
 from .relief import overload
 from .sender import Sender
@@ -111,6 +112,7 @@ class Protocol(asyncio.Protocol):
             exchange.cancel()
             exchange.disconnect(self._gone)
             self._log_end(exchange)
+        self._receiver.close()
         self._sender.close()
         self._held = self._site.budget.hold(self._held, 0)
         self._site.on_disconnect()
@@ -150,7 +152,7 @@ class Protocol(asyncio.Protocol):
         client = self.client_address[0]
         if self._exchange is not None:
             return self._exchange.inspect(client)
-        return RequestInfo.reading(self._age(), client) if self._state is State.HEAD else None
+        return RequestInfo.reading(self._clock.age, client) if self._state is State.HEAD else None
 
     # Called by the relief.
 
@@ -175,10 +177,9 @@ class Protocol(asyncio.Protocol):
             return self._sender.rate()
         if self._state is not State.HEAD:
             return self._receiver.rate()
-        return self._receiver.buffered / self._age() if self._age() >= 1 else None
-
-    def _age(self) -> float:
-        return self._site.clock() - self._clock.since
+        return (
+            self._receiver.buffered / self._clock.age if self._clock.age >= FIRST_MOMENTS else None
+        )
 
     def give_way(self) -> None:
         """Free what is held for a client that is too slow for a busy server."""
@@ -370,7 +371,7 @@ class Protocol(asyncio.Protocol):
     def refuse(self, refusal: Refusal) -> None:
         """Answer with a 4xx or 5xx and close. Nothing behind it is parsed."""
         if self._state >= State.CLOSING:
-            return  # Whoever makes room may have come to this client first.
+            return  # Whoever made room may have come here first.
         self._receiver.stop()
         if self._state is State.DRAIN:  # Answered already.
             self._close(linger=True)
@@ -454,6 +455,6 @@ class Protocol(asyncio.Protocol):
         if not size and not self._held:
             return
         self._held = self._site.budget.hold(self._held, size)
-        arriving = self._held and self._state in (State.HEAD, State.BODY)
-        if arriving and self._site.relief.is_memory_short():
+        short = self._held and self._site.relief.is_memory_short()
+        if short and self._state in (State.HEAD, State.BODY):
             self.refuse(overload("the server is short of memory"))

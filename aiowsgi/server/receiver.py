@@ -46,6 +46,7 @@ class Receiver:
     """
 
     __slots__ = (
+        "_closed",
         "_dropped",
         "_pace",
         "_parser",
@@ -70,6 +71,7 @@ class Receiver:
         self._parser = Parser(site.limits)
         self._reading = True
         self._yielding = False
+        self._closed = False
         # While bytes of a request body are waited for.
         self._pace: Pace | None = None
         # Whether the parser's next events have somewhere to go. Not so between the end of a
@@ -113,9 +115,15 @@ class Receiver:
         self.eof = True
         self._parser.feed_eof()
 
+    def close(self) -> None:
+        """Let go of everything, also of the owner: the connection is gone."""
+        self.stop()
+        self._closed = True
+        del self._taker
+
     def advance(self) -> None:
         """Parse what has arrived, as far as there is something to do with it."""
-        if self._yielding:
+        if self._yielding or self._closed:
             return
         try:
             for _ in range(_EVENTS_PER_PASS):
@@ -135,6 +143,8 @@ class Receiver:
                 self._site.loop.call_soon(self._after_yield)
         except Refusal as refusal:
             self._taker.refuse(refusal)
+        if self._closed:  # In the midst of that.
+            return
         self.update_reading()
         kept = self.held
         if kept or self.kept:

@@ -18,7 +18,9 @@ _log = logging.getLogger("aiowsgi.error")
 # for threads. Anything that deserves to be called a network is faster.
 _SLOW = 16 << 10
 # Seconds between two looks at all connections.
-_INTERVAL = 0.5
+_INTERVAL = 0.25
+# Seconds between two messages that clients were cut.
+_SAID_EVERY = 10.0
 # What a 503 asks of the client, in seconds.
 _RETRY_AFTER = 5
 # An idle connection is younger than this, in seconds, is not closed to make room.
@@ -37,7 +39,9 @@ class Relief:
 
     def __init__(self, site: "Site") -> None:
         self._site = site
-        self._threads_at = self._memory_at = float("-inf")
+        self._threads_at = self._memory_at = self._said_at = float("-inf")
+        # Since it was last said.
+        self._cut = 0
 
     def threads(self) -> None:
         """Cut clients that keep threads waiting while requests wait for those."""
@@ -98,5 +102,10 @@ class Relief:
         return paces
 
     def _report(self, number: int, short_of: str) -> None:
-        if number:
-            _log.warning("Cut %d slow clients: the server is short of %s", number, short_of)
+        """Say how many clients were cut, now and then."""
+        self._cut += number
+        now = self._site.clock()
+        if self._cut and now - self._said_at >= _SAID_EVERY:
+            _log.warning("Cut %d slow clients: the server is short of %s", self._cut, short_of)
+            self._said_at = now
+            self._cut = 0

@@ -104,7 +104,8 @@ class Sender:
             self._site.loop.call_soon(self._file.send)
 
     def close(self) -> None:
-        """Let go of everything: the connection is gone."""
+        """Let go of everything, also of the owner: the connection is gone."""
+        del self._on_file_end
         if self._file is not None:
             self._file.close()
             self._file = None
