@@ -1,0 +1,190 @@
+"""The warning that requests had to wait for a thread: when it is said, what it says, how often."""
+
+import contextlib
+import logging
+import re
+import threading
+from collections.abc import Iterable
+from wsgiref.types import StartResponse, WSGIEnvironment
+
+import pytest
+from fake_loop import FakeConnection
+from raw_client import TIMEOUT, StartServer, connect, eventually, on_each_loop
+
+from aiowsgi.observe.waits import Waits
+
+GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
+
+WARNING = re.compile(
+    r"Requests waited for one of (?P<threads>\d+) threads: (?P<waited>\d+) of them up to "
+    r"(?P<longest>\d+\.\d) s, and (?P<refused>\d+) got a 503\."
+)
+
+
+class Clock:
+    """The test's time, in seconds."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def hello(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [b"hello"]
+
+
+def said(caplog: pytest.LogCaptureFixture) -> list[tuple[int, int, float, int]]:
+    """Return the numbers of each warning since the last call: threads, waited, longest, refused."""
+    numbers = []
+    for record in caplog.records:
+        assert (record.name, record.levelno) == ("aiowsgi.error", logging.WARNING)
+        match = WARNING.match(record.getMessage())
+        assert match is not None, record.getMessage()
+        threads, waited, longest, refused = match.groups()
+        numbers.append((int(threads), int(waited), float(longest), int(refused)))
+    caplog.clear()
+    return numbers
+
+
+# --- collecting ----------------------------------------------------------------------------------
+
+
+def test_first_wait_is_told_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    waits = Waits(8, Clock())
+    assert said(caplog) == []
+    waits.note(2.34)
+    assert said(caplog) == [(8, 1, 2.3, 0)]
+
+
+def test_warning_says_what_to_do(caplog: pytest.LogCaptureFixture) -> None:
+    Waits(8, Clock()).note(2.0)
+    (message,) = (record.getMessage() for record in caplog.records)
+    for advice in ("--threads", "kill -URG", "server.inspect()"):
+        assert advice in message
+    assert len(message.splitlines()) == 1
+
+
+def test_warning_is_said_once_a_minute_and_counts_what_came_between(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    clock = Clock()
+    waits = Waits(4, clock)
+    waits.note(1.5)
+    assert len(said(caplog)) == 1
+    for wait in (2.0, 7.0, 3.0):
+        clock.now += 10
+        waits.note(wait)
+        waits.note(0.0, refused=True)
+    clock.now += 29.9
+    waits.note(1.1)
+    assert said(caplog) == []
+    clock.now += 0.2
+    waits.note(4.0)
+    # Three, one and this one; three were refused.
+    assert said(caplog) == [(4, 5, 7.0, 3)]
+
+
+def test_each_warning_counts_from_the_last_one(caplog: pytest.LogCaptureFixture) -> None:
+    clock = Clock()
+    waits = Waits(4, clock)
+    for wait in (9.0, 2.0, 3.0):
+        clock.now += 3600
+        waits.note(wait)
+        waits.note(wait - 1, refused=True)
+    # What is refused behind a warning belongs to the next one.
+    assert said(caplog) == [(4, 1, 9.0, 0), (4, 1, 8.0, 1), (4, 1, 3.0, 1)]
+
+
+def test_refused_request_is_told_alone(caplog: pytest.LogCaptureFixture) -> None:
+    Waits(4, Clock()).note(0.0, refused=True)
+    assert said(caplog) == [(4, 0, 0.0, 1)]
+
+
+# --- what a connection tells ---------------------------------------------------------------------
+
+
+def connection_with(**options: object) -> FakeConnection:
+    options = {"queue_timeout": 30.0, "queue_target": 1.0, "access_log": False, **options}
+    return FakeConnection(hello, **options)
+
+
+def test_request_that_waited_longer_than_the_target_is_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    connection = connection_with(queue_target=2.0)
+    for wait in (0.0, 1.0, 2.0):
+        connection.receive(GET)
+        connection.loop.advance(wait)
+        connection.run_job()
+    assert said(caplog) == []
+    connection.receive(GET)
+    connection.loop.advance(2.6)
+    connection.run_job()
+    assert said(caplog) == [(1, 1, 2.6, 0)]
+    assert connection.sent.count(b"200 OK") == 4
+
+
+def test_request_that_took_its_time_otherwise_is_not_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    connection = connection_with()
+    connection.loop.advance(20)
+    connection.receive(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n")
+    connection.loop.advance(5)
+    connection.receive(b"\r\n")
+    connection.loop.advance(20)
+    connection.transport.capacity = 0
+    connection.receive(b"x" * 10)
+    connection.run_job()
+    connection.loop.advance(20)
+    connection.transport.take(1000)
+    connection.loop.run_ready()
+    assert connection.status == 200
+    assert said(caplog) == []
+
+
+def test_request_that_finds_no_room_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    connection = connection_with()
+    connection.pool.full = True
+    connection.receive(GET)
+    assert connection.status == 503
+    assert said(caplog) == [(1, 0, 0.0, 1)]
+
+
+def test_request_that_waited_in_vain_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    connection = connection_with()
+    connection.receive(GET)
+    connection.loop.advance(30.1)
+    assert connection.status == 503
+    ((_, _, longest, refused),) = said(caplog)
+    assert (longest, refused) == (30.0, 1)
+
+
+@on_each_loop
+async def test_busy_server_warns_once(
+    start_server: StartServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    go_on = threading.Event()
+
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        assert go_on.wait(TIMEOUT)
+        return hello(environ, start_response)
+
+    target = 0.05
+    server = await start_server(app, threads=1, queue_target=target)
+    async with contextlib.AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(await connect(server)) for _ in range(3)]
+        for client in clients:
+            await client.send(GET)
+        await eventually(
+            lambda: sum(request.queue_wait > target for request in server.inspect().requests) == 2
+        )
+        go_on.set()
+        for client in clients:
+            assert (await client.receive()).status == 200
+    ((threads, waited, longest, refused),) = said(caplog)
+    assert (threads, waited, refused) == (1, 1, 0)
+    assert longest >= target
