@@ -8,9 +8,7 @@ no more and no less.
 
 import asyncio
 import contextlib
-import os
 import re
-import shutil
 import socket
 import subprocess
 import threading
@@ -23,6 +21,7 @@ from typing import Any, NamedTuple
 from wsgiref.types import WSGIApplication
 
 import pytest
+from tools import tool
 
 import aiowsgi
 
@@ -223,15 +222,6 @@ class Front:
             self._process.wait(TIMEOUT)
 
 
-def _find(program: str) -> str:
-    # Ordinary users do not have all of it in their PATH.
-    path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"])
-    found = shutil.which(program, path=path)
-    if found is None:
-        pytest.fail(f"{program} is not installed; these tests need it")
-    return found
-
-
 @contextlib.contextmanager
 def front(kind: Kind, folder: Path, port: int) -> Iterator[Front]:
     """Run a proxy for the server on ``port`` of 127.0.0.1, in ``folder``, where its files are."""
@@ -239,7 +229,7 @@ def front(kind: Kind, folder: Path, port: int) -> Iterator[Front]:
     (folder / "configuration").write_text(text)
     with (folder / "log").open("ab") as out, (folder / "errors").open("ab") as errors:
         process = subprocess.Popen(
-            [_find(kind.program), *kind.arguments],
+            [tool(kind.program, package=kind.program), *kind.arguments],
             cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=out,
