@@ -16,6 +16,7 @@ _ACCEPTS_PER_PASS = 64
 # The process or the system has no descriptor or buffer to give. It may have one later.
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _EXHAUSTED_PAUSE = 0.1
+_SAID_EVERY = 60.0
 # Where there is no room, it is looked for again after this many seconds.
 _FULL_PAUSE = 0.5
 # The socket is not one that can be accepted on, or not any more.
@@ -52,8 +53,8 @@ class Listener:
         self._on_failed = on_failed
         self._accepting = False
         self._closed = False
-        # Said once, until it is over.
-        self._exhausted = False
+        # When it was last said that connections cannot be accepted.
+        self._said_at = float("-inf")
         self._retry: asyncio.TimerHandle | None = None
         self._connecting: set[asyncio.Task[None]] = set()
 
@@ -106,15 +107,14 @@ class Listener:
                     self._pause()
                     return
                 if error.errno in _EXHAUSTED:
-                    if not self._exhausted:
+                    if self._loop.time() - self._said_at >= _SAID_EVERY:
                         _log.error("Cannot accept a connection: %s (see ulimit -n)", error.strerror)
-                    self._exhausted = True
+                        self._said_at = self._loop.time()
                     self._pause(_EXHAUSTED_PAUSE)
                     self._make_room()
                     return
                 # Anything else is one client's trouble: it left before it was accepted.
                 continue
-            self._exhausted = False
             connection.setblocking(False)
             task = self._loop.create_task(self._set_up(connection, self._make_protocol()))
             self._connecting.add(task)

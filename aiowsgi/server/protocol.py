@@ -206,7 +206,7 @@ class Protocol(asyncio.Protocol):
             self._clock.arm()
             self._receiver.update_reading()
         self._flush()
-        # Most responses are complete by now, and the state is another already.
+        # Most responses are complete by now, and the state is another.
         if self._state is State.QUEUED and exchange is self._exchange:
             self._enter(State.ACTIVE)
 
@@ -261,7 +261,6 @@ class Protocol(asyncio.Protocol):
             return
         if receiver.prefetch:
             exchange.prefetched = receiver.take_prefetch()
-            self._account()
         self._dispatch(exchange)
 
     def _is_last(self) -> bool:
@@ -277,9 +276,11 @@ class Protocol(asyncio.Protocol):
         exchange.ready_at = self._clock.since
         if self._site.draining or self._site.config.max_keep_alive_requests:
             exchange.last = self._is_last()
-        if (exchange.prefetched or exchange.body) and self._site.relief.is_memory_short():
-            self.refuse(overload("the server is short of memory"))
-            return
+        if exchange.prefetched or exchange.body:
+            self._account()
+            if self._site.relief.is_memory_short():
+                self.refuse(overload("the server is short of memory"))
+                return
         try:
             exchange.job = self._site.pool.start(exchange.run, wake=False)
         except QueueFull:

@@ -197,7 +197,11 @@ class Receiver:
         return self._dropped <= _DRAIN_BYTES
 
     def take_prefetch(self) -> bytes:
-        """Return what has arrived of the body, and forget it."""
+        """Return what has arrived of the body, and forget it.
+
+        The client is not waited for again before there is room for more.
+        """
+        self._pace = None
         prefetched = bytes(self.prefetch)
         self.prefetch = bytearray()
         return prefetched
