@@ -84,7 +84,7 @@ class Benchmark:
                     outcome = "failed"
                 else:
                     row.samples[peer.name].append(sample)
-                    outcome = f"{sample.measurement.requests_per_second:,.0f} requests/s"
+                    outcome = f"{report.rate(sample.measurement.requests_per_second)} requests/s"
                 _say(f"{workload.name} {number}/{self._options.rounds} {peer.name}: {outcome}")
         return row
 
@@ -92,15 +92,19 @@ class Benchmark:
         """Return how many connections a row is measured with."""
         return workload.connections or self._options.connections
 
+    def threads(self, workload: Workload) -> int:
+        """Return how many threads the servers of a row have."""
+        return workload.threads or self._options.threads
+
     def _measure(self, workload: Workload, peer: Peer, number: int) -> Sample:
         """Start a server, check it, warm it up, measure it, weigh it, stop it."""
         port = free_port()
         arguments = peer.arguments(
-            port=port, threads=self._options.threads, application=workload.application
+            port=port, threads=self.threads(workload), application=workload.application
         )
         command = [str(self._installation.python), "-m", *arguments]
         connections = self.connections(workload)
-        environment = self._environment()
+        environment = self._environment(workload)
         with ServerProcess(command, port=port, core=self._server_core, env=environment) as server:
             server.check(workload)
             self._client.measure(
@@ -129,13 +133,13 @@ class Benchmark:
             machine.core_seconds(self._client_core),
         )
 
-    def _environment(self) -> dict[str, str]:
+    def _environment(self, workload: Workload) -> dict[str, str]:
         """Return the environment of a server: nothing a user has set for one of them applies."""
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
         return {
             **kept,
             "PYTHONPATH": str(ROOT),
-            "BENCHMARK_THREADS": str(self._options.threads),
+            "BENCHMARK_THREADS": str(self.threads(workload)),
         }
 
 
@@ -198,6 +202,7 @@ def main() -> int:
         print(f"\n{text}", flush=True)
         rows[workload.name] = {
             "connections": connections,
+            "threads": benchmark.threads(workload),
             "summaries": {name: dataclasses.asdict(s) for name, s in summaries.items()},
             "samples": {
                 name: [dataclasses.asdict(s) for s in taken] for name, taken in row.samples.items()
@@ -210,7 +215,6 @@ def main() -> int:
             "versions": versions,
             "rounds": options.rounds,
             "duration": options.duration,
-            "threads": options.threads,
             "rows": rows,
         }
         options.json.write_text(json.dumps(document, indent=2) + "\n")
@@ -241,7 +245,7 @@ def _parse_options() -> Options:
     """Read the command line; ends the program with status 2 where it makes no sense."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Measure aiowsgi beside its peers with wrk, interleaved, in one run.",
+        description="Measure aiowsgi beside its peers, interleaved, in one run.",
         epilog="rows: "
         + "; ".join(f"{w.name} ({w.title})" for w in WORKLOADS)
         + ". peers: "
@@ -277,7 +281,7 @@ def _parse_options() -> Options:
         type=number,
         default=8,
         metavar="N",
-        help="threads of each server (default: %(default)s)",
+        help="for the rows that do not fix it themselves (default: %(default)s)",
     )
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="also write every sample to this file"

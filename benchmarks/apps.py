@@ -15,6 +15,10 @@ STREAM_BYTES = STREAM_CHUNKS * len(STREAM_CHUNK)
 
 READ_SIZE = 64 * 1024
 
+BURN_PATH = "/burn"
+BURN_STEPS = 2_000_000
+"""Work of one CPU-bound request: some 200 ms on a processor core that does nothing else."""
+
 
 def hello(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
     """Answer a short text of known length."""
@@ -44,6 +48,26 @@ def upload(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[
             break
         received += len(piece)
     answer = b"%d\n" % received
+    start_response(
+        "200 OK",
+        [("Content-Type", "text/plain"), ("Content-Length", str(len(answer)))],
+    )
+    return [answer]
+
+
+def burn() -> bytes:
+    """Do the work of one CPU-bound request, which never waits and never leaves the interpreter."""
+    number = 1
+    for _ in range(BURN_STEPS):
+        number = (number * 1103515245 + 12345) & 0x7FFFFFFF
+    return b"%d\n" % number
+
+
+def cpu(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    """Burn processor time for `BURN_PATH`; answer any other path as `hello` does."""
+    if environ["PATH_INFO"] != BURN_PATH:
+        return hello(environ, start_response)
+    answer = burn()
     start_response(
         "200 OK",
         [("Content-Type", "text/plain"), ("Content-Length", str(len(answer)))],

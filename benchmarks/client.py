@@ -1,31 +1,39 @@
-"""The client: runs wrk on its core and reads the report it prints.
+"""The client: runs wrk, or `fairness` for the row `cpu`, on its core and reads the report.
 
-`parse` is a function from text to data; `Client.measure` is the only place that starts wrk.
+`parse` and `parse_fairness` are functions from text to data; `Client.measure` is the only place
+that starts a client.
 """
 
+import json
+import math
 import os
 import re
 import resource
 import shutil
 import subprocess
+import sys
 import time
 from dataclasses import dataclass
 
+from benchmarks.fairness import Report
 from benchmarks.workloads import Workload
 
 GRACE_SECONDS = 30.0
-"""How much longer than asked wrk may run before it is taken for stuck."""
+"""How much longer than asked a client may run before it is taken for stuck."""
 
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 class ClientError(Exception):
-    """wrk is missing, failed, or printed something that is not its report."""
+    """A client is missing, failed, or printed something that is not its report."""
 
 
 @dataclass(frozen=True, slots=True)
 class Errors:
-    """What wrk counted as wrong. `status` counts answers of 400 and above."""
+    """What the client counted as wrong.
+
+    `status` counts answers of 400 and above; for `fairness`, all but the expected answer.
+    """
 
     connect: int = 0
     read: int = 0
@@ -41,7 +49,7 @@ class Errors:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """One run of wrk. Latencies are seconds."""
+    """One run of the client. Latencies are seconds."""
 
     requests: int
     requests_per_second: float
@@ -49,18 +57,18 @@ class Measurement:
     p99: float
     errors: Errors
     elapsed: float
-    """How long wrk ran, in seconds, its start included."""
+    """How long the client ran, in seconds, its start included."""
     client_cpu: float
-    """Processor time wrk used, in seconds."""
+    """Processor time the client used, in seconds."""
 
     @property
     def client_load(self) -> float:
-        """Return the share of its core that wrk used: near 1, wrk itself was the limit."""
+        """Return the share of its core that the client used: near 1, it was the limit itself."""
         return self.client_cpu / self.elapsed
 
 
 class Client:
-    """wrk on one core with one thread. Raises `ClientError` where wrk is not installed."""
+    """Clients on one core, wrk with one thread. Raises `ClientError` where wrk is not installed."""
 
     def __init__(self, *, core: int) -> None:
         path = shutil.which("wrk")
@@ -83,8 +91,12 @@ class Client:
     ) -> Measurement:
         """Drive the server on `port` for `duration` seconds.
 
-        Raises `ClientError` when wrk fails, does not end, or completes no request.
+        Raises `ClientError` when the client fails, does not end, or completes no request.
         """
+        if workload.burners:
+            command = [sys.executable, "-m", "benchmarks.fairness"]
+            command += [str(port), str(workload.burners), str(duration)]
+            return parse_fairness(*self._run(command, duration))
         command = [self._path, "--latency", "--threads", "1"]
         command += ["--connections", str(connections), "--duration", f"{duration}s"]
         if workload.script is not None:
@@ -92,7 +104,10 @@ class Client:
         for name, value in workload.headers:
             command += ["--header", f"{name}: {value}"]
         command.append(f"http://127.0.0.1:{port}/")
+        return parse(*self._run(command, duration))
 
+    def _run(self, command: list[str], duration: int) -> tuple[str, float, float]:
+        """Run a client to its end; return what it printed, the seconds and the processor time."""
         cpu_before = _children_cpu()
         started = time.perf_counter()
         try:
@@ -105,14 +120,14 @@ class Client:
                 preexec_fn=lambda: os.sched_setaffinity(0, {self._core}),
             )
         except subprocess.TimeoutExpired as exc:
-            raise ClientError(f"wrk did not end {GRACE_SECONDS:.0f} s after its time") from exc
+            raise ClientError(f"no end {GRACE_SECONDS:.0f} s after the client's time") from exc
         elapsed = time.perf_counter() - started
         if done.returncode != 0:
-            raise ClientError(f"wrk failed: {(done.stderr or done.stdout).strip()}")
-        return parse(done.stdout, elapsed=elapsed, client_cpu=_children_cpu() - cpu_before)
+            raise ClientError(f"the client failed: {(done.stderr or done.stdout).strip()}")
+        return done.stdout, elapsed, _children_cpu() - cpu_before
 
 
-def parse(report: str, *, elapsed: float, client_cpu: float) -> Measurement:
+def parse(report: str, elapsed: float, client_cpu: float) -> Measurement:
     """Read what `wrk --latency` prints.
 
     Raises `ClientError` when a figure is missing or no request was completed: latencies of
@@ -135,6 +150,33 @@ def parse(report: str, *, elapsed: float, client_cpu: float) -> Measurement:
         elapsed=elapsed,
         client_cpu=client_cpu,
     )
+
+
+def parse_fairness(text: str, elapsed: float, client_cpu: float) -> Measurement:
+    """Read what `fairness` prints.
+
+    Raises `ClientError` when not one request of either kind was answered.
+    """
+    report = Report(**json.loads(text))
+    latencies = sorted(report.latencies)
+    if not report.burned or not latencies:
+        raise ClientError(
+            f"{report.burned} CPU-bound and {len(latencies)} trivial requests were answered"
+        )
+    return Measurement(
+        requests=report.burned,
+        requests_per_second=report.burned / report.burn_seconds,
+        p50=_nearest_rank(latencies, 0.50),
+        p99=_nearest_rank(latencies, 0.99),
+        errors=Errors(read=report.failed, status=report.wrong),
+        elapsed=elapsed,
+        client_cpu=client_cpu,
+    )
+
+
+def _nearest_rank(ordered: list[float], share: float) -> float:
+    """Return the smallest value that is not exceeded by this share of the values."""
+    return ordered[math.ceil(share * len(ordered)) - 1]
 
 
 def _percentile(percent: int, report: str) -> float:

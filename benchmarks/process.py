@@ -31,13 +31,15 @@ class ServerProcess:
 
     Entering starts it and returns when it accepts connections; leaving stops it and whatever it
     started. It leads a session of its own: that is how its children are found, and why Ctrl-C in
-    a terminal reaches the harness alone.
+    a terminal reaches the harness alone. Without a `core` it may run on any.
     """
 
-    def __init__(self, command: list[str], *, port: int, core: int, env: dict[str, str]) -> None:
+    def __init__(
+        self, command: list[str], *, port: int, core: int | None, env: dict[str, str]
+    ) -> None:
         self._command = command
         self._port = port
-        self._core = core
+        self._cores = os.sched_getaffinity(0) if core is None else {core}
         self._env = env
 
     def __enter__(self) -> Self:
@@ -52,7 +54,7 @@ class ServerProcess:
                 start_new_session=True,
                 # In the child before it runs anything, so that no thread starts elsewhere. The
                 # harness has one thread, which is when preexec_fn is safe.
-                preexec_fn=lambda: os.sched_setaffinity(0, {self._core}),
+                preexec_fn=lambda: os.sched_setaffinity(0, self._cores),
             )
         except BaseException:
             self._log.close()
@@ -103,6 +105,32 @@ class ServerProcess:
         """
         return sum(_resident_bytes(pid) for pid in _session(self._process.pid))
 
+    def descriptors(self) -> int:
+        """Return how many files and sockets the server and its children have open."""
+        return sum(_entries(f"/proc/{pid}/fd") for pid in _session(self._process.pid))
+
+    def threads(self) -> int:
+        """Return how many threads the server and its children have."""
+        return sum(_entries(f"/proc/{pid}/task") for pid in _session(self._process.pid))
+
+    def is_running(self) -> bool:
+        """Return whether the server has not ended."""
+        return self._process.poll() is None
+
+    def terminate(self, timeout: float) -> int | None:
+        """Ask the server to end; return its exit status, None if it goes on after `timeout`."""
+        self._process.terminate()
+        try:
+            return self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def log(self) -> str:
+        """Return what the server has printed so far."""
+        # Not read() at the shared offset: the server goes on writing where that stands.
+        size = os.fstat(self._log.fileno()).st_size
+        return os.pread(self._log.fileno(), size, 0).decode(errors="replace")
+
     def cpu_seconds(self) -> float:
         """Return the processor time the server and its living children have used so far."""
         return sum(_session(self._process.pid).values()) / os.sysconf("SC_CLK_TCK")
@@ -141,8 +169,7 @@ class ServerProcess:
 
     def _error(self, message: str) -> ProcessError:
         """Return an error that ends with the last lines the server printed."""
-        self._log.seek(0)
-        lines = self._log.read().decode(errors="replace").strip().splitlines()[-8:]
+        lines = self.log().strip().splitlines()[-8:]
         return ProcessError("\n    ".join([message, *lines]))
 
 
@@ -171,6 +198,14 @@ def _session(leader: int) -> dict[int, int]:
         if int(fields[3]) == leader:
             members[int(entry.name)] = int(fields[11]) + int(fields[12])
     return members
+
+
+def _entries(path: str) -> int:
+    """Return how many entries a folder of /proc has, 0 if its process has ended."""
+    try:
+        return len(os.listdir(path))
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
 
 
 def _resident_bytes(pid: int) -> int:

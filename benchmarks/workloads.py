@@ -40,7 +40,7 @@ BROWSER_HEADERS = (
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """One row: a request that wrk repeats, and the answer that proves a server does the work."""
+    """One row: a request that clients repeat, and the answer that proves a server does the work."""
 
     name: str
     title: str
@@ -49,6 +49,12 @@ class Workload:
     expected_body: bytes
     connections: int | None = None
     """Open connections; None means the number given by `--connections`."""
+    threads: int | None = None
+    """Threads of each server; None means the number given by `--threads`."""
+    burners: int = 0
+    """Connections that keep CPU-bound requests running. Where there are any, requests/s counts
+    those, and latencies are those of a trivial request beside them, one at a time: the client is
+    `fairness` instead of wrk."""
     headers: tuple[tuple[str, str], ...] = ()
     request_body: bytes = b""
     """The body that `script` sends; the check before the measurement sends it too."""
@@ -96,5 +102,14 @@ WORKLOADS = (
         request_body=b"x" * (1024 * 1024),
         script=Path(__file__).with_name("upload.lua"),
         payload_bytes=1024 * 1024,
+    ),
+    Workload(
+        name="cpu",
+        title="14 bytes, one request at a time, beside 8 CPU-bound requests",
+        application="cpu",
+        expected_body=apps.HELLO_BODY,
+        connections=9,
+        threads=16,
+        burners=8,
     ),
 )
