@@ -115,8 +115,9 @@ class _File:
         self.read = self._file.read
 
     def close(self) -> None:
-        self._file.close()
+        # Counted first: who sees the descriptor back sees this, too.
         self._app.closes += 1
+        self._file.close()
 
 
 async def connect_slowly(server: aiowsgi.Server) -> RawClient:

@@ -340,42 +340,35 @@ APPLICATION = """
 """
 
 
-class Process:
-    """A server in a process, and what it says on standard error."""
+@contextlib.contextmanager
+def serving(folder: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
+    """Serve the application in a process of its own."""
+    (folder / "app.py").write_text(dedent(APPLICATION))
+    command = [sys.executable, "-m", "aiowsgi", "app:application", "--bind", "127.0.0.1:0"]
+    with subprocess.Popen(
+        [*command, *options],
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        # Its end is the end of every wait for it.
+        watchdog = threading.Timer(2 * TIMEOUT, process.kill)
+        watchdog.start()
+        try:
+            yield process
+        finally:
+            watchdog.cancel()
+            process.kill()
 
-    def __init__(self, folder: Path, *options: str) -> None:
-        (folder / "app.py").write_text(dedent(APPLICATION))
-        self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
-        command = [sys.executable, "-m", "aiowsgi", "app:application", "--bind", "127.0.0.1:0"]
-        self.process = subprocess.Popen(
-            [*command, *options],
-            cwd=folder,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
 
-    def __enter__(self) -> "Process":
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.process.kill()
-        self.process.wait(TIMEOUT)
-        self._reader.join(TIMEOUT)
-
-    def _read(self) -> None:
-        assert self.process.stderr is not None
-        with self.process.stderr as lines:
-            for line in lines:
-                self._lines.put(line.rstrip("\n"))
-
-    def said(self, pattern: str) -> re.Match[str]:
-        """Wait for a line, and return its match."""
-        while True:
-            if match := re.search(pattern, self._lines.get(timeout=TIMEOUT)):
-                return match
+def said(process: subprocess.Popen[str], pattern: str) -> re.Match[str]:
+    """Wait for a line on standard error, and return its match."""
+    assert process.stderr is not None
+    for line in process.stderr:
+        if match := re.search(pattern, line.rstrip("\n")):
+            return match
+    raise AssertionError(f"it ended, and has not said {pattern}")
 
 
 def ask(client: socket.socket, target: str) -> None:
@@ -394,10 +387,10 @@ def answer(client: socket.socket) -> bytes:
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_signal_writes_it_to_the_error_log_and_stops_nothing(tmp_path: Path, loop: str) -> None:
     with (
-        Process(tmp_path, "--loop", loop) as server,
+        serving(tmp_path, "--loop", loop) as process,
         socket.create_server(("127.0.0.1", 0)) as gate,
     ):
-        port = int(server.said(r" Serving .* at http://127\.0\.0\.1:(\d+) ")[1])
+        port = int(said(process, r" Serving .* at http://127\.0\.0\.1:(\d+) ")[1])
         gate.settimeout(TIMEOUT)
         with (
             socket.create_connection(("127.0.0.1", port), TIMEOUT) as busy,
@@ -408,17 +401,20 @@ def test_signal_writes_it_to_the_error_log_and_stops_nothing(tmp_path: Path, loo
             waiting, _ = gate.accept()
             with waiting:
                 for _ in range(3):
-                    os.kill(server.process.pid, signal.SIGURG)
-                    server.said(
-                        r" WARNING Asked by SIGURG: \d requests in flight, 0 of them queued"
+                    os.kill(process.pid, signal.SIGURG)
+                    said(
+                        process,
+                        r" WARNING Asked by SIGURG: \d requests in flight, 0 of them queued",
                     )
-                    server.said(rf"^running on aiowsgi-1-\d+ for .* s: GET {re.escape(target)} \[")
-                    server.said(r'^ +File ".*app\.py", line \d+, in wait_for_the_test$')
+                    said(
+                        process, rf"^running on aiowsgi-1-\d+ for .* s: GET {re.escape(target)} \["
+                    )
+                    said(process, r'^ +File ".*app\.py", line \d+, in wait_for_the_test$')
                     ask(other, "/")
                     assert answer(other).startswith(b"HTTP/1.1 200 ")
             assert answer(busy).startswith(b"HTTP/1.1 200 ")
-        server.process.terminate()
-        assert server.process.wait(TIMEOUT) == 0
+        process.terminate()
+        assert process.wait(TIMEOUT) == 0
 
 
 @pytest.fixture

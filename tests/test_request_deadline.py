@@ -1,7 +1,7 @@
 """``timeout_request``: an application that takes too long is answered for, and done without.
 
-The clock is the test's where only the clock matters. Where threads are replaced they are real, as
-are the sockets, and the limit is short.
+The clock is the test's where only that matters. Where threads are replaced they are real, as are
+the sockets, and the limit is short.
 """
 
 import asyncio
@@ -94,7 +94,7 @@ def connection_with(app: Ending, **options: object) -> FakeConnection:
 def begin(
     ending: Ending = hello, request: bytes = GET, *, queued: float = 0.0, **options: object
 ) -> tuple[Slow, FakeConnection, threading.Thread]:
-    """Let a request wait in the queue, and then its application, on a thread."""
+    """Let a request wait in the queue, and then its application."""
     app = Slow(ending)
     connection = connection_with(app, **options)
     connection.receive(request)
@@ -148,7 +148,7 @@ def test_time_in_the_queue_does_not_count() -> None:
 
 
 @pytest.mark.parametrize("limit", [0.01, 0.4, 3.7])
-def test_limit_is_held_to_the_hundredth_whenever_the_thread_begins(limit: float) -> None:
+def test_limit_is_held_to_the_hundredth_whenever_a_thread_begins(limit: float) -> None:
     """The loop is not told when a thread takes a request, and has to look."""
     for queued in (0.0, 0.003, 0.7, 1.0, 1.9):
         app, connection, thread = begin(queued=queued, timeout_request=limit)

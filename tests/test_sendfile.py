@@ -72,7 +72,7 @@ async def test_file_is_sent_by_the_kernel(
         assert response.get("content-length") == str(len(DATA))
         assert response.get("transfer-encoding") is None
         assert sum(sent) == len(DATA)
-        assert app.closes == 1
+    assert app.closes == 1
 
 
 @on_each_loop
@@ -99,7 +99,7 @@ async def test_thread_is_free_while_a_file_is_on_its_way(
         assert "sending" in phases(server)
         assert (await slow.receive()).body == content(large)
         assert sum(sent) == LARGE
-        assert app.closes == 1
+    assert app.closes == 1
     if pool is not None:
         pool.shutdown()
 
@@ -214,7 +214,7 @@ async def test_file_is_not_sent_where_nothing_of_it_belongs(
         assert (await client.request(HELLO)).body == b"hello"
         # Not even with a size of 0, which on some systems is everything.
         assert sent == []
-        assert app.closes == 2
+    assert app.closes == 2
 
 
 @on_each_loop
@@ -425,7 +425,7 @@ async def test_client_that_never_reads_is_cut(start_server: StartServer, large: 
         await eventually(lambda: not server._site.connections)
         with pytest.raises(Incomplete):
             await client.receive()
-        assert app.closes == 1
+    assert app.closes == 1
 
 
 @on_each_loop
@@ -458,4 +458,4 @@ async def test_server_that_stops_cuts_a_file_that_nobody_takes(
         assert server.was_cut
         with pytest.raises(Incomplete):
             await client.receive()
-        assert app.closes == 1
+    assert app.closes == 1

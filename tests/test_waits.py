@@ -16,8 +16,8 @@ from aiowsgi.observe.waits import Waits
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
 
 WARNING = re.compile(
-    r"Requests waited for one of (?P<threads>\d+) threads: (?P<waited>\d+) of them up to "
-    r"(?P<longest>\d+\.\d) s, and (?P<refused>\d+) got a 503\."
+    r"Requests waited up to (?P<longest>\d+\.\d) s for one of (?P<threads>\d+) threads: "
+    r"(?P<waited>\d+) ran late, and (?P<refused>\d+) got a 503\."
 )
 
 
@@ -43,7 +43,7 @@ def said(caplog: pytest.LogCaptureFixture) -> list[tuple[int, int, float, int]]:
         assert (record.name, record.levelno) == ("aiowsgi.error", logging.WARNING)
         match = WARNING.match(record.getMessage())
         assert match is not None, record.getMessage()
-        threads, waited, longest, refused = match.groups()
+        threads, waited, longest, refused = match.group("threads", "waited", "longest", "refused")
         numbers.append((int(threads), int(waited), float(longest), int(refused)))
     caplog.clear()
     return numbers

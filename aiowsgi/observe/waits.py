@@ -32,12 +32,12 @@ class Waits:
         if now - self._said_at < _INTERVAL:
             return
         _log.warning(
-            "Requests waited for one of %d threads: %d of them up to %.1f s, and %d got a 503. "
+            "Requests waited up to %.1f s for one of %d threads: %d ran late, and %d got a 503. "
             "Raise --threads if the application waits for other services; find out what it is "
             "busy with by kill -URG, or server.inspect()",
+            self._longest,
             self._threads,
             self._waited,
-            self._longest,
             self._refused,
         )
         self._said_at = now

@@ -1,0 +1,493 @@
+"""Who has to go when threads, memory, connections or descriptors run short, and who may stay.
+
+Most of it happens to many connections of one server in memory, on a clock that the test moves.
+Whatever happens, the budget of buffered bytes is back at zero in the end.
+"""
+
+import asyncio
+import contextlib
+import errno
+import socket
+import threading
+from collections.abc import Iterable, Iterator
+from typing import Any, cast
+from wsgiref.types import StartResponse, WSGIEnvironment
+
+import pytest
+from fake_loop import TIMEOUT, FakeConnection, FakeTransport
+from raw_client import RawClient, StartServer, connect, eventually, on_each_loop
+
+from aiowsgi.server.protocol import Protocol
+from aiowsgi.server.states import State
+
+PIECE = 50_000
+# Has room for one piece, and no second one.
+BUFFER = 60_000
+# Bytes a second from which nobody is slow.
+PACE = 16 << 10
+HELLO = b"GET /hello HTTP/1.1\r\nHost: h\r\n\r\n"
+
+
+def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    """Answer /hello; /bytes/N; /stream without end; /read behind the body of the request."""
+    _, name, *rest = environ["PATH_INFO"].split("/")
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    match name:
+        case "bytes":
+            return [b"x" * int(rest[0])]
+        case "read":
+            stream = environ["wsgi.input"]
+            return [b"%d" % sum(map(len, iter(lambda: stream.read(1 << 16), b"")))]
+        case "stream":
+            environ["wsgi.input"].read(1000)
+            return iter(lambda: b"x" * PIECE, b"")
+    return [b"hello"]
+
+
+def get(path: str) -> bytes:
+    return f"GET {path} HTTP/1.1\r\nHost: h\r\n\r\n".encode()
+
+
+def post(size: int, received: int = 0, *, path: str = "/read", field: str = "X: x") -> bytes:
+    """Return an upload of which so many bytes of the body have been received."""
+    head = f"POST {path} HTTP/1.1\r\nHost: h\r\nContent-Length: {size}\r\n{field}\r\n\r\n"
+    return head.encode() + b"x" * received
+
+
+class Client(FakeConnection):
+    """One more connection to a server that is there."""
+
+    def __init__(self, first: FakeConnection) -> None:
+        self.loop, self.pool, self.site = first.loop, first.pool, first.site
+        self.protocol = Protocol(self.site)
+        self.transport = FakeTransport(self.loop, self.protocol)
+        self.protocol.connection_made(cast(asyncio.Transport, self.transport))
+
+    @property
+    def cut(self) -> bool:
+        return self.transport.aborted
+
+
+class Crowd:
+    """A server in memory and its clients. Use ``crowd``."""
+
+    def __init__(self, **options: Any) -> None:
+        options = {"response_buffer": BUFFER, "body_prefetch": 100_000, **options}
+        self._first = FakeConnection(application, **options)
+        self.loop, self.pool, self.site = self._first.loop, self._first.pool, self._first.site
+        self._first.transport.abort()
+        self.loop.run_ready()
+        self._clients: list[Client] = []
+        self._threads: list[threading.Thread] = []
+
+    @property
+    def used(self) -> int:
+        return self.site.budget.used
+
+    def connect(self) -> Client:
+        self._clients.append(client := Client(self._first))
+        return client
+
+    def ask(self, request: bytes) -> Client:
+        """Connect and let a request arrive, for which no thread comes."""
+        client = self.connect()
+        client.receive(request)
+        self.loop.run_ready()
+        return client
+
+    def serve_on_thread(self) -> None:
+        """Start a thread for the oldest request."""
+        self._threads.append(self._first.start_job())
+
+    def writer(self, request: bytes = get("/stream")) -> Client:
+        """Connect a client that takes nothing; return it when a thread waits for it."""
+        client = self.connect()
+        client.transport.capacity = 0
+        client.receive(request)
+        self.serve_on_thread()
+
+        def stuck() -> bool:
+            exchange = client.protocol._exchange
+            assert exchange is not None
+            # What is queued stays there, and a further piece has no room.
+            return client.protocol._sender.waiting and exchange.held >= PIECE and exchange.blocked
+
+        self.loop.run_until(stuck)
+        return client
+
+    def reader(self) -> Client:
+        """Connect a client that was told to continue; return it when a thread waits for it."""
+        client = self.connect()
+        client.receive(post(900_000, field="Expect: 100-continue"))
+        self.serve_on_thread()
+        self.loop.run_until(lambda: client.sent)
+        assert client.status == 100
+        client.transport.sent.clear()
+        return client
+
+    def send(self, client: Client, size: int) -> None:
+        """Let a client send so much; wait until the application has it, if it runs."""
+        client.receive(b"x" * size)
+        if (exchange := client.protocol._exchange) is not None and (body := exchange.body):
+            self.loop.run_until(lambda: body.waiting and not body._buffer)
+
+    def finished(self, size: int, taken: int = 0) -> Client:
+        """Connect a client that takes ``taken`` bytes of an answer whose thread is free again."""
+        client = self.connect()
+        client.transport.capacity = 0
+        client.receive(get(f"/bytes/{size}"))
+        client.run_job()
+        client.transport.take(taken)
+        return client
+
+    def end(self) -> None:
+        """Let all clients leave: nothing of them may be left."""
+        for client in self._clients:
+            client.transport.abort()
+        self.loop.run_ready()
+        for thread in self._threads:
+            thread.join(TIMEOUT)
+            assert not thread.is_alive(), "a thread waits for a client that has left"
+        self.loop.run_ready()
+        assert self.used == 0
+        assert not self.site.connections
+        assert self.loop.timers == 0
+        assert self.pool.away == 0
+
+
+@contextlib.contextmanager
+def crowd(**options: Any) -> Iterator[Crowd]:
+    crowd = Crowd(**options)
+    try:
+        yield crowd
+    finally:
+        crowd.end()
+
+
+# --- threads -------------------------------------------------------------------------------------
+
+
+def test_slowest_writers_are_cut_and_as_many_as_requests_wait() -> None:
+    with crowd() as some:
+        writers = [some.writer() for _ in range(4)]
+        for writer, taken in zip(writers, (300, 100, 400, 200), strict=True):
+            writer.transport.take(taken)
+        some.loop.advance(2)
+        some.pool.starved = True
+        for client in (some.connect(), some.connect()):
+            client.receive(HELLO)
+        assert not any(writer.cut for writer in writers)
+        some.loop.run_ready()
+        assert [writer.cut for writer in writers] == [False, True, False, True]
+
+
+@pytest.mark.parametrize(("taken", "stays"), [(2 * PACE, True), (2 * PACE - 1, False)])
+def test_writer_stays_whose_client_takes_enough(taken: int, stays: bool) -> None:
+    with crowd() as some:
+        writer = some.writer()
+        writer.transport.take(taken)
+        some.loop.advance(2)
+        some.pool.starved = True
+        some.ask(HELLO)
+        assert writer.cut is not stays
+
+
+@pytest.mark.parametrize(("sent", "stays"), [(2 * PACE, True), (2 * PACE - 1, False)])
+def test_reader_stays_whose_client_sends_enough(sent: int, stays: bool) -> None:
+    with crowd() as some:
+        reader = some.reader()
+        some.send(reader, sent)
+        some.loop.advance(2)
+        some.pool.starved = True
+        some.ask(HELLO)
+        if stays:
+            some.loop.run_ready()
+            assert reader.sent == b""
+            assert reader.protocol.blocks_thread
+        else:
+            # The application gave up because its request did.
+            some.loop.run_until(lambda: reader.sent)
+            assert reader.status == 408
+
+
+def test_client_is_slow_after_the_first_moments_only() -> None:
+    with crowd() as some:
+        writer, reader = some.writer(), some.reader()
+        some.loop.advance(0.49)
+        some.pool.starved = True
+        some.ask(HELLO)
+        some.ask(HELLO)
+        assert not writer.cut
+        assert reader.protocol.blocks_thread
+        some.loop.advance(0.6)
+        some.loop.run_until(lambda: reader.sent)
+        assert writer.cut
+
+
+def test_nobody_is_cut_while_threads_are_to_be_had() -> None:
+    with crowd() as some:
+        writer, reader = some.writer(), some.reader()
+        some.loop.advance(20)
+        some.ask(HELLO)
+        some.loop.advance(5)
+        assert not writer.cut
+        assert reader.protocol.blocks_thread
+
+
+def test_slow_client_that_keeps_no_thread_waiting_stays() -> None:
+    with crowd() as some:
+        taking = some.finished(30_000)
+        sending = some.ask(post(50_000, 1))
+        beginning = some.ask(b"GET ")
+        some.loop.advance(2)
+        some.pool.starved = True
+        some.ask(HELLO)
+        assert not taking.cut
+        assert sending.sent == beginning.sent == b""
+
+
+def test_writer_whose_upload_is_not_complete_is_cut_once(caplog: pytest.LogCaptureFixture) -> None:
+    """A client may be slow to send and to take: what keeps the thread waiting decides."""
+    with crowd(body_prefetch=1000) as some:
+        writer = some.writer(post(900_000, 1000, path="/stream"))
+        some.loop.advance(2)
+        some.pool.starved = True
+        some.ask(HELLO)
+        assert writer.cut
+        some.loop.advance(1)
+    assert caplog.text.count("Cut 1 slow clients") == caplog.text.count("Cut ") == 1
+
+
+def test_cuts_are_told_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
+    with crowd() as some:
+        for _ in range(4):
+            some.writer()
+        some.loop.advance(1)
+        some.pool.starved = True
+        some.ask(HELLO)
+        some.loop.advance(9)  # It still waits, and is looked after all the time.
+        assert caplog.messages == ["Cut 1 slow clients: the server is short of threads"]
+        some.loop.advance(2)
+        assert caplog.messages[1:] == ["Cut 3 slow clients: the server is short of threads"]
+
+
+# --- memory --------------------------------------------------------------------------------------
+
+
+def test_slowest_that_hold_memory_are_cut_until_a_tenth_is_free(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with crowd(max_buffered=100_000) as some:
+        clients = [some.finished(24_000, taken) for taken in (300, 100, 400, 200)]
+        slowest = some.finished(10_000)  # Too little to count.
+        some.loop.advance(1)
+        assert not any(client.cut for client in clients)
+        # A writer that has to pause is what exceeds it; nothing can be said of it yet.
+        newcomer = some.finished(24_000)
+        assert [client.cut for client in clients] == [False, True, False, True]
+        assert not slowest.cut
+        assert not newcomer.cut
+        assert 60_000 < some.used <= 90_000
+    assert caplog.messages == ["Cut 2 slow clients: the server is short of memory"]
+
+
+def test_upload_that_comes_slowly_gives_way_too() -> None:
+    with crowd(max_buffered=100_000) as some:
+        upload = some.ask(post(90_000, 30_000))
+        some.loop.advance(2)
+        some.finished(40_000)
+        assert upload.sent == b""
+        some.finished(40_000)
+        assert upload.status == 408
+
+
+def _occupied(some: Crowd) -> list[Client]:
+    """Fill the memory with what nobody can be cut for: requests that wait for a thread."""
+    return [some.ask(post(30_000, 30_000)) for _ in range(3)]
+
+
+def _assert_refused(client: Client) -> None:
+    assert client.status == 503
+    assert client.sent.count(b"HTTP/1.1 ") == 1
+    assert b"\r\nRetry-After: 5\r\n" in client.sent
+    assert client.transport.eof_written
+
+
+def test_new_bodies_are_refused_when_nobody_can_be_cut() -> None:
+    with crowd(max_buffered=100_000) as some:
+        waiting = _occupied(some)
+        upload = some.ask(post(30_000, 9000))
+        assert upload.sent == b""
+        upload.receive(b"x" * 9000)
+        _assert_refused(upload)
+        # What comes without a body is served.
+        hello = some.ask(HELLO)
+        while some.pool.jobs:
+            hello.run_job()
+        assert hello.sent.endswith(b"hello")
+        assert [client.sent[-5:] for client in waiting] == [b"30000"] * 3
+        # There is room again.
+        upload = some.ask(post(30_000, 30_000))
+        upload.run_job()
+        assert upload.sent.endswith(b"30000")
+
+
+def test_body_in_one_piece_is_refused_and_nothing_else() -> None:
+    with crowd(max_buffered=100_000) as some:
+        _occupied(some)
+        upload = some.ask(post(30_000, 30_000))
+        _assert_refused(upload)
+        assert some.pool.waiting == 3
+        some.loop.advance(1)
+        assert upload.protocol._state is State.CLOSING
+
+
+def test_streamed_body_is_refused_before_it_takes_a_thread() -> None:
+    with crowd(max_buffered=100_000, body_prefetch=20_000) as some:
+        for _ in range(5):
+            some.finished(19_000)
+        assert some.used < 100_000
+        upload = some.ask(post(900_000, 20_000))
+        _assert_refused(upload)
+        assert some.pool.waiting == 0
+
+
+def test_request_that_is_cut_for_its_own_slowness_is_answered_once() -> None:
+    with crowd(max_buffered=100_000) as some:
+        _occupied(some)
+        some.site.budget.limit = 1 << 20
+        upload = some.ask(post(90_000, 20_000))
+        some.loop.advance(2)
+        some.site.budget.limit = 80_000
+        upload.receive(b"x" * 1000)
+        assert upload.status == 408
+        assert upload.sent.count(b"HTTP/1.1 ") == 1
+
+
+# --- connections ---------------------------------------------------------------------------------
+
+
+def test_longest_idle_connections_are_closed_and_not_all() -> None:
+    with crowd() as some:
+        clients = []
+        for _ in range(20):
+            clients.append(some.connect())
+            some.loop.advance(0.1)
+        # Idle is who has been answered, too: from then on.
+        clients[0].receive(HELLO)
+        clients[0].run_job()
+        some.site.relief.connections()
+        # The youngest of those that are a second old.
+        oldest = clients[1:11]
+        assert [client.closed for client in clients] == [client in oldest for client in clients]
+
+
+def test_nobody_in_the_midst_of_a_request_makes_room() -> None:
+    with crowd() as some:
+        clients = {
+            "head": some.ask(b"G"),
+            "body": some.ask(post(10, 1)),
+            "sending": some.finished(30_000),
+            "writer": some.writer(),
+            "reader": some.reader(),
+            "queued": some.ask(HELLO),
+        }
+        answered = some.ask(post(200_000, 100_000, path="/hello"))
+        some.pool.jobs.pop().run()
+        some.loop.run_ready()
+        assert answered.protocol._state is State.DRAIN
+        some.loop.advance(3)
+        some.site.relief.connections()
+        assert [name for name, client in clients.items() if client.closed] == []
+        assert not answered.closed
+
+
+async def _closed(client: RawClient) -> None:
+    assert await client.read_until_eof() == b""
+
+
+async def _hello(client: RawClient) -> None:
+    assert (await client.request(HELLO)).body == b"hello"
+
+
+@on_each_loop
+async def test_newcomers_are_served_at_the_limit_of_connections(start_server: StartServer) -> None:
+    server = await start_server(application, max_connections=4)
+    idle = await connect(server)
+    silent = await connect(server)
+    busy = await connect(server)
+    await _hello(idle)
+    await busy.send(b"GET /hello HTTP/1.1\r\n")
+    kept = await connect(server)
+    await kept.send(post(3, 1))
+    await eventually(lambda: len(server._site.connections) == 4)
+    newcomers = [await connect(server) for _ in range(2)]
+    await asyncio.gather(*map(_hello, newcomers))
+    await _closed(idle)
+    await _closed(silent)
+    # Whoever had begun is answered.
+    assert (await busy.request(b"Host: h\r\n\r\n")).body == b"hello"
+    assert (await kept.request(b"xx")).body == b"3"
+    assert server._site.budget.used == 0
+
+
+@on_each_loop
+async def test_newcomers_are_served_where_descriptors_run_short(
+    start_server: StartServer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    server = await start_server(application)
+    accept = socket.socket.accept
+    refused = []
+
+    def two_at_most(sock: socket.socket) -> Any:
+        if server._connections >= 2:
+            refused.append(sock)
+            raise OSError(errno.EMFILE, "Too many open files")
+        return accept(sock)
+
+    monkeypatch.setattr(socket.socket, "accept", two_at_most)
+    idle, busy = await connect(server), await connect(server)
+    await busy.send(b"GET /hello HTTP/1.1\r\n")
+    await _hello(idle)
+    newcomer = await connect(server)
+    await _hello(newcomer)
+    await _closed(idle)
+    assert (await busy.request(b"Host: h\r\n\r\n")).body == b"hello"
+    # Not at each of the attempts that are made until there is one.
+    said = caplog.text.count("Cannot accept a connection: Too many open files")
+    assert 0 < said < len(refused) // 2
+
+
+# --- the pace of a body --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize(("sent", "until"), [(10, 6), (30, 8), (200, 9)])
+def test_body_needs_its_rate_once_the_first_patience_is_over(
+    streamed: bool, sent: int, until: int
+) -> None:
+    """Ten bytes are worth a second, and none is worth more than five of silence."""
+    with crowd(timeout_body=5.0, min_body_rate=10) as some:
+        client = some.reader() if streamed else some.ask(post(1000))
+        some.loop.advance(4)
+        some.send(client, sent)
+        some.loop.advance(until - 4 - 0.1)
+        assert client.sent == b""
+        some.loop.advance(0.2)
+        some.loop.run_until(lambda: client.sent)
+        assert client.status == 408
+
+
+def test_time_in_the_queue_is_not_the_client_s() -> None:
+    with crowd(timeout_body=5.0, body_prefetch=1000) as some:
+        client = some.ask(post(2000, 1000))  # Then it is not read from.
+        assert not client.transport.reading
+        some.loop.advance(20)
+        some.serve_on_thread()
+        some.loop.run_until(lambda: client.transport.reading)
+        some.loop.advance(4)
+        client.receive(b"x" * 1000)
+        some.loop.run_until(lambda: client.sent)
+        assert client.status == 200

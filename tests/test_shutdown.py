@@ -1,0 +1,502 @@
+"""How a server stops: gently, now, from anywhere, and with nothing left behind."""
+
+import asyncio
+import contextlib
+import gc
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from textwrap import dedent
+from wsgiref.types import StartResponse, WSGIEnvironment
+
+import pytest
+from fake_loop import FakeConnection
+from raw_client import (
+    TIMEOUT,
+    Incomplete,
+    RawClient,
+    StartServer,
+    connect,
+    eventually,
+    in_thread,
+    on_each_loop,
+)
+
+import aiowsgi
+from aiowsgi.server import server as server_module
+
+PLAIN = [("Content-Type", "text/plain")]
+GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
+WAIT = b"GET /wait HTTP/1.1\r\nHost: h\r\n\r\n"
+LARGE = 64 << 20
+# Longer than any test takes: who waits for its end fails.
+LONG = 10 * TIMEOUT
+
+
+class App:
+    """An application that answers at once, waits, or has no end."""
+
+    def __init__(self, file: Path | None = None) -> None:
+        self._file = file
+        self.begun = threading.Event()
+        self.go_on = threading.Event()
+        self.errors: list[BaseException] = []
+        # Called by the application at /call.
+        self.call: Callable[[], None] = lambda: None
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        start_response("200 OK", [*PLAIN])
+        try:
+            match environ["PATH_INFO"]:
+                case "/wait":
+                    self.wait_for_the_test()
+                case "/call":
+                    self.call()
+                case "/read":
+                    environ["wsgi.input"].read(99)
+                case "/coroutine":
+                    aiowsgi.run_coroutine(asyncio.sleep(LONG))
+                case "/stream":
+                    return iter(lambda: bytes(1 << 16), None)
+                case "/file":
+                    assert self._file is not None
+                    file: Iterable[bytes] = environ["wsgi.file_wrapper"](self._file.open("rb"))
+                    return file
+        except BaseException as error:
+            self.errors.append(error)
+            raise
+        return [b"hello"]
+
+    def wait_for_the_test(self) -> None:
+        self.begun.set()
+        assert self.go_on.wait(TIMEOUT)  # A line to be found in the stack.
+
+
+def descriptors() -> set[str]:
+    """Return the open descriptors, with what they lead to."""
+    found = set()
+    for number in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # That of the listing itself.
+            found.add(f"{number} {os.readlink(f'/proc/self/fd/{number}')}")
+    # libuv keeps one on it.
+    return {name for name in found if not name.endswith(" /dev/null")}
+
+
+def threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name.startswith("aiowsgi")}
+
+
+@contextlib.asynccontextmanager
+async def nothing_left() -> AsyncIterator[None]:
+    """Check that no thread, task and descriptor is left behind."""
+    before = threads(), asyncio.all_tasks()
+    opened = descriptors()
+    yield
+    assert (threads(), asyncio.all_tasks()) == before
+    gc.collect()
+    # A loop closes some of it in its next pass.
+    await eventually(lambda: not descriptors() - opened)
+
+
+async def closed(server: aiowsgi.Server) -> None:
+    async with asyncio.timeout(TIMEOUT):
+        await server.wait_closed()
+    assert server.inspect().buffered == 0
+    assert server.inspect().connections == 0
+
+
+async def connect_to(address: tuple[str, int]) -> RawClient:
+    """Connect to a server that tells its address no more."""
+    sock = socket.create_connection(address, TIMEOUT)
+    sock.setblocking(False)
+    return RawClient(sock)
+
+
+# --- drain_delay ---------------------------------------------------------------------------------
+
+
+@on_each_loop
+async def test_draining_server_accepts_and_announces_the_end(start_server: StartServer) -> None:
+    app = App()
+    async with nothing_left():
+        server = await start_server(app, drain_delay=LONG)
+        address = server.sockets[0].getsockname()
+        async with (
+            await connect(server) as idle,
+            await connect(server) as used,
+            await connect(server) as busy,
+        ):
+            for client in (idle, used):
+                assert (await client.request(GET)).get("connection") is None
+            await busy.send(WAIT)
+            await in_thread(app.begun.wait, TIMEOUT)
+            server.close()
+            assert server.sockets == ()
+            async with await connect_to(address) as new:
+                assert (await new.request(GET)).get("connection") == "close"
+                assert await new.read_until_eof() == b""
+            assert (await used.request(GET)).get("connection") == "close"
+            app.go_on.set()
+            assert (await busy.receive()).get("connection") == "close"
+            for client in (used, busy):
+                assert await client.read_until_eof() == b""
+                client.close()
+            # The idle one is there until somebody has had enough.
+            await eventually(lambda: server.inspect().connections == 1)
+            server.abort()
+            assert await idle.read_until_eof() == b""
+            await closed(server)
+            with pytest.raises(ConnectionRefusedError):
+                await connect_to(address)
+
+
+@on_each_loop
+async def test_idle_connections_have_the_delay_and_requests_their_time_behind_it(
+    start_server: StartServer,
+) -> None:
+    loop = asyncio.get_running_loop()
+    async with nothing_left():
+        server = await start_server(App(), drain_delay=0.2, timeout_graceful=0.2)
+        async with await connect(server) as idle, await connect(server) as busy:
+            assert (await idle.request(GET)).status == 200
+            await busy.send(ENDLESS["stream"])
+            await busy.read_until(b"\r\n\r\n")
+            begun = loop.time()
+            server.close()
+            assert await idle.read_until_eof() == b""
+            assert loop.time() - begun > 0.19
+            assert not server.was_cut
+            await closed(server)
+            assert loop.time() - begun > 0.39
+
+
+# --- requests in flight --------------------------------------------------------------------------
+
+
+def shut_down(connection: FakeConnection) -> None:
+    """Do to a connection what a server does that closes."""
+    connection.site.draining = True
+    connection.protocol.drain()
+    connection.site.closing = True
+    connection.protocol.shut_down()
+
+
+@pytest.mark.parametrize("rest", [b"", b"\r\n"], ids=["", "crlf"])
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_pipelined_requests_are_finished_and_the_last_one_announces_the_end(
+    count: int, rest: bytes
+) -> None:
+    connection = FakeConnection(App())
+    connection.receive(GET * count + rest)
+    shut_down(connection)
+    for _ in range(count):
+        connection.run_job()
+    *first, last = connection.sent.split(b"HTTP/1.1 200 OK\r\n")[1:]
+    assert len(first) == count - 1
+    assert b"\r\nConnection: close\r\n" in last
+    assert not any(b"Connection" in response for response in first)
+    connection.end()
+    assert connection.closed
+    assert connection.loop.timers == 0
+
+
+@pytest.mark.parametrize("split", [1, 10, len(GET) - 1])
+def test_request_that_has_begun_behind_another_is_awaited_and_finished(split: int) -> None:
+    connection = FakeConnection(App())
+    connection.receive(GET + GET[:split])
+    shut_down(connection)
+    connection.run_job()
+    assert b"Connection" not in connection.sent
+    assert not connection.closed
+    connection.receive(GET[split:])
+    connection.run_job()
+    assert connection.sent.count(b"HTTP/1.1 200 OK\r\n") == 2
+    assert connection.sent.count(b"\r\nConnection: close\r\n") == 1
+    connection.end()
+    assert connection.closed
+
+
+@on_each_loop
+async def test_pipelined_requests_are_finished_over_a_socket(start_server: StartServer) -> None:
+    app = App()
+    async with nothing_left():
+        server = await start_server(app)
+        async with await connect(server) as client:
+            await client.send(WAIT + GET + GET)
+            await in_thread(app.begun.wait, TIMEOUT)
+            server.close()
+            app.go_on.set()
+            announced = [(await client.receive()).get("connection") for _ in range(3)]
+            assert announced == [None, None, "close"]
+            assert await client.read_until_eof() == b""
+        await closed(server)
+
+
+ENDLESS = {
+    "stream": b"GET /stream HTTP/1.1\r\nHost: h\r\n\r\n",
+    "file": b"GET /file HTTP/1.1\r\nHost: h\r\n\r\n",
+    "coroutine": b"GET /coroutine HTTP/1.1\r\nHost: h\r\n\r\n",
+    "read": b"POST /read HTTP/1.1\r\nHost: h\r\nContent-Length: 99\r\n\r\n" + b"x" * 20,
+    "body": b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\n",
+    "head": b"GET / HTTP",
+}
+
+
+@on_each_loop
+@pytest.mark.parametrize("kind", ENDLESS)
+async def test_what_does_not_end_has_its_time_and_is_cut(
+    start_server: StartServer, kind: str, tmp_path: Path
+) -> None:
+    with (tmp_path / "file").open("wb") as file:
+        file.truncate(LARGE)
+    loop = asyncio.get_running_loop()
+    app = App(tmp_path / "file")
+    async with nothing_left():
+        # The validator would hide the file.
+        server = await start_server(app, timeout_graceful=0.2, body_prefetch=10, validate=False)
+        async with await connect(server) as client:
+            await client.send(ENDLESS[kind])
+            await eventually(lambda: server.inspect().requests)
+            if kind in ("read", "coroutine"):
+                await eventually(lambda: "in __call__" in server.inspect().requests[0].stack)
+            begun = loop.time()
+            server.close()
+            await closed(server)
+            assert loop.time() - begun > 0.19
+            assert server.was_cut
+            with pytest.raises((Incomplete, ConnectionError)):
+                await client.receive()
+    if kind in ("read", "coroutine"):
+        assert [type(error) for error in app.errors] == [aiowsgi.ServerStopped]
+
+
+@on_each_loop
+async def test_thread_that_does_not_come_back_is_named_with_its_stack(
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(server_module, "_ABORT_TIMEOUT", 0.05)
+    app = App()
+    server = await start_server(app, timeout_graceful=0.0)
+    async with await connect(server) as client:
+        await client.send(WAIT)
+        await in_thread(app.begun.wait, TIMEOUT)
+        (name,) = [info.thread for info in server.inspect().requests]
+        server.close()
+        await closed(server)
+    assert server.was_cut
+    (message,) = [text for text in caplog.messages if "left behind" in text]
+    assert f" {name} " in message
+    assert "# A line to be found in the stack." in message
+    app.go_on.set()
+    await eventually(lambda: name not in {thread.name for thread in threads()})
+
+
+# --- from anywhere -------------------------------------------------------------------------------
+
+
+def from_thread(stop: Callable[[], None]) -> None:
+    thread = threading.Thread(target=stop)
+    thread.start()
+    # It does not wait for the blocked loop.
+    thread.join(TIMEOUT)
+    assert not thread.is_alive()
+
+
+def from_several_threads(stop: Callable[[], None]) -> None:
+    barrier = threading.Barrier(8)
+    with ThreadPoolExecutor(8) as executor:
+        list(executor.map(lambda _: (barrier.wait(TIMEOUT), stop()), range(8)))
+
+
+def from_another_loop(stop: Callable[[], None]) -> None:
+    async def call() -> None:
+        stop()
+
+    from_thread(lambda: asyncio.run(call()))
+
+
+def from_callback(stop: Callable[[], None]) -> None:
+    asyncio.get_running_loop().call_soon(stop)
+
+
+def twice(stop: Callable[[], None]) -> None:
+    stop()
+    stop()
+
+
+@on_each_loop
+@pytest.mark.parametrize("method", ["close", "abort"])
+@pytest.mark.parametrize(
+    "call", [from_thread, from_several_threads, from_another_loop, from_callback, twice]
+)
+async def test_server_may_be_stopped_from_anywhere(
+    start_server: StartServer, method: str, call: Callable[[Callable[[], None]], None]
+) -> None:
+    # So that a loop bears with no other thread.
+    asyncio.get_running_loop().set_debug(True)
+    async with nothing_left():
+        server = await start_server(App())
+        async with await connect(server) as client:
+            assert (await client.request(GET)).status == 200
+            call(getattr(server, method))
+            await closed(server)
+            assert server.was_cut is (method == "abort")
+            assert await client.read_until_eof() == b""
+        # Behind the end, too.
+        call(getattr(server, method))
+        await closed(server)
+
+
+@on_each_loop
+@pytest.mark.parametrize("method", ["close", "abort"])
+async def test_application_may_stop_its_server(start_server: StartServer, method: str) -> None:
+    app = App()
+    async with nothing_left():
+        server = await start_server(app)
+        app.call = getattr(server, method)
+        async with await connect(server) as client:
+            await client.send(GET.replace(b"/", b"/call", 1))
+            assert b"hello" in await client.read_until_eof() or method == "abort"
+        await closed(server)
+
+
+@on_each_loop
+@pytest.mark.parametrize("method", ["close", "abort"])
+async def test_server_may_be_stopped_while_clients_connect(
+    start_server: StartServer, method: str
+) -> None:
+    outcomes: list[str] = []
+
+    async def use(address: tuple[str, int]) -> None:
+        while "refused" not in outcomes:
+            try:
+                async with await connect_to(address) as client:
+                    await client.request(GET)
+                    outcomes.append("answered")
+            except ConnectionRefusedError:
+                outcomes.append("refused")
+            except (Incomplete, ConnectionError):
+                outcomes.append("cut")
+
+    async with nothing_left():
+        server = await start_server(App())
+        address = server.sockets[0].getsockname()
+        async with asyncio.TaskGroup() as group:
+            for _ in range(10):
+                group.create_task(use(address))
+            await eventually(lambda: len(outcomes) > 50)
+            from_several_threads(getattr(server, method))
+        await closed(server)
+
+
+@on_each_loop
+async def test_block_ends_where_a_thread_has_closed_its_server(start_server: StartServer) -> None:
+    async with nothing_left():
+        async with asyncio.timeout(TIMEOUT), await start_server(App()) as server:
+            from_thread(server.close)
+        assert not server.is_serving()
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_server_whose_loop_is_closed_may_be_stopped(loop: str) -> None:
+    async def serve() -> aiowsgi.Server:
+        async with aiowsgi.serve(App(), "127.0.0.1", 0) as server:
+            return server
+
+    factory = __import__(loop).new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        server = runner.run(serve())
+    for stop in (server.close, server.abort):
+        stop()
+        from_thread(stop)
+
+
+# --- as a process --------------------------------------------------------------------------------
+
+APPLICATION = """
+    import socket
+
+    def application(environ, start_response):
+        start_response("200 OK", [("Content-Length", "5")])
+        if environ["PATH_INFO"] == "/wait":
+            wait_for_the_test(int(environ["QUERY_STRING"]))
+        return [b"hello"]
+
+    def wait_for_the_test(port):
+        with socket.create_connection(("127.0.0.1", port)) as gate:
+            gate.recv(1)
+"""
+
+
+@contextlib.contextmanager
+def serving(folder: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
+    """Serve the application in a process of its own."""
+    (folder / "app.py").write_text(dedent(APPLICATION))
+    command = [sys.executable, "-m", "aiowsgi", "app:application", "--bind", "127.0.0.1:0"]
+    with subprocess.Popen(
+        [*command, *options],
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        # Its end is the end of every wait for it.
+        watchdog = threading.Timer(2 * TIMEOUT, process.kill)
+        watchdog.start()
+        try:
+            yield process
+        finally:
+            watchdog.cancel()
+            process.kill()
+
+
+def said(process: subprocess.Popen[str], pattern: str) -> re.Match[str]:
+    """Wait for a line on standard error, and return its match."""
+    assert process.stderr is not None
+    for line in process.stderr:
+        if match := re.search(pattern, line.rstrip("\n")):
+            return match
+    raise AssertionError(f"it ended, and has not said {pattern}")
+
+
+def test_second_signal_ends_a_process_that_drains(tmp_path: Path) -> None:
+    with serving(tmp_path, "--drain-delay", "1h") as process:
+        port = int(said(process, r" Serving .* at http://127\.0\.0\.1:(\d+) ")[1])
+        process.terminate()
+        said(process, r" Stopping on SIGTERM")
+        with socket.create_connection(("127.0.0.1", port), TIMEOUT) as client:
+            client.sendall(GET)
+            data = b""
+            while piece := client.recv(1 << 16):
+                data += piece
+            assert b"\r\nConnection: close\r\n" in data
+        process.terminate()
+        assert process.wait(TIMEOUT) == 128 + signal.SIGTERM
+
+
+def test_process_ends_though_threads_are_stuck_and_says_where(tmp_path: Path) -> None:
+    with (
+        serving(tmp_path, "--timeout-graceful", "50ms") as process,
+        socket.create_server(("127.0.0.1", 0)) as gate,
+        contextlib.ExitStack() as stack,
+    ):
+        port = int(said(process, r" Serving .* at http://127\.0\.0\.1:(\d+) ")[1])
+        gate.settimeout(TIMEOUT)
+        for _ in range(2):
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", port), TIMEOUT))
+            client.sendall(WAIT.replace(b"/wait", b"/wait?%d" % gate.getsockname()[1]))
+            stack.enter_context(gate.accept()[0])
+        process.terminate()
+        names = set()
+        for _ in range(2):
+            names.add(said(process, r" WARNING .* the thread (aiowsgi-\d+-\d+) is left behind")[1])
+            said(process, r'^ +File ".*app\.py", line \d+, in wait_for_the_test$')
+        assert len(names) == 2
+        assert process.wait(TIMEOUT) == 0
