@@ -146,6 +146,11 @@ class Exchange:
         )
 
     @property
+    def open_ended(self) -> bool:
+        """Whether a response has begun that looks complete wherever its connection ends."""
+        return self.first_byte_at > 0 and not self.encoder.self_delimiting
+
+    @property
     def queue_wait(self) -> float:
         """Seconds that a finished request waited for its thread."""
         return self._started_at - self.ready_at

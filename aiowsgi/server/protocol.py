@@ -1,4 +1,4 @@
-"""The asyncio protocol of one connection: everything about it that happens on the loop thread."""
+"""The asyncio protocol of one connection: what is decided there, on the loop thread."""
 
 import asyncio
 import logging
@@ -23,7 +23,7 @@ _log = logging.getLogger("aiowsgi.error")
 
 
 class Protocol(asyncio.Protocol):
-    """Owns a connection: parses, hands requests over, sends responses, keeps the time.
+    """Owns a connection, and decides what happens on it.
 
     The states and what bounds them are in ``states``.
     """
@@ -83,7 +83,7 @@ class Protocol(asyncio.Protocol):
             if self._site.loop.time() < self._linger_until:
                 self._enter(State.CLOSING)
             else:
-                self._transport.abort()
+                reset(self._transport)
             return
         self._receiver.feed(data)
 
@@ -94,8 +94,7 @@ class Protocol(asyncio.Protocol):
             self._transport.close()
             return True
         if self._exchange is not None:
-            # Most clients that end their side are gone. A coroutine that waits for something else
-            # would never find out.
+            # Most clients that end their side are gone, which a coroutine would never find out.
             self._exchange.cancel_calls(self._gone)
         self._receiver.advance()
         return True
@@ -145,7 +144,10 @@ class Protocol(asyncio.Protocol):
     def abort(self, error: ClientDisconnected) -> None:
         """Cut the connection now. ``error`` is what a running application will see."""
         self._gone = error
-        self._transport.abort()
+        if self._exchange is not None and self._exchange.open_ended:
+            reset(self._transport)
+        else:
+            self._transport.abort()
 
     def inspect(self) -> RequestInfo | None:
         """Return what is in flight, if anything."""
@@ -172,7 +174,7 @@ class Protocol(asyncio.Protocol):
         return self._held > 0 or bool(self._exchange and self._exchange.held)
 
     def rate(self) -> float | None:
-        """Return the bytes a second that an awaited client moves; None of any other."""
+        """Return the bytes a second that a client moves, if it is waited for."""
         if self._sender.waiting:
             return self._sender.rate()
         if self._state is not State.HEAD:
@@ -264,11 +266,11 @@ class Protocol(asyncio.Protocol):
         self._dispatch(exchange)
 
     def _is_last(self) -> bool:
-        """Return whether nothing follows on the connection behind the request that is here."""
+        """Return whether the connection ends behind the request that is here."""
         limit = self._site.config.max_keep_alive_requests
         if 0 < limit <= self._requests:
             return True
-        # What a client has sent before it could know of the end is still answered.
+        # What was sent before the client could know of that is still answered.
         return self._site.draining and (self._receiver.receiving or not self._receiver.begun)
 
     def _dispatch(self, exchange: Exchange) -> None:
@@ -361,10 +363,10 @@ class Protocol(asyncio.Protocol):
             self._answer(refusal, exchange)
             return
         self._log_end(exchange)
-        if exchange.encoder.self_delimiting:
-            self._close(linger=False)
-        else:
+        if exchange.open_ended:
             reset(self._transport)
+        else:
+            self._close(linger=False)
 
     def _log_end(self, exchange: Exchange) -> None:
         self._site.log_access(self.client_address[0], exchange, exchange.encoder.status_code)
