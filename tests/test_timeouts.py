@@ -310,6 +310,25 @@ def test_body_that_dribbles_gets_a_408_and_no_thread() -> None:
 # --- QUEUED --------------------------------------------------------------------------------------
 
 
+def test_half_closed_client_gets_its_answer_where_the_queue_is_short() -> None:
+    connection = connection_with(queue_target=2.0)
+    connection.receive(GET)
+    connection.end()
+    connection.loop.advance(1.4)
+    connection.run_job()
+    assert connection.status == 200
+
+
+def test_request_of_a_client_that_ended_its_side_does_not_run_where_the_queue_is_long() -> None:
+    connection = connection_with(queue_target=2.0)
+    connection.receive(GET)
+    connection.end()
+    connection.loop.advance(2.6)
+    assert connection.closed
+    assert connection.pool.jobs[0].cancelled
+    assert connection.sent == b""
+
+
 def test_full_queue_gets_a_503_with_retry_after() -> None:
     connection = connection_with()
     connection.pool.full = True

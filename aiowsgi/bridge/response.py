@@ -13,6 +13,8 @@ from .jobs import SHORT_WAIT, Places
 _FLOOR = 1 << 16
 # No piece is larger, so that the loop thread can take a little at a time.
 _PIECE = 1 << 17
+# Queued pieces are joined up to this size, once there are many.
+_JOINED = 1 << 12
 
 
 class Progress(enum.Enum):
@@ -196,7 +198,7 @@ class ResponseWriter:
                 # Another thread of the application is in the midst of the body.
                 progress = Progress.ABORTED
             if piece:
-                self._pieces.append(piece)
+                self._append(piece)
                 self._size += len(piece)
                 if self._size >= SMALL:
                     self._count()
@@ -211,6 +213,15 @@ class ResponseWriter:
             with self._lock:
                 self._woken = False
             raise
+
+    def _append(self, piece: bytes) -> None:
+        """Put a piece behind the others. The lock is held."""
+        pieces = self._pieces
+        if self._size >= SMALL and len(pieces[-1]) + len(piece) <= _JOINED:
+            # The client is slow: many objects of a few bytes would be most of what is held.
+            pieces[-1] += piece
+        else:
+            pieces.append(piece)
 
     def _count(self) -> None:
         """Have what is queued counted by the budget. The lock is held."""

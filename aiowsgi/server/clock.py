@@ -22,6 +22,7 @@ class Expiry(enum.Enum):
     HEAD = "the request head is not complete"
     BODY = "the request body stays away, or comes too slowly"
     QUEUE = "no thread became free"
+    GONE = "no thread became free, and the client has ended its side meanwhile"
     REQUEST = "the application has not answered"
     WRITE = "the client takes nothing of what it is sent"
     LINGER = "the client does not close a connection that is over"
@@ -126,13 +127,17 @@ class Clock:
         exchange = self._exchange
         assert exchange is not None  # It is what is queued.
         assert exchange.job is not None
-        if exchange.job.started() is not None:
+        config = self._site.config
+        waited = self._site.clock() - exchange.ready_at + _NOW
+        if exchange.job.started() is not None or waited >= config.queue_timeout:
             self._on_expiry(Expiry.QUEUE)
-        elif self._site.clock() - exchange.ready_at + _NOW < self._site.config.queue_timeout:
+        elif self._receiver.eof and waited >= config.queue_target:
+            # It may only have said all it has to say; but most such clients have given up, and
+            # others wait.
+            self._on_expiry(Expiry.GONE)
+        else:
             self._site.relief.threads()
             self._deadline.set(self._site.timeouts[State.QUEUED])
-        else:
-            self._on_expiry(Expiry.QUEUE)
 
     def _look_at_progress(self) -> None:
         if self._request_time_left() <= _NOW:

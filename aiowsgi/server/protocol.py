@@ -53,7 +53,7 @@ class Protocol(asyncio.Protocol):
         self._requests = 0
         # What the budget counts of the bytes that are kept here.
         self._held = 0
-        # Why the request was refused while its application was running already.
+        # Why the request was refused while its application was running.
         self._refusal: Refusal | None = None
         self._gone = ClientDisconnected("the client closed the connection")
         self._linger_until = 0.0
@@ -68,7 +68,7 @@ class Protocol(asyncio.Protocol):
         self._sender = Sender(self._site, self._transport, self._on_file_end)
         self._clock = Clock(self._site, self._receiver, self._sender, self._on_expiry)
         host, port = host_and_port(transport.get_extra_info("sockname"))
-        # A Unix socket has no host, and PEP 3333 wants one.
+        # A Unix socket has no host; PEP 3333 wants one.
         self.server_address = (host or "localhost", port or "80")
         self.client_address = host_and_port(transport.get_extra_info("peername"))
         self._site.connections.add(self)
@@ -137,7 +137,7 @@ class Protocol(asyncio.Protocol):
             self._close(linger=self._state is State.DRAIN)
 
     def drain(self) -> None:
-        """Take no further request behind those that are here."""
+        """Take no request behind those that are here."""
         if self._exchange is not None:
             self._exchange.last = self._is_last()
 
@@ -188,12 +188,10 @@ class Protocol(asyncio.Protocol):
         if self._sender.waiting:
             self._gone = ClientDisconnected("the client was too slow for a busy server")
             reset(self._transport)
-            # The transport says so later; what is held is needed now.
+            # The transport says so later.
             self.connection_lost(None)
         else:
             self.refuse(Refusal(408, "the request comes too slowly for a busy server"))
-
-    # Called by the bridge.
 
     def on_wake(self, exchange: Exchange) -> None:
         """Look after an exchange: its thread has written, or wants to read."""
@@ -259,6 +257,7 @@ class Protocol(asyncio.Protocol):
             return
         receiver.end_body()
         if receiver.body is not None:
+            exchange.last = self._is_last()
             self._clock.arm()
             return
         if receiver.prefetch:
@@ -270,7 +269,7 @@ class Protocol(asyncio.Protocol):
         limit = self._site.config.max_keep_alive_requests
         if 0 < limit <= self._requests:
             return True
-        # What was sent before the client could know of that is still answered.
+        # What was sent before the client could know is still answered.
         return self._site.draining and (self._receiver.receiving or not self._receiver.begun)
 
     def _dispatch(self, exchange: Exchange) -> None:
@@ -299,8 +298,6 @@ class Protocol(asyncio.Protocol):
         self._enter(State.IDLE)
         if (self._receiver.eof or self._site.draining) and not self._receiver.begun:
             self._close(linger=False)
-
-    # Responses.
 
     def _flush(self) -> None:
         """Send what the thread has written, as far as the client takes it."""
@@ -381,9 +378,10 @@ class Protocol(asyncio.Protocol):
             return
         exchange = self._exchange
         if exchange is not None and not exchange.cancel():
-            # The application is running. It learns of it when it reads, and what it answers goes
-            # out; if it gives up, the refusal does.
+            # The application learns of it when it reads, and what it answers goes out; if it gives
+            # up, the refusal does.
             self._refusal = refusal
+            exchange.last = True
             if exchange.body is not None:
                 exchange.body.abort(RequestBodyError(f"the request body is lost: {refusal.reason}"))
             self._enter(State.ACTIVE)
@@ -392,6 +390,7 @@ class Protocol(asyncio.Protocol):
         self._answer(refusal, exchange)
 
     def _answer(self, refusal: Refusal, exchange: Exchange | None) -> None:
+        self._enter(State.CLOSING)
         method = "GET" if exchange is None else exchange.head.method
         _log.debug("Refused a request from %s: %s", self.client_address[0], refusal)
         self._transport.write(
@@ -419,10 +418,8 @@ class Protocol(asyncio.Protocol):
             self._transport.close()
         self._account()
 
-    # Time.
-
     def _enter(self, state: State) -> None:
-        """Change the state: the only place where that happens."""
+        """Change the state: the only place to do so."""
         self._state = state
         self._clock.enter(state, self._exchange)
 
@@ -443,7 +440,7 @@ class Protocol(asyncio.Protocol):
             case Expiry.REQUEST if exchange is not None and exchange.give_up():
                 self._exchange = None
                 self._answer(Refusal(504, "the application took too long"), exchange)
-            case Expiry.WRITE:
+            case Expiry.WRITE | Expiry.GONE:
                 reset(self._transport)
             case Expiry.LINGER:
                 self._transport.abort()

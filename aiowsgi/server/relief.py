@@ -17,6 +17,8 @@ _log = logging.getLogger("aiowsgi.error")
 # Clients that keep a thread waiting are cut below this pace, in bytes a second, while requests wait
 # for threads. Anything that deserves to be called a network is faster.
 _SLOW = 16 << 10
+# By how much that pace rises with each look that finds nobody below it: tenfold in some 3 seconds.
+_GROWTH = 1.25
 # Seconds between two looks at all connections.
 _INTERVAL = 0.25
 # Seconds between two messages that clients were cut.
@@ -40,18 +42,27 @@ class Relief:
     def __init__(self, site: "Site") -> None:
         self._site = site
         self._threads_at = self._memory_at = self._said_at = float("-inf")
+        self._slow = float(_SLOW)
         # Since it was last said.
         self._cut = 0
 
     def threads(self) -> None:
         """Cut clients that keep threads waiting while requests wait for those."""
         pool, now = self._site.pool, self._site.clock()
-        if now - self._threads_at < _INTERVAL or not pool.starved:
+        if now - self._threads_at < _INTERVAL:
+            return
+        if not pool.starved:
+            self._slow = _SLOW
             return
         self._threads_at = now
         slow = [
-            protocol for rate, protocol in self._paces() if rate < _SLOW and protocol.blocks_thread
+            protocol
+            for rate, protocol in self._paces()
+            if rate < self._slow and protocol.blocks_thread
         ]
+        if not slow:
+            # The longer requests wait, the faster a client has to be.
+            self._slow *= _GROWTH
         slow = slow[: pool.waiting]
         for protocol in slow:
             protocol.give_way()

@@ -93,6 +93,8 @@ class FileSender:
         data = os.pread(part.descriptor, min(part.size, _COPIED_PER_PASS), part.offset)
         if data:
             self._transport.write(data)
+            if self._closed:
+                return  # Memory is short, and this client was one of the slowest.
         self._advance(len(data))
         if not self._closed and not self._transport.get_write_buffer_size():
             self._loop.call_soon(self.send)
