@@ -76,6 +76,11 @@ class Parser:
             self._buffer = data
         self._position = 0
 
+    def drop(self) -> None:
+        """Forget the bytes that were not used: nobody asks for another event."""
+        self._buffer = b""
+        self._position = 0
+
     def feed_eof(self) -> None:
         """Take the end of the client's bytes: the connection is half-closed."""
         self._eof = True
@@ -106,8 +111,7 @@ class Parser:
                 raise Refusal(400, "the client ended the connection in the middle of a request")
         except Refusal as refusal:
             self._refusal = refusal
-            self._buffer = b""
-            self._position = 0
+            self.drop()
             raise
         return event
 

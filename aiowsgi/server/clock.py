@@ -152,3 +152,5 @@ class Clock:
             self._on_expiry(Expiry.BODY)
         else:
             self.arm()
+            # Somebody has to look while nothing moves. This client may have to go.
+            self._site.relief.is_memory_short()

@@ -248,6 +248,8 @@ class Protocol(asyncio.Protocol):
             self._dispatch(exchange)
         else:
             self._clock.arm()
+            if receiver.body is not None:
+                self._account()
 
     def on_end(self) -> None:
         """Take the end of the request."""
@@ -279,9 +281,8 @@ class Protocol(asyncio.Protocol):
             exchange.last = self._is_last()
         if exchange.prefetched or exchange.body:
             self._account()
-            if self._site.relief.is_memory_short():
-                self.refuse(overload("the server is short of memory"))
-                return
+            if self._exchange is not exchange:
+                return  # It was refused.
         try:
             exchange.job = self._site.pool.start(exchange.run, wake=False)
         except QueueFull:
@@ -452,9 +453,8 @@ class Protocol(asyncio.Protocol):
         size = self._receiver.held + self._sender.buffered
         if self._exchange is not None:
             size += len(self._exchange.prefetched)
-        if not size and not self._held:
-            return
-        self._held = self._site.budget.hold(self._held, size)
-        short = self._held and self._site.relief.is_memory_short()
-        if short and self._state in (State.HEAD, State.BODY):
+        if size or self._held:
+            self._held = self._site.budget.hold(self._held, size)
+        arriving = State.HEAD <= self._state <= State.QUEUED
+        if arriving and self.holds_memory and self._site.relief.is_memory_short():
             self.refuse(overload("the server is short of memory"))

@@ -232,6 +232,7 @@ class Receiver:
     def stop(self) -> None:
         """Parse nothing any more."""
         self.forget_body()
+        self._parser.drop()
         self.receiving = False
 
     # The client's pace.

@@ -2,6 +2,7 @@
 
 import array
 import asyncio
+import contextlib
 import socket
 import struct
 
@@ -24,7 +25,8 @@ def reset(transport: asyncio.Transport) -> None:
     sock: socket.socket | None = transport.get_extra_info("socket")
     if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
         # Closing with a linger time of zero sends RST instead of FIN.
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        with contextlib.suppress(OSError):  # Some systems refuse where the client is gone already.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     transport.abort()
 
 
