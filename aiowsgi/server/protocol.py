@@ -297,7 +297,7 @@ class Protocol(asyncio.Protocol):
     def _next_request(self) -> None:
         self._receiver.next_request()
         self._enter(State.IDLE)
-        if (self._receiver.eof or self._site.draining) and not self._receiver.begun:
+        if self._receiver.eof and not self._receiver.begun:
             self._close(linger=False)
 
     def _flush(self) -> None:
