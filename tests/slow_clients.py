@@ -38,7 +38,7 @@ AT_ONCE = 2.0
 # Where more threads wait for clients than there are spare ones, a client is cut for each request
 # that waits for a thread, once it has been slow for a second. The server looks once a second. The
 # rest is for a busy machine.
-FREED_WITHIN = 4.0
+FREED_WITHIN = 8.0
 # What the server says of that.
 CUT = r"WARNING (Cut \d+ slow clients: the server is short of (threads|memory)|Requests waited)"
 # Descriptors for the largest crowd, at either end.
