@@ -238,6 +238,7 @@ class FakePool:
         self.away = 0
         self.lost = 0
         self.starved = False
+        self.crowded = False
 
     @property
     def waiting(self) -> int:

@@ -1139,14 +1139,15 @@ class TestTelling:
         _, second = watched.start()
         (thread,) = watched.pool.living_threads()
         assert thread.ident is not None
-        since = Started(thread.name, thread.ident, 1000.0)
+        assert thread.native_id is not None
+        since = Started(thread.name, thread.ident, 1000.0, thread.native_id)
         assert first.started() == since
         assert second.started() is None
         clock.now += 5
         assert first.started() == since
         running.end()
         watched.jobs[1].wait_started()
-        assert second.started() == Started(thread.name, thread.ident, 1005.0)
+        assert second.started() == since._replace(at=1005.0)
         # It is still of interest when it has ended.
         assert first.started() == since
 

@@ -62,6 +62,11 @@ class ForeignPool:
         with self._lock:
             return bool(self._waiting) and self._away > 0
 
+    @property
+    def crowded(self) -> bool:
+        """Whether several jobs compute: not looked after, for the threads are the executor's."""
+        return False
+
     def leave(self) -> None:
         """Count the calling thread as one that waits for a client."""
         with self._lock:

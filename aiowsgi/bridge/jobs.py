@@ -15,6 +15,8 @@ class Started(NamedTuple):
     ident: int
     # When it began, by ``time.monotonic``.
     at: float
+    # Of the thread, as the system counts them.
+    native_id: int = 0
 
 
 class Job(Protocol):
@@ -61,6 +63,10 @@ class JobQueue(Places, Protocol):
     @property
     def starved(self) -> bool:
         """Whether jobs wait because of threads that wait for clients."""
+
+    @property
+    def crowded(self) -> bool:
+        """Whether several jobs compute, so that threads wait for the interpreter. See ``turns``."""
 
     def start(self, run: Callable[[], None], *, wake: bool) -> Job:
         """Queue ``run``, which raises nothing. Raises QueueFull.

@@ -12,6 +12,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from ..errors import QueueFull
 from .jobs import Job, Started
+from .turns import Crowd, be_patient
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -117,6 +118,7 @@ class ThreadPool(Executor):
         self._lost = 0
         # One for each idle thread, which waits until it is released.
         self._idle: list[threading.Lock] = []
+        self._crowd = Crowd()
         # Whether a thread was woken, or started, that has not looked into the queue yet.
         self._waking = False
         self._closed = False
@@ -145,10 +147,16 @@ class ThreadPool(Executor):
         with self._lock:
             return bool(self._jobs) and self._away > self._spare_threads
 
+    @property
+    def crowded(self) -> bool:
+        """Whether several jobs compute, as far as is known. See ``turns``."""
+        with self._lock:
+            return self._crowd.computing
+
     def running(self) -> list[Started]:
         """Return the threads that run jobs."""
         with self._lock:
-            return [job.taken for job in self._running if job.taken is not None]
+            return self._started_jobs()
 
     def start(self, run: Callable[[], None], *, wake: bool = True) -> Job:
         """Queue ``run``, which raises nothing: the lean way in.
@@ -167,6 +175,9 @@ class ThreadPool(Executor):
         """
         with self._lock:
             self._wake_one()
+            now = time.monotonic()
+            if self._crowd.is_due(now):
+                self._crowd.look(self._started_jobs(), now)
 
     def leave(self) -> None:
         """Stop counting the calling thread, one of the pool's. See ``Places``."""
@@ -247,6 +258,10 @@ class ThreadPool(Executor):
         """Return the threads that were started and have not ended."""
         with self._lock:
             return [thread for thread in self._threads if thread.is_alive()]
+
+    def _started_jobs(self) -> list[Started]:
+        """Return the threads that run jobs. The lock is held."""
+        return [job.taken for job in self._running if job.taken is not None]
 
     def _room(self) -> int:
         """Return how many more jobs may run. The lock is held."""
@@ -335,7 +350,7 @@ class ThreadPool(Executor):
         # already, and their clients may have given up; the newest can still be served in time.
         late = now - self._jobs[0].queued_at > self._queue_target
         job = self._jobs.pop() if late else self._jobs.popleft()
-        job.taken = Started(thread.name, thread.ident or 0, now)
+        job.taken = Started(thread.name, thread.ident or 0, now, thread.native_id or 0)
         job.running = True
         self._running.add(job)
         self._wake_one()
@@ -353,6 +368,8 @@ class ThreadPool(Executor):
         # Released to wake this thread: by whoever queues a job, by another thread, or by `stop`.
         turn = threading.Lock()
         turn.acquire()
+        # Threads begin as patient as the one that starts them.
+        be_patient(patient := False)
         job: _Job | None = None
         woken = True
         while True:
@@ -369,7 +386,11 @@ class ThreadPool(Executor):
                         on_stopped = self._on_stopped if over else []
                         break
                     self._idle.append(turn)
+                crowded = self._crowd.computing
             woken = job is None
+            if patient is not (crowded and woken):
+                # A thread with a job has its turns like all others, for it may compute as well.
+                be_patient(patient := not patient)
             if job is None:
                 turn.acquire()
                 continue

@@ -26,10 +26,6 @@ _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _INSPECT_SIGNALS = [
     getattr(signal, name) for name in ("SIGURG", "SIGINFO") if hasattr(signal, name)
 ]
-# Seconds after which a thread that computes lets another one have the interpreter. With CPython's
-# own 5 ms, a trivial request waits for each of the busy threads that long, several times; below
-# this, switching takes as much time as it saves.
-_SWITCH_INTERVAL = 0.0005
 # Of glibc's malloc.h.
 _M_ARENA_MAX = -8
 # After a second signal, connections that were cut get this many seconds to be gone.
@@ -75,13 +71,8 @@ def serve_until_signal(
     loop_name, loop_factory = _loop_factory(config.loop)
     logs.configure(config.log_level)
     _limit_heaps()
-    switch_interval = sys.getswitchinterval()
-    sys.setswitchinterval(_SWITCH_INTERVAL)
-    try:
-        with asyncio.Runner(loop_factory=loop_factory) as runner:
-            return runner.run(_serve(app, config, name, loop_name, on_cut))
-    finally:
-        sys.setswitchinterval(switch_interval)
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        return runner.run(_serve(app, config, name, loop_name, on_cut))
 
 
 def _limit_heaps() -> None:

@@ -158,7 +158,7 @@ class Server:
             RequestInfo(
                 phase="finishing", age=now - at, client="", thread=thread, stack=stack_of(ident)
             )
-            for thread, ident, at in site.pool.running()
+            for thread, ident, at, _ in site.pool.running()
             if thread not in known
         ]
         requests.sort(key=lambda request: -request.age)
@@ -326,11 +326,12 @@ class Server:
             # is left to release them.
             for exchange in set(self._site.calls.values()):
                 exchange.cancel_calls(ServerStopped("the server stopped"))
+        self._site.lose_patience()
         if await self._until(lambda: stopped, _ABORT_TIMEOUT):
             pool.join()  # Each thread has said that it is about to end.
         else:
             self.was_cut = True
-            for thread, ident, _ in pool.running():
+            for thread, ident, _, _ in pool.running():
                 _log.warning(
                     "The application does not return; the thread %s is left behind at:\n%s",
                     thread,

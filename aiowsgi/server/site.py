@@ -1,6 +1,7 @@
 """What all connections of one server share."""
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import os
@@ -14,6 +15,7 @@ from wsgiref.types import WSGIApplication
 from ..bridge.budget import Budget
 from ..bridge.jobs import JobQueue
 from ..bridge.mailbox import Mailbox
+from ..bridge.turns import be_patient
 from ..config import Config
 from ..http.request import Limits
 from ..observe import access
@@ -26,6 +28,11 @@ if TYPE_CHECKING:
     from .protocol import Protocol
 
 _log = logging.getLogger("aiowsgi.error")
+
+# A request for which none came before in this time, in seconds, is probably alone.
+_ALONE = 0.001
+# Seconds between two looks whether the loop thread has to be patient any longer.
+_PATIENCE_LOOK = 0.1
 
 
 @dataclass(slots=True, kw_only=True)
@@ -61,8 +68,11 @@ class Site:
     # Makes the ids of requests unique among processes and restarts.
     id_prefix: str = field(default_factory=lambda: os.urandom(4).hex())
     request_numbers: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
-    # Whether the pool will be woken in this pass of the loop.
+    # Whether the pool will be woken in this pass of the loop, and when it was last asked for that.
     _waking: bool = False
+    _asked_at: float = 0.0
+    # Runs while the loop thread is patient. See ``bridge.turns``.
+    _patience: asyncio.TimerHandle | None = None
     relief: Relief = field(init=False)
     waits: Waits = field(init=False)
 
@@ -87,9 +97,16 @@ class Site:
     def wake_pool_soon(self) -> None:
         """Wake the pool once for all requests that were queued in this pass of the loop.
 
-        A thread that is woken earlier takes the interpreter from the loop between two reads.
+        A thread that is woken earlier takes the interpreter from the loop between two reads. But
+        where nothing is read behind a request, to wait for the next pass is to ask for the
+        interpreter once more.
         """
-        if not self._waking:
+        if self._waking:
+            return
+        before, self._asked_at = self._asked_at, self.clock()
+        if self._asked_at - before > _ALONE and not self.pool.starved:
+            self._wake_pool()
+        else:
             self._waking = True
             self.loop.call_soon(self._wake_pool)
 
@@ -100,5 +117,24 @@ class Site:
         except RuntimeError as error:
             # Requests stay in the queue; the next one tries again, and the clock runs for each.
             _log.error("Cannot run the application: %s", error)
+        if self._patience is None and self.pool.crowded:
+            be_patient(True)
+            self._look_at_crowd()
         # What has just been queued may have to wait for slow clients to go.
         self.relief.threads()
+
+    def _look_at_crowd(self) -> None:
+        """Be patient for as long as jobs compute, and no longer: timers are late meanwhile."""
+        with contextlib.suppress(RuntimeError):
+            self.pool.wake()
+        if self.pool.crowded:
+            self._patience = self.loop.call_later(_PATIENCE_LOOK, self._look_at_crowd)
+        else:
+            self.lose_patience()
+
+    def lose_patience(self) -> None:
+        """Have the loop thread woken in time again."""
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+            be_patient(False)

@@ -1,0 +1,84 @@
+"""Whose turn it is to compute: threads that keep their place in the queue for the interpreter.
+
+A thread that wants the interpreter while another one computes waits for a switch interval (see
+``sys.setswitchinterval``), asks for it, and goes on waiting at the end of the queue. Threads that
+compute for long change places with each other that way, and each has its share. A thread with
+little to do, such as the loop thread with a request, loses its place over and over, and waits for
+all of them several times. One that is patient, which means that it may be woken late, asks less
+often, and has its turn as soon as those who came before it have had theirs.
+
+Somebody has to ask, though: patience is for times in which several jobs compute. And it is about
+CPython's lock and Linux' timers (prctl(2), PR_SET_TIMERSLACK); elsewhere nobody is patient.
+"""
+
+import ctypes
+import sys
+import time
+from collections.abc import Iterable
+
+from .jobs import Started
+
+_PR_SET_TIMERSLACK, _PR_GET_TIMERSLACK = 29, 30
+# How late a patient thread may be woken, in nanoseconds: several switch intervals.
+_PATIENCE = 20_000_000
+# Seconds between two looks at the threads.
+_INTERVAL = 0.05
+# A thread computes if it has had this share of the time. Many at once have little each.
+_SHARE = 0.03
+
+
+def _prctl(option: int, value: int) -> int:
+    """Call prctl(2) for the calling thread, without letting go of the interpreter."""
+    return int(ctypes.PyDLL(None).prctl(option, ctypes.c_ulong(value), 0, 0, 0))
+
+
+def _usual_slack() -> int:
+    """Return the timer slack of the calling thread in nanoseconds; 0 where patience is no use."""
+    has_lock = getattr(sys, "_is_gil_enabled", lambda: True)()
+    if sys.platform != "linux" or sys.implementation.name != "cpython" or not has_lock:
+        return 0
+    return max(0, _prctl(_PR_GET_TIMERSLACK, 0))
+
+
+_USUAL = _usual_slack()
+
+
+def be_patient(patient: bool) -> None:
+    """Make the calling thread patient, or as it was before."""
+    if _USUAL:
+        _prctl(_PR_SET_TIMERSLACK, _PATIENCE if patient else _USUAL)
+
+
+def _cpu_time(native_id: int) -> float:
+    """Return the seconds that a thread has computed for; 0 if it has ended."""
+    try:
+        # Linux makes the number of a thread's clock from that of the thread.
+        return time.clock_gettime((~native_id << 3) | 6)
+    except OSError:
+        return 0.0
+
+
+class Crowd:
+    """Finds out whether several jobs compute. Not thread-safe: its owner has a lock."""
+
+    def __init__(self) -> None:
+        self._looked_at = 0.0
+        # What each thread had computed by then, by the moment at which its job began.
+        self._before: dict[Started, float] = {}
+        self.computing = False
+
+    def is_due(self, now: float) -> bool:
+        """Return whether it is time for a look. ``now`` by ``time.monotonic``."""
+        return _USUAL > 0 and now - self._looked_at >= _INTERVAL
+
+    def look(self, running: Iterable[Started], now: float) -> None:
+        """Look at the threads that run jobs."""
+        passed = now - self._looked_at
+        self._looked_at = now
+        before, self._before = self._before, {}
+        computing = 0
+        for started in running:
+            self._before[started] = cpu_time = _cpu_time(started.native_id)
+            if cpu_time - before.get(started, cpu_time) > _SHARE * passed:
+                computing += 1
+        self.computing = computing > 1
