@@ -1,4 +1,6 @@
-"""The response on its way from a pool thread to the loop thread: a queue bounded in bytes."""
+"""The response on its way from a pool thread: to the client at once, or through a queue bounded in
+bytes to the loop thread, which sends what the client has to be waited for.
+"""
 
 import enum
 import threading
@@ -44,13 +46,18 @@ def _nobody_to_wake() -> None:
 class ResponseWriter:
     """A bounded queue of bytes: one pool thread writes, the loop thread takes.
 
+    While nothing is queued and the loop thread has nothing left to send, what is written need not
+    wait for the loop thread. See ``allow_direct``.
+
     Arguments: ``wake()`` makes the loop thread call ``take`` soon, and is called on the pool
     thread; ``high_water`` in bytes, beyond which a write waits; ``budget`` counts what is
     buffered for all clients; ``places``, where a thread that has to wait leaves its place.
     """
 
     __slots__ = (
+        "_begun",
         "_budget",
+        "_direct",
         "_error",
         "_held",
         "_high_water",
@@ -60,6 +67,7 @@ class ResponseWriter:
         "_places",
         "_progress",
         "_room",
+        "_send",
         "_size",
         "_tail",
         "_waiting",
@@ -87,6 +95,11 @@ class ResponseWriter:
         self._tail: Tail | None = None
         self._error: ClientDisconnected | None = None
         self._woken = False
+        # Whether bytes of the response have left for the client, or for the loop thread.
+        self._begun = False
+        # How the pool thread sends by itself, and whether it may: everything before is sent.
+        self._send: Callable[[list[bytes]], int] | None = None
+        self._direct = False
         self._waiting = 0  # Threads that wait for room: one, unless the application has its own.
 
     @property
@@ -107,11 +120,31 @@ class ResponseWriter:
         with self._lock:
             return self._progress
 
+    def allow_direct(self, send: Callable[[list[bytes]], int]) -> None:
+        """Let the pool thread send while nothing waits to be sent.
+
+        ``send(pieces)`` gives bytes to the kernel and returns how many it took; it does not block
+        and raises nothing. It is called on the pool thread under the writer's lock, and never
+        behind ``disconnect``. Called on the loop thread before the job is queued.
+        """
+        self._send = send
+        self._direct = True
+
+    def resume_direct(self) -> None:
+        """Let the pool thread send again, unless more is queued. Called on the loop thread.
+
+        What was taken is sent.
+        """
+        with self._lock:
+            self._direct = self._send is not None and not self._pieces
+
     def write(self, pieces: list[bytes]) -> None:
-        """Queue pieces. Called on a pool thread; blocks above high water.
+        """Send or queue pieces. Called on a pool thread; blocks above high water.
 
         Raises ClientDisconnected when nobody is left to send to.
         """
+        if self._direct and not (pieces := self._send_directly(pieces)):
+            return
         largest = self._largest
         for piece in pieces:
             if len(piece) <= largest:
@@ -127,14 +160,18 @@ class ResponseWriter:
             if self._error is not None:
                 raise self._error.anew()
 
-    def finish(self, pieces: list[bytes], tail: Tail | None = None) -> None:
-        """Queue the last pieces; the response is complete. Called on a pool thread; may block.
+    def finish(self, pieces: list[bytes], tail: Tail | None = None, *, queue: bool = False) -> None:
+        """Send or queue the last pieces; the response is complete. Called on a pool thread.
 
-        ``tail`` belongs to the writer from here on. Raises ClientDisconnected.
+        May block. ``tail`` belongs to the writer from here on. With ``queue`` nothing is sent here:
+        the loop thread has many responses to send, and does so at one go. Raises
+        ClientDisconnected.
         """
         if tail is not None:
             with self._lock:
                 self._tail = tail
+        elif pieces and self._direct and not queue:
+            pieces = self._send_directly(pieces)
         try:
             last = pieces.pop() if pieces and len(pieces[-1]) <= self._largest else b""
             if pieces:
@@ -157,6 +194,24 @@ class ResponseWriter:
                 return
             self._woken = True
         self._wake()
+
+    def _send_directly(self, pieces: list[bytes]) -> list[bytes]:
+        """Give pieces to the kernel, as far as that takes them; return what is left."""
+        with self._lock:
+            if not self._direct or self._pieces or self._send is None:
+                return pieces
+            if self._progress is not Progress.OPEN:
+                return pieces
+            self._begun = True
+            sent = self._send(pieces)
+            left: list[bytes] = []
+            for piece in pieces:
+                if sent < len(piece):
+                    left.append(piece[sent:] if sent else piece)
+                sent = max(0, sent - len(piece))
+            # The client has to be waited for: that is the loop thread's part.
+            self._direct = not left
+            return left
 
     def _has_room(self, more: int) -> bool:
         """Return whether ``more`` bytes can be queued. The lock is held."""
@@ -235,6 +290,9 @@ class ResponseWriter:
         """
         with self._lock:
             pieces, self._pieces = self._pieces, []
+            if pieces:
+                self._begun = True
+                self._direct = False
             if self._size > limit:
                 taken = number = 0
                 while taken < limit:
@@ -252,14 +310,32 @@ class ResponseWriter:
                 return pieces, Progress.LEFT
             self._woken = False
             if self._progress is not Progress.OPEN:
-                self._wake = _nobody_to_wake
+                self._let_go()
             return pieces, self._progress
+
+    def _let_go(self) -> None:
+        """Forget who is woken and who sends. The lock is held."""
+        self._wake = _nobody_to_wake
+        self._send = None
+        self._direct = False
 
     def take_tail(self) -> Tail | None:
         """Return the tail, which belongs to the caller from here on. Called on any thread."""
         with self._lock:
             tail, self._tail = self._tail, None
             return tail
+
+    def withdraw(self, error: ClientDisconnected) -> bool:
+        """Take no response any more, unless it has begun. Return whether it has not.
+
+        Called on the loop thread, which sends another one then, and disconnects.
+        """
+        with self._lock:
+            if self._begun or self._pieces or self._progress is not Progress.OPEN:
+                return False
+            self._error = error
+            self._direct = False
+            return True
 
     def disconnect(self, error: ClientDisconnected) -> None:
         """Drop what is queued and release the pool thread with ``error``.
@@ -268,7 +344,7 @@ class ResponseWriter:
         """
         with self._lock:
             self._error = self._error or error
-            self._wake = _nobody_to_wake
+            self._let_go()
             self._pieces = []
             self._size = 0
             self._count()

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from .deadline import Deadline
 from .exchange import Exchange
+from .pace import FIRST_MOMENTS
 from .receiver import Receiver
 from .sender import Sender
 from .site import Site
@@ -89,6 +90,14 @@ class Clock:
             left = self._receiver.time_left()
         left = min(left, self._request_time_left())
         self._deadline.set(None if left == math.inf else max(left, 0.0))
+
+    def rate(self) -> float | None:
+        """Return the bytes a second that the client moves, if it is waited for."""
+        if self._sender.waiting:
+            return self._sender.rate()
+        if self._state is not State.HEAD:
+            return self._receiver.rate()
+        return self._receiver.buffered / self.age if self.age >= FIRST_MOMENTS else None
 
     def stop(self) -> None:
         """Let go of everything, also of the owner: the connection is gone."""

@@ -24,6 +24,7 @@ from ..wsgi.headers import Fields
 from ..wsgi.input import streamed_input
 from ..wsgi.task import Task
 from .site import Site
+from .sockets import send_now
 
 if TYPE_CHECKING:
     from .protocol import Protocol
@@ -56,6 +57,7 @@ class Exchange:
 
     __slots__ = (
         "_calls",
+        "_descriptor",
         "_ended",
         "_gone",
         "_head_bytes",
@@ -84,13 +86,14 @@ class Exchange:
         self._gone: ClientDisconnected | None = None
         self._head_bytes = b""
         self._ended = False
+        self._descriptor = -1
         self.protocol = protocol
         self.head = head
         # When it got where, by the site's clock; 0 where it did not. See ``Times``.
         self.head_at = site.clock()
         self.ready_at = 0.0
         self._started_at = 0.0
-        # When the first byte of the response was handed to the transport.
+        # When the first byte of the response was handed to the transport, or to the kernel.
         self.first_byte_at = 0.0
         # The whole body, unless it is streamed through ``body``.
         self.prefetched = b""
@@ -195,10 +198,12 @@ class Exchange:
         return self.writer.held + (0 if self.body is None else self.body.held)
 
     def give_up(self) -> bool:
-        """Do without the thread, which takes too long. Return False if it has ended after all."""
+        """Do without the thread, which takes too long. Return False if it answers after all."""
         started = None if self.job is None else self.job.started()
-        if started is None or self.job is None or not self.job.write_off():
+        gone = RequestTimeout("the application took longer than timeout_request")
+        if started is None or self.job is None or not self.writer.withdraw(gone):
             return False
+        self.job.write_off()
         _log.error(
             "%s took longer than %g s and was answered with a 504; its thread %s is at:\n%s",
             self.describe(),
@@ -212,7 +217,7 @@ class Exchange:
                 "replaced: start the process anew",
                 self._site.pool.lost,
             )
-        self.disconnect(RequestTimeout("the application took longer than timeout_request"))
+        self.disconnect(gone)
         return True
 
     def cancel(self) -> bool:
@@ -234,6 +239,11 @@ class Exchange:
             initial=initial,
         )
         return self.body
+
+    def allow_direct(self, descriptor: int) -> None:
+        """Let the thread send to ``descriptor`` itself. Everything before this is sent."""
+        self._descriptor = descriptor
+        self.writer.allow_direct(self._send_now)
 
     def disconnect(self, error: ClientDisconnected) -> None:
         """Release the thread from whatever it waits for; ``error`` is what it will see."""
@@ -348,6 +358,11 @@ class Exchange:
     def _wake(self) -> None:
         self._site.mailbox.post(self)
 
+    def _send_now(self, pieces: list[bytes]) -> int:
+        if not self.first_byte_at:
+            self.first_byte_at = self._site.clock()
+        return send_now(self._descriptor, pieces)
+
     def start(self, status: str, fields: Fields, length: int | None) -> None:
         """Take the head. See ``Responder``."""
         if self.head.expect_continue and self.body is not None and not self.body.awaited:
@@ -392,7 +407,8 @@ class Exchange:
             self._check_length()
         if not self._ended:
             self._ended = True
-            self.writer.finish(join(pieces, len(data)))
+            # Where other requests wait, the loop thread sends many responses at one go.
+            self.writer.finish(join(pieces, len(data)), queue=self._site.pool.waiting > 0)
 
     def finish_with(self, part: FilePart) -> None:
         """Take a file as the whole body. See ``Responder``."""

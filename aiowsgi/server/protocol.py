@@ -11,25 +11,22 @@ from ..http.response import CONTINUE, refusal_response
 from ..observe.inspection import RequestInfo
 from .clock import Clock, Expiry
 from .exchange import Exchange
-from .pace import FIRST_MOMENTS
 from .receiver import Receiver
 from .relief import overload
 from .sender import Sender
 from .site import Site
-from .sockets import half_close, host_and_port, reset
+from .sockets import descriptor, half_close, host_and_port, reset
 from .states import LINGER_TOTAL, State
 
 _log = logging.getLogger("aiowsgi.error")
 
 
 class Protocol(asyncio.Protocol):
-    """Owns a connection, and decides what happens on it.
-
-    The states and what bounds them are in ``states``.
-    """
+    """Owns a connection, and decides what happens on it. For the states see ``states``."""
 
     __slots__ = (
         "_clock",
+        "_descriptor",
         "_exchange",
         "_gone",
         "_held",
@@ -64,6 +61,7 @@ class Protocol(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the connection over."""
         self._transport = cast(asyncio.Transport, transport)
+        self._descriptor = descriptor(self._transport)
         self._receiver = Receiver(self._site, self._transport, self)
         self._sender = Sender(self._site, self._transport, self._on_file_end)
         self._clock = Clock(self._site, self._receiver, self._sender, self._on_expiry)
@@ -85,6 +83,8 @@ class Protocol(asyncio.Protocol):
             else:
                 reset(self._transport)
             return
+        if self._exchange is not None and not self._receiver.receiving:
+            self._flush()  # The thread may have sent it all.
         self._receiver.feed(data)
 
     def eof_received(self) -> bool:
@@ -174,14 +174,8 @@ class Protocol(asyncio.Protocol):
         return self._held > 0 or bool(self._exchange and self._exchange.held)
 
     def rate(self) -> float | None:
-        """Return the bytes a second that a client moves, if it is waited for."""
-        if self._sender.waiting:
-            return self._sender.rate()
-        if self._state is not State.HEAD:
-            return self._receiver.rate()
-        return (
-            self._receiver.buffered / self._clock.age if self._clock.age >= FIRST_MOMENTS else None
-        )
+        """Return the client's pace. See ``Clock.rate``."""
+        return self._clock.rate()
 
     def give_way(self) -> None:
         """Free what is held for a client that is too slow for a busy server."""
@@ -283,6 +277,8 @@ class Protocol(asyncio.Protocol):
             self._account()
             if self._exchange is not exchange:
                 return  # It was refused.
+        if self._descriptor >= 0 and not self._receiver.continue_due:
+            exchange.allow_direct(self._descriptor)
         try:
             exchange.job = self._site.pool.start(exchange.run, wake=False)
         except QueueFull:

@@ -73,6 +73,8 @@ class Sender:
             self._transport.write(pieces[0] if len(pieces) == 1 else b"".join(pieces))
         if self.waiting:
             return Progress.OPEN
+        if progress is Progress.OPEN:
+            exchange.writer.resume_direct()
         if progress is Progress.FINISHED and exchange.file is not None:
             tail = exchange.writer.take_tail()
             if tail is not None:

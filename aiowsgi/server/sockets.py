@@ -1,8 +1,10 @@
-"""The sockets of connections: their names, and their abrupt end."""
+"""The sockets of connections: their names, what is sent without the loop, and their abrupt end."""
 
 import array
 import asyncio
 import contextlib
+import ctypes
+import os
 import socket
 import struct
 
@@ -18,6 +20,35 @@ def host_and_port(name: object) -> tuple[str, str]:
     if isinstance(name, tuple):
         return str(name[0]), str(name[1])
     return "", ""
+
+
+# write(2) without letting go of the interpreter. A few bytes are out before it could be had again,
+# and where other threads compute, that takes many milliseconds.
+_write = ctypes.PyDLL(None).write
+_write.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t]
+_write.restype = ctypes.c_ssize_t
+_FEW_BYTES = 1 << 14
+
+
+def descriptor(transport: asyncio.Transport) -> int:
+    """Return the descriptor of a connection whose bytes are sent as they are; -1 without one."""
+    sock: socket.socket | None = transport.get_extra_info("socket")
+    if sock is None or transport.get_extra_info("sslcontext") is not None:
+        return -1
+    return sock.fileno()
+
+
+def send_now(descriptor: int, pieces: list[bytes]) -> int:
+    """Give pieces to the kernel, without waiting; return how many bytes it took.
+
+    Called on any thread. Errors show when the loop thread sends what is left.
+    """
+    if len(pieces) == 1 and len(pieces[0]) <= _FEW_BYTES:
+        return max(0, int(_write(descriptor, pieces[0], len(pieces[0]))))
+    try:
+        return os.writev(descriptor, pieces)
+    except OSError:
+        return 0
 
 
 def reset(transport: asyncio.Transport) -> None:

@@ -1,0 +1,311 @@
+"""What a pool thread sends itself: everything in its order, and nothing where it must not."""
+
+import asyncio
+import random
+import socket
+import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from wsgiref.types import StartResponse, WSGIEnvironment
+
+import pytest
+from conftest import StartServer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from raw_client import connect, eventually, on_each_loop
+
+from aiowsgi.bridge.budget import Budget
+from aiowsgi.bridge.response import Progress, ResponseWriter
+from aiowsgi.errors import ApplicationError, ClientDisconnected, RequestTimeout
+from aiowsgi.server.sockets import _FEW_BYTES, send_now
+
+# Fail-safe, in seconds.
+TIMEOUT = 20.0
+ALL = 1 << 30
+GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
+
+
+class NoPlaces:
+    def leave(self) -> None: ...
+
+    def rejoin(self) -> None: ...
+
+
+class Kernel:
+    """Takes what there is room for."""
+
+    def __init__(self, room: int = ALL) -> None:
+        self.room = room
+        self.taken = bytearray()
+
+    def send(self, pieces: list[bytes]) -> int:
+        data = b"".join(pieces)[: self.room]
+        self.room -= len(data)
+        self.taken += data
+        return len(data)
+
+
+class Wakes:
+    def __init__(self) -> None:
+        self.number = 0
+
+    def __call__(self) -> None:
+        self.number += 1
+
+
+@pytest.fixture
+def wakes() -> Wakes:
+    return Wakes()
+
+
+def direct_writer(wakes: Wakes, kernel: Kernel) -> ResponseWriter:
+    writer = ResponseWriter(wakes, high_water=1 << 20, budget=Budget(ALL), places=NoPlaces())
+    writer.allow_direct(kernel.send)
+    return writer
+
+
+# --- the writer, in memory -----------------------------------------------------------------------
+
+
+def test_pieces_go_out_without_the_loop_thread(wakes: Wakes) -> None:
+    kernel = Kernel()
+    writer = direct_writer(wakes, kernel)
+    writer.write([b"a", b"b"])
+    writer.write([b"c"])
+    assert (bytes(kernel.taken), wakes.number) == (b"abc", 0)
+    writer.finish([b"d"])
+    # Somebody has to go on with the connection.
+    assert (bytes(kernel.taken), wakes.number) == (b"abcd", 1)
+    assert writer.take(ALL) == ([], Progress.FINISHED)
+
+
+@pytest.mark.parametrize("room", [0, 1, 2, 3])
+def test_what_the_kernel_does_not_take_is_queued(wakes: Wakes, room: int) -> None:
+    kernel = Kernel(room)
+    writer = direct_writer(wakes, kernel)
+    writer.write([b"ab", b"cd"])
+    kernel.room = ALL
+    writer.write([b"ef"])
+    assert wakes.number == 1
+    pieces, progress = writer.take(ALL)
+    assert (bytes(kernel.taken) + b"".join(pieces), progress) == (b"abcdef", Progress.OPEN)
+    assert len(kernel.taken) == room
+
+
+def test_nothing_overtakes_what_the_loop_thread_has_taken(wakes: Wakes) -> None:
+    kernel = Kernel(0)
+    writer = direct_writer(wakes, kernel)
+    writer.write([b"a"])
+    kernel.room = ALL
+    assert writer.take(ALL) == ([b"a"], Progress.OPEN)
+    writer.write([b"b"])
+    assert not kernel.taken
+    # That was sent; but there is more by now.
+    writer.resume_direct()
+    writer.write([b"c"])
+    assert not kernel.taken
+    assert writer.take(ALL) == ([b"b", b"c"], Progress.OPEN)
+    writer.resume_direct()
+    writer.write([b"d"])
+    assert bytes(kernel.taken) == b"d"
+
+
+def test_loop_thread_that_comes_between_a_part_and_its_rest_changes_nothing(wakes: Wakes) -> None:
+    kernel = Kernel(1)
+    writer = direct_writer(wakes, kernel)
+    rest = writer._send_directly([b"ab"])
+    assert writer.take(ALL) == ([], Progress.OPEN)
+    writer.resume_direct()
+    kernel.room = ALL
+    writer._put(rest[0], Progress.OPEN)
+    writer.write([b"c"])
+    assert bytes(kernel.taken) == b"a"
+    assert writer.take(ALL)[0] == [b"b", b"c"]
+
+
+def test_response_is_queued_where_many_are_sent_at_one_go(wakes: Wakes) -> None:
+    kernel = Kernel()
+    writer = direct_writer(wakes, kernel)
+    writer.finish([b"a"], queue=True)
+    assert not kernel.taken
+    assert writer.take(ALL) == ([b"a"], Progress.FINISHED)
+
+
+def test_nothing_is_sent_behind_the_end(wakes: Wakes) -> None:
+    kernel = Kernel()
+    writer = direct_writer(wakes, kernel)
+    writer.finish([b"a"])
+    with pytest.raises(ApplicationError):
+        writer.write([b"b"])
+    writer.take(ALL)
+    with pytest.raises(ApplicationError):
+        writer.write([b"b"])
+    assert bytes(kernel.taken) == b"a"
+
+
+def test_nothing_is_sent_to_nobody(wakes: Wakes) -> None:
+    """The descriptor may be another connection's by then."""
+    kernel = Kernel()
+    writer = direct_writer(wakes, kernel)
+    writer.disconnect(ClientDisconnected("gone"))
+    writer.resume_direct()
+    for call in (writer.write, writer.finish):
+        with pytest.raises(ClientDisconnected):
+            call([b"a"])
+    assert not kernel.taken
+
+
+def test_response_that_has_not_begun_can_be_withdrawn(wakes: Wakes) -> None:
+    kernel = Kernel()
+    writer = direct_writer(wakes, kernel)
+    assert writer.withdraw(RequestTimeout("late"))
+    with pytest.raises(RequestTimeout):
+        writer.write([b"a"])
+    assert not kernel.taken
+
+
+@pytest.mark.parametrize("room", [0, 1, ALL])
+@pytest.mark.parametrize("end", [False, True])
+def test_response_that_has_begun_cannot_be_withdrawn(wakes: Wakes, room: int, end: bool) -> None:
+    kernel = Kernel(room)
+    writer = direct_writer(wakes, kernel)
+    (writer.finish if end else writer.write)([b"ab"])
+    assert not writer.withdraw(RequestTimeout("late"))
+    writer.check()
+    pieces, _ = writer.take(ALL)
+    assert bytes(kernel.taken) + b"".join(pieces) == b"ab"
+    assert not writer.withdraw(RequestTimeout("late"))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    pieces=st.lists(st.lists(st.binary(max_size=9), max_size=3), max_size=30),
+    room=st.integers(0, 12),
+    seed=st.integers(0, 1 << 16),
+)
+def test_two_threads_send_everything_once_and_in_order(
+    pieces: list[list[bytes]], room: int, seed: int
+) -> None:
+    """The kernel has room again only when the loop thread has waited for it."""
+    chance = random.Random(seed)
+    kernel = Kernel(room)
+    woken = threading.Semaphore(0)
+    writer = ResponseWriter(woken.release, high_water=16, budget=Budget(ALL), places=NoPlaces())
+    writer.allow_direct(kernel.send)
+
+    def produce() -> None:
+        for some in pieces:
+            writer.write(list(some))
+        writer.finish([])
+
+    with ThreadPoolExecutor(1) as threads:
+        producer = threads.submit(produce)
+        progress = Progress.OPEN
+        while progress is not Progress.FINISHED:
+            if progress is Progress.OPEN:
+                assert woken.acquire(timeout=TIMEOUT)
+            taken, progress = writer.take(chance.randint(1, 20))
+            kernel.room = ALL
+            kernel.send(taken)
+            kernel.room = chance.randint(0, 12)
+            if progress is Progress.OPEN:
+                writer.resume_direct()
+        producer.result(TIMEOUT)
+    assert bytes(kernel.taken) == b"".join(b"".join(some) for some in pieces)
+
+
+# --- the kernel ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    theirs.settimeout(TIMEOUT)
+    with ours, theirs:
+        yield ours, theirs
+
+
+PIECES = [
+    pytest.param([b"x" * 100], id="few"),
+    pytest.param([b"x" * (_FEW_BYTES + 1)], id="many"),
+    pytest.param([b"x", b"y" * 20_000, b"z"], id="pieces"),
+]
+
+
+@pytest.mark.parametrize("pieces", PIECES)
+def test_kernel_gets_all_pieces(
+    pair: tuple[socket.socket, socket.socket], pieces: list[bytes]
+) -> None:
+    data = b"".join(pieces)
+    assert send_now(pair[0].fileno(), pieces) == len(data)
+    assert pair[1].recv(len(data), socket.MSG_WAITALL) == data
+
+
+@pytest.mark.parametrize("pieces", PIECES)
+def test_full_kernel_takes_a_part_and_then_nothing(
+    pair: tuple[socket.socket, socket.socket], pieces: list[bytes]
+) -> None:
+    sent = 0
+    while (count := send_now(pair[0].fileno(), pieces)) == sum(map(len, pieces)):
+        sent += count
+    sent += count
+    assert send_now(pair[0].fileno(), pieces) == 0
+    assert len(pair[1].recv(sent, socket.MSG_WAITALL)) == sent
+
+
+@pytest.mark.parametrize("pieces", PIECES)
+def test_client_that_has_gone_takes_nothing(
+    pair: tuple[socket.socket, socket.socket], pieces: list[bytes]
+) -> None:
+    pair[1].close()
+    assert send_now(pair[0].fileno(), pieces) == 0
+
+
+# --- the server ----------------------------------------------------------------------------------
+
+
+@on_each_loop
+@pytest.mark.parametrize("stream", [False, True])
+async def test_answer_arrives_while_the_loop_is_held_up(
+    start_server: StartServer, stream: bool
+) -> None:
+    holding, answered = threading.Event(), threading.Event()
+
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        assert holding.wait(TIMEOUT)
+        start_response("200 OK", [("Content-Length", "5")])
+        return iter([b"he", b"llo"]) if stream else [b"hello"]
+
+    def ask() -> bytes:
+        with socket.create_connection(server.sockets[0].getsockname(), TIMEOUT) as client:
+            client.sendall(GET)
+            data = b""
+            while not data.endswith(b"hello"):
+                more = client.recv(1000)
+                assert more, "the connection has ended"
+                data += more
+            answered.set()
+        return data
+
+    server = await start_server(app, validate=False)
+    asking = asyncio.get_running_loop().run_in_executor(None, ask)
+    await eventually(lambda: [info.phase for info in server.inspect().requests] == ["running"])
+    holding.set()
+    assert answered.wait(TIMEOUT), "the thread waits for the loop"
+    assert (await asking).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+@on_each_loop
+async def test_next_request_may_come_before_the_thread_has_said_that_it_is_done(
+    start_server: StartServer,
+) -> None:
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        start_response("200 OK", [("Content-Length", "5")])
+        return [environ["PATH_INFO"][1:].encode()]
+
+    server = await start_server(app, validate=False)
+    async with await connect(server) as client:
+        for number in range(300):
+            await client.send(b"GET /%05d HTTP/1.1\r\nHost: h\r\n\r\n" % number)
+            assert (await client.receive()).body == b"%05d" % number
