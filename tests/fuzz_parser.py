@@ -35,9 +35,11 @@ with instrumented:
 
     import aiowsgi.http
     from aiowsgi.errors import ApplicationError, Refusal
+    from aiowsgi.http.h11_reader import H11
     from aiowsgi.http.parser import Parser
     from aiowsgi.http.request import BodyData, Event, Limits, RequestHead
     from aiowsgi.http.response import ResponseEncoder
+    from aiowsgi.http.sections import FieldSections
     from aiowsgi.wsgi.headers import check_fields, check_status
 
 LONGEST_INPUT = 2048
@@ -80,7 +82,7 @@ class Reader:
     """A parser under watch: what it said, and what has to hold whenever it says something."""
 
     def __init__(self, limits: Limits) -> None:
-        self.parser = Parser(limits)
+        self.parser = Parser(FieldSections(limits, H11))
         self.limits = limits
         self.fed = 0
         self.messages: list[Message] = []
@@ -129,7 +131,7 @@ class Reader:
         if isinstance(event, RequestHead):
             assert message is None, "a head inside a message"
             self.messages.append(Message(self.fed - self.parser.buffered - taken, event))
-            assert len(event.fields) <= limits.fields
+            assert len(event.section.fields) <= limits.fields
             # The empty lines before and behind the head are free.
             assert taken <= limits.head + 4
             return
@@ -146,13 +148,13 @@ class Reader:
         buffered, limits, message = self.parser.buffered, self.limits, self.open
         if self.status is not None:
             assert (self.status in STATUSES, buffered) == (True, 0)
-        elif message is not None and message.head.chunked:
+        elif message is not None and message.head.section.chunked:
             assert buffered <= max(256, limits.field_size) + 1
         else:
             assert buffered == before, "bytes are gone without an event"
             assert buffered <= (limits.head + 3 if message is None else 0)
-        if (connection := self.parser._h11) is not None:
-            trailers = connection.trailing_data[0]
+        if (decoder := self.parser._decoder) is not None:
+            trailers = decoder._connection.trailing_data[0]
             assert trailers.count(b"\n") <= limits.fields
             assert len(trailers) <= limits.fields * (limits.field_size + 2)
 
@@ -278,9 +280,9 @@ def check_message(data: bytes, message: Message, *, refused: bool) -> None:
     request = connection.next_event()
     assert isinstance(request, h11.Request)
     line = b"%b %b HTTP/%b" % (request.method, request.target, request.http_version)
-    assert line == f"{head.method} {head.target} {head.version}".encode()
-    assert head.fields == list(request.headers)
-    assert head.expect_continue == connection.they_are_waiting_for_100_continue
+    assert line == f"{head.method} {head.target} {head.section.version}".encode()
+    assert head.section.fields == list(request.headers)
+    assert head.section.expect_continue == connection.they_are_waiting_for_100_continue
     for body, behind in (read_naively(alone), read_by_h11(connection)):
         if message.end is not None:
             assert (body, behind) == (message.body, data[message.end :])
@@ -288,8 +290,8 @@ def check_message(data: bytes, message: Message, *, refused: bool) -> None:
             assert body == message.body or (refused and body.startswith(message.body))
             assert refused or behind is None, "it waits for what is there"
     # h11 knows no keep-alive in 1.0, and has states of its own for an upgrade.
-    if head.version == "HTTP/1.1" and connection.their_state in (h11.DONE, h11.MUST_CLOSE):
-        assert head.keep_alive == (connection.their_state is h11.DONE)
+    if head.section.version == "HTTP/1.1" and connection.their_state in (h11.DONE, h11.MUST_CLOSE):
+        assert head.section.keep_alive == (connection.their_state is h11.DONE)
 
 
 def check_target(head: RequestHead) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 from corpus_files import Case, CorpusError, ExpectedRequest, decode, load_corpus, parse_case
+from http_streams import new_parser
 
 from aiowsgi.errors import Refusal
 from aiowsgi.http.parser import Parser
@@ -58,7 +59,7 @@ class Outcome:
 
 def run(case: Case, pieces: Iterable[tuple[bytes, bool]]) -> tuple[Parser, Outcome]:
     """Feed the pieces to a new parser; ask for events behind each piece that is marked."""
-    parser, outcome = Parser(Limits(**case.limits)), Outcome()
+    parser, outcome = new_parser(Limits(**case.limits)), Outcome()
     for piece, ask in pieces:
         parser.feed(piece)
         if ask:
@@ -123,9 +124,9 @@ def check_request(expected: ExpectedRequest, seen: Seen) -> None:
 def check_assertion(head: RequestHead, key: str, value: str) -> None:
     if key == "field":
         name, _, field_value = value.partition(":")
-        assert (name.encode("ascii"), decode(field_value.strip())) in head.fields
+        assert (name.encode("ascii"), decode(field_value.strip())) in head.section.fields
     elif key == "field-count":
-        assert len(head.fields) == int(value)
+        assert len(head.section.fields) == int(value)
     else:
         assert described(head)[key] == (decode(value).decode("ascii") if value else "")
 
@@ -141,14 +142,14 @@ def described(head: RequestHead) -> dict[str, str]:
         return str(value)
 
     return {
-        "version": word(head.version),
+        "version": word(head.section.version),
         "host": word(head.host),
         "path": word(head.path),
         "query": word(head.query),
-        "content-length": word(head.content_length),
-        "chunked": word(head.chunked),
-        "keep-alive": word(head.keep_alive),
-        "expect-continue": word(head.expect_continue),
+        "content-length": word(head.section.content_length),
+        "chunked": word(head.section.chunked),
+        "keep-alive": word(head.section.keep_alive),
+        "expect-continue": word(head.section.expect_continue),
     }
 
 

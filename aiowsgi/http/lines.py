@@ -13,11 +13,16 @@ from .request import Limits
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _VALUE = rb"[\t\x20-\x7e\x80-\xff]*+"
 
-# The whole of an ordinary head in one match. It decides nothing alone: what it does not match is
-# read again line by line, to find out what is wrong.
-_ORDINARY_HEAD = re.compile(
-    rb"%b [\x21-\x7e]++ HTTP/1\.[01]\r\n(?:%b:%b\r\n)*+\r\n" % (_TOKEN, _TOKEN, _VALUE)
-)
+# An ordinary head in two matches. They decide nothing alone: what they do not match is read again
+# line by line, to find out what is wrong; what they match is accepted there too, if no line is too
+# long.
+# Before " HTTP/", in latin-1: method, target, and the target's path and query as ``split_target``
+# finds them.
+ordinary_request = re.compile(
+    rf"(?!CONNECT )({_TOKEN.decode()}) ((/[!\"$->@-~]*+)(?:\?([!\"$-~]*+))?+)"
+).fullmatch
+# Between "HTTP/" and the empty line.
+ordinary_section = re.compile(rb"1\.[01](?:\r\n%b:%b)*+" % (_TOKEN, _VALUE)).fullmatch
 _REQUEST_LINE = re.compile(rb"%b [\x21-\x7e]+ HTTP/([0-9])\.([0-9])" % _TOKEN)
 _FIELD_LINE = re.compile(rb"%b:%b" % (_TOKEN, _VALUE))
 _SPACE_BEFORE_COLON = re.compile(rb"%b[ \t]+:" % _TOKEN)
@@ -71,21 +76,6 @@ def _check_field_line(line: bytes) -> None:
     if _SPACE_BEFORE_COLON.match(line):
         raise Refusal(400, "white space between a header field's name and its colon")
     raise Refusal(400, "a header line is not 'name: value'")
-
-
-def ordinary_head(buffer: bytes, limits: Limits) -> int:
-    """Return the length of the head at the start of ``buffer``, if nothing about it is unusual.
-
-    Returns 0 where it is not whole, or where a ``HeadScanner`` has to look at it. The two agree:
-    what is accepted here is accepted there.
-    """
-    if (match := _ORDINARY_HEAD.match(buffer)) is None:
-        return 0
-    end = match.end()
-    # Shorter than any limit on a line, so that no line has to be measured.
-    if end > limits.request_line or end > limits.field_size or end > limits.head:
-        return 0
-    return end if buffer.count(b"\r\n", 0, end) - 2 <= limits.fields else 0
 
 
 class HeadScanner:

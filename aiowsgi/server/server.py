@@ -18,7 +18,9 @@ from ..bridge.mailbox import Mailbox
 from ..bridge.pool import ThreadPool
 from ..config import Config
 from ..errors import ConfigError, ServerStopped
+from ..http.h11_reader import H11
 from ..http.request import Limits
+from ..http.sections import FieldSections
 from ..observe.inspection import Inspection, RequestInfo, stack_of
 from ..wsgi.environ import base_environ
 from . import bind
@@ -69,12 +71,15 @@ class Server:
         self._site = Site(
             app=app,
             config=config,
-            limits=Limits(
-                request_line=config.limit_request_line,
-                fields=config.limit_request_fields,
-                field_size=config.limit_request_field_size,
-                head=config.limit_request_head,
-                body=config.limit_request_body,
+            sections=FieldSections(
+                Limits(
+                    request_line=config.limit_request_line,
+                    fields=config.limit_request_fields,
+                    field_size=config.limit_request_field_size,
+                    head=config.limit_request_head,
+                    body=config.limit_request_body,
+                ),
+                H11,
             ),
             timeouts=timeouts(config),
             loop=loop,

@@ -15,7 +15,7 @@ from ..bridge.budget import Budget
 from ..bridge.jobs import JobQueue
 from ..bridge.mailbox import Mailbox
 from ..config import Config
-from ..http.request import Limits
+from ..http.sections import FieldSections
 from ..observe import access
 from ..observe.waits import Waits
 from ..wsgi.environ import Environ
@@ -34,7 +34,8 @@ class Site:
 
     app: WSGIApplication
     config: Config
-    limits: Limits
+    # What their parsers share.
+    sections: FieldSections
     # Of each state of a connection, in seconds.
     timeouts: tuple[float | None, ...]
     loop: asyncio.AbstractEventLoop
