@@ -3,16 +3,22 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from aiowsgi.errors import Refusal
 from aiowsgi.http.h11_reader import H11
+from aiowsgi.http.httptools_reader import HTTPTOOLS
 from aiowsgi.http.parser import Parser
+from aiowsgi.http.reader import Reader
 from aiowsgi.http.request import BodyData, Event, Limits
 from aiowsgi.http.sections import FieldSections
 
 EMPTY_LINE = b"\r\n"
+
+READERS = (H11, HTTPTOOLS)
+each_reader = pytest.mark.parametrize("reader", READERS, ids=lambda reader: reader.name)
 
 properties = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 
@@ -49,19 +55,16 @@ def joined(stream: list[Event]) -> list[Event]:
     return result
 
 
-def new_parser(limits: Limits | None = None) -> Parser:
+def new_parser(limits: Limits | None = None, reader: Reader = H11) -> Parser:
     """Return a parser of a server of its own."""
-    return Parser(FieldSections(limits or Limits(), H11))
+    return Parser(FieldSections(limits or Limits(), reader))
 
 
 def read(
-    pieces: list[bytes], limits: Limits | None = None, parser: Parser | None = None
+    pieces: list[bytes], parser: Parser | None = None
 ) -> tuple[Parser, list[Event], int | None]:
-    """Return the parser, the joined events, and the status of the refusal that ended them.
-
-    The parser is a new one with these limits, unless there is one.
-    """
-    parser = parser or new_parser(limits)
+    """Return the parser, the joined events, and the status of the refusal that ended them."""
+    parser = parser or new_parser()
     stream: list[Event] = []
     try:
         for piece in pieces:

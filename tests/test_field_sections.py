@@ -43,7 +43,7 @@ def warm(*requests: bytes, limits: Limits | None = None, times: int = 2) -> Fiel
     sections = FieldSections(limits or Limits(), H11)
     for _ in range(times):
         for request in requests:
-            read([request], parser=Parser(sections))
+            read([request], Parser(sections))
     return sections
 
 
@@ -84,8 +84,8 @@ def test_what_is_remembered_changes_nothing(
     sound = b"".join(message.raw for message in stream)
     sections = warm(*(message.raw for message in stream), limits=limits)
     for sent in (sound, data.draw(damage(sound))):
-        expected_parser, expected, expected_status = read([sent], limits)
-        parser, seen, status = read(split(sent, cuts), parser=Parser(sections))
+        expected_parser, expected, expected_status = read([sent], new_parser(limits))
+        parser, seen, status = read(split(sent, cuts), Parser(sections))
         assert (seen, status) == (expected, expected_status)
         assert parser.buffered == expected_parser.buffered
         assert last_word(parser) == last_word(expected_parser)
@@ -190,7 +190,7 @@ def test_a_section_is_remembered_at_its_second_coming() -> None:
     for number in range(4):
         # On any connection, for any target, and however it is split.
         data = head_bytes(b"GET /%d" % number)
-        _, stream, _ = read(split(data, [number * 7]), parser=Parser(sections))
+        _, stream, _ = read(split(data, [number * 7]), Parser(sections))
         assert isinstance(stream[0], RequestHead)
         seen.append(stream[0].section)
     assert reads.count == 2

@@ -151,7 +151,7 @@ class ChunkScanner:
     chunk line with the data behind it, so that one call is a bounded amount of work.
     """
 
-    __slots__ = ("_body", "_data", "_extensions", "_limits", "_trailers", "finished")
+    __slots__ = ("_body", "_data", "_extensions", "_limits", "_trailers", "extension", "finished")
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -159,6 +159,7 @@ class ChunkScanner:
         self._data = 0  # Bytes to come of this chunk, with its CRLF.
         self._extensions = 0
         self._trailers: int | None = None  # Fields so far, once the last chunk has come.
+        self.extension = b""  # Of the chunk line that was scanned last, with its semicolon.
         self.finished = False
 
     def scan(self, buffer: bytes, start: int) -> int:
@@ -166,6 +167,7 @@ class ChunkScanner:
 
         Raises Refusal with 400, 413 or 431.
         """
+        self.extension = b""
         if self._data:
             return self._scan_data(buffer, start)
         if self._trailers is not None:
@@ -189,7 +191,8 @@ class ChunkScanner:
             return start
         if (match := _CHUNK_LINE.fullmatch(buffer, start, end)) is None:
             raise Refusal(400, "a chunk size is not a hexadecimal number")
-        self._extensions += len(match[2] or b"")
+        self.extension = match[2] or b""
+        self._extensions += len(self.extension)
         if self._extensions > _CHUNK_EXTENSIONS_LIMIT:
             raise Refusal(400, f"more than {_CHUNK_EXTENSIONS_LIMIT} bytes of chunk extensions")
         size = int(match[1], 16)

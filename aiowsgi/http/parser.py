@@ -179,8 +179,11 @@ class Parser:
             end = chunks.scan(self._buffer, self._position)
             if end == self._position:
                 return None
-            data = decoder.decode(self._buffer[self._position : end])
+            piece = self._buffer[self._position : end]
             self._position = end
+            if chunks.extension:
+                piece = piece.replace(chunks.extension, b"", 1)
+            data = decoder.decode(piece)
             if data:
                 return BodyData(data)
             if chunks.finished:

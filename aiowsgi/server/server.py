@@ -18,7 +18,7 @@ from ..bridge.mailbox import Mailbox
 from ..bridge.pool import ThreadPool
 from ..config import Config
 from ..errors import ConfigError, ServerStopped
-from ..http.h11_reader import H11
+from ..http.reader import Reader, find_reader
 from ..http.request import Limits
 from ..http.sections import FieldSections
 from ..observe.inspection import Inspection, RequestInfo, stack_of
@@ -51,6 +51,7 @@ class Server:
         config: Config,
         sockets: list[bind.ListeningSocket],
         executor: Executor | None,
+        reader: Reader,
     ) -> None:
         loop = asyncio.get_running_loop()
         # What callbacks of the loop run in: nothing of the host's tasks can leak into a request,
@@ -79,7 +80,7 @@ class Server:
                     head=config.limit_request_head,
                     body=config.limit_request_body,
                 ),
-                H11,
+                reader,
             ),
             timeouts=timeouts(config),
             loop=loop,
@@ -386,6 +387,7 @@ class Serving:
             raise ConfigError(
                 f"the executor {self._executor!r} is not a concurrent.futures.Executor"
             )
+        reader = find_reader(self._config.http)
         sockets: list[bind.ListeningSocket] = []
         try:
             if self._sock is not None:
@@ -397,7 +399,7 @@ class Serving:
             for sock in sockets:
                 sock.close()
             raise
-        return Server(self._app, self._config, sockets, self._executor)
+        return Server(self._app, self._config, sockets, self._executor, reader)
 
 
 def serve(
