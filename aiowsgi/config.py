@@ -116,6 +116,13 @@ class Config:
         "event loop; auto takes uvloop where it is installed",
         choices=("auto", "uvloop", "asyncio"),
     )
+    http: str = _option(
+        "auto",
+        _SERVE,
+        "library that reads requests, with the same result; auto takes httptools, the faster one, "
+        "where it is installed",
+        choices=("auto", "h11", "httptools"),
+    )
     chdir: str = _option(
         "",
         _SERVE,

@@ -16,7 +16,9 @@ from aiowsgi.bridge.jobs import Job, JobQueue, Started
 from aiowsgi.bridge.mailbox import Mailbox
 from aiowsgi.config import Config
 from aiowsgi.errors import QueueFull
+from aiowsgi.http.h11_reader import H11
 from aiowsgi.http.request import Limits
+from aiowsgi.http.sections import FieldSections
 from aiowsgi.server.exchange import Exchange
 from aiowsgi.server.protocol import Protocol
 from aiowsgi.server.site import Site
@@ -274,7 +276,7 @@ class FakeConnection:
         self.site = Site(
             app=app,
             config=config,
-            limits=Limits(body=config.limit_request_body),
+            sections=FieldSections(Limits(body=config.limit_request_body), H11),
             timeouts=timeouts(config),
             loop=cast(asyncio.AbstractEventLoop, self.loop),
             context=copy_context(),

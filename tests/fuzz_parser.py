@@ -3,7 +3,8 @@
     python tests/fuzz_parser.py --seconds 60 [--target response] [--corpus DIR]
     python tests/fuzz_parser.py --replay finding-...
 
-``parser`` holds bytes in pieces against the bytes in one piece, a naive reader, h11 and urllib;
+``parser`` holds bytes in pieces against the bytes in one piece, httptools against h11, what is
+remembered against what is read, and all of that against a naive reader, h11 alone and urllib;
 ``response`` lets h11 read as a client what is made of an application's answer. An input that breaks
 a rule is left in the current directory. Exit codes: 0, 1 with a finding, 2 without atheris.
 """
@@ -35,9 +36,12 @@ with instrumented:
 
     import aiowsgi.http
     from aiowsgi.errors import ApplicationError, Refusal
+    from aiowsgi.http.h11_reader import H11
+    from aiowsgi.http.httptools_reader import HTTPTOOLS
     from aiowsgi.http.parser import Parser
     from aiowsgi.http.request import BodyData, Event, Limits, RequestHead
     from aiowsgi.http.response import ResponseEncoder
+    from aiowsgi.http.sections import FieldSections
     from aiowsgi.wsgi.headers import check_fields, check_status
 
 LONGEST_INPUT = 2048
@@ -79,12 +83,13 @@ class Message:
 class Reader:
     """A parser under watch: what it said, and what has to hold whenever it says something."""
 
-    def __init__(self, limits: Limits) -> None:
-        self.parser = Parser(limits)
+    def __init__(self, limits: Limits, sections: FieldSections | None) -> None:
+        self.parser = Parser(sections or FieldSections(limits, H11))
         self.limits = limits
         self.fed = 0
         self.messages: list[Message] = []
         self.status: int | None = None
+        self.reason = ""
 
     @property
     def open(self) -> Message | None:
@@ -108,6 +113,7 @@ class Reader:
                 event = self.parser.next_event()
             except Refusal as refusal:
                 event, status = None, refusal.status
+                self.reason = refusal.reason
             assert self.status in (None, status), "another answer behind a refusal"
             self.status = status
             if event is None:
@@ -129,7 +135,7 @@ class Reader:
         if isinstance(event, RequestHead):
             assert message is None, "a head inside a message"
             self.messages.append(Message(self.fed - self.parser.buffered - taken, event))
-            assert len(event.fields) <= limits.fields
+            assert len(event.section.fields) <= limits.fields
             # The empty lines before and behind the head are free.
             assert taken <= limits.head + 4
             return
@@ -146,12 +152,13 @@ class Reader:
         buffered, limits, message = self.parser.buffered, self.limits, self.open
         if self.status is not None:
             assert (self.status in STATUSES, buffered) == (True, 0)
-        elif message is not None and message.head.chunked:
+        elif message is not None and message.head.section.chunked:
             assert buffered <= max(256, limits.field_size) + 1
         else:
             assert buffered == before, "bytes are gone without an event"
             assert buffered <= (limits.head + 3 if message is None else 0)
-        if (connection := self.parser._h11) is not None:
+        # httptools keeps no trailers.
+        if (connection := getattr(self.parser._decoder, "_connection", None)) is not None:
             trailers = connection.trailing_data[0]
             assert trailers.count(b"\n") <= limits.fields
             assert len(trailers) <= limits.fields * (limits.field_size + 2)
@@ -188,9 +195,14 @@ def pieces(data: bytes, way: int, chance: random.Random) -> list[bytes]:
     return result
 
 
-def read(limits: Limits, split: list[bytes], chance: random.Random | None = None) -> Reader:
+def read(
+    limits: Limits,
+    split: list[bytes],
+    chance: random.Random | None = None,
+    sections: FieldSections | None = None,
+) -> Reader:
     """Feed the pieces; take all events behind each, or by chance one or none, as if too busy."""
-    reader = Reader(limits)
+    reader = Reader(limits, sections)
     for piece in split:
         reader.feed(piece)
         reader.take(chance.choice((0, 1, None)) if chance else None)
@@ -212,6 +224,10 @@ def fuzz_parser(data: bytes) -> None:
     whole = read(limits, [data])
     reader = read(limits, split, chance if lazy else None)
     assert reader.state == whole.state, "what is read depends on the pieces"
+    sections = FieldSections(limits, HTTPTOOLS)
+    for _ in range(3):  # At the third time it remembers.
+        other = read(limits, split, sections=sections)
+        assert (other.state, other.reason) == (whole.state, reader.reason), "httptools differs"
     # Not at the end only, where later bytes may have made up for it.
     some = split[: chance.randint(0, len(split))]
     assert read(limits, some).state == read(limits, [b"".join(some)]).state, "it did so for a while"
@@ -278,9 +294,9 @@ def check_message(data: bytes, message: Message, *, refused: bool) -> None:
     request = connection.next_event()
     assert isinstance(request, h11.Request)
     line = b"%b %b HTTP/%b" % (request.method, request.target, request.http_version)
-    assert line == f"{head.method} {head.target} {head.version}".encode()
-    assert head.fields == list(request.headers)
-    assert head.expect_continue == connection.they_are_waiting_for_100_continue
+    assert line == f"{head.method} {head.target} {head.section.version}".encode()
+    assert head.section.fields == list(request.headers)
+    assert head.section.expect_continue == connection.they_are_waiting_for_100_continue
     for body, behind in (read_naively(alone), read_by_h11(connection)):
         if message.end is not None:
             assert (body, behind) == (message.body, data[message.end :])
@@ -288,8 +304,8 @@ def check_message(data: bytes, message: Message, *, refused: bool) -> None:
             assert body == message.body or (refused and body.startswith(message.body))
             assert refused or behind is None, "it waits for what is there"
     # h11 knows no keep-alive in 1.0, and has states of its own for an upgrade.
-    if head.version == "HTTP/1.1" and connection.their_state in (h11.DONE, h11.MUST_CLOSE):
-        assert head.keep_alive == (connection.their_state is h11.DONE)
+    if head.section.version == "HTTP/1.1" and connection.their_state in (h11.DONE, h11.MUST_CLOSE):
+        assert head.section.keep_alive == (connection.their_state is h11.DONE)
 
 
 def check_target(head: RequestHead) -> None:

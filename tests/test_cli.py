@@ -134,6 +134,7 @@ def test_no_option_gives_the_defaults() -> None:
         (["--access-log"], {"access_log": True}),
         (["--log-level", "debug"], {"log_level": "debug"}),
         (["--loop", "asyncio"], {"loop": "asyncio"}),
+        (["--http", "h11"], {"http": "h11"}),
     ],
 )
 def test_option_sets_its_field(arguments: list[str], expected: dict[str, Any]) -> None:
@@ -235,6 +236,7 @@ def test_version_names_what_an_issue_should(capsys: pytest.CaptureFixture[str]) 
         (["a:b", "--limit-request-body", "1.5M"], "'1.5M' is not a size"),
         (["a:b", "--log-level", "loud"], "--log-level: invalid choice: 'loud'"),
         (["a:b", "--loop", "trio"], "--loop: invalid choice: 'trio'"),
+        (["a:b", "--http", "llhttp"], "--http: invalid choice: 'llhttp'"),
         (["a:b", "--port", "65536"], "'65536' is not a port; a port is a number from 0 to 65535"),
         (["a:b", "-t30"], "which one is meant?"),
         (["a:b", "--graceful-timeout", "3"], "it is called --timeout-graceful here"),
@@ -319,6 +321,19 @@ def test_missing_uvloop_is_told(write: Write, fail: Fail, monkeypatch: pytest.Mo
     assert fail("app:application", "--loop", "uvloop") == (
         2,
         "aiowsgi: error: uvloop is not installed; leave --loop out to use asyncio\n",
+    )
+
+
+def test_missing_httptools_is_told(
+    write: Write, fail: Fail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "aiowsgi.http.httptools_reader", raising=False)
+    monkeypatch.setitem(sys.modules, "httptools", None)
+    write("app.py", APPLICATION)
+    assert fail("app:application", "--http", "httptools") == (
+        2,
+        "aiowsgi: error: httptools is not installed; pip install aiowsgi[speed], or leave --http "
+        "out to use h11\n",
     )
 
 

@@ -176,11 +176,12 @@ class Connections(RuleBasedStateMachine):
     )
     def start(self, client: tuple[bool, int | None], **options: Any) -> None:
         self.first_client = client
-        self.server = FakeConnection(self.application, **TIMES, **options)
+        self.server = FakeConnection(
+            self.application, limit_request_body=BODY_LIMIT, **TIMES, **options
+        )
         self.site, self.loop = self.server.site, self.server.loop
         self.pool: FakePool = self.server.pool
         self.config = self.site.config
-        self.site.limits = type(self.site.limits)(body=BODY_LIMIT)
         vars(self.loop).update(
             run_ready=self.run_loop,
             add_writer=self.kernel.add_writer,

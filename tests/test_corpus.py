@@ -1,4 +1,7 @@
-"""Every raw request of tests/corpus gives the same verdict, however its bytes are split."""
+"""Every raw request of tests/corpus gives the same verdict, however its bytes are split.
+
+With each library that may read it.
+"""
 
 import random
 import re
@@ -9,9 +12,11 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 from corpus_files import Case, CorpusError, ExpectedRequest, decode, load_corpus, parse_case
+from http_streams import each_reader, new_parser
 
 from aiowsgi.errors import Refusal
 from aiowsgi.http.parser import Parser
+from aiowsgi.http.reader import Reader
 from aiowsgi.http.request import BodyData, EndOfMessage, Limits, RequestHead
 
 CASES = load_corpus()
@@ -56,9 +61,9 @@ class Outcome:
     status: int | None = None
 
 
-def run(case: Case, pieces: Iterable[tuple[bytes, bool]]) -> tuple[Parser, Outcome]:
+def run(case: Case, pieces: Iterable[tuple[bytes, bool]], reader: Reader) -> tuple[Parser, Outcome]:
     """Feed the pieces to a new parser; ask for events behind each piece that is marked."""
-    parser, outcome = Parser(Limits(**case.limits)), Outcome()
+    parser, outcome = new_parser(Limits(**case.limits), reader), Outcome()
     for piece, ask in pieces:
         parser.feed(piece)
         if ask:
@@ -123,9 +128,9 @@ def check_request(expected: ExpectedRequest, seen: Seen) -> None:
 def check_assertion(head: RequestHead, key: str, value: str) -> None:
     if key == "field":
         name, _, field_value = value.partition(":")
-        assert (name.encode("ascii"), decode(field_value.strip())) in head.fields
+        assert (name.encode("ascii"), decode(field_value.strip())) in head.section.fields
     elif key == "field-count":
-        assert len(head.fields) == int(value)
+        assert len(head.section.fields) == int(value)
     else:
         assert described(head)[key] == (decode(value).decode("ascii") if value else "")
 
@@ -141,14 +146,14 @@ def described(head: RequestHead) -> dict[str, str]:
         return str(value)
 
     return {
-        "version": word(head.version),
+        "version": word(head.section.version),
         "host": word(head.host),
         "path": word(head.path),
         "query": word(head.query),
-        "content-length": word(head.content_length),
-        "chunked": word(head.chunked),
-        "keep-alive": word(head.keep_alive),
-        "expect-continue": word(head.expect_continue),
+        "content-length": word(head.section.content_length),
+        "chunked": word(head.section.chunked),
+        "keep-alive": word(head.section.keep_alive),
+        "expect-continue": word(head.section.expect_continue),
     }
 
 
@@ -184,57 +189,64 @@ def check_nothing_behind(parser: Parser, status: int) -> None:
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
 
+@each_reader
 @each_case
-def test_whole(case: Case) -> None:
-    parser, outcome = run(case, whole(case.data))
+def test_whole(case: Case, reader: Reader) -> None:
+    parser, outcome = run(case, whole(case.data), reader)
     check_outcome(case, outcome)
     check_end_of_stream(case, parser)
 
 
+@each_reader
 @each_case
-def test_byte_by_byte_gives_the_same(case: Case) -> None:
-    parser, outcome = run(case, byte_by_byte(case.data))
+def test_byte_by_byte_gives_the_same(case: Case, reader: Reader) -> None:
+    parser, outcome = run(case, byte_by_byte(case.data), reader)
     check_outcome(case, outcome)
-    assert outcome == run(case, whole(case.data))[1]
+    assert outcome == run(case, whole(case.data), reader)[1]
     if case.status is not None:
         check_nothing_behind(parser, case.status)
     check_end_of_stream(case, parser)
 
 
+@each_reader
 @each_case
-def test_random_splits_give_the_same(case: Case) -> None:
-    expected = run(case, whole(case.data))[1]
+def test_random_splits_give_the_same(case: Case, reader: Reader) -> None:
+    expected = run(case, whole(case.data), reader)[1]
     for number in range(RANDOM_SPLITS):
         # Seeded by the name, so that another file does not move the splits of this one.
         chance = random.Random(zlib.crc32(case.name.encode()) + number)
-        parser, outcome = run(case, at_random(case.data, chance))
+        parser, outcome = run(case, at_random(case.data, chance), reader)
         assert outcome == expected, f"split number {number}"
         check_outcome(case, outcome)
         check_end_of_stream(case, parser)
 
 
+@each_reader
 @pytest.mark.parametrize(
     "case", [case for case in CASES if case.end == "refused"], ids=lambda case: case.name
 )
-def test_nothing_behind_a_refusal_is_parsed(case: Case) -> None:
+def test_nothing_behind_a_refusal_is_parsed(case: Case, reader: Reader) -> None:
     assert case.status is not None
-    parser, outcome = run(case, whole(case.data))
+    parser, outcome = run(case, whole(case.data), reader)
     assert outcome.status == case.status
     check_nothing_behind(parser, case.status)
     # In one piece with the offending bytes: what is behind them changes nothing. An unfinished
     # line goes on with the first bytes of the request, so its own end is put between.
     ends_a_line = case.data.endswith(b"\r\n")
     behind = VALID_REQUEST if ends_a_line else b"\r\n\r\n" + VALID_REQUEST
-    assert run(case, whole(case.data + behind))[1] == outcome
+    assert run(case, whole(case.data + behind), reader)[1] == outcome
 
 
+@each_reader
 @pytest.mark.parametrize(
     "case", [case for case in CASES if case.end == "idle"], ids=lambda case: case.name
 )
-def test_a_valid_stream_goes_on(case: Case) -> None:
+def test_a_valid_stream_goes_on(case: Case, reader: Reader) -> None:
     # An empty line before the next request is allowed once, and some streams end with one already.
     limits = {**case.limits, "request_line": 8190, "fields": 3000, "head": 1 << 20}
-    parser, outcome = run(replace(case, limits=limits), [(case.data, True), (VALID_REQUEST, True)])
+    parser, outcome = run(
+        replace(case, limits=limits), [(case.data, True), (VALID_REQUEST, True)], reader
+    )
     assert outcome.status is None
     assert outcome.requests[-1].head.target == "/behind"
     assert len(outcome.requests) == len(case.requests) + 1

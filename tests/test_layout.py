@@ -47,7 +47,8 @@ OUTSIDE: Mapping[str, frozenset[str]] = {
     "threading": frozenset({"bridge", "process.run", "demo"}),
     "_thread": frozenset({"bridge"}),
     "queue": frozenset({"bridge"}),
-    "h11": frozenset({"http.parser"}),
+    "h11": frozenset({"http.h11_reader"}),
+    "httptools": frozenset({"http.httptools_reader"}),
 }
 
 MAX_SIZE = 18 * 1024
@@ -205,8 +206,11 @@ class TestThePackage:
     def test_locks_loops_and_sockets_stay_in_their_rooms(self, sources: dict[str, str]) -> None:
         assert forbidden_outside(sources) == []
 
-    def test_h11_is_imported_by_one_module(self, sources: dict[str, str]) -> None:
-        assert importers("h11", sources) == ["http.parser"]
+    @pytest.mark.parametrize("library", ["h11", "httptools"])
+    def test_a_library_is_imported_by_one_module(
+        self, sources: dict[str, str], library: str
+    ) -> None:
+        assert importers(library, sources) == [f"http.{library}_reader"]
 
     def test_request_data_depends_on_nothing(self, sources: dict[str, str]) -> None:
         # That is why rooms above http/ may know it.
@@ -342,6 +346,7 @@ class TestTheChecks:
             ("wsgi.task", "import socket"),
             ("config", "import asyncio"),
             ("http.request", "import h11"),
+            ("http.h11_reader", "import httptools"),
             ("server.protocol", "from h11 import Connection"),
         ],
     )
@@ -356,7 +361,7 @@ class TestTheChecks:
             ("process.run", "import threading, asyncio"),
             ("server.protocol", "import asyncio, socket"),
             ("", "import asyncio"),
-            ("http.parser", "import h11"),
+            ("http.h11_reader", "import h11"),
             ("wsgi.task", "import queueing"),
         ],
     )
@@ -364,10 +369,10 @@ class TestTheChecks:
         assert forbidden_outside(with_module(module, source)) == []
 
     def test_importers_are_found(self) -> None:
-        sources = with_module("http.parser", "import h11")
-        assert importers("h11", sources) == ["http.parser"]
+        sources = with_module("http.h11_reader", "import h11")
+        assert importers("h11", sources) == ["http.h11_reader"]
         sources["http.request"] = "from h11._util import x"
-        assert importers("h11", sources) == ["http.request", "http.parser"]
+        assert importers("h11", sources) == ["http.request", "http.h11_reader"]
 
     def test_a_module_that_is_too_big_is_found(self) -> None:
         line = "# é\n"  # Bytes count, not characters.

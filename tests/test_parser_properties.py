@@ -1,175 +1,85 @@
-"""Properties of the parser: any split, any bytes, any end; and h11 alone as the second opinion."""
+"""Properties of the parser with each reader: any split, any bytes, any end.
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+The second opinion is that of h11 alone.
+"""
 
 import h11
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from http_streams import (
+    EMPTY_LINE,
+    Message,
+    cut_lists,
+    damaged,
+    each_reader,
+    events,
+    new_parser,
+    properties,
+    read,
+    small_limits,
+    split,
+    streams,
+    wild,
+)
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from aiowsgi.errors import Refusal
-from aiowsgi.http.parser import Parser, _translated
+from aiowsgi.http.reader import Reader
 from aiowsgi.http.request import BodyData, EndOfMessage, Event, Limits, RequestHead
 
 STATUSES = {400, 413, 414, 417, 431, 501, 505}
-EMPTY_LINE = b"\r\n"
-
-properties = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
-    """A generated request: its bytes, and what has to be read from them."""
-
-    raw: bytes
-    method: str
-    target: str
-    version: str
-    body: bytes
-
-
-def events(parser: Parser) -> Iterator[Event]:
-    """Yield events until more bytes are needed. Bounded: no byte may give more than two."""
-    for _ in range(2 * parser.buffered + 2):
-        if (event := parser.next_event()) is None:
-            return
-        yield event
-    raise AssertionError("more events than bytes")
-
-
-def joined(stream: list[Event]) -> list[Event]:
-    """Return the events with neighbouring body data made one: the pieces depend on the split."""
-    result: list[Event] = []
-    for event in stream:
-        last = result[-1] if result else None
-        if isinstance(event, BodyData) and isinstance(last, BodyData):
-            result[-1] = BodyData(last.data + event.data)
-        else:
-            result.append(event)
-    return result
-
-
-def read(
-    pieces: list[bytes], limits: Limits | None = None
-) -> tuple[Parser, list[Event], int | None]:
-    """Return the parser, the joined events, and the status of the refusal that ended them."""
-    parser = Parser(limits or Limits())
-    stream: list[Event] = []
-    try:
-        for piece in pieces:
-            parser.feed(piece)
-            stream.extend(events(parser))
-        stream.extend(events(parser))
-    except Refusal as refusal:
-        return parser, joined(stream), refusal.status
-    return parser, joined(stream), None
-
-
-def split(data: bytes, cuts: list[int]) -> list[bytes]:
-    ends = [*sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
-    return [data[a:b] for a, b in zip([0, *ends], ends, strict=False)]
-
-
-# Requests that are in order.
-
-tokens = st.text("ABCxyz019-!#$%&'*+.^_`|~", min_size=1, max_size=8)
-values = st.text(
-    st.one_of(
-        st.sampled_from('\t ,;="\\'),
-        st.characters(min_codepoint=0x21, max_codepoint=0xFF, exclude_categories=["Cc"]),
-    ),
-    max_size=12,
-)
-paths = st.text("abc/%20+;=@:.~", max_size=10)
-queries = st.text("abc/?&=%20+", max_size=8).map(lambda query: f"?{query}" if query else "")
-pieces_of_body = st.lists(st.binary(min_size=1, max_size=30), max_size=5)
-extensions = st.sampled_from(["", ";", ";a", ";a=b", ';a="b c"', ";a;b=\xe9"])
-hexadecimal = st.sampled_from(["%x", "%X", "0%x", "00000%X"])
-
-
-@st.composite
-def messages(draw: st.DrawFn, *, empty_line: bool = True) -> Message:
-    method = draw(st.sampled_from(["GET", "POST", "PUT", "BREW", "x-own!"]))
-    target = "/" + draw(paths) + draw(queries)
-    version = draw(st.sampled_from(["HTTP/1.1", "HTTP/1.1", "HTTP/1.0"]))
-    space = draw(st.sampled_from(["", " ", "\t ", "  "]))
-    fields = [f"{draw(st.sampled_from(['Host', 'host', 'HOST']))}:{space}a.test"]
-    # Names of their own, so that none of them frames the message.
-    fields += [
-        f"X{name}:{space}{value}{space}"
-        for name, value in draw(st.lists(st.tuples(tokens, values), max_size=4))
-    ]
-    pieces = draw(pieces_of_body)
-    body = b"".join(pieces)
-    framing = draw(st.sampled_from(["none", "length", "chunked"]))
-    if framing == "chunked" and version == "HTTP/1.1":
-        fields.append(f"Transfer-Encoding:{space}{draw(st.sampled_from(['chunked', 'CHUNKED']))}")
-        behind = b""
-        for piece in pieces:
-            behind += (draw(hexadecimal) % len(piece) + draw(extensions)).encode("latin-1")
-            behind += b"\r\n" + piece + b"\r\n"
-        trailers = [
-            f"X{name}: {value}\r\n"
-            for name, value in draw(st.lists(st.tuples(tokens, values), max_size=2))
-        ]
-        behind += ("0" + draw(extensions) + "\r\n" + "".join(trailers) + "\r\n").encode("latin-1")
-    elif framing == "length" or body:
-        fields.append(f"Content-Length:{space}{len(body)}")
-        behind = body
-    else:
-        behind = b""
-    fields = draw(st.permutations(fields))
-    head = "\r\n".join([f"{method} {target} {version}", *fields, "", ""]).encode("latin-1")
-    before = EMPTY_LINE if empty_line and draw(st.booleans()) else b""
-    return Message(before + head + behind, method, target, version, body)
-
-
-streams = st.lists(messages(), min_size=1, max_size=3)
-cut_lists = st.lists(st.integers(0, 1 << 16), max_size=12)
-
-
+@each_reader
 @given(streams)
 @properties
-def test_requests_in_order_are_read_as_they_were_written(stream: list[Message]) -> None:
-    parser, seen, status = read([b"".join(message.raw for message in stream)])
+def test_requests_in_order_are_read_as_they_were_written(
+    reader: Reader, stream: list[Message]
+) -> None:
+    parser, seen, status = read(
+        [b"".join(message.raw for message in stream)], new_parser(reader=reader)
+    )
     assert status is None
     assert parser.buffered == 0
     for message in stream:
         head = seen.pop(0)
         assert isinstance(head, RequestHead)
-        assert (head.method, head.target, head.version) == (
+        assert (head.method, head.target, head.section.version) == (
             message.method,
             message.target,
             message.version,
         )
         assert head.host == "a.test"
-        assert head.keep_alive is (message.version == "HTTP/1.1")
+        assert head.section.keep_alive is (message.version == "HTTP/1.1")
         if message.body:
             assert seen.pop(0) == BodyData(message.body)
         assert seen.pop(0) == EndOfMessage()
     assert seen == []
 
 
+@each_reader
 @given(streams, cut_lists)
 @properties
-def test_any_split_gives_the_same_events(stream: list[Message], cuts: list[int]) -> None:
+def test_any_split_gives_the_same_events(
+    reader: Reader, stream: list[Message], cuts: list[int]
+) -> None:
     data = b"".join(message.raw for message in stream)
-    _, expected, _ = read([data])
-    parser, seen, status = read(split(data, cuts))
+    _, expected, _ = read([data], new_parser(reader=reader))
+    parser, seen, status = read(split(data, cuts), new_parser(reader=reader))
     assert status is None
     assert seen == expected
     assert parser.buffered == 0
 
 
+@each_reader
 @given(streams, st.integers(0, 1 << 16), cut_lists)
 @properties
 def test_the_end_of_the_stream_is_refused_inside_a_message_only(
-    stream: list[Message], cut: int, cuts: list[int]
+    reader: Reader, stream: list[Message], cut: int, cuts: list[int]
 ) -> None:
     data = b"".join(message.raw for message in stream)
     data = data[: cut % (len(data) + 1)]
-    parser, seen, status = read(split(data, cuts))
+    parser, seen, status = read(split(data, cuts), new_parser(reader=reader))
     assert status is None
     heads = sum(isinstance(event, RequestHead) for event in seen)
     complete = sum(isinstance(event, EndOfMessage) for event in seen)
@@ -185,8 +95,9 @@ def test_the_end_of_the_stream_is_refused_inside_a_message_only(
             assert caught.value.status == 400
 
 
-def test_buffered_counts_what_was_fed_and_not_parsed() -> None:
-    parser = Parser(Limits())
+@each_reader
+def test_buffered_counts_what_was_fed_and_not_parsed(reader: Reader) -> None:
+    parser = new_parser(reader=reader)
     head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n"
     parser.feed(head[:10])
     assert parser.buffered == 10
@@ -211,6 +122,7 @@ def test_buffered_counts_what_was_fed_and_not_parsed() -> None:
 # Limits.
 
 
+@each_reader
 @given(
     st.lists(st.integers(1, 12), min_size=1, max_size=8),
     st.integers(0, 40),
@@ -219,13 +131,13 @@ def test_buffered_counts_what_was_fed_and_not_parsed() -> None:
 )
 @properties
 def test_the_limit_of_a_chunked_body_is_cumulative(
-    sizes: list[int], limit: int, cuts: list[int], ended: bool
+    reader: Reader, sizes: list[int], limit: int, cuts: list[int], ended: bool
 ) -> None:
     """CVE-2025-69228: a limit that begins again with each part is none."""
     data = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
     data += b"".join(b"%x\r\n%b\r\n" % (size, b"x" * size) for size in sizes)
     data += b"0\r\n\r\n" * ended
-    _, seen, status = read(split(data, cuts), Limits(body=limit))
+    _, seen, status = read(split(data, cuts), new_parser(Limits(body=limit), reader))
     delivered = sum(len(event.data) for event in seen if isinstance(event, BodyData))
     assert delivered <= limit
     if sum(sizes) > limit:
@@ -236,129 +148,74 @@ def test_the_limit_of_a_chunked_body_is_cumulative(
         assert delivered == sum(sizes)
 
 
-def test_a_chunk_over_the_limit_is_refused_before_its_data() -> None:
+@each_reader
+def test_a_chunk_over_the_limit_is_refused_before_its_data(reader: Reader) -> None:
     head = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
     for line in (b"b\r\n", b"ffffffffffffffff\r\n"):
-        parser, _, status = read([head + line], Limits(body=10))
+        parser, _, status = read([head + line], new_parser(Limits(body=10), reader))
         assert status == 413
         assert parser.buffered == 0
 
 
+@each_reader
 @given(st.integers(0, 40), st.integers(1, 40), cut_lists)
 @properties
-def test_the_limit_of_the_request_line(length: int, limit: int, cuts: list[int]) -> None:
+def test_the_limit_of_the_request_line(
+    reader: Reader, length: int, limit: int, cuts: list[int]
+) -> None:
     line = b"GET /" + b"a" * length + b" HTTP/1.1"
     data = line + b"\r\nHost: a\r\n\r\n"
-    _, seen, status = read(split(data, cuts), Limits(request_line=limit))
+    _, seen, status = read(split(data, cuts), new_parser(Limits(request_line=limit), reader))
     assert status == (414 if len(line) > limit else None)
     assert bool(seen) is (status is None)
 
 
+@each_reader
 @given(st.integers(0, 40), st.integers(8, 40), cut_lists)
 @properties
-def test_the_limit_of_a_field(length: int, limit: int, cuts: list[int]) -> None:
+def test_the_limit_of_a_field(reader: Reader, length: int, limit: int, cuts: list[int]) -> None:
     line = b"X:" + b"a" * length
     data = b"GET / HTTP/1.1\r\nHost: a\r\n" + line + b"\r\n\r\n"
-    _, seen, status = read(split(data, cuts), Limits(field_size=limit))
+    _, seen, status = read(split(data, cuts), new_parser(Limits(field_size=limit), reader))
     assert status == (431 if len(line) > limit else None)
     assert bool(seen) is (status is None)
 
 
+@each_reader
 @given(st.integers(1, 8), st.integers(1, 8), cut_lists)
 @properties
-def test_the_limit_of_the_number_of_fields(count: int, limit: int, cuts: list[int]) -> None:
+def test_the_limit_of_the_number_of_fields(
+    reader: Reader, count: int, limit: int, cuts: list[int]
+) -> None:
     data = b"GET / HTTP/1.1\r\nHost: a\r\n" + b"X: a\r\n" * (count - 1) + b"\r\n"
-    _, seen, status = read(split(data, cuts), Limits(fields=limit))
+    _, seen, status = read(split(data, cuts), new_parser(Limits(fields=limit), reader))
     assert status == (431 if count > limit else None)
     assert bool(seen) is (status is None)
 
 
+@each_reader
 @given(st.integers(0, 12), st.integers(-8, 8), cut_lists)
 @properties
-def test_the_limit_of_the_head(count: int, over: int, cuts: list[int]) -> None:
+def test_the_limit_of_the_head(reader: Reader, count: int, over: int, cuts: list[int]) -> None:
     data = b"GET / HTTP/1.1\r\nHost: a\r\n" + b"X: a\r\n" * count + b"\r\n"
     # The request line and all fields with their line ends; the empty line behind them is free.
     limit = len(data) - len(EMPTY_LINE) - over
-    _, seen, status = read(split(data, cuts), Limits(head=limit))
+    _, seen, status = read(split(data, cuts), new_parser(Limits(head=limit), reader))
     assert status == (431 if over > 0 else None)
     assert bool(seen) is (status is None)
 
 
 # Any bytes.
 
-fragments = st.sampled_from(
-    [
-        b"GET",
-        b"POST",
-        b"CONNECT",
-        b" ",
-        b"/",
-        b"*",
-        b"http://a.test/",
-        b"#",
-        b"HTTP/1.1",
-        b"HTTP/1.0",
-        b"HTTP/2.0",
-        b"GET / HTTP/1.1\r\n",
-        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
-        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n",
-        b"Host: a\r\n",
-        b"Host",
-        b"Content-Length",
-        b"Transfer-Encoding",
-        b"Expect",
-        b"100-continue",
-        b"chunked",
-        b"gzip",
-        b"Trailer",
-        b":",
-        b": ",
-        b"\r\n",
-        b"\r",
-        b"\n",
-        b"\t",
-        b"\0",
-        b"\xff",
-        b"0",
-        b"3",
-        b"a",
-        b"ffffffffffffffff",
-        b"0\r\n\r\n",
-        b"3\r\nabc\r\n",
-        b";",
-        b",",
-    ]
-)
-wild = st.one_of(
-    st.binary(max_size=80),
-    st.lists(st.one_of(fragments, st.binary(max_size=3)), max_size=25).map(b"".join),
-)
-small_limits = st.builds(
-    Limits,
-    request_line=st.integers(1, 40),
-    fields=st.integers(1, 4),
-    field_size=st.integers(1, 40),
-    head=st.integers(1, 90),
-    body=st.integers(0, 8),
-)
 
-
-@st.composite
-def damaged(draw: st.DrawFn) -> bytes:
-    """Requests in order with one place changed: much nearer to what a parser could overlook."""
-    data = b"".join(message.raw for message in draw(streams))
-    start = draw(st.integers(0, len(data)))
-    end = min(len(data), start + draw(st.integers(0, 3)))
-    return data[:start] + draw(st.one_of(fragments, st.binary(max_size=3))) + data[end:]
-
-
+@each_reader
 @given(st.one_of(wild, damaged()), cut_lists, st.one_of(st.just(Limits()), small_limits))
 @settings(properties, max_examples=500)
 def test_any_bytes_give_events_or_a_refusal_however_split(
-    data: bytes, cuts: list[int], limits: Limits
+    reader: Reader, data: bytes, cuts: list[int], limits: Limits
 ) -> None:
-    _, expected, expected_status = read([data], limits)
-    parser, seen, status = read(split(data, cuts), limits)
+    _, expected, expected_status = read([data], new_parser(limits, reader))
+    parser, seen, status = read(split(data, cuts), new_parser(limits, reader))
     assert (seen, status) == (expected, expected_status)
     assert status is None or status in STATUSES
     # Heads, data and ends alternate as they have to.
@@ -376,10 +233,11 @@ def test_any_bytes_give_events_or_a_refusal_however_split(
         assert parser.buffered == 0
 
 
+@each_reader
 @given(st.one_of(wild, damaged()), wild)
 @properties
-def test_nothing_behind_a_refusal_is_parsed(data: bytes, more: bytes) -> None:
-    parser, _, status = read([data])
+def test_nothing_behind_a_refusal_is_parsed(reader: Reader, data: bytes, more: bytes) -> None:
+    parser, _, status = read([data], new_parser(reader=reader))
     assume(status is not None)
     for piece in (more, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"):
         parser.feed(piece)
@@ -409,10 +267,11 @@ def as_h11_reads(data: bytes) -> tuple[h11.Request, bytes, bytes]:
     return request, body, connection.trailing_data[0]
 
 
+@each_reader
 @given(st.one_of(streams.map(lambda s: b"".join(m.raw for m in s)), damaged()))
 @settings(properties, max_examples=300)
-def test_what_is_accepted_is_read_by_h11_alone_in_the_same_way(data: bytes) -> None:
-    parser = Parser(Limits())
+def test_what_is_accepted_is_read_by_h11_alone_in_the_same_way(reader: Reader, data: bytes) -> None:
+    parser = new_parser(reader=reader)
     parser.feed(data)
     seen: list[Event] = []
     try:
@@ -430,18 +289,8 @@ def test_what_is_accepted_is_read_by_h11_alone_in_the_same_way(data: bytes) -> N
     request, body, rest = as_h11_reads(data.removeprefix(EMPTY_LINE))
     assert head.method.encode() == request.method
     assert head.target.encode() == request.target
-    assert head.version.encode() == b"HTTP/" + request.http_version
-    assert head.fields == list(request.headers)
+    assert head.section.version.encode() == b"HTTP/" + request.http_version
+    assert head.section.fields == list(request.headers)
     assert b"".join(e.data for e in seen if isinstance(e, BodyData)) == body
     # Both end the message at the same byte: nothing can be smuggled between them.
     assert data[len(data) - parser.buffered :] == rest
-
-
-def test_an_error_of_h11_becomes_a_refusal() -> None:
-    # Nothing that passes our own rules is known to fail there; a later h11 may be stricter.
-    connection = h11.Connection(h11.SERVER)
-    connection.receive_data(b"not a request\r\n\r\n")
-    with pytest.raises(Refusal) as caught:
-        _translated(connection)
-    assert caught.value.status == 400
-    assert isinstance(caught.value.__cause__, h11.RemoteProtocolError)

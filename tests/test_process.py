@@ -72,7 +72,7 @@ APPLICATION = """
 
 _STARTED = re.compile(
     r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} INFO Serving (?P<name>.+) at (?P<urls>.+)"
-    r" with (?P<threads>\d+) threads? on (?P<loop>\w+) \(press Ctrl-C to stop\)$"
+    r" with (?P<threads>\d+) threads? on (?P<loop>\w+) with (?P<http>\w+) \(press Ctrl-C to stop\)$"
 )
 
 Start = Callable[..., "contextlib.AbstractAsyncContextManager[Process]"]
@@ -285,11 +285,11 @@ def start(project: Path) -> Start:
 
 
 async def test_start_message_names_application_url_threads_and_how_to_stop(start: Start) -> None:
-    async with start("--threads", "3", "--loop", "asyncio") as process:
+    async with start("--threads", "3", "--loop", "asyncio", "--http", "h11") as process:
         assert process.started is not None
         assert process.started["name"] == "app:application"
         assert process.started["threads"] == "3"
-        assert process.started["loop"] == "asyncio"
+        assert (process.started["loop"], process.started["http"]) == ("asyncio", "h11")
         assert re.fullmatch(r"http://127\.0\.0\.1:\d+", process.url)
         assert (await get(process.url)).json()["path"] == "/"
         assert await process.stop() == 0
@@ -312,7 +312,7 @@ async def test_event_loop_is_the_one_that_was_asked_for(start: Start, loop: str)
     async with start("--loop", loop) as process:
         assert process.started is not None
         expected = ("uvloop" if there else "asyncio") if loop == "auto" else loop
-        assert process.started["loop"] == expected
+        assert (process.started["loop"], process.started["http"]) == (expected, "httptools")
         assert (await get(process.url)).status_code == 200
         assert await process.stop() == 0
 

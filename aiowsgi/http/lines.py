@@ -13,11 +13,16 @@ from .request import Limits
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _VALUE = rb"[\t\x20-\x7e\x80-\xff]*+"
 
-# The whole of an ordinary head in one match. It decides nothing alone: what it does not match is
-# read again line by line, to find out what is wrong.
-_ORDINARY_HEAD = re.compile(
-    rb"%b [\x21-\x7e]++ HTTP/1\.[01]\r\n(?:%b:%b\r\n)*+\r\n" % (_TOKEN, _TOKEN, _VALUE)
-)
+# An ordinary head in two matches. They decide nothing alone: what they do not match is read again
+# line by line, to find out what is wrong; what they match is accepted there too, if no line is too
+# long.
+# Before " HTTP/", in latin-1: method, target, and the target's path and query as ``split_target``
+# finds them.
+ordinary_request = re.compile(
+    rf"(?!CONNECT )({_TOKEN.decode()}) ((/[!\"$->@-~]*+)(?:\?([!\"$-~]*+))?+)"
+).fullmatch
+# Between "HTTP/" and the empty line.
+ordinary_section = re.compile(rb"1\.[01](?:\r\n%b:%b)*+" % (_TOKEN, _VALUE)).fullmatch
 _REQUEST_LINE = re.compile(rb"%b [\x21-\x7e]+ HTTP/([0-9])\.([0-9])" % _TOKEN)
 _FIELD_LINE = re.compile(rb"%b:%b" % (_TOKEN, _VALUE))
 _SPACE_BEFORE_COLON = re.compile(rb"%b[ \t]+:" % _TOKEN)
@@ -71,21 +76,6 @@ def _check_field_line(line: bytes) -> None:
     if _SPACE_BEFORE_COLON.match(line):
         raise Refusal(400, "white space between a header field's name and its colon")
     raise Refusal(400, "a header line is not 'name: value'")
-
-
-def ordinary_head(buffer: bytes, limits: Limits) -> int:
-    """Return the length of the head at the start of ``buffer``, if nothing about it is unusual.
-
-    Returns 0 where it is not whole, or where a ``HeadScanner`` has to look at it. The two agree:
-    what is accepted here is accepted there.
-    """
-    if (match := _ORDINARY_HEAD.match(buffer)) is None:
-        return 0
-    end = match.end()
-    # Shorter than any limit on a line, so that no line has to be measured.
-    if end > limits.request_line or end > limits.field_size or end > limits.head:
-        return 0
-    return end if buffer.count(b"\r\n", 0, end) - 2 <= limits.fields else 0
 
 
 class HeadScanner:
@@ -161,7 +151,7 @@ class ChunkScanner:
     chunk line with the data behind it, so that one call is a bounded amount of work.
     """
 
-    __slots__ = ("_body", "_data", "_extensions", "_limits", "_trailers", "finished")
+    __slots__ = ("_body", "_data", "_extensions", "_limits", "_trailers", "extension", "finished")
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -169,6 +159,7 @@ class ChunkScanner:
         self._data = 0  # Bytes to come of this chunk, with its CRLF.
         self._extensions = 0
         self._trailers: int | None = None  # Fields so far, once the last chunk has come.
+        self.extension = b""  # Of the chunk line that was scanned last, with its semicolon.
         self.finished = False
 
     def scan(self, buffer: bytes, start: int) -> int:
@@ -176,6 +167,7 @@ class ChunkScanner:
 
         Raises Refusal with 400, 413 or 431.
         """
+        self.extension = b""
         if self._data:
             return self._scan_data(buffer, start)
         if self._trailers is not None:
@@ -199,7 +191,8 @@ class ChunkScanner:
             return start
         if (match := _CHUNK_LINE.fullmatch(buffer, start, end)) is None:
             raise Refusal(400, "a chunk size is not a hexadecimal number")
-        self._extensions += len(match[2] or b"")
+        self.extension = match[2] or b""
+        self._extensions += len(self.extension)
         if self._extensions > _CHUNK_EXTENSIONS_LIMIT:
             raise Refusal(400, f"more than {_CHUNK_EXTENSIONS_LIMIT} bytes of chunk extensions")
         size = int(match[1], 16)

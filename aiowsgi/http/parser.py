@@ -1,24 +1,17 @@
-"""The parser: bytes in, events out. The only module that imports h11.
+"""The parser: bytes in, events out.
 
-Strictness, limits and framing are decided by ``lines``, ``target`` and ``framing`` before h11 sees
-a byte, because h11 alone is lenient. Each request gets an h11 connection of its own, fed with
-exactly the bytes of that request: what follows can never be taken for a part of it.
+Strictness, limits and framing are decided by ``lines``, ``target`` and ``framing`` before the
+library that reads HTTP sees a byte, because libraries are lenient, each in its own way. It gets the
+bytes of one header section, or of one body, and never what follows them.
 """
 
-import re
-
-import h11
-
 from ..errors import Refusal
-from .framing import request_framing
-from .lines import ChunkScanner, HeadScanner, ordinary_head
-from .request import BodyData, EndOfMessage, Event, Limits, RequestHead
+from .lines import ChunkScanner, HeadScanner, ordinary_request
+from .reader import ChunkDecoder
+from .request import BodyData, EndOfMessage, Event, FieldSection, RequestHead
+from .sections import FieldSections
 from .target import split_target
 
-# The fields that decide about the message, found in a head whose lines are known to be sound.
-_DECIDING_FIELD = re.compile(
-    rb"\r\n(host|content-length|transfer-encoding|connection|expect):[ \t]*([^\r]*)", re.IGNORECASE
-)
 _END_OF_MESSAGE = EndOfMessage()
 # One empty line before a request is no part of it (RFC 9112 §2.2).
 _NOTHING = (b"", b"\r", b"\r\n")
@@ -28,24 +21,25 @@ class Parser:
     """Parses the requests of one connection, one after the other.
 
     Sans-I/O: ``feed`` takes bytes, ``next_event`` gives what they mean. Once ``next_event`` has
-    raised a Refusal, nothing behind the offending bytes is ever parsed.
+    raised a Refusal, nothing behind the offending bytes is ever parsed. The argument is what all
+    parsers of the server share.
     """
 
     __slots__ = (
         "_buffer",
         "_chunks",
+        "_decoder",
         "_eof",
-        "_h11",
         "_in_body",
-        "_limits",
         "_position",
         "_refusal",
         "_remaining",
         "_scanner",
+        "_sections",
     )
 
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+    def __init__(self, sections: FieldSections) -> None:
+        self._sections = sections
         self._buffer = b""
         self._position = 0
         self._eof = False
@@ -54,7 +48,7 @@ class Parser:
         self._in_body = False
         self._remaining = 0  # Bytes to come of a body with Content-Length.
         self._chunks: ChunkScanner | None = None
-        self._h11: h11.Connection | None = None
+        self._decoder: ChunkDecoder | None = None
 
     @property
     def buffered(self) -> int:
@@ -121,50 +115,53 @@ class Parser:
             self._position = 0
         if not self._buffer:
             return None
-        start = 0
-        if self._scanner is not None or not (end := ordinary_head(self._buffer, self._limits)):
-            if self._scanner is None:
-                self._scanner = HeadScanner(self._limits)
-            if (found := self._scanner.scan(self._buffer)) is None:
-                return None
-            start, end = found
-            self._scanner = None
+        if self._scanner is None:
+            if (head := self._ordinary_head()) is not None:
+                return head
+            self._scanner = HeadScanner(self._sections.limits)
+        if (found := self._scanner.scan(self._buffer)) is None:
+            return None
+        self._scanner = None
+        start, end = found
         self._position = end
+        return self._sound_head(self._buffer[start : end - 4])
+
+    def _ordinary_head(self) -> RequestHead | None:
+        """Take a head about which nothing is unusual, in the cheapest way; or nothing."""
+        block, end, rest = self._buffer.partition(b"\r\n\r\n")
+        if not end or len(block) > self._sections.unmeasured:
+            return None
+        line, _, raw = block.partition(b" HTTP/")
+        if (match := ordinary_request(line.decode("latin-1"))) is None:
+            return None
+        section = self._sections.known.get(raw) or self._sections.read_ordinary(raw)
+        if section is None:
+            return None
+        self._buffer = rest
         self._in_body = True
-        return self._parse_head(self._buffer[start:end])
+        if section.chunked or section.content_length:
+            self._begin_body(section)
+        method, target, path, query = match.groups("")
+        return RequestHead(method, target, path, query, section.host, section)
 
-    def _parse_head(self, block: bytes) -> RequestHead:
-        method_bytes, target_bytes, version_bytes = block[: block.index(b"\r\n")].split(b" ")
-        method = method_bytes.decode("ascii")
-        target = target_bytes.decode("ascii")
-        version = version_bytes.decode("ascii")
+    def _sound_head(self, block: bytes) -> RequestHead:
+        """Return the head that a scanner has found nothing wrong with."""
+        method_bytes, target_bytes, rest = block.split(b" ", 2)
+        method, target = method_bytes.decode("ascii"), target_bytes.decode("ascii")
         path, query, authority = split_target(method, target)
-        framing = request_framing(version, _DECIDING_FIELD.findall(block), self._limits)
+        raw = rest.removeprefix(b"HTTP/")
+        section = self._sections.known.get(raw) or self._sections.read(raw)
+        self._in_body = True
+        self._begin_body(section)
+        host = section.host if authority is None else authority
+        return RequestHead(method, target, path, query, host, section)
 
-        # h11 holds an incomplete head against this size; the heads that it gets are complete, but
-        # trailers are not, and their limits are ours.
-        connection = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 24)
-        connection.receive_data(block)
-        request = _translated(connection)
-        assert isinstance(request, h11.Request)  # The block is one whole head.
-
-        self._remaining = framing.content_length or 0
-        if framing.chunked:
-            self._chunks = ChunkScanner(self._limits)
-            self._h11 = connection
-        return RequestHead(
-            method,
-            target,
-            version,
-            [(name.lower(), value) for name, value in request.headers.raw_items()],
-            path,
-            query,
-            framing.host if authority is None else authority,
-            framing.content_length,
-            framing.chunked,
-            framing.keep_alive,
-            framing.expect_continue,
-        )
+    def _begin_body(self, section: FieldSection) -> None:
+        if section.chunked:
+            self._chunks = ChunkScanner(self._sections.limits)
+            self._decoder = self._sections.reader.chunk_decoder()
+        else:
+            self._remaining = section.content_length or 0
 
     def _next_data(self) -> BodyData | None:
         # A body with a length needs no parser: its bytes mean nothing to HTTP.
@@ -176,27 +173,21 @@ class Parser:
         return BodyData(data)
 
     def _next_chunk(self, chunks: ChunkScanner) -> Event | None:
-        connection = self._h11
-        assert connection is not None  # Made together with the scanner.
+        decoder = self._decoder
+        assert decoder is not None  # Made together with the scanner.
         while True:
             end = chunks.scan(self._buffer, self._position)
             if end == self._position:
                 return None
-            connection.receive_data(self._buffer[self._position : end])
+            piece = self._buffer[self._position : end]
             self._position = end
-            event = _translated(connection)
-            if isinstance(event, h11.Data):
-                return BodyData(bytes(event.data))
+            if chunks.extension:
+                piece = piece.replace(chunks.extension, b"", 1)
+            data = decoder.decode(piece)
+            if data:
+                return BodyData(data)
             if chunks.finished:
-                assert isinstance(event, h11.EndOfMessage)  # Two readers of one body agree.
-                self._chunks = self._h11 = None
+                assert decoder.finished  # Two readers of one body agree.
+                self._chunks = self._decoder = None
                 self._in_body = False
                 return _END_OF_MESSAGE
-
-
-def _translated(connection: h11.Connection) -> object:
-    """Return h11's next event; a protocol error of h11's becomes ours."""
-    try:
-        return connection.next_event()
-    except h11.RemoteProtocolError as error:
-        raise Refusal(error.error_status_hint, str(error)) from error

@@ -1,7 +1,10 @@
 """What a parser yields, and the limits it holds a client to. Data only."""
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+# Of a header field: its name in lower case, and its value without the white space around it.
+Field = tuple[bytes, bytes]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,30 +18,45 @@ class Limits:
     body: int = 1 << 30
 
 
-class RequestHead(NamedTuple):
-    """A request head that passed every check, with the decisions taken from it.
+@dataclass(slots=True)
+class FieldSection:
+    """What the header section of a request says, and the decisions taken from it.
 
-    A named tuple, because one is made for every request and a frozen dataclass costs three times
-    as much to make.
+    Requests that were sent with the same section share one of these, so nobody changes it, but for
+    the place that belongs to the environ.
     """
 
-    method: str
-    # As sent, percent-encoded.
-    target: str
-    # "HTTP/1.1" or "HTTP/1.0".
+    # "HTTP/1.1" or "HTTP/1.0", for it decides with the fields.
     version: str
-    # Lower-case names, in order; values without the white space around them.
-    fields: list[tuple[bytes, bytes]]
-    # Of the target, percent-encoded; empty for ``OPTIONS *``.
-    path: str
-    query: str
-    # The effective authority: of an absolute-form target, else the Host field (RFC 9112 §3.3).
+    # As they were sent, in order.
+    fields: list[Field]
+    # The Host field.
     host: str | None
     # None where no Content-Length was sent.
     content_length: int | None
     chunked: bool
     keep_alive: bool
     expect_continue: bool
+    # What all environs of requests with this section have in common; None before the first one.
+    environ: dict[str, Any] | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(slots=True)
+class RequestHead:
+    """A request head that passed every check.
+
+    Not frozen, because one is made for every request, and that would take three times as long.
+    """
+
+    method: str
+    # As sent, percent-encoded.
+    target: str
+    # Of the target, percent-encoded; empty for ``OPTIONS *``.
+    path: str
+    query: str
+    # The effective authority: of an absolute-form target, else the Host field (RFC 9112 §3.3).
+    host: str | None
+    section: FieldSection
 
 
 class BodyData(NamedTuple):

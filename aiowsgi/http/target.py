@@ -6,7 +6,7 @@ from ipaddress import AddressValueError, IPv6Address
 from ..errors import Refusal
 
 _AUTHORITY = re.compile(
-    r"(?:\[(?P<literal>[^\]]*)\]|(?:[A-Za-z0-9\-._~!$&'()*+,;=]++|%[0-9A-Fa-f]{2})*+)"
+    r"(?:\[([^\]]*)\]|(?:[A-Za-z0-9\-._~!$&'()*+,;=]++|%[0-9A-Fa-f]{2})*+)"
     r"(?::[0-9]*+)?"
 )
 _FUTURE_LITERAL = re.compile(r"v[0-9A-Fa-f]+\.[A-Za-z0-9\-._~!$&'()*+,;=:]+")
@@ -17,7 +17,7 @@ def is_authority(text: str) -> bool:
     """Return whether ``text`` is ``host[:port]``; the host may be empty, user information not."""
     if (match := _AUTHORITY.fullmatch(text)) is None:
         return False
-    literal = match["literal"]
+    literal = match[1]  # What stands in brackets.
     if literal is None or _FUTURE_LITERAL.fullmatch(literal):
         return True
     try:

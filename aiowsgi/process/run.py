@@ -14,6 +14,7 @@ from wsgiref.types import WSGIApplication
 
 from ..config import Config
 from ..errors import ConfigError
+from ..http.reader import find_reader
 from ..server.server import Server, serve, with_address
 from ..wsgi.task import describe
 from . import logs
@@ -69,10 +70,11 @@ def serve_until_signal(
     for work that the application gave to the loop's own threads. Raises ConfigError.
     """
     loop_name, loop_factory = _loop_factory(config.loop)
+    reader = find_reader(config.http)
     logs.configure(config.log_level)
     _limit_heaps()
     with asyncio.Runner(loop_factory=loop_factory) as runner:
-        return runner.run(_serve(app, config, name, loop_name, on_cut))
+        return runner.run(_serve(app, config, name, f"{loop_name} with {reader.name}", on_cut))
 
 
 def _limit_heaps() -> None:
@@ -104,7 +106,7 @@ async def _serve(
     app: WSGIApplication,
     config: Config,
     name: str,
-    loop_name: str,
+    machinery: str,
     on_cut: Callable[[int], None],
 ) -> int:
     server = await serve(app, config=config)
@@ -116,7 +118,7 @@ async def _serve(
             ", ".join(server.urls),
             server.threads,
             "" if server.threads == 1 else "s",
-            loop_name,
+            machinery,
         )
         forced = asyncio.ensure_future(signals.forced.wait())
         try:

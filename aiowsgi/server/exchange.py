@@ -105,8 +105,8 @@ class Exchange:
         self.last = False
         self.encoder = ResponseEncoder(
             method=head.method,
-            version=head.version,
-            keep_alive=head.keep_alive,
+            version=head.section.version,
+            keep_alive=head.section.keep_alive,
             server=site.server_field,
         )
         self.writer = ResponseWriter(
@@ -130,10 +130,10 @@ class Exchange:
     def access_record(self, client: str, status: int) -> AccessRecord:
         """Return what the access log says of the request; ``status`` is 0 if none was sent."""
         head = self.head
-        fields = dict(head.fields)
+        fields = dict(head.section.fields)
         return AccessRecord(
             client,
-            f"{head.method} {head.target} {head.version}",
+            f"{head.method} {head.target} {head.section.version}",
             status or CLIENT_CLOSED_REQUEST,
             self.encoder.body_size - (0 if self.file is None else self.file.size),
             fields.get(b"referer", b"").decode("latin-1"),
@@ -365,7 +365,7 @@ class Exchange:
 
     def start(self, status: str, fields: Fields, length: int | None) -> None:
         """Take the head. See ``Responder``."""
-        if self.head.expect_continue and self.body is not None and not self.body.awaited:
+        if self.head.section.expect_continue and self.body is not None and not self.body.awaited:
             # No 100 was sent, so the client may send its body or leave it out (RFC 9110 §10.1.1):
             # what it sends next cannot be told apart from a request.
             self.encoder.keep_alive = False

@@ -213,15 +213,15 @@ class Protocol(asyncio.Protocol):
         self._account()
 
     def on_head(self, head: RequestHead) -> None:
-        """Begin with a request."""
+        """Begin a request."""
         receiver = self._receiver
         self._requests += 1
         self._exchange = exchange = Exchange(self._site, self, head)
         if receiver.eof:
             exchange.cancel_calls(self._gone)
-        if not (head.chunked or head.content_length):
+        if not (head.section.chunked or head.section.content_length):
             return
-        if head.expect_continue and not receiver.buffered:
+        if head.section.expect_continue and not receiver.buffered:
             receiver.continue_due = True
             receiver.body = exchange.stream_body(b"")
             self._dispatch(exchange)
@@ -332,7 +332,7 @@ class Protocol(asyncio.Protocol):
         if over or not exchange.encoder.keep_alive or self._refusal is not None:
             # Only a client that may still be sending has to be waited for.
             unread = receiver.receiving or self._refusal or receiver.kept
-            self._close(linger=bool(unread) or exchange.head.keep_alive)
+            self._close(linger=bool(unread) or exchange.head.section.keep_alive)
         elif receiver.receiving:
             receiver.forget_body()
             self._enter(State.DRAIN)

@@ -68,7 +68,7 @@ class Receiver:
         self._site = site
         self._transport = transport
         self._taker = taker
-        self._parser = Parser(site.limits)
+        self._parser = Parser(site.sections)
         self._reading = True
         self._yielding = False
         self._closed = False

@@ -18,7 +18,9 @@ from ..bridge.mailbox import Mailbox
 from ..bridge.pool import ThreadPool
 from ..config import Config
 from ..errors import ConfigError, ServerStopped
+from ..http.reader import Reader, find_reader
 from ..http.request import Limits
+from ..http.sections import FieldSections
 from ..observe.inspection import Inspection, RequestInfo, stack_of
 from ..wsgi.environ import base_environ
 from . import bind
@@ -49,6 +51,7 @@ class Server:
         config: Config,
         sockets: list[bind.ListeningSocket],
         executor: Executor | None,
+        reader: Reader,
     ) -> None:
         loop = asyncio.get_running_loop()
         # What callbacks of the loop run in: nothing of the host's tasks can leak into a request,
@@ -69,12 +72,15 @@ class Server:
         self._site = Site(
             app=app,
             config=config,
-            limits=Limits(
-                request_line=config.limit_request_line,
-                fields=config.limit_request_fields,
-                field_size=config.limit_request_field_size,
-                head=config.limit_request_head,
-                body=config.limit_request_body,
+            sections=FieldSections(
+                Limits(
+                    request_line=config.limit_request_line,
+                    fields=config.limit_request_fields,
+                    field_size=config.limit_request_field_size,
+                    head=config.limit_request_head,
+                    body=config.limit_request_body,
+                ),
+                reader,
             ),
             timeouts=timeouts(config),
             loop=loop,
@@ -382,6 +388,7 @@ class Serving:
             raise ConfigError(
                 f"the executor {self._executor!r} is not a concurrent.futures.Executor"
             )
+        reader = find_reader(self._config.http)
         sockets: list[bind.ListeningSocket] = []
         try:
             if self._sock is not None:
@@ -393,7 +400,7 @@ class Serving:
             for sock in sockets:
                 sock.close()
             raise
-        return Server(self._app, self._config, sockets, self._executor)
+        return Server(self._app, self._config, sockets, self._executor, reader)
 
 
 def serve(

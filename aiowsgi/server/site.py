@@ -17,7 +17,7 @@ from ..bridge.jobs import JobQueue
 from ..bridge.mailbox import Mailbox
 from ..bridge.turns import be_patient
 from ..config import Config
-from ..http.request import Limits
+from ..http.sections import FieldSections
 from ..observe import access
 from ..observe.waits import Waits
 from ..wsgi.environ import Environ
@@ -41,7 +41,8 @@ class Site:
 
     app: WSGIApplication
     config: Config
-    limits: Limits
+    # What their parsers share.
+    sections: FieldSections
     # Of each state of a connection, in seconds.
     timeouts: tuple[float | None, ...]
     loop: asyncio.AbstractEventLoop

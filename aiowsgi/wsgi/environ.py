@@ -5,7 +5,7 @@ from functools import lru_cache
 from typing import Any, BinaryIO
 from urllib.parse import unquote_to_bytes
 
-from ..http.request import RequestHead
+from ..http.request import FieldSection, RequestHead
 from .file_wrapper import FileWrapper
 
 Environ = dict[str, Any]
@@ -40,35 +40,12 @@ def _environ_key(name: bytes) -> str | None:
 _known_key = lru_cache(maxsize=1024)(_environ_key)
 
 
-def build_environ(
-    base: Environ,
-    head: RequestHead,
-    body: BinaryIO,
-    *,
-    server: tuple[str, str],
-    client: tuple[str, str],
-) -> Environ:
-    """Return the environ of one request: a new dict.
-
-    Arguments: the base environ, the request head, the input; host and port of the server's and of
-    the client's end of the connection.
-    """
+def _section_environ(base: Environ, section: FieldSection) -> Environ:
+    """Return what the environs of all requests with this header section have in common."""
     environ = base.copy()
-    environ["REQUEST_METHOD"] = head.method
-    path = head.path
-    if "%" in path:
-        path = unquote_to_bytes(path).decode("latin-1")
-    environ["PATH_INFO"] = path
-    environ["QUERY_STRING"] = head.query
-    environ["REQUEST_URI"] = environ["RAW_URI"] = head.target
-    environ["SERVER_PROTOCOL"] = head.version
-    environ["SERVER_NAME"], environ["SERVER_PORT"] = server
-    environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = client
-    environ["wsgi.input"] = body
-    environ["wsgi.errors"] = sys.stderr
-
+    environ["SERVER_PROTOCOL"] = section.version
     repeated: dict[str, list[str]] = {}
-    for name, value in head.fields:
+    for name, value in section.fields:
         # Only names of the usual length are worth remembering; clients choose them.
         key = _known_key(name) if len(name) <= 64 else _environ_key(name)
         if key is None:
@@ -84,8 +61,43 @@ def build_environ(
     for key, values in repeated.items():
         # RFC 9110 §5.3 joins with commas; a cookie-string knows only "; " (RFC 6265 §4.2.1).
         environ[key] = ("; " if key == "HTTP_COOKIE" else ",").join(values)
-    if head.host is not None:
-        environ["HTTP_HOST"] = head.host
     # The body is decoded already: an application that saw the field would decode it again.
     environ.pop("HTTP_TRANSFER_ENCODING", None)
+    return environ
+
+
+def build_environ(
+    base: Environ,
+    head: RequestHead,
+    body: BinaryIO,
+    *,
+    server: tuple[str, str],
+    client: tuple[str, str],
+) -> Environ:
+    """Return the environ of one request: a new dict.
+
+    Arguments: the base environ, the request head, the input; host and port of the server's and of
+    the client's end of the connection. All requests whose header sections are remembered together
+    have the same base environ.
+    """
+    section = head.section
+    common = section.environ
+    if common is None:
+        # Threads that do this at the same time make the same, each its own; it is put in its place
+        # when it is whole, and never changed there.
+        common = section.environ = _section_environ(base, section)
+    environ = common.copy()
+    environ["REQUEST_METHOD"] = head.method
+    path = head.path
+    if "%" in path:
+        path = unquote_to_bytes(path).decode("latin-1")
+    environ["PATH_INFO"] = path
+    environ["QUERY_STRING"] = head.query
+    environ["REQUEST_URI"] = environ["RAW_URI"] = head.target
+    if head.host is not section.host:  # It is the target's.
+        environ["HTTP_HOST"] = head.host
+    environ["SERVER_NAME"], environ["SERVER_PORT"] = server
+    environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = client
+    environ["wsgi.input"] = body
+    environ["wsgi.errors"] = sys.stderr
     return environ

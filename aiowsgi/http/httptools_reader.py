@@ -1,0 +1,86 @@
+"""Reading with httptools (llhttp): the fast one. The only module that imports it."""
+
+import httptools
+
+from ..errors import Refusal
+from .reader import Reader
+from .request import Field
+
+
+class _Section:
+    """What httptools finds in a header section."""
+
+    __slots__ = ("complete", "fields")
+
+    def __init__(self) -> None:
+        self.complete = False
+        self.fields: list[Field] = []
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.fields.append((name[1:].lower(), value.rstrip(b" \t")))
+
+    def on_message_complete(self) -> None:
+        self.complete = True
+
+
+def _fields(section: bytes) -> list[Field]:
+    """See ``Reader``."""
+    found = _Section()
+    # llhttp does things of its own with some fields: it frames by Content-Length and
+    # Transfer-Encoding, which are framed already, and stops at an Upgrade. A letter in front of
+    # each name makes it see fields only. Its table of methods plays no part either.
+    lines = section[3:].replace(b"\r\n", b"\r\nX")
+    _feed(httptools.HttpRequestParser(found), b"GET / HTTP/1.1" + lines + b"\r\n\r\n")
+    assert found.complete  # It is one whole head.
+    if b"\r\ntransfer-encoding:" in section.lower():
+        # There can be but one coding (see ``framing``), and h11 gives its name in lower case.
+        return [(n, v.lower() if n == b"transfer-encoding" else v) for n, v in found.fields]
+    return found.fields
+
+
+class _Body:
+    """What httptools finds in a piece of a body."""
+
+    # It does not know its parser, which knows it: that would be left to the garbage collector.
+    __slots__ = ("complete", "data")
+
+    def __init__(self) -> None:
+        self.complete = False
+        self.data = b""
+
+    def on_body(self, data: bytes) -> None:
+        self.data += data
+
+    def on_message_complete(self) -> None:
+        self.complete = True
+
+
+class _ChunkDecoder:
+    """See ``reader.ChunkDecoder``."""
+
+    __slots__ = ("_body", "_parser")
+
+    def __init__(self) -> None:
+        self._body = _Body()
+        self._parser = httptools.HttpRequestParser(self._body)
+        _feed(self._parser, b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n")
+
+    @property
+    def finished(self) -> bool:
+        return self._body.complete
+
+    def decode(self, piece: bytes) -> bytes:
+        body = self._body
+        body.data = b""
+        _feed(self._parser, piece)
+        return body.data
+
+
+def _feed(parser: httptools.HttpRequestParser, data: bytes) -> None:
+    try:
+        parser.feed_data(data)
+    except httptools.HttpParserError as error:
+        raise Refusal(400, str(error)) from error
+
+
+HTTPTOOLS = Reader("httptools", _fields, _ChunkDecoder)

@@ -1,0 +1,61 @@
+"""What the parser needs of a library that reads HTTP.
+
+A reader is handed nothing that has not passed the strict checks of ``lines`` and ``framing``, so
+that all readers accept and refuse the same. Each stands in a module of its own, which alone imports
+its library and translates its errors.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..errors import ConfigError
+from .request import Field
+
+
+class ChunkDecoder(Protocol):
+    """Decodes one chunked body (RFC 9112 §7.1)."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether the end of the body has come."""
+
+    def decode(self, piece: bytes) -> bytes:
+        """Return the data in a piece of the body, as ``ChunkScanner`` cuts it; it may be empty.
+
+        Chunk extensions are cut out: libraries disagree about them, and they mean nothing to us.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """A library at work. What it does not understand raises a Refusal."""
+
+    name: str
+    # Returns the fields of a section: the bytes from the version number on, as ``FieldSections``
+    # cuts them.
+    fields: Callable[[bytes], list[Field]]
+    # Returns a decoder for a body that begins.
+    chunk_decoder: Callable[[], ChunkDecoder]
+
+
+def find_reader(choice: str) -> Reader:
+    """Return "h11", "httptools" or, for "auto", httptools where it is installed, else h11.
+
+    Raises ConfigError where httptools is asked for and is not installed.
+    """
+    # Only what is used is imported: the other costs memory too.
+    if choice != "h11":
+        try:
+            from .httptools_reader import HTTPTOOLS
+        except ImportError as error:
+            if choice == "httptools":
+                raise ConfigError(
+                    "httptools is not installed; pip install aiowsgi[speed], or leave --http out "
+                    "to use h11"
+                ) from error
+        else:
+            return HTTPTOOLS
+    from .h11_reader import H11
+
+    return H11

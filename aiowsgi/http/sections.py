@@ -1,0 +1,75 @@
+"""Header sections: read once, remembered while clients go on sending them.
+
+A client sends nearly the same fields with each request of a connection, and clients of one kind
+send the same ones. What they say is decided by the bytes from the version number to the empty line,
+and by nothing else: so these bytes are the key, and the decisions are the value.
+"""
+
+import re
+from array import array
+
+from .framing import request_framing
+from .lines import ordinary_section
+from .reader import Reader
+from .request import FieldSection, Limits
+
+# The fields that decide about the message, found in a section whose lines are known to be sound.
+_DECIDING_FIELD = re.compile(
+    rb"\r\n(host|content-length|transfer-encoding|connection|expect):[ \t]*([^\r]*)", re.IGNORECASE
+)
+
+# How much is remembered: so many sections of so many bytes and fields. As browsers send them they
+# take 6 MB in all; a hostile client can make it 25. It can also make the sections of others be
+# forgotten, which costs them no more than being read again. Keys are compared as a whole and hashed
+# with Python's secret: neither collisions nor guesses at what others have sent lead anywhere.
+# Secrets (cookies, tokens) stay until other sections take their place, and go with the server.
+_MOST_SECTIONS = 1024
+_LONGEST_SECTION = 4096
+_MOST_FIELDS = 40
+
+
+class FieldSections:
+    """The header sections of one server. On the loop thread only.
+
+    Arguments: the limits of requests, and the library that reads them. ``known`` holds what is
+    remembered, by the bytes of the section: only such as passed every check, under these limits.
+    """
+
+    __slots__ = ("_seen", "known", "limits", "reader", "unmeasured")
+
+    def __init__(self, limits: Limits, reader: Reader) -> None:
+        self.limits = limits
+        self.reader = reader
+        # A head of up to so many bytes, without its last two line ends, has no line or section that
+        # is longer than any limit, so that nothing has to be measured.
+        self.unmeasured = min(limits.request_line, limits.field_size, limits.head) - 4
+        self.known: dict[bytes, FieldSection] = {}
+        # The hashes of sections that came once, where no other has taken their place since. Many
+        # come once only, where proxies or clients number their requests: those are not worth the
+        # memory, and shall not drive out the others.
+        self._seen = array("q", bytes(8 * _MOST_SECTIONS))
+
+    def read_ordinary(self, raw: bytes) -> FieldSection | None:
+        """Return a section; None where a ``HeadScanner`` has to look at its head.
+
+        ``raw`` is what stands between "HTTP/" and the empty line of a head that is not longer than
+        ``unmeasured``. Raises Refusal with 400, 413, 417 or 501.
+        """
+        if raw.count(b"\r\n") > self.limits.fields or ordinary_section(raw) is None:
+            return None
+        return self.read(raw)
+
+    def read(self, raw: bytes) -> FieldSection:
+        """Return the section of a head whose lines are known to be sound. Raises the same."""
+        version = "HTTP/1.1" if raw.startswith(b"1.1") else "HTTP/1.0"
+        framing = request_framing(version, _DECIDING_FIELD.findall(raw), self.limits)
+        section = FieldSection(version, self.reader.fields(raw), *framing)
+        if len(raw) <= _LONGEST_SECTION and len(section.fields) <= _MOST_FIELDS:
+            mark = hash(raw)
+            place = mark % _MOST_SECTIONS
+            if self._seen[place] == mark:
+                if len(self.known) == _MOST_SECTIONS:
+                    del self.known[next(iter(self.known))]
+                self.known[raw] = section
+            self._seen[place] = mark
+        return section

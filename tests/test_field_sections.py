@@ -1,0 +1,314 @@
+"""Header sections that are remembered: nobody can tell that they are, and they have bounds."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from io import BytesIO
+from typing import Any
+
+import pytest
+from http_streams import (
+    Message,
+    cut_lists,
+    damage,
+    events,
+    new_parser,
+    properties,
+    read,
+    small_limits,
+    split,
+    streams,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aiowsgi.errors import Refusal
+from aiowsgi.http.h11_reader import H11
+from aiowsgi.http.parser import Parser
+from aiowsgi.http.request import BodyData, EndOfMessage, FieldSection, Limits, RequestHead
+from aiowsgi.http.sections import FieldSections
+from aiowsgi.wsgi.environ import base_environ, build_environ
+
+SECTION = b"1.1\r\nHost: a"
+MOST, LONGEST, MOST_FIELDS = 1024, 4096, 40
+
+
+def head_bytes(start: bytes = b"GET /", section: bytes = SECTION) -> bytes:
+    return start + b" HTTP/" + section + b"\r\n\r\n"
+
+
+def warm(*requests: bytes, limits: Limits | None = None, times: int = 2) -> FieldSections:
+    """Return what a server remembers that has read these, each on a connection of its own."""
+    sections = FieldSections(limits or Limits(), H11)
+    for _ in range(times):
+        for request in requests:
+            read([request], Parser(sections))
+    return sections
+
+
+def first_head(sections: FieldSections, data: bytes) -> RequestHead:
+    parser = Parser(sections)
+    parser.feed(data)
+    head = next(events(parser))
+    assert isinstance(head, RequestHead)
+    return head
+
+
+def refusal(sections: FieldSections, data: bytes) -> Refusal:
+    parser = Parser(sections)
+    parser.feed(data)
+    with pytest.raises(Refusal) as caught:
+        parser.next_event()
+    return caught.value
+
+
+def last_word(parser: Parser) -> str:
+    """Return what a parser that has no event left says: nothing, or its refusal."""
+    try:
+        assert parser.next_event() is None
+    except Refusal as refusal:
+        return str(refusal)
+    return ""
+
+
+# What is read does not depend on what is remembered.
+
+
+@given(streams, st.data(), cut_lists, st.one_of(st.just(Limits()), small_limits))
+@settings(properties, max_examples=400)
+def test_what_is_remembered_changes_nothing(
+    stream: list[Message], data: st.DataObject, cuts: list[int], limits: Limits
+) -> None:
+    """Neither for the same requests, nor for others that differ in one place."""
+    sound = b"".join(message.raw for message in stream)
+    sections = warm(*(message.raw for message in stream), limits=limits)
+    for sent in (sound, data.draw(damage(sound))):
+        expected_parser, expected, expected_status = read([sent], new_parser(limits))
+        parser, seen, status = read(split(sent, cuts), Parser(sections))
+        assert (seen, status) == (expected, expected_status)
+        assert parser.buffered == expected_parser.buffered
+        assert last_word(parser) == last_word(expected_parser)
+
+
+@given(streams, st.integers(2, 4))
+@properties
+def test_a_connection_that_repeats_itself_is_read_the_same_each_time(
+    stream: list[Message], times: int
+) -> None:
+    data = b"".join(message.raw for message in stream)
+    _, once, _ = read([data])
+    parser, seen, status = read([data * times])
+    assert (seen, status) == (once * times, None)
+    assert parser.buffered == 0
+
+
+@pytest.mark.parametrize(
+    ("start", "status"),
+    [
+        (b"GET  /", 400),
+        (b"GET / ", 400),
+        (b"GET /\x80", 400),
+        (b"GET /\n", 400),
+        (b"GET", 400),
+        (b"G@T /", 400),
+        (b"GET /#", 400),
+        (b"GET a", 400),
+        (b"GET *", 400),
+        (b"CONNECT /", 501),
+        (b"CONNECT a:1", 501),
+        (b"GET /" + b"a" * 60, 414),
+    ],
+)
+def test_the_request_line_is_held_to_the_rules(start: bytes, status: int) -> None:
+    limits = Limits(request_line=60)
+    sections = warm(head_bytes(), limits=limits)
+    assert sections.known
+    assert refusal(sections, head_bytes(start)).status == status
+    assert str(refusal(sections, head_bytes(start))) == str(
+        refusal(FieldSections(limits, H11), head_bytes(start))
+    )
+
+
+def test_the_limit_of_the_head_holds_with_a_longer_request_line() -> None:
+    limits = Limits(head=len(head_bytes()) + 1)
+    sections = warm(head_bytes(), limits=limits)
+    assert first_head(sections, head_bytes(b"GET /bcd")).target == "/bcd"
+    assert refusal(sections, head_bytes(b"GET /bcde")).status == 431
+
+
+def test_the_authority_of_a_target_is_not_remembered() -> None:
+    sections = warm(head_bytes(b"GET http://b/"), head_bytes(), head_bytes(b"GET http://c/"))
+    assert len(sections.known) == 1
+    for start, host in [(b"GET /", "a"), (b"GET http://d/", "d"), (b"GET /", "a")]:
+        assert first_head(sections, head_bytes(start)).host == host
+
+
+def test_versions_are_told_apart() -> None:
+    sections = warm(head_bytes(), head_bytes(section=b"1.0\r\nHost: a"))
+    assert len(sections.known) == 2
+    for version in ("1.1", "1.0"):
+        section = first_head(
+            sections, head_bytes(section=version.encode() + b"\r\nHost: a")
+        ).section
+        assert (section.version, section.keep_alive) == (f"HTTP/{version}", version == "1.1")
+
+
+def test_each_body_is_decoded_anew() -> None:
+    data = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    sections = warm(data)
+    assert sections.known
+    first, second = Parser(sections), Parser(sections)
+    first.feed(data + b"3\r\nab")
+    second.feed(data + b"2\r\nxy\r\n0\r\n\r\n")
+    for parser, expected in [(first, b"ab"), (second, b"xy")]:
+        assert isinstance(parser.next_event(), RequestHead)
+        assert parser.next_event() == BodyData(expected)
+    assert second.next_event() == EndOfMessage()
+    assert first.next_event() is None
+
+
+# What is remembered, and for how long.
+
+
+class CountedReads:
+    """Makes a reader that counts the sections that it is asked for."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.reader = replace(H11, fields=self._fields)
+
+    def _fields(self, section: bytes) -> list[tuple[bytes, bytes]]:
+        self.count += 1
+        return H11.fields(section)
+
+
+def test_a_section_is_remembered_at_its_second_coming() -> None:
+    reads = CountedReads()
+    sections = FieldSections(Limits(), reads.reader)
+    seen = []
+    for number in range(4):
+        # On any connection, for any target, and however it is split.
+        data = head_bytes(b"GET /%d" % number)
+        _, stream, _ = read(split(data, [number * 7]), Parser(sections))
+        assert isinstance(stream[0], RequestHead)
+        seen.append(stream[0].section)
+    assert reads.count == 2
+    assert seen[0] == seen[1]
+    assert seen[1] is seen[2] is seen[3]
+
+
+def numbered(number: int) -> bytes:
+    return head_bytes(section=b"1.1\r\nHost: a\r\nX: %d" % number)
+
+
+def test_sections_that_come_once_leave_nothing_behind() -> None:
+    sections = warm(head_bytes())
+    assert len(sections.known) == 1
+    for number in range(3 * MOST):
+        first_head(sections, numbered(number))
+    assert [*sections.known] == [SECTION]
+
+
+def test_the_oldest_section_makes_room() -> None:
+    sections = FieldSections(Limits(), H11)
+    for number in range(MOST + 3):
+        for _ in range(2):
+            first_head(sections, numbered(number))
+    assert len(sections.known) == MOST
+    assert next(iter(sections.known)) == b"1.1\r\nHost: a\r\nX: 3"
+    assert b"1.1\r\nHost: a\r\nX: %d" % (MOST + 2) in sections.known
+
+
+@pytest.mark.parametrize(("length", "remembered"), [(LONGEST, True), (LONGEST + 1, False)])
+def test_a_long_section_is_not_remembered(length: int, remembered: bool) -> None:
+    section = SECTION + b"\r\nX:"
+    section += b"x" * (length - len(section))
+    assert bool(warm(head_bytes(section=section)).known) is remembered
+
+
+@pytest.mark.parametrize(("fields", "remembered"), [(MOST_FIELDS, True), (MOST_FIELDS + 1, False)])
+def test_a_section_of_many_fields_is_not_remembered(fields: int, remembered: bool) -> None:
+    section = SECTION + b"\r\nX: x" * (fields - 1)
+    assert bool(warm(head_bytes(section=section)).known) is remembered
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        b"1.1",
+        b"1.2\r\nHost: a",
+        b"1.1\r\nHost: a\r\nHost: a",
+        b"1.1\r\nHost: a\r\nX : a",
+        b"1.1\r\nHost: a\r\nX: \0",
+        b"1.1\r\nHost: a\r\nContent-Length: x",
+        b"1.1\r\nHost: a\r\nTransfer-Encoding: gzip",
+        b"1.1\r\nHost: a\r\nExpect: x",
+        b"1.1\r\nHost: a" + b"\r\nX: a" * 100,
+    ],
+)
+def test_what_is_refused_is_not_remembered(section: bytes) -> None:
+    assert not warm(head_bytes(section=section), times=4).known
+
+
+def test_a_refused_request_line_leaves_no_section_behind() -> None:
+    assert not warm(head_bytes(b"GET /#"), head_bytes(b"CONNECT /"), times=4).known
+
+
+def test_servers_share_nothing() -> None:
+    assert warm(head_bytes()).known
+    assert not FieldSections(Limits(), H11).known
+
+
+# The environ's part.
+
+BASE = base_environ(software="x", multithread=True)
+
+
+def environ_of(head: RequestHead) -> dict[str, Any]:
+    return build_environ(BASE, head, BytesIO(), server=("s", "1"), client=("c", "2"))
+
+
+def test_environs_of_one_section_differ_in_what_is_the_requests_own() -> None:
+    sections = warm(head_bytes())
+    first = environ_of(first_head(sections, head_bytes(b"GET http://b/%41?x")))
+    first["HTTP_HOST"] = first["mine"] = "changed by the application"
+    second = environ_of(first_head(sections, head_bytes(b"PUT /c?y")))
+    assert "mine" not in second
+    keys = ("REQUEST_METHOD", "PATH_INFO", "QUERY_STRING", "RAW_URI", "HTTP_HOST")
+    assert [second[key] for key in keys] == ["PUT", "/c", "y", "/c?y", "a"]
+    fresh = new_parser()
+    fresh.feed(head_bytes(b"PUT /c?y"))
+    head = fresh.next_event()
+    assert isinstance(head, RequestHead)
+    del second["wsgi.input"]
+    assert second.items() <= environ_of(head).items()
+
+
+class Meeting(bytes):
+    """A field value that is decoded only when so many threads are decoding it."""
+
+    meet: Callable[[], object]
+
+    def decode(self, *args: Any, **kwargs: Any) -> str:
+        self.meet()
+        return super().decode(*args, **kwargs)
+
+
+def test_threads_may_make_the_environ_of_a_section_at_the_same_time() -> None:
+    threads = 4
+    value = Meeting(b"v")
+    barrier = threading.Barrier(threads)
+    value.meet = lambda: barrier.wait(10)
+    section = FieldSection("HTTP/1.1", [(b"x", value)], "a", None, False, True, False)
+    head = RequestHead("GET", "/", "/", "", "a", section)
+    with ThreadPoolExecutor(threads) as pool:
+        made = [*pool.map(lambda _: environ_of(head), range(threads))]
+    assert len({id(environ) for environ in made}) == threads
+    for environ in made:
+        del environ["wsgi.input"]
+        assert environ == made[0]
+        assert environ["HTTP_X"] == "v"
+    # And nobody makes it again.
+    value.meet = lambda: pytest.fail("it was made again")
+    assert environ_of(head)["HTTP_X"] == "v"
