@@ -1,4 +1,4 @@
-"""The command line: `python -m benchmarks ROW...`, run from the repository root.
+"""The command line: `python -m benchmarks ROW...` or `report`, run from the repository root.
 
 Exit codes: 0 everything was measured, 1 a server could not be installed, started or measured,
 2 the machine or the command line does not allow a measurement.
@@ -12,22 +12,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from benchmarks import machine, report
+from benchmarks import machine, publish, report
 from benchmarks.client import Client, ClientError
 from benchmarks.installation import Installation, InstallationError
 from benchmarks.peers import PEERS, Peer
-from benchmarks.results import Run
+from benchmarks.results import FOLDER, Run
 from benchmarks.rows import ROWS, Row
 from benchmarks.run import Benchmark, Conditions, estimate_seconds, say
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = Path(__file__).parent / "results"
 
 _Named = TypeVar("_Named", Peer, Row)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command line and return the exit code."""
+    match arguments:
+        case ["report", *rest]:
+            return publish.main(rest)
     parser = build_parser()
     options = parser.parse_args(arguments)
     try:
@@ -98,6 +100,7 @@ def measure(rows: Sequence[Row], peers: Sequence[Peer], options: argparse.Namesp
             text = report.table(row, result, rounds=run.rounds, duration=run.duration)
             print(f"\n{text}", flush=True)
     say(f"written to {path}")
+    publish.draw(run, path)
     return 0 if complete else 1
 
 
@@ -106,7 +109,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="Measure aiowsgi beside its peers, interleaved, in one run.",
-        epilog="rows: "
+        epilog="`report` instead of rows shows a run again (`report --help`). rows: "
         + "; ".join(f"{row.name} ({row.title})" for row in ROWS)
         + ". servers: "
         + ", ".join(peer.name for peer in PEERS)
@@ -132,7 +135,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--out",
         type=Path,
-        default=RESULTS,
+        default=FOLDER,
         metavar="DIR",
         help="folder for the results (default: benchmarks/results)",
     )

@@ -59,9 +59,18 @@ def table(row: Row, result: RowResult, *, rounds: int, duration: int) -> str:
 
 def tables(run: Run) -> str:
     """Return everything that a run has found, heading first."""
-    found = [(row, run.rows[row.name]) for row in ROWS if row.name in run.rows]
-    parts = [table(row, result, rounds=run.rounds, duration=run.duration) for row, result in found]
+    parts = [
+        table(row, run.rows[row.name], rounds=run.rounds, duration=run.duration)
+        for row in found_rows(run)
+    ]
     return "\n\n".join([heading(run), *parts])
+
+
+def found_rows(run: Run) -> list[Row]:
+    """Return the rows that a run has measured with at least one server, in their usual order."""
+    return [
+        row for row in ROWS if row.name in run.rows and any(run.rows[row.name].samples.values())
+    ]
 
 
 def _footnotes(

@@ -9,6 +9,9 @@ from typing import Any, Self
 
 from benchmarks.figures import Figure, Spread
 
+FOLDER = Path(__file__).parent / "results"
+"""Where runs are written, a file each, named by its time."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:

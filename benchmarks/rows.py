@@ -116,7 +116,8 @@ ROWS = (
     Row(
         name="sleep",
         title="the application sleeps 10 ms",
-        figures=(SLEEP_SHARE, P50, P99, MEMORY),
+        headlines=(SLEEP_SHARE, P99),
+        figures=(RATE, P50, MEMORY),
         application="benchmarks.apps:sleep",
         connections=64,
     ),
