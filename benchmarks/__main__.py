@@ -1,4 +1,5 @@
-"""The command line: `python -m benchmarks ROW...` or `report`, run from the repository root.
+"""The command line: `python -m benchmarks ROW...`, `report` or `regress`, run from the root of the
+repository.
 
 Exit codes: 0 everything was measured, 1 a server could not be installed, started or measured,
 2 the machine or the command line does not allow a measurement.
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from benchmarks import machine, publish, report
+from benchmarks import machine, publish, regress, report
 from benchmarks.client import Client, ClientError
 from benchmarks.installation import Installation, InstallationError
 from benchmarks.peers import PEERS, Peer
@@ -30,6 +31,8 @@ def main(arguments: Sequence[str]) -> int:
     match arguments:
         case ["report", *rest]:
             return publish.main(rest)
+        case ["regress", *rest]:
+            return regress.main(rest)
     parser = build_parser()
     options = parser.parse_args(arguments)
     try:
@@ -38,8 +41,6 @@ def main(arguments: Sequence[str]) -> int:
     except ValueError as exc:
         parser.error(str(exc))
     peers = [peer for peer in peers if not peer.rows or any(row.name in peer.rows for row in rows)]
-    # Ended from outside, leave the running server as Ctrl-C would: stopped.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     return measure(rows, peers, options)
 
 
@@ -109,7 +110,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="Measure aiowsgi beside its peers, interleaved, in one run.",
-        epilog="`report` instead of rows shows a run again (`report --help`). rows: "
+        epilog="commands instead of rows: report (shows a run again), regress (the cost of a "
+        "request, where time is too noisy). rows: "
         + "; ".join(f"{row.name} ({row.title})" for row in ROWS)
         + ". servers: "
         + ", ".join(peer.name for peer in PEERS)
@@ -206,6 +208,8 @@ def _refuse(message: str) -> int:
 
 
 if __name__ == "__main__":
+    # Ended from outside, leave the running server as Ctrl-C would: stopped.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         code = main(sys.argv[1:])
     except KeyboardInterrupt:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as command_line
-from benchmarks import client, publish, readme, report
+from benchmarks import client, instructions, publish, readme, regress, report
 from benchmarks.figures import RATE, Spread, number
 from benchmarks.peers import PEERS, Peer
 from benchmarks.process import ProcessError
@@ -332,6 +332,52 @@ def test_report_of_another_file_is_refused(
 ) -> None:
     assert command_line.main(["report", str(tmp_path / "missing.json")]) == 2
     assert "missing.json" in capsys.readouterr().err
+
+
+# What is counted for the report on regressions.
+
+
+def test_instructions_for_a_request_are_a_difference_of_two_counts() -> None:
+    few, many = instructions.FEW, instructions.MANY
+    counts = [9999, 70 + few * 3, 70 + many * 3, 8888, 60 + few * 5, 60 + many * 5]
+    assert instructions.per_request(counts) == {"hello": 3, "browser": 5}
+
+
+def test_the_total_of_a_profile_is_found() -> None:
+    assert instructions.read_total("events: Ir\nfn=(1)\n12 3456\nsummary: 789\n") == 789
+    with pytest.raises(OSError, match="no total"):
+        instructions.read_total("events: Ir\n")
+
+
+def test_the_program_that_is_counted_serves_its_requests_and_marks_each_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    marks: list[None] = []
+    monkeypatch.setattr("os.getppid", lambda: marks.append(None))
+    instructions._drive()
+    assert len(marks) == 3 * len(instructions.KINDS)
+
+
+def test_without_valgrind_the_report_says_so_in_one_line_and_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(instructions, "program", lambda name: None)
+    monkeypatch.setattr(regress, "measure_ratios", lambda: {"hello": 2.5})
+    assert command_line.main(["regress"]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.endswith("not counted, valgrind is not installed")
+    assert second.endswith("hello 2.5")
+
+
+def test_a_report_that_cannot_be_made_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    valgrind = tmp_path / "valgrind"
+    valgrind.write_text("#!/bin/sh\necho this is broken >&2\nexit 3\n")
+    valgrind.chmod(0o755)
+    monkeypatch.setattr(instructions, "program", lambda name: str(valgrind))
+    assert command_line.main(["regress"]) == 1
+    assert "this is broken" in capsys.readouterr().err
 
 
 # What the page about the benchmark promises.
