@@ -56,6 +56,7 @@ def measure(rows: Sequence[Row], peers: Sequence[Peer], options: argparse.Namesp
         duration=options.duration,
         connections=options.connections,
         threads=options.threads,
+        rate=options.rate,
         server_core=cores[0],
         client_core=cores[1],
     )
@@ -126,6 +127,7 @@ def build_parser() -> argparse.ArgumentParser:
         ("duration", 5, "seconds of one measurement"),
         ("connections", 64, "open connections, where the row does not fix them"),
         ("threads", 8, "threads of each server, where the row does not fix them"),
+        ("rate", 1000, "requests a second in the row latency"),
     ):
         parser.add_argument(
             f"--{name}",

@@ -1,7 +1,7 @@
-"""The client: runs wrk, or `fairness` for the row `cpu`, on its cores and reads the report.
+"""The client: runs wrk, or `fairness` or `offered` where that is not enough, and reads the report.
 
-`parse` and `parse_fairness` are functions from text to data; `Client.measure` is the only place
-that starts a client.
+The functions `parse...` go from text to data; `Client.measure` is the only place that starts a
+client.
 """
 
 import json
@@ -13,9 +13,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from benchmarks.fairness import Report
+from benchmarks import fairness, offered
 from benchmarks.machine import program, program_version
 from benchmarks.rows import Row
 
@@ -23,6 +23,9 @@ GRACE_SECONDS = 30.0
 """How much longer than asked a client may run before it is taken for stuck."""
 ANSWER_TIMEOUT = 10
 """Seconds after which wrk counts an answer as an error: streaming to eight clients takes a few."""
+
+SHARES = (50, 75, 90, 95, 98, 99, 99.5, 99.8, 99.9, 99.95, 99.98, 99.99)
+"""Percentiles of a distribution of latencies."""
 
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _BYTES = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -40,6 +43,8 @@ class Findings:
     """By the key of a `Figure`; latencies are seconds."""
     errors: int
     """Failed connections, reads and writes, answers too late, and answers that are wrong."""
+    distribution: dict[str, float] = field(default_factory=dict)
+    """Latencies by percentile, of clients that know them exactly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +72,25 @@ class Client:
         return program_version(self._path)
 
     def measure(
-        self, row: Row, *, port: int, connections: int, duration: int, cores: Collection[int]
+        self,
+        row: Row,
+        *,
+        port: int,
+        connections: int,
+        duration: int,
+        rate: int,
+        cores: Collection[int],
     ) -> Measurement:
-        """Drive the server on `port` for `duration` seconds.
+        """Drive the server on `port` for `duration` seconds, in some rows at `rate` a second.
 
         Raises `ClientError` when the client fails, does not end, or completes no request.
         """
         if row.burners:
             command = [sys.executable, "-m", "benchmarks.fairness"]
             command += [str(port), str(row.burners), str(duration)]
+        elif row.offered:
+            command = [sys.executable, "-m", "benchmarks.offered"]
+            command += [str(port), str(rate), str(duration), str(connections)]
         else:
             command = [self._path, "--latency", "--threads", "1", "--timeout", f"{ANSWER_TIMEOUT}s"]
             command += ["--connections", str(connections), "--duration", f"{duration}s"]
@@ -88,8 +103,8 @@ class Client:
         started = time.perf_counter()
         printed = _run(command, timeout=duration + GRACE_SECONDS, cores=cores)
         elapsed = time.perf_counter() - started
-        findings = parse_fairness(printed) if row.burners else parse(printed)
-        return Measurement(findings, elapsed=elapsed, cpu=_children_cpu() - cpu_before)
+        read = parse_fairness if row.burners else parse_offered if row.offered else parse
+        return Measurement(read(printed), elapsed=elapsed, cpu=_children_cpu() - cpu_before)
 
 
 def _run(command: list[str], *, timeout: float, cores: Collection[int]) -> str:
@@ -139,7 +154,7 @@ def parse_fairness(text: str) -> Findings:
 
     Raises `ClientError` when not one request of either kind was answered.
     """
-    report = Report(**json.loads(text))
+    report = fairness.Report(**json.loads(text))
     latencies = sorted(report.latencies)
     if not report.burned or not latencies:
         raise ClientError(
@@ -152,6 +167,26 @@ def parse_fairness(text: str) -> Findings:
             "p99": nearest_rank(latencies, 0.99),
         },
         errors=report.failed + report.wrong,
+    )
+
+
+def parse_offered(text: str) -> Findings:
+    """Read what `offered` prints. Raises `ClientError` when not one request was answered."""
+    report = offered.Report(**json.loads(text))
+    latencies = sorted(report.latencies)
+    if not latencies:
+        raise ClientError(f"not one of {report.offered} requests was answered")
+    return Findings(
+        {
+            "sustained": report.in_time / report.offered,
+            "requests_per_second": report.in_time / report.seconds,
+            "p50": nearest_rank(latencies, 0.50),
+            "p99": nearest_rank(latencies, 0.99),
+            "p999": nearest_rank(latencies, 0.999),
+            "client_delay": nearest_rank(sorted(report.delays), 0.99),
+        },
+        errors=report.failed,
+        distribution={f"{share}": nearest_rank(latencies, share / 100) for share in SHARES},
     )
 
 

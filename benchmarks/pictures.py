@@ -1,11 +1,14 @@
-"""The pictures of a run: a chart of bars with a panel for each row. They need matplotlib."""
+"""The pictures of a run: a chart of bars with a panel for each row, and one of how latencies are
+distributed. They need matplotlib.
+"""
 
 import math
+import statistics
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import OURS, found_rows
+from benchmarks.report import OURS, found_rows, sustained
 from benchmarks.results import Run, summarise
 from benchmarks.rows import Row
 
@@ -20,7 +23,12 @@ def draw(run: Run, path: Path) -> list[Path]:
     """
     bars = path.with_suffix(".png")
     _draw_bars(run, bars)
-    return [bars]
+    drawn = [bars]
+    for row in found_rows(run):
+        if row.offered:
+            drawn.append(path.with_name(f"{path.stem}-{row.name}.png"))
+            _draw_distribution(run, row, drawn[-1])
+    return drawn
 
 
 def _figure(width: float, height: float) -> Any:
@@ -72,3 +80,40 @@ def _draw_row(panel: Any, run: Run, row: Row) -> None:
     panel.set_title(f"{row.name}: {figure.heading}, {better} is better", fontsize=9)
     panel.tick_params(labelsize=7)
     panel.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_distribution(run: Run, row: Row, path: Path) -> None:
+    """Draw a line for each server, of its medians over the rounds; dashed if it did not keep up."""
+    figure = _figure(10, 6)
+    figure.suptitle(_title(run), fontsize=9)
+    panel = figure.subplots()
+    # More servers than the usual ten colours.
+    panel.set_prop_cycle(color=import_module("matplotlib").colormaps["tab20"].colors)
+    result = run.rows[row.name]
+    shares: list[str] = []
+    for server, summary in summarise(result, row.headlines, OURS).items():
+        samples = result.samples[server]
+        shares = list(samples[0].distribution)
+        panel.plot(
+            [_nines(share) for share in shares],
+            [
+                statistics.median(sample.distribution[share] for sample in samples) * 1000
+                for share in shares
+            ],
+            label=server,
+            linewidth=3 if server in OURS else 1.2,
+            linestyle="-" if sustained(summary) else "--",
+        )
+    panel.set(xscale="log", yscale="log", xlabel="percentile", ylabel="latency, ms")
+    panel.set_xticks([_nines(share) for share in shares], [f"{share}%" for share in shares])
+    panel.minorticks_off()
+    panel.tick_params(labelsize=7)
+    panel.grid(alpha=0.3)
+    panel.legend(fontsize=8)
+    panel.set_title(f"{row.name}: {row.title}; {result.rate:,} requests/s", fontsize=9)
+    figure.savefig(path, dpi=100)
+
+
+def _nines(share: str) -> float:
+    """Return where a percentile stands: 90, 99 and 99.9 are as far from each other."""
+    return 100 / (100 - float(share))

@@ -36,6 +36,11 @@ def block(run: Run, *, link: str) -> str:
         "failed, gave wrong answers, or cannot take part.",
         "\n".join(markdown(_table(run))),
         f"![A chart of bars for each row]({link}.png)",
+        *(
+            f"![How latencies are distributed at a fixed rate]({link}-{row.name}.png)"
+            for row in found_rows(run)
+            if row.offered
+        ),
         " ".join([f"{installed}.", *run.notes]),
         f"Every sample is in [{Path(link).name}.json]({link}.json);",
         f"```sh\n{COMMAND}\n```",

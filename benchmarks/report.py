@@ -11,6 +11,8 @@ CLIENT_BOUND = 0.95
 """Load of the client's core from which its own speed, not the server's, limits the figure."""
 INTERFERENCE = 0.05
 """Cores taken by others from which a table says that it was disturbed."""
+SUSTAINED = 0.98
+"""Share of requests at a fixed rate that are answered meanwhile, if a server keeps up with them."""
 OURS = tuple(peer.name for peer in PEERS if peer.ours)
 """The servers that all others are compared with."""
 
@@ -49,8 +51,9 @@ def table(row: Row, result: RowResult, *, rounds: int, duration: int) -> str:
             ratio = summary.ratios.get((figure.key, name))
             cells.append(ratio.text(digits=2) if ratio else "-")
         lines.append([*cells, str(summary.errors)])
+    offered = f"{result.rate:,} requests/s offered, " if result.rate else ""
     title = (
-        f"### {row.name}: {row.title}; {_count(result.connections, 'connection')}, "
+        f"### {row.name}: {row.title}; {offered}{_count(result.connections, 'connection')}, "
         f"{_count(result.threads, 'thread')}, {_count(rounds, 'round')} of {duration} s, medians"
     )
     footnotes = [*result.notes, *_footnotes(row, summaries, baselines)]
@@ -83,6 +86,8 @@ def _footnotes(
         yield f"The machine was not idle: others took up to {disturbed:.0%} of a core in use."
     if failing := [name for name, summary in summaries.items() if summary.errors]:
         yield f"! requests failed, the figures do not count: {', '.join(failing)}."
+    if slow := [name for name, summary in summaries.items() if not sustained(summary)]:
+        yield f"Could not serve the requests as fast as they came: {', '.join(slow)}."
     for figure in row.headlines:
         for baseline in baselines:
             ratios = {
@@ -93,6 +98,12 @@ def _footnotes(
             if ratios and not summaries[baseline].errors:
                 parts = ", ".join(f"{1 / ratio:.2f} {name}" for name, ratio in ratios.items())
                 yield f"{figure.heading} of {baseline}, times that of others: {parts}."
+
+
+def sustained(summary: Summary) -> bool:
+    """Return whether a server kept up with requests that came at a fixed rate."""
+    share = summary.figures.get("sustained")
+    return share is None or share.median >= SUSTAINED
 
 
 def _short(figure: Figure, row: Row) -> str:

@@ -26,6 +26,8 @@ class Sample:
     """Share of its core that the client used: near 1, it was the limit itself."""
     interference: float
     """Processor cores that others took from server and client meanwhile."""
+    distribution: dict[str, float] = field(default_factory=dict)
+    """Latencies in seconds by percentile, where the client knows them exactly."""
 
 
 @dataclass(slots=True)
@@ -35,6 +37,8 @@ class RowResult:
     connections: int
     threads: int
     samples: dict[str, list[Sample]]
+    rate: int = 0
+    """Requests a second that were offered; 0 where clients ask as fast as they are answered."""
     notes: list[str] = field(default_factory=list)
 
 

@@ -9,10 +9,12 @@ from pathlib import Path
 from benchmarks import apps
 from benchmarks.figures import (
     BURNED,
+    CLIENT_DELAY,
     KEPT,
     MEMORY,
     P50,
     P99,
+    P999,
     PER_CONNECTION,
     RATE,
     RATE_OF_ONE,
@@ -76,6 +78,8 @@ class Row:
     """Processes of each server. With more than one, each server is measured with one as well."""
     burners: int = 0
     """Connections that keep CPU-bound requests running: the client is `fairness` instead of wrk."""
+    offered: bool = False
+    """Requests come at the rate given by `--rate`: the client is `offered` instead of wrk."""
     idle: int = 0
     """Connections that are opened, used once and left idle, when the load of wrk has ended."""
     headers: tuple[tuple[str, str], ...] = ()
@@ -154,6 +158,13 @@ ROWS = (
         headlines=(P50, P99),
         figures=(RATE, MEMORY),
         connections=1,
+    ),
+    Row(
+        name="latency",
+        title="14 bytes, requests at a fixed rate, timed from when each was due",
+        headlines=(P99,),
+        figures=(P50, P999, RATE, CLIENT_DELAY, MEMORY),
+        offered=True,
     ),
     Row(
         name="close",

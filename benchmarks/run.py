@@ -33,6 +33,8 @@ class Conditions:
     connections: int
     """For the rows that do not fix them; so are the threads."""
     threads: int
+    rate: int
+    """Requests a second, for the rows in which they come at a fixed rate."""
     server_core: int
     client_core: int
 
@@ -70,6 +72,7 @@ class Benchmark:
             connections=row.idle or row.connections or self._conditions.connections,
             threads=row.threads or self._conditions.threads,
             samples={peer.name: [] for peer in able},
+            rate=self._conditions.rate if row.offered else 0,
         )
         for number in range(1, self._conditions.rounds + 1):
             # Each round starts with another server, so that none is always first or last.
@@ -120,8 +123,10 @@ class Benchmark:
                 number,
                 figures,
                 errors=measurement.findings.errors,
-                client_load=measurement.cpu / measurement.elapsed,
+                # A client that never sleeps is always busy, and reports its own delay instead.
+                client_load=0.0 if row.offered else measurement.cpu / measurement.elapsed,
                 interference=max(0.0, others / measurement.elapsed),
+                distribution=measurement.findings.distribution,
             )
 
     def _measure_scaling(self, row: Row, peer: Peer, number: int) -> Sample:
@@ -207,6 +212,7 @@ class Benchmark:
             port=port,
             connections=row.connections or self._conditions.connections,
             duration=duration,
+            rate=self._conditions.rate,
             cores=cores,
         )
 

@@ -1,14 +1,21 @@
 """The benchmark without servers: what it makes of samples, reports, files and its command line."""
 
+import contextlib
 import dataclasses
+import itertools
 import json
 import re
+import socket
+import statistics
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from benchmarks import __main__ as command_line
-from benchmarks import client, instructions, publish, readme, regress, report
+from benchmarks import client, instructions, offered, publish, readme, regress, report
+from benchmarks.apps import HELLO_BODY
 from benchmarks.figures import RATE, Spread, number
 from benchmarks.peers import PEERS, Peer
 from benchmarks.process import ProcessError
@@ -206,7 +213,7 @@ class Counted(Benchmark):
     """Takes no samples, but notes whom it was asked for."""
 
     def __init__(self, rounds: int, broken: str = "") -> None:
-        self._conditions = Conditions(rounds, 5, 64, 8, server_core=0, client_core=1)
+        self._conditions = Conditions(rounds, 5, 64, 8, 1000, server_core=0, client_core=1)
         self._broken = broken
         self.visits: list[tuple[int, str]] = []
 
@@ -332,6 +339,118 @@ def test_report_of_another_file_is_refused(
 ) -> None:
     assert command_line.main(["report", str(tmp_path / "missing.json")]) == 2
     assert "missing.json" in capsys.readouterr().err
+
+
+# The client that offers requests at a fixed rate.
+
+
+class Answering:
+    """A server that answers each request with the same bytes, the first one late."""
+
+    def __init__(self, answer: bytes, *, late: float = 0.0) -> None:
+        self._answer = answer
+        self._late = late
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listening.getsockname()[1]
+        self.connections = 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self._listening.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                sock, _ = self._listening.accept()
+                self.connections += 1
+                threading.Thread(target=self._serve, args=[sock], daemon=True).start()
+
+    def _serve(self, sock: socket.socket) -> None:
+        with sock, contextlib.suppress(OSError):
+            while sock.recv(65536):
+                late, self._late = self._late, 0.0
+                threading.Event().wait(late)
+                sock.sendall(self._answer)
+                if b"close" in self._answer:
+                    # Serves nothing more, but leaves the end to the client.
+                    while sock.recv(65536):
+                        pass
+                    break
+
+
+@pytest.fixture
+def answering() -> Iterator[Callable[..., Answering]]:
+    with contextlib.ExitStack() as stack:
+
+        def start(answer: bytes, *, late: float = 0.0) -> Answering:
+            server = Answering(answer, late=late)
+            stack.callback(server.close)
+            return server
+
+        yield start
+
+
+def test_requests_that_are_due_while_the_server_stalls_are_timed_from_then(
+    answering: Callable[..., Answering],
+) -> None:
+    server = answering(b"HTTP/1.1 200 OK\r\n\r\n" + HELLO_BODY, late=0.3)
+    found = offered.measure(server.port, rate=200, seconds=0.2, connections=1)
+    assert found.offered > 20
+    assert len(found.latencies) == found.offered
+    assert found.in_time == found.failed == 0
+    # Not before 0.3 s, and the last one was due before 0.2 s.
+    assert min(found.latencies) > 0.1
+
+
+def test_a_server_that_announces_the_end_of_connections_fails_nothing(
+    answering: Callable[..., Answering],
+) -> None:
+    server = answering(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + HELLO_BODY)
+    found = offered.measure(server.port, rate=200, seconds=0.2, connections=2)
+    assert found.failed == 0
+    assert server.connections > found.offered
+
+
+def test_wrong_answers_are_failures_and_no_latencies(answering: Callable[..., Answering]) -> None:
+    server = answering(b"HTTP/1.1 500 Oops\r\n\r\n" + HELLO_BODY)
+    found = offered.measure(server.port, rate=200, seconds=0.2, connections=2)
+    assert found.failed == found.offered > 20
+    assert not found.latencies
+
+
+def test_requests_are_due_at_random_at_the_rate_and_always_at_the_same_times() -> None:
+    due = list(offered.schedule(1000, 10))
+    assert due == list(offered.schedule(1000, 10))
+    assert due == sorted(due)
+    assert due[0] > 0
+    assert due[-1] < 10
+    assert 9_700 < len(due) < 10_300
+    gaps = [later - sooner for sooner, later in itertools.pairwise(due)]
+    # A Poisson process: the gaps spread as much as they are long.
+    assert statistics.stdev(gaps) == pytest.approx(statistics.mean(gaps), rel=0.05)
+
+
+def test_what_the_client_at_a_fixed_rate_prints_is_read() -> None:
+    latencies = [number / 1000 for number in range(1000, 0, -1)]
+    seen = offered.Report(
+        2.0, offered=1010, in_time=600, latencies=latencies, delays=[0.5, 0.1], failed=10
+    )
+    found = client.parse_offered(json.dumps(dataclasses.asdict(seen)))
+    assert found.errors == 10
+    assert found.figures["p50"] == found.distribution["50"] == 0.5
+    assert found.figures["p99"] == found.distribution["99"] == 0.99
+    assert found.figures["p999"] == 0.999
+    assert found.figures["requests_per_second"] == 300
+    assert found.figures["sustained"] == 600 / 1010
+    assert found.figures["client_delay"] == 0.5
+
+
+def test_a_server_that_does_not_keep_up_is_named() -> None:
+    slow, quick = sample(1, 100), sample(1, 100)
+    slow.figures["sustained"], quick.figures["sustained"] = 0.97, 0.99
+    result = run_of(slow=[slow], quick=[quick]).rows["hello"]
+    text = report.table(HELLO, result, rounds=1, duration=5)
+    assert "Could not serve the requests as fast as they came: slow." in text
 
 
 # What is counted for the report on regressions.
