@@ -167,8 +167,8 @@ PEERS = (
         ),
         distributions=("uwsgi",),
         optional="needs a C compiler and Python's headers (Debian: gcc, python3-dev)",
-        note="runs behind its own HTTP router, a process on the same core, because with "
-        "--http11-socket each idle connection holds a thread; does not say that it closes a "
+        note="runs behind its own HTTP router, a process on the same core, because with its "
+        "http11-socket each idle connection holds a thread; does not say that it closes a "
         "connection, which wrk counts as an error in the row close",
     ),
     Peer(
