@@ -1,18 +1,28 @@
 """The WSGI applications that every server runs, and the bodies they are expected to answer.
 
 Plain PEP 3333 with nothing imported but the standard library, so that what is measured is the
-server. Imported by the harness (for the expected bodies) and by every server process.
+server. Imported by the harness (for the expected bodies) and by every server process. What needs a
+framework is in `flask_app` and `django_app`.
 """
 
+import os
+import time
 from collections.abc import Iterable, Iterator
+from typing import BinaryIO
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 HELLO_BODY = b"Hello, world!\n"
+JSON_BODY = b'{"message":"Hello, world!"}\n'
 
-STREAM_CHUNK = b"x" * (64 * 1024)
+CHUNK = b"x" * (64 * 1024)
 STREAM_CHUNKS = 160
-STREAM_BYTES = STREAM_CHUNKS * len(STREAM_CHUNK)
+FILE_CHUNKS = 1600
+FILE_VARIABLE = "BENCHMARK_FILE"
+"""Environment variable with the path of the file that `file` serves: `FILE_CHUNKS` chunks."""
 
+SLEEP_SECONDS = 0.010
+
+UPLOAD_BYTES = 1024 * 1024
 READ_SIZE = 64 * 1024
 
 BURN_PATH = "/burn"
@@ -22,18 +32,42 @@ BURN_STEPS = 2_000_000
 
 def hello(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
     """Answer a short text of known length."""
-    start_response(
-        "200 OK",
-        [("Content-Type", "text/plain"), ("Content-Length", str(len(HELLO_BODY)))],
-    )
-    return [HELLO_BODY]
+    return _text(HELLO_BODY, start_response)
+
+
+def sleep(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    """Wait as for a database, then answer as `hello` does."""
+    time.sleep(SLEEP_SECONDS)
+    return _text(HELLO_BODY, start_response)
 
 
 def stream(environ: WSGIEnvironment, start_response: StartResponse) -> Iterator[bytes]:
     """Answer 10 MiB in 64 KiB chunks; no Content-Length, so the server frames the body."""
     start_response("200 OK", [("Content-Type", "application/octet-stream")])
     for _ in range(STREAM_CHUNKS):
-        yield STREAM_CHUNK
+        yield CHUNK
+
+
+def file(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    """Answer a file of 100 MiB, by the server's `wsgi.file_wrapper` where it has one."""
+    opened = open(os.environ[FILE_VARIABLE], "rb")  # noqa: SIM115 the wrapper closes it
+    start_response(
+        "200 OK",
+        [
+            ("Content-Type", "application/octet-stream"),
+            ("Content-Length", str(os.fstat(opened.fileno()).st_size)),
+        ],
+    )
+    # PEP 3333 "Optional Platform-Specific File Handling".
+    wrapped: Iterable[bytes] = environ.get("wsgi.file_wrapper", _pieces)(opened, len(CHUNK))
+    return wrapped
+
+
+def _pieces(opened: BinaryIO, size: int) -> Iterator[bytes]:
+    """Do what `wsgiref.util.FileWrapper` does, which FastWSGI takes for a wrapper of its own."""
+    with opened:
+        while piece := opened.read(size):
+            yield piece
 
 
 def upload(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -47,12 +81,7 @@ def upload(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[
         if not piece:
             break
         received += len(piece)
-    answer = b"%d\n" % received
-    start_response(
-        "200 OK",
-        [("Content-Type", "text/plain"), ("Content-Length", str(len(answer)))],
-    )
-    return [answer]
+    return _text(b"%d\n" % received, start_response)
 
 
 def burn() -> bytes:
@@ -65,11 +94,12 @@ def burn() -> bytes:
 
 def cpu(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
     """Burn processor time for `BURN_PATH`; answer any other path as `hello` does."""
-    if environ["PATH_INFO"] != BURN_PATH:
-        return hello(environ, start_response)
-    answer = burn()
+    return _text(burn() if environ["PATH_INFO"] == BURN_PATH else HELLO_BODY, start_response)
+
+
+def _text(body: bytes, start_response: StartResponse) -> Iterable[bytes]:
     start_response(
         "200 OK",
-        [("Content-Type", "text/plain"), ("Content-Length", str(len(answer)))],
+        [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))],
     )
-    return [answer]
+    return [body]

@@ -1,7 +1,7 @@
-"""The client: runs wrk, or `fairness` for the row `cpu`, on its core and reads the report.
+"""The client: runs wrk, or `fairness` or `offered` where that is not enough, and reads the report.
 
-`parse` and `parse_fairness` are functions from text to data; `Client.measure` is the only place
-that starts a client.
+The functions `parse...` go from text to data; `Client.measure` is the only place that starts a
+client.
 """
 
 import json
@@ -9,19 +9,26 @@ import math
 import os
 import re
 import resource
-import shutil
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, field
 
-from benchmarks.fairness import Report
-from benchmarks.workloads import Workload
+from benchmarks import fairness, offered
+from benchmarks.machine import program, program_version
+from benchmarks.rows import Row
 
 GRACE_SECONDS = 30.0
 """How much longer than asked a client may run before it is taken for stuck."""
+ANSWER_TIMEOUT = 10
+"""Seconds after which wrk counts an answer as an error: streaming to eight clients takes a few."""
+
+SHARES = (50, 75, 90, 95, 98, 99, 99.5, 99.8, 99.9, 99.95, 99.98, 99.99)
+"""Percentiles of a distribution of latencies."""
 
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_BYTES = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 class ClientError(Exception):
@@ -29,152 +36,161 @@ class ClientError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Errors:
-    """What the client counted as wrong.
+class Findings:
+    """What a client reports of its requests."""
 
-    `status` counts answers of 400 and above; for `fairness`, all but the expected answer.
-    """
-
-    connect: int = 0
-    read: int = 0
-    write: int = 0
-    timeout: int = 0
-    status: int = 0
-
-    @property
-    def total(self) -> int:
-        """Return the sum of all kinds."""
-        return self.connect + self.read + self.write + self.timeout + self.status
+    figures: dict[str, float]
+    """By the key of a `Figure`; latencies are seconds."""
+    errors: int
+    """Failed connections, reads and writes, answers too late, and answers that are wrong."""
+    distribution: dict[str, float] = field(default_factory=dict)
+    """Latencies by percentile, of clients that know them exactly."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """One run of the client. Latencies are seconds."""
+    """One run of the client. Times are seconds."""
 
-    requests: int
-    requests_per_second: float
-    p50: float
-    p99: float
-    errors: Errors
+    findings: Findings
     elapsed: float
-    """How long the client ran, in seconds, its start included."""
-    client_cpu: float
-    """Processor time the client used, in seconds."""
-
-    @property
-    def client_load(self) -> float:
-        """Return the share of its core that the client used: near 1, it was the limit itself."""
-        return self.client_cpu / self.elapsed
+    """How long the client ran, its start included."""
+    cpu: float
+    """Processor time the client used."""
 
 
 class Client:
-    """Clients on one core, wrk with one thread. Raises `ClientError` where wrk is not installed."""
+    """Clients, wrk with one thread. Raises `ClientError` where wrk is not installed."""
 
-    def __init__(self, *, core: int) -> None:
-        path = shutil.which("wrk")
+    def __init__(self) -> None:
+        path = program("wrk")
         if path is None:
             raise ClientError("wrk is not installed (Debian: apt-get install wrk)")
         self._path = path
-        self._core = core
 
     def version(self) -> str:
-        """Return the version wrk reports, "unknown" if it reports none."""
-        # `wrk -v` ends with status 1 because it was given no address.
-        done = subprocess.run(
-            [self._path, "-v"], capture_output=True, text=True, timeout=10, check=False
-        )
-        match = re.match(r"wrk (\S+)", done.stdout + done.stderr)
-        return match[1] if match else "unknown"
+        """Return the version of wrk."""
+        return program_version(self._path)
 
     def measure(
-        self, workload: Workload, *, port: int, connections: int, duration: int
+        self,
+        row: Row,
+        *,
+        port: int,
+        connections: int,
+        duration: int,
+        rate: int,
+        cores: Collection[int],
     ) -> Measurement:
-        """Drive the server on `port` for `duration` seconds.
+        """Drive the server on `port` for `duration` seconds, in some rows at `rate` a second.
 
         Raises `ClientError` when the client fails, does not end, or completes no request.
         """
-        if workload.burners:
+        if row.burners:
             command = [sys.executable, "-m", "benchmarks.fairness"]
-            command += [str(port), str(workload.burners), str(duration)]
-            return parse_fairness(*self._run(command, duration))
-        command = [self._path, "--latency", "--threads", "1"]
-        command += ["--connections", str(connections), "--duration", f"{duration}s"]
-        if workload.script is not None:
-            command += ["--script", str(workload.script)]
-        for name, value in workload.headers:
-            command += ["--header", f"{name}: {value}"]
-        command.append(f"http://127.0.0.1:{port}/")
-        return parse(*self._run(command, duration))
-
-    def _run(self, command: list[str], duration: int) -> tuple[str, float, float]:
-        """Run a client to its end; return what it printed, the seconds and the processor time."""
+            command += [str(port), str(row.burners), str(duration)]
+        elif row.offered:
+            command = [sys.executable, "-m", "benchmarks.offered"]
+            command += [str(port), str(rate), str(duration), str(connections)]
+        else:
+            command = [self._path, "--latency", "--threads", "1", "--timeout", f"{ANSWER_TIMEOUT}s"]
+            command += ["--connections", str(connections), "--duration", f"{duration}s"]
+            if row.script is not None:
+                command += ["--script", str(row.script)]
+            for name, value in row.headers:
+                command += ["--header", f"{name}: {value}"]
+            command.append(f"http://127.0.0.1:{port}/")
         cpu_before = _children_cpu()
         started = time.perf_counter()
-        try:
-            done = subprocess.run(
-                command,
-                capture_output=True,
-                text=True,
-                timeout=duration + GRACE_SECONDS,
-                check=False,
-                preexec_fn=lambda: os.sched_setaffinity(0, {self._core}),
-            )
-        except subprocess.TimeoutExpired as exc:
-            raise ClientError(f"no end {GRACE_SECONDS:.0f} s after the client's time") from exc
+        printed = _run(command, timeout=duration + GRACE_SECONDS, cores=cores)
         elapsed = time.perf_counter() - started
-        if done.returncode != 0:
-            raise ClientError(f"the client failed: {(done.stderr or done.stdout).strip()}")
-        return done.stdout, elapsed, _children_cpu() - cpu_before
+        read = parse_fairness if row.burners else parse_offered if row.offered else parse
+        return Measurement(read(printed), elapsed=elapsed, cpu=_children_cpu() - cpu_before)
 
 
-def parse(report: str, elapsed: float, client_cpu: float) -> Measurement:
+def _run(command: list[str], *, timeout: float, cores: Collection[int]) -> str:
+    """Run a client to its end and return what it printed."""
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+            preexec_fn=lambda: os.sched_setaffinity(0, cores),
+        )
+    except subprocess.TimeoutExpired as exc:
+        raise ClientError(f"no end {GRACE_SECONDS:.0f} s after the client's time") from exc
+    if done.returncode != 0:
+        raise ClientError(f"the client failed: {(done.stderr or done.stdout).strip()}")
+    return done.stdout
+
+
+def parse(report: str) -> Findings:
     """Read what `wrk --latency` prints.
 
     Raises `ClientError` when a figure is missing or no request was completed: latencies of
     nothing would look like the best server of all.
     """
-    requests = int(_find(r"^\s*(\d+) requests in ", report)[1])
-    if requests == 0:
+    if int(_find(r"^\s*(\d+) requests in ", report)[1]) == 0:
         raise ClientError("wrk completed no request")
     sockets = re.search(
         r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", report
     )
-    connect, read, write, timeout = map(int, sockets.groups()) if sockets else (0, 0, 0, 0)
     status = re.search(r"Non-2xx or 3xx responses: (\d+)", report)
-    return Measurement(
-        requests=requests,
-        requests_per_second=float(_find(r"^Requests/sec:\s+([\d.]+)", report)[1]),
-        p50=_percentile(50, report),
-        p99=_percentile(99, report),
-        errors=Errors(connect, read, write, timeout, int(status[1]) if status else 0),
-        elapsed=elapsed,
-        client_cpu=client_cpu,
+    transfer = _find(r"^Transfer/sec:\s+([\d.]+)([KMGT]?)B", report)
+    return Findings(
+        {
+            "requests_per_second": float(_find(r"^Requests/sec:\s+([\d.]+)", report)[1]),
+            "bytes_per_second": float(transfer[1]) * _BYTES[transfer[2]],
+            "p50": _percentile(50, report),
+            "p99": _percentile(99, report),
+        },
+        errors=sum(int(count) for match in (sockets, status) if match for count in match.groups()),
     )
 
 
-def parse_fairness(text: str, elapsed: float, client_cpu: float) -> Measurement:
+def parse_fairness(text: str) -> Findings:
     """Read what `fairness` prints.
 
     Raises `ClientError` when not one request of either kind was answered.
     """
-    report = Report(**json.loads(text))
+    report = fairness.Report(**json.loads(text))
     latencies = sorted(report.latencies)
     if not report.burned or not latencies:
         raise ClientError(
             f"{report.burned} CPU-bound and {len(latencies)} trivial requests were answered"
         )
-    return Measurement(
-        requests=report.burned,
-        requests_per_second=report.burned / report.burn_seconds,
-        p50=_nearest_rank(latencies, 0.50),
-        p99=_nearest_rank(latencies, 0.99),
-        errors=Errors(read=report.failed, status=report.wrong),
-        elapsed=elapsed,
-        client_cpu=client_cpu,
+    return Findings(
+        {
+            "requests_per_second": report.burned / report.burn_seconds,
+            "p50": nearest_rank(latencies, 0.50),
+            "p99": nearest_rank(latencies, 0.99),
+        },
+        errors=report.failed + report.wrong,
     )
 
 
-def _nearest_rank(ordered: list[float], share: float) -> float:
+def parse_offered(text: str) -> Findings:
+    """Read what `offered` prints. Raises `ClientError` when not one request was answered."""
+    report = offered.Report(**json.loads(text))
+    latencies = sorted(report.latencies)
+    if not latencies:
+        raise ClientError(f"not one of {report.offered} requests was answered")
+    return Findings(
+        {
+            "sustained": report.in_time / report.offered,
+            "requests_per_second": report.in_time / report.seconds,
+            "p50": nearest_rank(latencies, 0.50),
+            "p99": nearest_rank(latencies, 0.99),
+            "p999": nearest_rank(latencies, 0.999),
+            "client_delay": nearest_rank(sorted(report.delays), 0.99),
+        },
+        errors=report.failed,
+        distribution={f"{share}": nearest_rank(latencies, share / 100) for share in SHARES},
+    )
+
+
+def nearest_rank(ordered: list[float], share: float) -> float:
     """Return the smallest value that is not exceeded by this share of the values."""
     return ordered[math.ceil(share * len(ordered)) - 1]
 

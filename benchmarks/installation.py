@@ -1,18 +1,16 @@
 """The benchmark's own virtual environment: made on first use, filled with the peers, asked for
 versions.
 
-A peer is installed once: a stamp file in the environment records what was asked for. Deleting
-the folder starts over and brings the newest releases.
+What a peer or a row needs is installed once: a stamp file in the environment records what was asked
+for. Deleting the folder starts over and brings the newest releases.
 """
 
 import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-
-from benchmarks.peers import Peer
 
 INSTALL_TIMEOUT = 900.0
 
@@ -60,38 +58,44 @@ class Installation:
         self._stamps.mkdir()
         stamp.write_text(sys.version)
 
-    def install(self, peer: Peer) -> None:
-        """Install a peer unless that was done before.
+    def install(self, name: str, requirements: Sequence[str]) -> None:
+        """Install what a peer or a row needs, under a name, unless that was done before.
 
         Raises `InstallationError` with the last lines pip wrote.
         """
-        stamp = self._stamps / peer.name
-        wanted = self._fingerprint(peer)
+        stamp = self._stamps / name
+        wanted = self._fingerprint(requirements)
         if stamp.is_file() and stamp.read_text() == wanted:
             return
-        print(f"installing {peer.name} ...", file=sys.stderr, flush=True)
-        requirements = [part.format(root=self._root) for part in peer.requirements]
+        print(f"installing {name} ...", file=sys.stderr, flush=True)
         _run(
-            [str(self.python), "-m", "pip", "install", "--quiet", *requirements],
-            f"pip could not install {peer.name}",
+            [
+                *(str(self.python), "-m", "pip", "install", "--quiet"),
+                *(part.format(root=self._root) for part in requirements),
+            ],
+            f"pip could not install {name}",
         )
         stamp.write_text(wanted)
 
-    def versions(self, peers: Iterable[Peer]) -> dict[str, str]:
-        """Return the version of every distribution the peers name, as far as it is installed."""
-        names = dict.fromkeys(name for peer in peers for name in peer.distributions)
+    def versions(self, distributions: Iterable[str]) -> dict[str, str]:
+        """Return the versions of those of the distributions that are installed."""
+        names = dict.fromkeys(distributions)
         output = _run([str(self.python), "-c", _VERSIONS, *names], "cannot read the versions")
         found: dict[str, str] = json.loads(output)
         return found
 
-    def _fingerprint(self, peer: Peer) -> str:
+    def program(self, name: str) -> str:
+        """Return the path of a program of the environment."""
+        return str(self.python.with_name(name))
+
+    def _fingerprint(self, requirements: Sequence[str]) -> str:
         """Return what a stamp holds: the requirements, and for a working tree its metadata.
 
         An editable installation follows the sources by itself, but not a changed dependency or
         version number.
         """
-        parts = [" ".join(peer.requirements)]
-        if "--editable" in peer.requirements:
+        parts = [" ".join(requirements)]
+        if "--editable" in requirements:
             for name in ("pyproject.toml", "aiowsgi/__init__.py"):
                 path = self._root / name
                 if path.is_file():

@@ -1,9 +1,15 @@
-"""What the machine is: the facts printed above the tables, and the choice of two cores."""
+"""What the machine is: the facts printed above the tables, its cores, programs and limits."""
 
+import contextlib
 import datetime
 import os
 import platform
+import re
+import resource
+import shutil
 import subprocess
+import sysconfig
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -15,7 +21,7 @@ def describe(root: Path) -> dict[str, str]:
         "kernel": f"{platform.system()} {platform.release()}",
         "processor": f"{_processor()}, {os.cpu_count()} cores",
         "load": f"{os.getloadavg()[0]:.2f}",
-        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "python": _python(),
         "commit": _commit(root),
     }
 
@@ -47,6 +53,51 @@ def core_seconds(core: int) -> float:
             user, nice, system, steal = (int(ticks[index]) for index in (0, 1, 2, 7))
             return (user + nice + system + steal) / os.sysconf("SC_CLK_TCK")
     raise ValueError(f"/proc/stat has no core {core}")
+
+
+def program(name: str) -> str | None:
+    """Return the path of an installed program, None where there is none."""
+    # Servers are in folders that ordinary users do not have in their PATH.
+    folders = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"])
+    return shutil.which(name, path=folders)
+
+
+def program_version(path: str) -> str:
+    """Return the version that a program prints for `-v`, "unknown" where it prints none."""
+    done = subprocess.run([path, "-v"], capture_output=True, text=True, timeout=10, check=False)
+    match = re.search(r"\d+(\.\d+)+", done.stdout + done.stderr)
+    return match[0] if match else "unknown"
+
+
+@contextlib.contextmanager
+def descriptors(needed: int) -> Iterator[None]:
+    """Let this process, and those that it starts meanwhile, open so many descriptors.
+
+    Raises `OSError` where the system does not allow that.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, needed), hard))
+    except ValueError as exc:
+        raise OSError(f"{needed} open files are needed, the limit is {hard} (ulimit -Hn)") from exc
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def _python() -> str:
+    """Return implementation, version and how it was built, which changes its speed."""
+    # Like this, because a build may leave out the variable, or be made with other words.
+    built = str(sysconfig.get_config_var("CONFIG_ARGS") or "")
+    kinds = {
+        "--enable-optimizations": "with PGO",
+        "--with-lto": "with LTO",
+        "--disable-gil": "free-threaded",
+    }
+    found = [name for flag, name in kinds.items() if flag in built] or ["without PGO"]
+    version = f"{platform.python_implementation()} {platform.python_version()}"
+    return f"{version} built {', '.join(found)}"
 
 
 def _siblings(core: int) -> set[int]:

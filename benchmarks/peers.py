@@ -5,30 +5,72 @@ Data only. A new peer is one more `Peer` in `PEERS`; nothing else changes.
 
 from dataclasses import dataclass
 
-OURS = "aiowsgi"
-"""Name of the peer that all others are compared with."""
+MANY_CONNECTIONS = 20_000
+"""Room for connections that the rows with thousands of them ask servers to have."""
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """One server, told to use one worker process, `{threads}` threads and no access log."""
+    """One server, told to use `{workers}` processes, `{threads}` threads and no access log.
+
+    In commands `{port}`, `{threads}`, `{workers}` and `{application}` (as `MODULE:NAME`) are filled
+    in; the first word is a program of the virtual environment.
+    """
 
     name: str
     requirements: tuple[str, ...]
     """What pip installs; `{root}` stands for the repository."""
     command: tuple[str, ...]
-    """Arguments of `python -m`; `{port}`, `{threads}` and `{application}` are filled in."""
     distributions: tuple[str, ...]
     """Installed distributions whose versions are printed; the server itself comes first."""
+    ours: bool = False
+    """Whether all others are compared with this one."""
+    several: tuple[str, ...] = ()
+    """The command for more than one process, where `command` does not take `{workers}`."""
+    many: tuple[str, ...] = ()
+    """Further arguments of `python -m MODULE` for thousands of connections."""
+    rows: tuple[str, ...] = ()
+    """The only rows it takes part in; empty for all."""
+    program: str = ""
+    """A program outside the virtual environment that it is, or that it needs."""
     optional: str = ""
-    """Not empty: a failed installation is not an error, and this says what it needs."""
+    """Not empty: it is no error when it cannot be installed, and this says what it needs."""
+    note: str = ""
+    """What readers of a table must know to compare it fairly."""
 
-    def arguments(self, *, port: int, threads: int, application: str) -> list[str]:
-        """Return the arguments of `python -m` for one start of the server."""
+    def has_workers(self) -> bool:
+        """Return whether it can run in several processes."""
+        return bool(self.several) or any("{workers}" in part for part in self.command)
+
+    def arguments(
+        self, *, port: int, threads: int, workers: int, application: str, many: bool
+    ) -> list[str]:
+        """Return the command for one start of the server."""
+        command = self.several if self.several and workers > 1 else self.command
         return [
-            part.format(port=port, threads=threads, application=application)
-            for part in self.command
+            part.format(port=port, threads=threads, workers=workers, application=application)
+            # Behind the program and its module, because waitress takes no option at the end.
+            for part in (*command[:3], *(self.many if many else ()), *command[3:])
         ]
+
+
+def _aiowsgi() -> Peer:
+    options = ("--threads", "{threads}", "--no-access-log", "--log-level", "warning")
+    return Peer(
+        name="aiowsgi",
+        requirements=("--editable", "{root}"),
+        command=(
+            *("python", "-m", "aiowsgi", "{application}", "--bind", "127.0.0.1:{port}"),
+            *options,
+        ),
+        several=(
+            *("python", "-m", "benchmarks.servers.aiowsgi_workers", "{port}", "{workers}"),
+            *("{application}", *options),
+        ),
+        many=("--max-connections", str(MANY_CONNECTIONS)),
+        distributions=("aiowsgi", "uvloop", "h11"),
+        ours=True,
+    )
 
 
 def _uvicorn(http: str) -> Peer:
@@ -37,63 +79,123 @@ def _uvicorn(http: str) -> Peer:
         name=f"uvicorn-{http}",
         requirements=("uvicorn[standard]", "a2wsgi"),
         command=(
-            *("uvicorn", "benchmarks.asgi:{application}"),
-            *("--host", "127.0.0.1", "--port", "{port}", "--http", http),
-            *("--no-access-log", "--log-level", "warning"),
+            *("python", "-m", "uvicorn", "benchmarks.asgi:application", "--http", http),
+            *("--host", "127.0.0.1", "--port", "{port}", "--workers", "{workers}"),
+            *("--timeout-keep-alive", "65", "--no-access-log", "--log-level", "warning"),
         ),
         distributions=("uvicorn", "a2wsgi", "uvloop", http),
     )
 
 
 PEERS = (
-    Peer(
-        name=OURS,
-        requirements=("--editable", "{root}"),
-        command=(
-            *("aiowsgi", "--bind", "127.0.0.1:{port}", "--threads", "{threads}"),
-            *("--no-access-log", "--log-level", "warning"),
-            "benchmarks.apps:{application}",
-        ),
-        distributions=("aiowsgi", "uvloop", "h11"),
-    ),
+    _aiowsgi(),
     Peer(
         name="gunicorn",
         requirements=("gunicorn",),
         command=(
-            *("gunicorn", "--worker-class", "gthread", "--workers", "1"),
-            *("--threads", "{threads}", "--keep-alive", "65", "--worker-connections", "1000"),
-            *("--bind", "127.0.0.1:{port}", "--log-level", "warning"),
-            "benchmarks.apps:{application}",
+            *("python", "-m", "gunicorn", "--worker-class", "gthread", "--workers", "{workers}"),
+            *("--threads", "{threads}", "--keep-alive", "65", "--log-level", "warning"),
+            *("--bind", "127.0.0.1:{port}", "{application}"),
         ),
+        many=("--worker-connections", str(MANY_CONNECTIONS)),
         distributions=("gunicorn",),
     ),
     Peer(
         name="waitress",
         requirements=("waitress",),
         command=(
-            *("benchmarks.waitress_server", "--threads={threads}", "--listen=127.0.0.1:{port}"),
-            "benchmarks.apps:{application}",
+            *("python", "-m", "benchmarks.servers.waitress", "--threads={threads}"),
+            *("--listen=127.0.0.1:{port}", "{application}"),
+        ),
+        many=(
+            *(f"--connection-limit={MANY_CONNECTIONS}", "--asyncore-use-poll"),
+            "--channel-timeout=600",
         ),
         distributions=("waitress",),
+    ),
+    Peer(
+        name="cheroot",
+        requirements=("cheroot",),
+        command=(
+            *("python", "-m", "benchmarks.servers.cheroot", "{application}"),
+            *("--threads", "{threads}", "--bind", "127.0.0.1:{port}", "--timeout", "65"),
+        ),
+        distributions=("cheroot",),
     ),
     _uvicorn("h11"),
     _uvicorn("httptools"),
     Peer(
+        name="hypercorn",
+        requirements=("hypercorn[uvloop]",),
+        command=(
+            *("python", "-m", "hypercorn", "wsgi:{application}", "--worker-class", "uvloop"),
+            *("--workers", "{workers}", "--bind", "127.0.0.1:{port}", "--keep-alive", "65"),
+            *("--log-level", "warning"),
+        ),
+        distributions=("hypercorn", "uvloop", "h11"),
+        note="has no option for threads: it uses asyncio's default, processors + 4, at most 32",
+    ),
+    Peer(
+        name="aiohttp-wsgi",
+        requirements=("aiohttp-wsgi",),
+        command=(
+            *("aiohttp-wsgi-serve", "--quiet", "--threads", "{threads}", "--host", "127.0.0.1"),
+            *("--port", "{port}", "{application}"),
+        ),
+        distributions=("aiohttp-wsgi", "aiohttp"),
+        note="runs on asyncio's own event loop: with uvloop it does not start",
+    ),
+    Peer(
         name="granian",
         requirements=("granian",),
         command=(
-            *("granian", "--interface", "wsgi", "--workers", "1"),
+            *("python", "-m", "granian", "--interface", "wsgi", "--workers", "{workers}"),
             *("--blocking-threads", "{threads}", "--host", "127.0.0.1", "--port", "{port}"),
-            *("--no-access-log", "--log-level", "warning"),
-            "benchmarks.apps:{application}",
+            *("--no-access-log", "--log-level", "warning", "{application}"),
         ),
+        many=("--backpressure", str(MANY_CONNECTIONS)),
         distributions=("granian",),
+    ),
+    Peer(
+        name="uwsgi",
+        requirements=("uwsgi",),
+        command=(
+            *("uwsgi", "--http", "127.0.0.1:{port}", "--http-keepalive=65", "--http-auto-chunked"),
+            *("--module", "{application}", "--single-interpreter", "--need-app"),
+            *("--processes", "{workers}", "--threads", "{threads}", "--enable-threads"),
+            *("--listen", "1024", "--master", "--die-on-term", "--disable-logging"),
+        ),
+        distributions=("uwsgi",),
+        optional="needs a C compiler and Python's headers (Debian: gcc, python3-dev)",
+        note="runs behind its own HTTP router, a process on the same core, because with its "
+        "http11-socket each idle connection holds a thread; does not say that it closes a "
+        "connection, which wrk counts as an error in the row close",
     ),
     Peer(
         name="bjoern",
         requirements=("bjoern",),
-        command=("benchmarks.bjoern_server", "{port}", "{application}"),
+        command=("python", "-m", "benchmarks.servers.bjoern", "{port}", "{workers}"),
         distributions=("bjoern",),
-        optional="needs a C compiler and libev (Debian: apt-get install gcc libev-dev)",
+        optional="needs a C compiler and libev (Debian: gcc, libev-dev)",
+        note="has no threads: one request runs at a time",
+    ),
+    Peer(
+        name="fastwsgi",
+        # It asks pkg_resources for its version, which newer setuptools have not.
+        requirements=("fastwsgi", "setuptools<81"),
+        command=("python", "-m", "benchmarks.servers.fastwsgi", "{port}", "{workers}"),
+        distributions=("fastwsgi",),
+        optional="needs a wheel for this Python, or a C compiler and Python's headers",
+        note="has no threads: one request runs at a time",
+    ),
+    Peer(
+        name="nginx",
+        requirements=(),
+        command=("python", "-m", "benchmarks.servers.nginx", "{port}"),
+        distributions=(),
+        rows=("file",),
+        program="nginx",
+        optional="needs nginx (Debian: nginx-light)",
+        note="serves the file itself, without Python",
     ),
 )

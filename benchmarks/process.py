@@ -10,11 +10,12 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Collection
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from benchmarks.workloads import Workload
+from benchmarks.rows import Row
 
 START_TIMEOUT = 20.0
 CHECK_TIMEOUT = 20.0
@@ -31,15 +32,20 @@ class ServerProcess:
 
     Entering starts it and returns when it accepts connections; leaving stops it and whatever it
     started. It leads a session of its own: that is how its children are found, and why Ctrl-C in
-    a terminal reaches the harness alone. Without a `core` it may run on any.
+    a terminal reaches the harness alone. Without `cores` it may run on any.
     """
 
     def __init__(
-        self, command: list[str], *, port: int, core: int | None, env: dict[str, str]
+        self,
+        command: list[str],
+        *,
+        port: int,
+        cores: Collection[int] | None,
+        env: dict[str, str],
     ) -> None:
         self._command = command
         self._port = port
-        self._cores = os.sched_getaffinity(0) if core is None else {core}
+        self._cores = os.sched_getaffinity(0) if cores is None else cores
         self._env = env
 
     def __enter__(self) -> Self:
@@ -74,28 +80,32 @@ class ServerProcess:
     ) -> None:
         self._stop()
 
-    def check(self, workload: Workload) -> None:
+    def check(self, row: Row) -> None:
         """Send the row's request once.
 
         Raises `ProcessError` unless the answer is 200 with exactly the expected body.
         """
-        method = "POST" if workload.request_body else "GET"
+        method = "POST" if row.request_body else "GET"
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=CHECK_TIMEOUT)
         try:
             connection.request(
-                method, "/", body=workload.request_body or None, headers=dict(workload.headers)
+                method, "/", body=row.request_body or None, headers=dict(row.headers)
             )
             response = connection.getresponse()
-            body = response.read()
+            size, right, start = 0, True, b""
+            while piece := response.read(len(row.expected_body)):
+                right = right and piece == row.expected_body
+                start = start or piece[:60]
+                size += len(piece)
         except (OSError, http.client.HTTPException) as exc:
             raise self._error(f"{method} / failed: {exc!r}") from exc
         finally:
             connection.close()
-        if response.status != 200 or body != workload.expected_body:
-            start = body[:60] + (b"..." if len(body) > 60 else b"")
+        expected_size = len(row.expected_body) * row.expected_times
+        if response.status != 200 or not right or size != expected_size:
             raise self._error(
-                f"{method} / answered {response.status} with {len(body)} bytes {start!r}, "
-                f"expected 200 with {len(workload.expected_body)} bytes"
+                f"{method} / answered {response.status} with {size} bytes {start!r}, "
+                f"expected 200 with {expected_size} bytes"
             )
 
     def resident_bytes(self) -> int:

@@ -1,204 +1,122 @@
-"""Medians, spreads, ratios, and the tables: functions from samples to text."""
+"""The tables: functions from the results of a run to Markdown."""
 
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
-from benchmarks.client import Measurement
-from benchmarks.peers import OURS
-from benchmarks.workloads import Workload
+from benchmarks.figures import Figure
+from benchmarks.peers import PEERS
+from benchmarks.results import RowResult, Run, Summary, summarise
+from benchmarks.rows import ROWS, Row
 
 CLIENT_BOUND = 0.95
-"""Load of wrk's core from which its own speed, not the server's, limits the figure."""
+"""Load of the client's core from which its own speed, not the server's, limits the figure."""
 INTERFERENCE = 0.05
-"""Share of a core taken by others from which a table says that it was disturbed."""
+"""Cores taken by others from which a table says that it was disturbed."""
+SUSTAINED = 0.98
+"""Share of requests at a fixed rate that are answered meanwhile, if a server keeps up with them."""
+OURS = tuple(peer.name for peer in PEERS if peer.ours)
+"""The servers that all others are compared with."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One server in one round."""
-
-    round: int
-    measurement: Measurement
-    resident_bytes: int
-    """Memory of the server and its children right after the load."""
-    interference: float
-    """Share of the server's or of wrk's core, whichever is more, that others used meanwhile."""
-
-
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """Median, smallest and largest of several rounds."""
-
-    median: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> "Spread":
-        """Return the spread of at least one value."""
-        return cls(statistics.median(values), min(values), max(values))
-
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """One server over all rounds of one row. Latencies are seconds, memory is bytes."""
-
-    requests_per_second: Spread
-    p50: Spread
-    p99: Spread
-    resident_bytes: Spread
-    client_load: Spread
-    ratio: Spread | None
-    """Requests/s divided by ours in the same round; None without a round of ours."""
-    p50_ratio: Spread | None
-    """The same of the median latency."""
-    interference: Spread
-    errors: int
-
-
-def summarise(samples: Mapping[str, Sequence[Sample]]) -> dict[str, Summary]:
-    """Return a summary for every server that was measured at least once.
-
-    The ratio pairs the rounds: what slows the machine for a while slows both sides of a pair.
-    """
-    ours = {s.round: s.measurement for s in samples.get(OURS, ())}
-    summaries = {}
-    for name, taken in samples.items():
-        if not taken:
-            continue
-        pairs = [(s.measurement, ours[s.round]) for s in taken if s.round in ours]
-        ratios = [theirs.requests_per_second / own.requests_per_second for theirs, own in pairs]
-        p50_ratios = [theirs.p50 / own.p50 for theirs, own in pairs]
-        summaries[name] = Summary(
-            requests_per_second=Spread.of([s.measurement.requests_per_second for s in taken]),
-            p50=Spread.of([s.measurement.p50 for s in taken]),
-            p99=Spread.of([s.measurement.p99 for s in taken]),
-            resident_bytes=Spread.of([s.resident_bytes for s in taken]),
-            client_load=Spread.of([s.measurement.client_load for s in taken]),
-            ratio=Spread.of(ratios) if ratios else None,
-            p50_ratio=Spread.of(p50_ratios) if p50_ratios else None,
-            interference=Spread.of([s.interference for s in taken]),
-            errors=sum(s.measurement.errors.total for s in taken),
-        )
-    return summaries
-
-
-def rate(value: float) -> str:
-    """Return a number of things a second, with decimals where it is small."""
-    return f"{value:,.{_decimals(value)}f}"
-
-
-def heading(facts: Mapping[str, str], versions: Mapping[str, str]) -> str:
+def heading(run: Run) -> str:
     """Return the lines that say where, when and with which versions the figures were taken."""
-    installed = ", ".join(f"{name} {version}" for name, version in versions.items())
-    return (
-        f"{facts['date']}; {facts['kernel']}; {facts['processor']}; load {facts['load']}\n"
+    facts = run.facts
+    installed = ", ".join(f"{name} {version}" for name, version in run.versions.items())
+    lines = [
+        f"{facts['date']}; {facts['kernel']}; {facts['processor']}; load {facts['load']}",
         f"{facts['python']}; server on core {facts['server core']}, "
-        f"wrk {facts['wrk']} on core {facts['client core']}\n"
-        f"{installed}; commit {facts['commit']}"
-    )
+        f"wrk {facts['wrk']} on core {facts['client core']}",
+        f"{installed}; commit {facts['commit']}",
+        *run.notes,
+    ]
+    return "\n".join(lines)
 
 
-def table(
-    workload: Workload,
-    summaries: Mapping[str, Summary],
-    *,
-    connections: int,
-    rounds: int,
-    duration: int,
-    notes: Iterable[str] = (),
-) -> str:
+def table(row: Row, result: RowResult, *, rounds: int, duration: int) -> str:
     """Return one row of the benchmark as a Markdown table with its title and footnotes."""
-    header = ["server", "requests/s (range)"]
-    if workload.payload_bytes:
-        header.append("MB/s")
-    header += ["p50 ms", "p99 ms (range)", "memory MiB", "vs aiowsgi (range)"]
-    if workload.burners:
-        header[1] = "CPU-bound/s (range)"
-        header.append("p50 vs aiowsgi (range)")
+    summaries = summarise(result, row.headlines, OURS)
+    baselines = [name for name in OURS if name in summaries]
+    compared = [(figure, name) for figure in row.headlines for name in baselines]
+    header = ["server"]
+    header += [f"{figure.heading} (range)" for figure in row.headlines]
+    header += [figure.heading for figure in row.figures]
+    header += [f"{_short(figure, row)}: {name} (range)" for figure, name in compared]
     header.append("errors")
-    lines = [_cells(name, summary, workload) for name, summary in summaries.items()]
-    footnotes = list(notes)
-    if any(_client_bound(summary) for summary in summaries.values()):
-        footnotes.append("* the client used its whole core: the server can do at least this much.")
-    disturbed = max((s.interference.high for s in summaries.values()), default=0.0)
-    if disturbed >= INTERFERENCE:
-        footnotes.append(
-            f"The machine was not idle: others took up to {disturbed:.0%} of a core in use."
-        )
-    failing = [name for name, summary in summaries.items() if summary.errors]
-    if failing:
-        footnotes.append(f"! requests failed, the figures do not count: {', '.join(failing)}.")
-    advantages = [
-        f"{1 / summary.ratio.median:.2f} times {name}"
-        for name, summary in summaries.items()
-        if name != OURS and summary.ratio is not None and not summary.errors
-    ]
-    if advantages and OURS in summaries and not summaries[OURS].errors:
-        what = "serves CPU-bound requests" if workload.burners else "serves"
-        footnotes.append(f"aiowsgi {what} {', '.join(advantages)}.")
-        if workload.burners:
-            footnotes.append(_latency_advantages(summaries))
+    lines = [header]
+    for server, summary in summaries.items():
+        marks = ("!" if summary.errors else "") + ("*" if _client_bound(summary) else "")
+        cells = [f"{server} {marks}".rstrip()]
+        cells += [summary.figures[f.key].text(f.scale, f.digits) for f in row.headlines]
+        cells += [figure.text(summary.figures[figure.key].median) for figure in row.figures]
+        for figure, name in compared:
+            ratio = summary.ratios.get((figure.key, name))
+            cells.append(ratio.text(digits=2) if ratio else "-")
+        lines.append([*cells, str(summary.errors)])
+    offered = f"{result.rate:,} requests/s offered, " if result.rate else ""
     title = (
-        f"### {workload.name}: {workload.title}; {_count(connections, 'connection')}, "
-        f"{_count(rounds, 'round')} of {duration} s, medians"
+        f"### {row.name}: {row.title}; {offered}{_count(result.connections, 'connection')}, "
+        f"{_count(result.threads, 'thread')}, {_count(rounds, 'round')} of {duration} s, medians"
     )
-    return "\n".join([title, "", *markdown([header, *lines]), "", *footnotes]).rstrip()
+    footnotes = [*result.notes, *_footnotes(row, summaries, baselines)]
+    return "\n".join([title, "", *markdown(lines), "", *footnotes]).rstrip()
 
 
-def _latency_advantages(summaries: Mapping[str, Summary]) -> str:
-    """Return the sentence that compares the median latencies."""
+def tables(run: Run) -> str:
+    """Return everything that a run has found, heading first."""
     parts = [
-        f"{1 / summary.p50_ratio.median:.2f} times that of {name}"
-        for name, summary in summaries.items()
-        if name != OURS and summary.p50_ratio is not None and not summary.errors
+        table(row, run.rows[row.name], rounds=run.rounds, duration=run.duration)
+        for row in found_rows(run)
     ]
-    return f"The median latency of aiowsgi beside them is {', '.join(parts)}."
+    return "\n\n".join([heading(run), *parts])
 
 
-def _cells(name: str, summary: Summary, workload: Workload) -> list[str]:
-    """Return one line of the table."""
-    rate = _spread(summary.requests_per_second, 0)
-    marks = ("!" if summary.errors else "") + ("*" if _client_bound(summary) else "")
-    cells = [f"{name} {marks}".rstrip(), rate]
-    if workload.payload_bytes:
-        cells.append(f"{summary.requests_per_second.median * workload.payload_bytes / 1e6:,.0f}")
-    cells += [
-        f"{summary.p50.median * 1000:.2f}",
-        _spread(_scaled(summary.p99, 1000), 2),
-        f"{summary.resident_bytes.median / 2**20:.1f}",
-        _spread(summary.ratio, 2) if summary.ratio else "-",
+def found_rows(run: Run) -> list[Row]:
+    """Return the rows that a run has measured with at least one server, in their usual order."""
+    return [
+        row for row in ROWS if row.name in run.rows and any(run.rows[row.name].samples.values())
     ]
-    if workload.burners:
-        cells.append(_spread(summary.p50_ratio, 2) if summary.p50_ratio else "-")
-    return [*cells, str(summary.errors)]
+
+
+def _footnotes(
+    row: Row, summaries: Mapping[str, Summary], baselines: Sequence[str]
+) -> Iterable[str]:
+    if any(map(_client_bound, summaries.values())):
+        yield "* the client used its whole core: the server can do at least this much."
+    disturbed = max((summary.interference for summary in summaries.values()), default=0.0)
+    if disturbed >= INTERFERENCE:
+        yield f"The machine was not idle: others took up to {disturbed:.0%} of a core in use."
+    if failing := [name for name, summary in summaries.items() if summary.errors]:
+        yield f"! requests failed, the figures do not count: {', '.join(failing)}."
+    if slow := [name for name, summary in summaries.items() if not sustained(summary)]:
+        yield f"Could not serve the requests as fast as they came: {', '.join(slow)}."
+    for figure in row.headlines:
+        for baseline in baselines:
+            ratios = {
+                name: summary.ratios[figure.key, baseline].median
+                for name, summary in summaries.items()
+                if (figure.key, baseline) in summary.ratios and not summary.errors
+            }
+            if ratios and not summaries[baseline].errors:
+                parts = ", ".join(f"{1 / ratio:.2f} {name}" for name, ratio in ratios.items())
+                yield f"{figure.heading} of {baseline}, times that of others: {parts}."
+
+
+def sustained(summary: Summary) -> bool:
+    """Return whether a server kept up with requests that came at a fixed rate."""
+    share = summary.figures.get("sustained")
+    return share is None or share.median >= SUSTAINED
+
+
+def _short(figure: Figure, row: Row) -> str:
+    """Return the name of a figure as columns of ratios have it."""
+    return figure.heading if len(row.headlines) > 1 else "ratio"
 
 
 def _client_bound(summary: Summary) -> bool:
-    return summary.client_load.median >= CLIENT_BOUND
-
-
-def _scaled(spread: Spread, factor: float) -> Spread:
-    return Spread(spread.median * factor, spread.low * factor, spread.high * factor)
-
-
-def _spread(spread: Spread, digits: int) -> str:
-    """Return `median (low-high)`; slow rows get decimals so that the range is not lost."""
-    digits = digits or _decimals(spread.high)
-    low, middle, high = (
-        f"{value:,.{digits}f}" for value in (spread.low, spread.median, spread.high)
-    )
-    return f"{middle} ({low}-{high})"
-
-
-def _decimals(value: float) -> int:
-    """Return how many decimals keep about three digits of a value."""
-    return 0 if value >= 1000 else 1 if value >= 10 else 2
+    return summary.client_load >= CLIENT_BOUND
 
 
 def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import machine
+from benchmarks.figures import number
 from benchmarks.process import ProcessError, ServerProcess, free_port
-from benchmarks.report import markdown, rate
+from benchmarks.report import markdown
 from benchmarks.soak import app, plot, verdict
 from benchmarks.soak.traffic import VISIT_LIMIT, Tally, Traffic
 from benchmarks.soak.verdict import Check, Sample
@@ -139,7 +140,7 @@ class Soak:
             if tally.errors
         )
         _say(
-            f"{sample.at:6.0f} s {rate(answered):>7} answers/s "
+            f"{sample.at:6.0f} s {number(answered):>7} answers/s "
             f"{sample.resident_bytes / 2**20:7.1f} MiB {sample.descriptors:4} descriptors "
             f"{sample.threads:3} threads, errors: {kinds or 'none'}"
         )
@@ -219,7 +220,7 @@ def main() -> int:
     for name, value in allocator.items():
         _say(f"{name}={value}")
     try:
-        with ServerProcess(command, port=port, core=None, env=environment) as server:
+        with ServerProcess(command, port=port, cores=None, env=environment) as server:
             soak = Soak(server, port=port, options=options)
             checks = soak.run()
     except (ProcessError, OSError, http.client.HTTPException) as exc:
@@ -243,7 +244,7 @@ def _table(tallies: Mapping[str, Tally], samples: Sequence[Sample]) -> str:
         rows.append(
             [
                 *(name, f"{tally.visits:,}", f"{tally.requests:,}"),
-                *(rate(tally.requests / elapsed), f"{tally.slowest:.2f}", errors or "-"),
+                *(number(tally.requests / elapsed), f"{tally.slowest:.2f}", errors or "-"),
             ]
         )
         messages += [f"{name}: {message}" for message in tally.messages]

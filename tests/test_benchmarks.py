@@ -1,0 +1,518 @@
+"""The benchmark without servers: what it makes of samples, reports, files and its command line."""
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import re
+import socket
+import statistics
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks import __main__ as command_line
+from benchmarks import client, instructions, offered, publish, readme, regress, report
+from benchmarks.apps import HELLO_BODY
+from benchmarks.figures import RATE, Spread, number
+from benchmarks.peers import PEERS, Peer
+from benchmarks.process import ProcessError
+from benchmarks.results import RowResult, Run, Sample, summarise
+from benchmarks.rows import ROWS, Row
+from benchmarks.run import Benchmark, Conditions
+
+ROOT = Path(__file__).parent.parent
+HELLO = next(row for row in ROWS if row.name == "hello")
+OURS = report.OURS[0]
+
+
+def sample(round: int, rate: float, **more: object) -> Sample:
+    figures = {"requests_per_second": rate, "p50": 0.001, "p99": 0.002, "resident_bytes": 2**20}
+    values = {"errors": 0, "client_load": 0.5, "interference": 0.0, **more}
+    return Sample(round, figures, **values)  # type: ignore[arg-type]
+
+
+def run_of(**samples: list[Sample]) -> Run:
+    facts = dict.fromkeys(
+        ("kernel", "processor", "load", "python", "commit", "wrk", "server core", "client core"),
+        "some",
+    )
+    result = RowResult(connections=64, threads=8, samples=samples, notes=["late: failed: why."])
+    return Run(
+        {"date": "2026-01-02 03:04 UTC", **facts}, {OURS: "1.0"}, [], 3, 5, {"hello": result}
+    )
+
+
+# Statistics.
+
+
+def test_a_spread_is_the_median_and_the_range() -> None:
+    assert Spread.of([9.0, 1.0, 3.0]) == Spread(3.0, 1.0, 9.0)
+    assert Spread.of([9.0, 1.0, 3.0]).text(digits=0) == "3 (1-9)"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(12345.6, "12,346"), (123.45, "123.5"), (1.234, "1.23")]
+)
+def test_numbers_keep_about_three_digits(value: float, text: str) -> None:
+    assert number(value) == text
+
+
+def test_ratios_pair_the_rounds_and_leave_out_those_without_a_partner() -> None:
+    theirs = [sample(1, 50), sample(2, 300), sample(4, 1)]
+    ours = [sample(1, 100), sample(2, 100), sample(3, 100)]
+    result = RowResult(64, 8, {OURS: ours, "other": theirs})
+    ratio = summarise(result, [RATE], [OURS])["other"].ratios["requests_per_second", OURS]
+    assert ratio == Spread(1.75, 0.5, 3.0)
+
+
+def test_a_server_is_not_compared_with_itself_and_one_without_samples_is_left_out() -> None:
+    summaries = summarise(RowResult(64, 8, {OURS: [sample(1, 100)], "late": []}), [RATE], [OURS])
+    assert list(summaries) == [OURS]
+    assert not summaries[OURS].ratios
+
+
+# What clients print.
+
+WRK = """\
+Running 1s test @ http://127.0.0.1:1/
+  Latency Distribution
+     50%  250.00us
+     75%    1.00ms
+     99%    1.50s
+  2000 requests in 1.00s, 3.00MB read
+  Socket errors: connect 1, read 2, write 3, timeout 4
+  Non-2xx or 3xx responses: 5
+Requests/sec:   1999.50
+Transfer/sec:      2.50MB
+"""
+
+
+def test_what_wrk_prints_is_read_in_seconds_bytes_and_errors_of_all_kinds() -> None:
+    assert client.parse(WRK) == client.Findings(
+        {
+            "requests_per_second": 1999.5,
+            "bytes_per_second": 2.5 * 2**20,
+            "p50": 0.00025,
+            "p99": 1.5,
+        },
+        errors=15,
+    )
+
+
+@pytest.mark.parametrize(
+    "text", [WRK.replace("2000 requests", "0 requests"), WRK.replace("99%", "98%"), ""]
+)
+def test_no_request_or_no_figure_is_an_error_and_not_the_best_server(text: str) -> None:
+    with pytest.raises(client.ClientError):
+        client.parse(text)
+
+
+def test_what_the_client_of_the_row_cpu_prints_is_read() -> None:
+    latencies = [number / 100 for number in range(100, 0, -1)]
+    text = json.dumps(
+        {"burned": 8, "burn_seconds": 4.0, "latencies": latencies, "failed": 1, "wrong": 2}
+    )
+    figures = {"requests_per_second": 2.0, "p50": 0.5, "p99": 0.99}
+    assert client.parse_fairness(text) == client.Findings(figures, errors=3)
+
+
+# Tables.
+
+
+def test_a_table_marks_errors_and_a_client_at_its_limit_and_says_who_took_the_machine() -> None:
+    run = run_of(
+        **{
+            OURS: [sample(1, 100)],
+            "broken": [sample(1, 300, errors=7)],
+            "fast": [sample(1, 200, client_load=0.99, interference=0.5)],
+        }
+    )
+    text = report.table(HELLO, run.rows["hello"], rounds=1, duration=5)
+    assert "| broken !" in text
+    assert "| fast *" in text
+    assert "others took up to 50% of a core" in text
+    assert "the figures do not count: broken." in text
+    assert "late: failed: why." in text
+    # 100 to 200; the broken one is no comparison.
+    assert f"requests/s of {OURS}, times that of others: 0.50 fast." in text
+
+
+def test_every_line_of_a_table_has_as_many_cells_as_its_header() -> None:
+    run = run_of(**{OURS: [sample(1, 100)], "other": [sample(2, 50)]})
+    lines = [line for line in report.tables(run).splitlines() if line.startswith("|")]
+    assert len(lines) == 4
+    assert len({line.count("|") for line in lines}) == 1
+
+
+# The file of a run.
+
+
+def test_a_run_is_read_as_it_was_written(tmp_path: Path) -> None:
+    run = run_of(**{OURS: [sample(1, 100), sample(2, 110)]})
+    run.write(tmp_path / "run.json")
+    assert Run.read(tmp_path / "run.json") == run
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"rows": {"hello": {}}}'])
+def test_another_file_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "other.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"other\.json|Expecting value"):
+        Run.read(path)
+
+
+# The README.
+
+
+def test_the_readme_shows_ours_first_the_best_bold_and_no_broken_figure() -> None:
+    run = run_of(
+        quick=[sample(1, 300)], broken=[sample(1, 900, errors=1)], **{OURS: [sample(1, 2000)]}
+    )
+    lines = [line.split("|") for line in readme.block(run, link="r").splitlines() if "|" in line]
+    assert [cell.strip() for cell in lines[0][2:-1]] == [OURS, "quick", "broken"]
+    assert [cell.strip() for cell in lines[2][2:-1]] == ["**2,000**", "300.0", "-"]
+
+
+def test_a_run_replaces_what_stood_in_the_readme(tmp_path: Path) -> None:
+    page = tmp_path / "README.md"
+    page.write_text("before\n<!-- benchmark -->\nlast year\n<!-- end -->\nafter\n<!-- end -->\n")
+    run = run_of(**{OURS: [sample(1, 100)]})
+    for _ in range(2):
+        readme.write(run, result=tmp_path / "results" / "day.json", readme=page)
+    text = page.read_text()
+    assert text.startswith("before\n<!-- benchmark -->\nMeasured on 2026-01-02 03:04 UTC")
+    assert text.endswith("<!-- end -->\nafter\n<!-- end -->\n")
+    assert "last year" not in text
+    assert "(results/day.json)" in text
+
+
+def test_a_readme_without_a_place_is_refused(tmp_path: Path) -> None:
+    page = tmp_path / "README.md"
+    page.write_text("nothing\n")
+    with pytest.raises(ValueError, match="has 0 places"):
+        readme.write(run_of(), result=tmp_path / "day.json", readme=page)
+
+
+def test_the_readme_of_this_repository_shows_the_run_that_it_names() -> None:
+    text = (ROOT / "README.md").read_text()
+    match = re.search(r"<!-- benchmark -->\n(.*?)<!-- end -->", text, re.DOTALL)
+    assert match is not None
+    if match[1]:
+        link = re.search(r"\((benchmarks/results/[^)]+)\.json\)", match[1])
+        assert link is not None
+        assert match[1] == readme.block(Run.read(ROOT / f"{link[1]}.json"), link=link[1])
+
+
+# What is run.
+
+
+class Counted(Benchmark):
+    """Takes no samples, but notes whom it was asked for."""
+
+    def __init__(self, rounds: int, broken: str = "") -> None:
+        self._conditions = Conditions(rounds, 5, 64, 8, 1000, server_core=0, client_core=1)
+        self._broken = broken
+        self.visits: list[tuple[int, str]] = []
+
+    def _measure(self, row: Row, peer: Peer, number: int) -> Sample:
+        self.visits.append((number, peer.name))
+        if peer.name == self._broken:
+            raise ProcessError("ended\n    with a long log")
+        figures = dict.fromkeys((figure.key for figure in (*row.headlines, *row.figures)), 100.0)
+        return dataclasses.replace(sample(number, 100), figures=figures)
+
+
+def test_each_round_visits_every_server_once_and_begins_with_another() -> None:
+    benchmark = Counted(rounds=3)
+    result, well = benchmark.run_row(HELLO, PEERS[:3])
+    a, b, c = (peer.name for peer in PEERS[:3])
+    assert well
+    assert benchmark.visits == [
+        *((1, a), (1, b), (1, c)),
+        *((2, b), (2, c), (2, a)),
+        *((3, c), (3, a), (3, b)),
+    ]
+    assert {name: len(taken) for name, taken in result.samples.items()} == {a: 3, b: 3, c: 3}
+
+
+def test_a_server_that_fails_is_left_out_of_later_rounds_and_named() -> None:
+    broken = PEERS[1].name
+    benchmark = Counted(rounds=3, broken=broken)
+    result, well = benchmark.run_row(HELLO, PEERS[:3])
+    assert not well
+    assert sum(name == broken for _, name in benchmark.visits) == 1
+    assert result.notes == [f"{broken}: failed: ended."]
+
+
+def test_servers_without_an_option_for_processes_are_left_out_of_that_row() -> None:
+    row = next(row for row in ROWS if row.workers > 1)
+    waitress = next(peer for peer in PEERS if peer.name == "waitress")
+    result, well = Counted(rounds=1).run_row(row, [PEERS[0], waitress])
+    assert well
+    assert list(result.samples) == [PEERS[0].name]
+    assert result.notes == ["Without an option for several processes: waitress."]
+
+
+@pytest.mark.parametrize("peer", PEERS, ids=lambda peer: peer.name)
+def test_a_command_has_no_gaps_and_says_where_to_listen(peer: Peer) -> None:
+    for workers in (1, 2):
+        arguments = peer.arguments(
+            port=4321, threads=5, workers=workers, application="a:b", many=True
+        )
+        assert not [part for part in arguments if re.search(r"\{\w*\}", part)]
+        assert any("4321" in part for part in arguments)
+        assert set(peer.many) <= set(arguments)
+    # Notes stand in the README, where a test takes what begins with dashes for options of ours.
+    assert "--" not in peer.note
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_no_figure_of_a_row_is_shown_twice(row: Row) -> None:
+    shown = [figure.key for figure in (*row.headlines, *row.figures)]
+    assert len(shown) == len(set(shown))
+    assert row.script is None or row.script.is_file()
+
+
+# The command line.
+
+
+def test_rows_are_taken_in_their_own_order_and_all_means_every_one() -> None:
+    assert [row.name for row in command_line.select("row", ["browser", "hello"], ROWS)] == [
+        "hello",
+        "browser",
+    ]
+    assert command_line.select("row", ["all"], ROWS) == list(ROWS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nonsense"], "no such row: nonsense (there are: hello, "),
+        (["hello", "--peers", "apache"], "no such peer: apache (there are: "),
+        (["hello", "--rounds", "0"], "'0' is not a whole number of at least 1"),
+        ([], "required: ROW"),
+    ],
+)
+def test_a_wrong_command_ends_with_a_message_and_status_2(
+    arguments: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    # Accepted by mistake, it must not install and measure here.
+    monkeypatch.setattr(command_line, "measure", lambda *_: 0)
+    with pytest.raises(SystemExit) as ended:
+        command_line.main(arguments)
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_report_prints_the_tables_of_a_run_and_draws_where_that_can_be(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "2026-01-02-0304.json"
+    run_of(**{OURS: [sample(1, 100)], "other": [sample(1, 50)]}).write(path)
+    assert command_line.main(["report", str(path)]) == 0
+    printed = capsys.readouterr()
+    assert "### hello:" in printed.out
+    drawn = path.with_suffix(".png")
+    assert (str(drawn) if drawn.exists() else "no pictures") in printed.err
+
+
+def test_report_takes_the_newest_run_and_says_where_there_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(publish, "FOLDER", tmp_path)
+    monkeypatch.setattr(publish, "draw", lambda run, path: None)
+    assert command_line.main(["report"]) == 2
+    assert "there is no result in" in capsys.readouterr().err
+    for day, rate in (("2026-01-02-0304", 111.0), ("2026-02-02-0304", 222.0)):
+        run_of(**{OURS: [sample(1, rate)]}).write(tmp_path / f"{day}.json")
+    (tmp_path / "soak-uvloop.json").write_text("{}")
+    assert command_line.main(["report"]) == 0
+    assert "222.0" in capsys.readouterr().out
+
+
+def test_report_of_another_file_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command_line.main(["report", str(tmp_path / "missing.json")]) == 2
+    assert "missing.json" in capsys.readouterr().err
+
+
+# The client that offers requests at a fixed rate.
+
+
+class Answering:
+    """A server that answers each request with the same bytes, the first one late."""
+
+    def __init__(self, answer: bytes, *, late: float = 0.0) -> None:
+        self._answer = answer
+        self._late = late
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listening.getsockname()[1]
+        self.connections = 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self._listening.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                sock, _ = self._listening.accept()
+                self.connections += 1
+                threading.Thread(target=self._serve, args=[sock], daemon=True).start()
+
+    def _serve(self, sock: socket.socket) -> None:
+        with sock, contextlib.suppress(OSError):
+            while sock.recv(65536):
+                late, self._late = self._late, 0.0
+                threading.Event().wait(late)
+                sock.sendall(self._answer)
+                if b"close" in self._answer:
+                    # Serves nothing more, but leaves the end to the client.
+                    while sock.recv(65536):
+                        pass
+                    break
+
+
+@pytest.fixture
+def answering() -> Iterator[Callable[..., Answering]]:
+    with contextlib.ExitStack() as stack:
+
+        def start(answer: bytes, *, late: float = 0.0) -> Answering:
+            server = Answering(answer, late=late)
+            stack.callback(server.close)
+            return server
+
+        yield start
+
+
+def test_requests_that_are_due_while_the_server_stalls_are_timed_from_then(
+    answering: Callable[..., Answering],
+) -> None:
+    server = answering(b"HTTP/1.1 200 OK\r\n\r\n" + HELLO_BODY, late=0.3)
+    found = offered.measure(server.port, rate=200, seconds=0.2, connections=1)
+    assert found.offered > 20
+    assert len(found.latencies) == found.offered
+    assert found.in_time == found.failed == 0
+    # Not before 0.3 s, and the last one was due before 0.2 s.
+    assert min(found.latencies) > 0.1
+
+
+def test_a_server_that_announces_the_end_of_connections_fails_nothing(
+    answering: Callable[..., Answering],
+) -> None:
+    server = answering(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + HELLO_BODY)
+    found = offered.measure(server.port, rate=200, seconds=0.2, connections=2)
+    assert found.failed == 0
+    assert server.connections > found.offered
+
+
+def test_wrong_answers_are_failures_and_no_latencies(answering: Callable[..., Answering]) -> None:
+    server = answering(b"HTTP/1.1 500 Oops\r\n\r\n" + HELLO_BODY)
+    found = offered.measure(server.port, rate=200, seconds=0.2, connections=2)
+    assert found.failed == found.offered > 20
+    assert not found.latencies
+
+
+def test_requests_are_due_at_random_at_the_rate_and_always_at_the_same_times() -> None:
+    due = list(offered.schedule(1000, 10))
+    assert due == list(offered.schedule(1000, 10))
+    assert due == sorted(due)
+    assert due[0] > 0
+    assert due[-1] < 10
+    assert 9_700 < len(due) < 10_300
+    gaps = [later - sooner for sooner, later in itertools.pairwise(due)]
+    # A Poisson process: the gaps spread as much as they are long.
+    assert statistics.stdev(gaps) == pytest.approx(statistics.mean(gaps), rel=0.05)
+
+
+def test_what_the_client_at_a_fixed_rate_prints_is_read() -> None:
+    latencies = [number / 1000 for number in range(1000, 0, -1)]
+    seen = offered.Report(
+        2.0, offered=1010, in_time=600, latencies=latencies, delays=[0.5, 0.1], failed=10
+    )
+    found = client.parse_offered(json.dumps(dataclasses.asdict(seen)))
+    assert found.errors == 10
+    assert found.figures["p50"] == found.distribution["50"] == 0.5
+    assert found.figures["p99"] == found.distribution["99"] == 0.99
+    assert found.figures["p999"] == 0.999
+    assert found.figures["requests_per_second"] == 300
+    assert found.figures["sustained"] == 600 / 1010
+    assert found.figures["client_delay"] == 0.5
+
+
+def test_a_server_that_does_not_keep_up_is_named() -> None:
+    slow, quick = sample(1, 100), sample(1, 100)
+    slow.figures["sustained"], quick.figures["sustained"] = 0.97, 0.99
+    result = run_of(slow=[slow], quick=[quick]).rows["hello"]
+    text = report.table(HELLO, result, rounds=1, duration=5)
+    assert "Could not serve the requests as fast as they came: slow." in text
+
+
+# What is counted for the report on regressions.
+
+
+def test_instructions_for_a_request_are_a_difference_of_two_counts() -> None:
+    few, many = instructions.FEW, instructions.MANY
+    counts = [9999, 70 + few * 3, 70 + many * 3, 8888, 60 + few * 5, 60 + many * 5]
+    assert instructions.per_request(counts) == {"hello": 3, "browser": 5}
+
+
+def test_the_total_of_a_profile_is_found() -> None:
+    assert instructions.read_total("events: Ir\nfn=(1)\n12 3456\nsummary: 789\n") == 789
+    with pytest.raises(OSError, match="no total"):
+        instructions.read_total("events: Ir\n")
+
+
+def test_the_program_that_is_counted_serves_its_requests_and_marks_each_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    marks: list[None] = []
+    monkeypatch.setattr("os.getppid", lambda: marks.append(None))
+    instructions._drive()
+    assert len(marks) == 3 * len(instructions.KINDS)
+
+
+def test_without_valgrind_the_report_says_so_in_one_line_and_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(instructions, "program", lambda name: None)
+    monkeypatch.setattr(regress, "measure_ratios", lambda: {"hello": 2.5})
+    assert command_line.main(["regress"]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.endswith("not counted, valgrind is not installed")
+    assert second.endswith("hello 2.5")
+
+
+def test_a_report_that_cannot_be_made_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    valgrind = tmp_path / "valgrind"
+    valgrind.write_text("#!/bin/sh\necho this is broken >&2\nexit 3\n")
+    valgrind.chmod(0o755)
+    monkeypatch.setattr(instructions, "program", lambda name: str(valgrind))
+    assert command_line.main(["regress"]) == 1
+    assert "this is broken" in capsys.readouterr().err
+
+
+# What the page about the benchmark promises.
+
+
+def test_the_page_names_every_row_server_and_option() -> None:
+    page = (ROOT / "benchmarks" / "README.md").read_text()
+    options = {
+        string
+        for action in command_line.build_parser()._actions
+        for string in action.option_strings
+        if string.startswith("--") and string != "--help"
+    }
+    for name in (*(row.name for row in ROWS), *(peer.name for peer in PEERS)):
+        assert re.search(rf"^\|.*`{name}`.*\|", page, re.MULTILINE), name
+    for option in options:
+        assert f"`{option} " in page
