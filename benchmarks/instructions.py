@@ -5,6 +5,7 @@ is given requests, with no socket, no other thread and no real clock, so that a 
 nearly the same. What the fakes execute is counted too.
 """
 
+import itertools
 import os
 import re
 import subprocess
@@ -18,19 +19,24 @@ from benchmarks.machine import program
 from benchmarks.rows import ROWS
 
 TIMEOUT = 60.0
-KINDS = ("hello", "browser")
+KINDS = ("hello", "browser", "varied")
 """Rows whose requests are counted."""
-WARM_UP, FEW, MANY = 50, 50, 250
+WARM_UP, FEW, MANY = 40, 40, 160
 """Requests before counting begins, and of the two counts whose difference is taken."""
 _MARK = "getppid"
 """A function of the C library that nothing else calls: callgrind begins a new count there."""
 
 
-def request(kind: str) -> bytes:
-    """Return the request of a row as it is on the wire."""
-    headers = next(row.headers for row in ROWS if row.name == kind)
-    fields = "".join(f"{name}: {value}\r\n" for name, value in headers)
-    return f"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n{fields}\r\n".encode()
+def request(kind: str, number: int) -> bytes:
+    """Return a request of a row as it is on the wire; `number` tells those of `varied` apart."""
+    headers = dict(next(row.headers for row in ROWS if row.name == kind))
+    path = "/"
+    if kind == "varied":
+        path = f"/account/orders/{number:032x}"
+        headers["X-Request-Id"] = f"{number:032x}"
+        headers["Cookie"] = f"sessionid={number:032x}"
+    fields = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{fields}\r\n".encode()
 
 
 def count(root: Path) -> dict[str, int] | None:
@@ -62,7 +68,8 @@ def count(root: Path) -> dict[str, int] | None:
         if done.returncode != 0:
             raise OSError("\n".join(["valgrind failed:", *done.stderr.splitlines()[-5:]]))
         # The first count ends with the warm-up, the last one is empty but for the end of Python.
-        counts = [read_total(Path(f"{output}.{part}").read_text()) for part in range(1, 7)]
+        parts = range(1, 3 * len(KINDS) + 1)
+        counts = [read_total(Path(f"{output}.{part}").read_text()) for part in parts]
     return per_request(counts)
 
 
@@ -92,9 +99,10 @@ def _drive() -> None:
     for kind in KINDS:
         connection = connect(apps.hello)
         sent = connection.transport.sent
-        data = request(kind)
-        for requests in (WARM_UP, FEW, MANY):
-            for _ in range(requests):
+        # All made beforehand, so that this is not counted.
+        requests = iter([request(kind, number) for number in range(WARM_UP + FEW + MANY)])
+        for part in (WARM_UP, FEW, MANY):
+            for data in itertools.islice(requests, part):
                 connection.receive(data)
                 connection.run_job()
                 assert sent.endswith(apps.HELLO_BODY), bytes(sent)

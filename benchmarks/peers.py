@@ -54,11 +54,15 @@ class Peer:
         ]
 
 
-def _aiowsgi() -> Peer:
-    options = ("--threads", "{threads}", "--no-access-log", "--log-level", "warning")
+def _aiowsgi(http: str, requirement: str) -> Peer:
+    """Return aiowsgi with the parser `http` ("h11" or "httptools")."""
+    options = (
+        *("--http", http, "--threads", "{threads}"),
+        *("--no-access-log", "--log-level", "warning"),
+    )
     return Peer(
-        name="aiowsgi",
-        requirements=("--editable", "{root}"),
+        name=f"aiowsgi-{http}",
+        requirements=("--editable", requirement),
         command=(
             *("python", "-m", "aiowsgi", "{application}", "--bind", "127.0.0.1:{port}"),
             *options,
@@ -68,7 +72,7 @@ def _aiowsgi() -> Peer:
             *("{application}", *options),
         ),
         many=("--max-connections", str(MANY_CONNECTIONS)),
-        distributions=("aiowsgi", "uvloop", "h11"),
+        distributions=("aiowsgi", "uvloop", http),
         ours=True,
     )
 
@@ -88,7 +92,8 @@ def _uvicorn(http: str) -> Peer:
 
 
 PEERS = (
-    _aiowsgi(),
+    _aiowsgi("h11", "{root}"),
+    _aiowsgi("httptools", "{root}[speed]"),
     Peer(
         name="gunicorn",
         requirements=("gunicorn",),

@@ -460,8 +460,19 @@ def test_a_server_that_does_not_keep_up_is_named() -> None:
 
 def test_instructions_for_a_request_are_a_difference_of_two_counts() -> None:
     few, many = instructions.FEW, instructions.MANY
-    counts = [9999, 70 + few * 3, 70 + many * 3, 8888, 60 + few * 5, 60 + many * 5]
-    assert instructions.per_request(counts) == {"hello": 3, "browser": 5}
+    counts = [
+        *(9999, 70 + few * 3, 70 + many * 3),
+        *(8888, 60 + few * 5, 60 + many * 5),
+        *(7777, 50 + few * 7, 50 + many * 7),
+    ]
+    assert instructions.per_request(counts) == {"hello": 3, "browser": 5, "varied": 7}
+
+
+def test_only_requests_of_the_row_varied_differ() -> None:
+    for kind in instructions.KINDS:
+        first, second = (instructions.request(kind, number) for number in (1, 2))
+        assert (first != second) == (kind == "varied")
+        assert first.endswith(b"\r\n\r\n")
 
 
 def test_the_total_of_a_profile_is_found() -> None:
