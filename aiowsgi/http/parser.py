@@ -97,9 +97,10 @@ class Parser:
             else:
                 self._in_body = False
                 event = _END_OF_MESSAGE
-            if self._position == len(self._buffer) or event is _END_OF_MESSAGE:
+            position = self._position
+            if position and (position == len(self._buffer) or event is _END_OF_MESSAGE):
                 # What was used is not kept: an idle connection holds nothing.
-                self._buffer = self._buffer[self._position :]
+                self._buffer = self._buffer[position:]
                 self._position = 0
             if event is None and self._eof and (self._in_body or self.begun):
                 raise Refusal(400, "the client ended the connection in the middle of a request")
