@@ -426,8 +426,14 @@ async def test_ureport_1397_refused_and_shed_requests_get_a_line_in_the_access_l
                 assert (await other.request(request)).status == status
         go_on.set()
         assert (await client.receive()).status == 200
-    lines = [record.getMessage() for record in caplog.records if record.name == "aiowsgi.access"]
-    assert len(lines) == 3
+
+    def logged() -> list[str]:
+        return [
+            record.getMessage() for record in caplog.records if record.name == "aiowsgi.access"
+        ]
+
+    await eventually(lambda: len(logged()) == 3)
+    lines = logged()
     assert '"GET /shed HTTP/1.1" 503 ' in lines[0]
     assert ' "-" 505 ' in lines[1]
     assert '"GET /served HTTP/1.1" 200 2 ' in lines[2]

@@ -72,7 +72,7 @@ def whole(
     fields: list[tuple[str, str]] | None = None,
     length: int | None = None,
 ) -> bytes:
-    raw = [encoder.start(status, fields or [], length)]
+    raw = [encoder.start(status, tuple(fields or ()), length)]
     for piece in pieces[:-1]:
         raw += encoder.encode(piece)
     raw += encoder.finish(pieces[-1] if pieces else b"")
@@ -163,7 +163,7 @@ def test_the_fields_that_frame(
     framing_lines: list[str],
 ) -> None:
     fields = [] if given_length is None else [("Content-Length", given_length)]
-    lines = head_lines(encoder(method).start(status, fields, known))
+    lines = head_lines(encoder(method).start(status, tuple(fields), known))
     names = ("content-length", "transfer-encoding", "connection")
     assert [line for line in lines if line.lower().startswith(names)] == framing_lines
 
@@ -171,7 +171,7 @@ def test_the_fields_that_frame(
 def test_an_informational_status_as_final_answer_ends_the_connection() -> None:
     # The client goes on waiting for a final response, which does not come.
     response = encoder()
-    lines = head_lines(response.start("101 Switching", [("Content-Length", "5")], 5))
+    lines = head_lines(response.start("101 Switching", (("Content-Length", "5"),), 5))
     assert lines == ["HTTP/1.1 101 Switching", "Connection: close", SERVER.strip()]
     assert not response.keep_alive
 
@@ -197,7 +197,7 @@ def test_persistence_is_announced(
     version: str, keep_alive: bool, length: int | None, announced: str | None, kept: bool
 ) -> None:
     response = encoder(version=version, keep_alive=keep_alive)
-    lines = head_lines(response.start("200 OK", [], length))
+    lines = head_lines(response.start("200 OK", (), length))
     found = [line for line in lines if line.startswith("Connection")]
     assert found == ([] if announced is None else [f"Connection: {announced}"])
     assert response.keep_alive is kept
@@ -207,7 +207,14 @@ def test_persistence_is_announced(
 
 
 def test_a_whole_head() -> None:
-    raw = encoder().start("200 OK", [("Content-Type", "text/plain"), ("X-A", "1")], 5)
+    raw = encoder().start(
+        "200 OK",
+        (
+            ("Content-Type", "text/plain"),
+            ("X-A", "1"),
+        ),
+        5,
+    )
     assert raw == (
         b"HTTP/1.1 200 OK\r\n"
         b"Content-Type: text/plain\r\nX-A: 1\r\nContent-Length: 5\r\n"
@@ -217,20 +224,20 @@ def test_a_whole_head() -> None:
 
 def test_http_1_0_is_answered_with_the_servers_own_version() -> None:
     # RFC 9110 §6.2: the highest version it conforms to, not the client's.
-    assert encoder(version="HTTP/1.0").start("200 OK", [], 0).startswith(b"HTTP/1.1 200 OK\r\n")
+    assert encoder(version="HTTP/1.0").start("200 OK", (), 0).startswith(b"HTTP/1.1 200 OK\r\n")
 
 
 @pytest.mark.parametrize("status", ["200 ", "404 Nicht gefunden \xfc", "599 A  B"])
 def test_the_status_is_sent_as_given(status: str) -> None:
     response = encoder()
-    raw = response.start(status, [], 0)
+    raw = response.start(status, (), 0)
     assert raw.startswith(b"HTTP/1.1 " + status.encode("latin-1") + b"\r\n")
     assert response.status_code == int(status[:3])
 
 
 @pytest.mark.parametrize("name", ["Date", "date", "DATE", "Server", "server"])
 def test_date_and_server_of_the_application_win(name: str) -> None:
-    lines = head_lines(encoder().start("200 OK", [(name, "own")], 0))
+    lines = head_lines(encoder().start("200 OK", ((name, "own"),), 0))
     assert [line for line in lines if line.lower().startswith(name.lower())] == [f"{name}: own"]
     # The other one is the server's.
     assert sum(line.lower().startswith(("date:", "server:")) for line in lines) == 2
@@ -240,7 +247,7 @@ def test_the_date_moves_with_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     for now in (NOW, NOW + 1, NOW + 86400):
         monkeypatch.setattr(response_module.time, "time", lambda now=now: now)
-        (line,) = [x for x in head_lines(encoder().start("200 OK", [], 0)) if x.startswith("Date")]
+        (line,) = [x for x in head_lines(encoder().start("200 OK", (), 0)) if x.startswith("Date")]
         assert line == f"Date: {formatdate(now, usegmt=True)}"
         seen.append(line)
     assert len(set(seen)) == 3
@@ -248,7 +255,7 @@ def test_the_date_moves_with_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_fields_keep_their_order_their_case_and_their_repetitions() -> None:
     fields = [("Set-Cookie", "a"), ("x-b", "\xe9"), ("Set-Cookie", "c"), ("X-Empty", "")]
-    lines = head_lines(encoder().start("200 OK", fields, 0))
+    lines = head_lines(encoder().start("200 OK", tuple(fields), 0))
     assert lines[1:5] == ["Set-Cookie: a", "x-b: \xe9", "Set-Cookie: c", "X-Empty: "]
 
 
@@ -330,7 +337,7 @@ def test_what_an_application_gives_to_204_and_304_is_dropped(
 
 def test_chunks_are_written_without_a_copy_of_the_data() -> None:
     response = encoder()
-    response.start("200 OK", [], None)
+    response.start("200 OK", (), None)
     data = b"x" * 300
     first, second = response.encode(data), response.encode(data)
     assert first == [b"12c\r\n", data]
@@ -344,7 +351,7 @@ def test_chunks_are_written_without_a_copy_of_the_data() -> None:
 
 def test_an_empty_chunked_body_is_its_end() -> None:
     response = encoder()
-    response.start("200 OK", [], None)
+    response.start("200 OK", (), None)
     assert response.finish(b"") == [b"0\r\n\r\n"]
 
 
@@ -362,14 +369,14 @@ def test_what_is_known_behind_the_head(
     method: str, version: str, length: int | None, complete: bool, self_delimiting: bool
 ) -> None:
     response = encoder(method, version)
-    response.start("200 OK", [], length)
+    response.start("200 OK", (), length)
     assert response.complete is complete
     assert response.self_delimiting is self_delimiting
 
 
 def test_a_response_with_a_length_is_complete_with_its_last_byte() -> None:
     response = encoder()
-    response.start("200 OK", [("Content-Length", "4")], None)
+    response.start("200 OK", (("Content-Length", "4"),), None)
     response.encode(b"abc")
     assert not response.complete
     response.encode(b"d")

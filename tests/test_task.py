@@ -42,9 +42,9 @@ class Recorder:
         if (error := self.fails.get(name)) is not None:
             raise error
 
-    def start(self, status: str, fields: list[tuple[str, str]], length: int | None) -> None:
+    def start(self, status: str, fields: tuple[tuple[str, str], ...], length: int | None) -> None:
         assert not self.calls, "a second head, or a head behind the end"
-        self.status, self.fields, self.length = status, fields, length
+        self.status, self.fields, self.length = status, list(fields), length
         self._called("start")
 
     def send(self, data: bytes) -> bool:

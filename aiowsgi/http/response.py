@@ -5,6 +5,7 @@ import time
 from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
+from typing import NamedTuple
 
 from ..errors import Refusal
 
@@ -34,6 +35,42 @@ def response_framing(
         return BodyFraming.LENGTH
     # RFC 9112 §6.1: no transfer coding for a client that speaks HTTP/1.0.
     return BodyFraming.CHUNKED if http_11 else BodyFraming.CLOSE
+
+
+class _ApplicationPart(NamedTuple):
+    """What an application says in a response head."""
+
+    status_code: int
+    # The lines of its fields, but for a Content-Length that must not be sent.
+    lines: str
+    declared: int | None
+    # Whether there can be no Content-Length.
+    no_length: bool
+    # Whether there are a Date and a Server field.
+    dated: bool
+    named: bool
+
+
+# Most applications answer with the same few, again and again.
+@lru_cache(maxsize=512)
+def _application_part(status: str, fields: tuple[tuple[str, str], ...]) -> _ApplicationPart:
+    status_code = int(status[:3])
+    no_length = status_code < 200 or status_code == 204
+    dated = named = False
+    declared: int | None = None
+    lines = [f"HTTP/1.1 {status}\r\n"]
+    for name, value in fields:
+        match name.lower():
+            case "content-length":
+                declared = int(value)
+                if no_length:  # RFC 9110 §8.6: must not be sent.
+                    continue
+            case "date":
+                dated = True
+            case "server":
+                named = True
+        lines.append(f"{name}: {value}\r\n")
+    return _ApplicationPart(status_code, "".join(lines), declared, no_length, dated, named)
 
 
 @lru_cache(maxsize=2)
@@ -97,29 +134,17 @@ class ResponseEncoder:
         """Whether the client can tell a response that was cut from one that is complete."""
         return self._framing is not BodyFraming.CLOSE
 
-    def start(self, status: str, fields: list[tuple[str, str]], length: int | None) -> bytes:
+    def start(self, status: str, fields: tuple[tuple[str, str], ...], length: int | None) -> bytes:
         """Return the response head.
 
         Arguments: the status ("200 OK"), fields that were validated already, and the length of the
         whole body in bytes where it is known though no Content-Length was given.
         """
-        self.status_code = status_code = int(status[:3])
-        no_length = status_code < 200 or status_code == 204
-        dated = named = False
-        declared: int | None = None
-        lines = [f"HTTP/1.1 {status}\r\n"]
-        for name, value in fields:
-            match name.lower():
-                case "content-length":
-                    declared = int(value)
-                    if no_length:  # RFC 9110 §8.6: must not be sent.
-                        continue
-                case "date":
-                    dated = True
-                case "server":
-                    named = True
-            lines.append(f"{name}: {value}\r\n")
-        if declared is None and length is not None and not no_length and status_code != 304:
+        own = _application_part(status, fields)
+        self.status_code = status_code = own.status_code
+        declared = own.declared
+        lines = [own.lines]
+        if declared is None and length is not None and not own.no_length and status_code != 304:
             # A response to HEAD without a body says nothing about the length that GET would have.
             if length or not self._head_request:
                 lines.append(f"Content-Length: {length}\r\n")
@@ -144,9 +169,9 @@ class ResponseEncoder:
             lines.append("Connection: close\r\n")
         elif not self._http_11:
             lines.append("Connection: keep-alive\r\n")
-        if not named:
+        if not own.named:
             lines.append(self.server)
-        if not dated and status_code >= 200:
+        if not own.dated and status_code >= 200:
             lines.append(_date_field(int(time.time())))
         lines.append("\r\n")
         return "".join(lines).encode("latin-1")
@@ -217,5 +242,5 @@ def refusal_response(refusal: Refusal, *, method: str, server: str) -> bytes:
     fields = [("Content-Type", "text/plain; charset=utf-8")]
     if refusal.retry_after is not None:
         fields.append(("Retry-After", str(refusal.retry_after)))
-    head = encoder.start(status_text(refusal.status), fields, len(body))
+    head = encoder.start(status_text(refusal.status), tuple(fields), len(body))
     return b"".join([head, *encoder.finish(body)])

@@ -1,13 +1,14 @@
 """What an application gives to ``start_response``, held against PEP 3333 and RFC 9110."""
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 from wsgiref.util import is_hop_by_hop
 
 from ..errors import ApplicationError
 
-Fields = list[tuple[str, str]]
+Fields = tuple[tuple[str, str], ...]
 
 _STATUS = re.compile(r"[1-9][0-9]{2} [\t\x20-\x7e\x80-\xff]*")
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
@@ -57,7 +58,14 @@ def check_fields(headers: Any) -> Fields:
             f"start_response got the headers as {type(headers).__name__}; "
             "write a list of (name, value) tuples"
         )
-    fields: Fields = []
+    try:
+        return _check_all(tuple(headers))
+    except TypeError:  # Something in it has no hash, and is no tuple of str.
+        return _check_each(headers)
+
+
+def _check_each(headers: Sequence[Any]) -> Fields:
+    fields: list[tuple[str, str]] = []
     lengths = 0
     for item in headers:
         if not isinstance(item, tuple) or len(item) != 2:
@@ -81,7 +89,11 @@ def check_fields(headers: Any) -> Fields:
                     f"Content-Length is {value!r}; give it once, as a decimal number of bytes"
                 )
         fields.append((name, value))
-    return fields
+    return tuple(fields)
+
+
+# Most applications answer with the same few, again and again.
+_check_all = lru_cache(maxsize=512)(_check_each)
 
 
 def _not_text(item: tuple[Any, Any]) -> str:

@@ -113,7 +113,7 @@ class Task:
         self._responder = responder
         self._request = request
         self._status: str | None = None
-        self._fields: Fields = []
+        self._fields: Fields = ()
         # Whether the head was handed to the responder, from where it cannot be taken back.
         self._committed = False
 
@@ -236,7 +236,7 @@ class Task:
         body = b"500 Internal Server Error\n"
         try:
             self._responder.start(
-                "500 Internal Server Error", [("Content-Type", "text/plain")], len(body)
+                "500 Internal Server Error", (("Content-Type", "text/plain"),), len(body)
             )
             self._responder.finish(body)
         except ClientDisconnected:
