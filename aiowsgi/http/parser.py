@@ -111,9 +111,7 @@ class Parser:
         return event
 
     def _next_head(self) -> RequestHead | None:
-        if self._position:
-            self._buffer = self._buffer[self._position :]
-            self._position = 0
+        # What came before is trimmed: a head begins where the buffer does.
         if not self._buffer:
             return None
         if self._scanner is None:
