@@ -428,9 +428,7 @@ async def test_ureport_1397_refused_and_shed_requests_get_a_line_in_the_access_l
         assert (await client.receive()).status == 200
 
     def logged() -> list[str]:
-        return [
-            record.getMessage() for record in caplog.records if record.name == "aiowsgi.access"
-        ]
+        return [record.getMessage() for record in caplog.records if record.name == "aiowsgi.access"]
 
     await eventually(lambda: len(logged()) == 3)
     lines = logged()

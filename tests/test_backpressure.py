@@ -409,7 +409,7 @@ async def test_body_in_chunks_of_one_byte_does_not_hold_the_loop(
 
         def count() -> None:
             body = exchange.body
-            handled.append(len(protocol._receiver.prefetch) if body is None else body.received)
+            handled.append(protocol._receiver.prefetched if body is None else body.received)
             if counting:
                 asyncio.get_running_loop().call_soon(count)
 

@@ -930,8 +930,12 @@ async def test_shutdown_waits_for_requests_in_the_executor_of_the_program() -> N
         return Result([b"hello"])
 
     with aiowsgi.ThreadPool(2) as pool:
-        async with aiowsgi.serve(app, "127.0.0.1", 0, executor=pool) as server:
-            assert (await get(server.url)).text == "hello"
+        server = await aiowsgi.serve(app, "127.0.0.1", 0, executor=pool)
+        # It stays connected: a client that has gone would cancel the coroutine.
+        async with connect(server) as client:
+            assert await client.get() == b"hello"
+            server.close()
+            await server.wait_closed()
         assert closed.is_set()
 
 
@@ -951,8 +955,11 @@ async def test_coroutine_behind_the_answer_is_cancelled_when_the_time_is_over() 
         return Result([b"hello"])
 
     config = aiowsgi.Config(timeout_graceful=0.05)
-    async with aiowsgi.serve(app, "127.0.0.1", 0, config=config) as server:
-        assert (await get(server.url)).text == "hello"
+    server = await aiowsgi.serve(app, "127.0.0.1", 0, config=config)
+    async with connect(server) as client:
+        assert await client.get() == b"hello"
+        server.close()
+        await server.wait_closed()
     assert [type(error) for error in errors] == [aiowsgi.ServerStopped]
 
 

@@ -159,7 +159,8 @@ class RequestBody:
                 self._wait()
             if self._error is not None:
                 raise self._error.anew()
-            data = bytes(self._buffer[:size])
+            with memoryview(self._buffer) as view:
+                data = bytes(view[:size])
             del self._buffer[:size]
             self._held = self._budget.hold(self._held, len(self._buffer))
             if self._full and len(self._buffer) <= self._high_water // 2:

@@ -265,15 +265,20 @@ class ThreadPool(Executor):
 
     def _room(self) -> int:
         """Return how many more jobs may run. The lock is held."""
-        away = min(self._away, self._spare_threads)
-        lost = min(self._lost, self._max_lost_threads)
-        return self._max_threads + away + lost - len(self._running)
+        room = self._max_threads - len(self._running)
+        if self._away:
+            room += min(self._away, self._spare_threads)
+        if self._lost:
+            room += min(self._lost, self._max_lost_threads)
+        return room
 
     def _enqueue(self, job: _Job, wake: bool) -> None:
         with self._lock:
             if self._closed:
                 raise RuntimeError("the thread pool is shut down")
-            if len(self._jobs) >= self._queue_size + max(self._room(), 0):
+            if len(self._jobs) >= self._queue_size and len(self._jobs) >= self._queue_size + max(
+                self._room(), 0
+            ):
                 raise QueueFull(f"{len(self._jobs)} jobs wait already")
             self._jobs.append(job)
             if wake:
@@ -341,8 +346,11 @@ class ThreadPool(Executor):
                 self._wake_one()
             return True
 
-    def _next_job(self, thread: threading.Thread) -> _Job | None:
-        """Take a job out of the queue, if there is one that may run. The lock is held."""
+    def _next_job(self, name: str, ident: int, native_id: int) -> _Job | None:
+        """Take a job out of the queue, if there is one that may run. The lock is held.
+
+        It will run on the thread that is named.
+        """
         if not self._jobs or self._room() <= 0:
             return None
         now = time.monotonic()
@@ -350,7 +358,7 @@ class ThreadPool(Executor):
         # already, and their clients may have given up; the newest can still be served in time.
         late = now - self._jobs[0].queued_at > self._queue_target
         job = self._jobs.pop() if late else self._jobs.popleft()
-        job.taken = Started(thread.name, thread.ident or 0, now, thread.native_id or 0)
+        job.taken = Started(name, ident, now, native_id)
         job.running = True
         self._running.add(job)
         self._wake_one()
@@ -364,7 +372,7 @@ class ThreadPool(Executor):
             self._lost -= 1
 
     def _work(self) -> None:
-        thread = threading.current_thread()
+        me = threading.current_thread().name, threading.get_ident(), threading.get_native_id()
         # Released to wake this thread: by whoever queues a job, by another thread, or by `stop`.
         turn = threading.Lock()
         turn.acquire()
@@ -378,7 +386,7 @@ class ThreadPool(Executor):
                     self._account_for(job)
                 if woken:
                     self._waking = False
-                job = self._next_job(thread)
+                job = self._next_job(*me)
                 if job is None:
                     if (self._closed and not self._jobs) or self._is_surplus():
                         self._living -= 1

@@ -10,7 +10,7 @@ from .pace import FIRST_MOMENTS
 from .receiver import Receiver
 from .sender import Sender
 from .site import Site
-from .states import LINGER_TIMEOUT, State
+from .states import ACTIVE, BODY, HEAD, IDLE, LINGER_TIMEOUT, QUEUED, State
 
 # Less than this many seconds are none: loops round their clocks.
 _NOW = 0.001
@@ -59,7 +59,7 @@ class Clock:
         self._sender = sender
         self._on_expiry = on_expiry
         self._deadline = Deadline(site.loop, self._look)
-        self._state = State.IDLE
+        self._state = IDLE
         self._exchange: Exchange | None = None
         # When the connection came into its state, by the site's clock.
         self.since = site.clock()
@@ -75,12 +75,12 @@ class Clock:
         self._exchange = exchange
         self.since = self._site.clock()
         self._deadline.set(self._site.timeouts[state])
-        if state is State.ACTIVE or state is State.BODY:
+        if state is ACTIVE or state is BODY:
             self.arm()
 
     def arm(self) -> None:
         """Start the clock of whoever is waited for, now that this may have changed."""
-        if self._state is not State.ACTIVE and self._state is not State.BODY:
+        if self._state is not ACTIVE and self._state is not BODY:
             return
         left = math.inf
         if self._sender.waiting:
@@ -95,7 +95,7 @@ class Clock:
         """Return the bytes a second that the client moves, if it is waited for."""
         if self._sender.waiting:
             return self._sender.rate()
-        if self._state is not State.HEAD:
+        if self._state is not HEAD:
             return self._receiver.rate()
         return self._receiver.buffered / self.age if self.age >= FIRST_MOMENTS else None
 
@@ -146,7 +146,7 @@ class Clock:
             self._on_expiry(Expiry.GONE)
         else:
             self._site.relief.threads()
-            self._deadline.set(self._site.timeouts[State.QUEUED])
+            self._deadline.set(self._site.timeouts[QUEUED])
 
     def _look_at_progress(self) -> None:
         if self._request_time_left() <= _NOW:

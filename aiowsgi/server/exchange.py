@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..bridge.body import RequestBody
 from ..bridge.jobs import Job
-from ..bridge.response import Progress, ResponseWriter
+from ..bridge.response import OPEN, ResponseWriter
 from ..errors import ClientDisconnected, RequestBodyError, RequestTimeout, ServerStopped
 from ..http.request import RequestHead
 from ..http.response import ResponseEncoder, join
@@ -170,7 +170,7 @@ class Exchange:
             phase = "reading"
         elif started is None:
             phase = "queued"
-        elif self.writer.progress is not Progress.OPEN:
+        elif self.writer.progress is not OPEN:
             phase = "sending"
         else:
             phase = "blocked" if self.blocked else "running"

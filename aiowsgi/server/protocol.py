@@ -4,7 +4,7 @@ import asyncio
 import logging
 from typing import cast
 
-from ..bridge.response import Progress
+from ..bridge.response import ABORTED, FINISHED, LEFT
 from ..errors import ClientDisconnected, QueueFull, Refusal, RequestBodyError
 from ..http.request import RequestHead
 from ..http.response import CONTINUE, refusal_response
@@ -16,7 +16,18 @@ from .relief import overload
 from .sender import Sender
 from .site import Site
 from .sockets import descriptor, half_close, host_and_port, reset
-from .states import LINGER_TOTAL, State
+from .states import (
+    ACTIVE,
+    BODY,
+    CLOSED,
+    CLOSING,
+    DRAIN,
+    HEAD,
+    IDLE,
+    LINGER_TOTAL,
+    QUEUED,
+    State,
+)
 
 _log = logging.getLogger("aiowsgi.error")
 
@@ -45,7 +56,7 @@ class Protocol(asyncio.Protocol):
 
     def __init__(self, site: Site) -> None:
         self._site = site
-        self._state = State.IDLE
+        self._state = IDLE
         self._exchange: Exchange | None = None
         self._requests = 0
         # What the budget counts of the bytes that are kept here.
@@ -70,16 +81,16 @@ class Protocol(asyncio.Protocol):
         self.server_address = (host or "localhost", port or "80")
         self.client_address = host_and_port(transport.get_extra_info("peername"))
         self._site.connections.add(self)
-        self._enter(State.IDLE)
+        self._enter(IDLE)
         if self._site.closing:
             self._close(linger=False)
 
     def data_received(self, data: bytes) -> None:
         """Take bytes from the client."""
-        if self._state is State.CLOSING:
+        if self._state is CLOSING:
             # Dropped, but the client is still there; for as long as it may be.
             if self._site.loop.time() < self._linger_until:
-                self._enter(State.CLOSING)
+                self._enter(CLOSING)
             else:
                 reset(self._transport)
             return
@@ -90,7 +101,7 @@ class Protocol(asyncio.Protocol):
     def eof_received(self) -> bool:
         """Take the client's end: it may only have said all it has to say, and wait for answers."""
         self._receiver.feed_eof()
-        if self._state is State.CLOSING or (self._state is State.IDLE and not self._receiver.begun):
+        if self._state is CLOSING or (self._state is IDLE and not self._receiver.begun):
             self._transport.close()
             return True
         if self._exchange is not None:
@@ -101,9 +112,9 @@ class Protocol(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Release everything that belongs to the connection."""
-        if self._state is State.CLOSED:
+        if self._state is CLOSED:
             return
-        self._enter(State.CLOSED)
+        self._enter(CLOSED)
         self._clock.stop()
         self._site.connections.discard(self)
         if (exchange := self._exchange) is not None:
@@ -133,8 +144,8 @@ class Protocol(asyncio.Protocol):
 
     def shut_down(self) -> None:
         """Close as soon as nothing is in flight."""
-        if self._state in (State.IDLE, State.DRAIN):
-            self._close(linger=self._state is State.DRAIN)
+        if self._state in (IDLE, DRAIN):
+            self._close(linger=self._state is DRAIN)
 
     def drain(self) -> None:
         """Take no request behind those that are here."""
@@ -154,14 +165,14 @@ class Protocol(asyncio.Protocol):
         client = self.client_address[0]
         if self._exchange is not None:
             return self._exchange.inspect(client)
-        return RequestInfo.reading(self._clock.age, client) if self._state is State.HEAD else None
+        return RequestInfo.reading(self._clock.age, client) if self._state is HEAD else None
 
     # Called by the relief.
 
     @property
     def idle_since(self) -> float | None:
         """When the connection became idle, by the site's clock; None if it is not."""
-        return self._clock.since if self._state is State.IDLE else None
+        return self._clock.since if self._state is IDLE else None
 
     @property
     def blocks_thread(self) -> bool:
@@ -201,15 +212,15 @@ class Protocol(asyncio.Protocol):
             self._receiver.update_reading()
         self._flush()
         # Most responses are complete by now, and the state is another.
-        if self._state is State.QUEUED and exchange is self._exchange:
-            self._enter(State.ACTIVE)
+        if self._state is QUEUED and exchange is self._exchange:
+            self._enter(ACTIVE)
 
     # Called by the receiver.
 
     def on_left(self) -> None:
         """Count the bytes for which there is no use yet."""
-        if self._state is State.IDLE and self._receiver.begun:
-            self._enter(State.HEAD)
+        if self._state is IDLE and self._receiver.begun:
+            self._enter(HEAD)
         self._account()
 
     def on_head(self, head: RequestHead) -> None:
@@ -227,7 +238,7 @@ class Protocol(asyncio.Protocol):
             self._dispatch(exchange)
         else:
             receiver.begin_body()
-            self._enter(State.BODY)
+            self._enter(BODY)
 
     def on_body(self, data: bytes) -> None:
         """Keep, hand over or drop bytes of the body."""
@@ -237,7 +248,9 @@ class Protocol(asyncio.Protocol):
                 self._close(linger=True)
             return
         receiver.take_body(data)
-        if receiver.body is None and len(receiver.prefetch) >= self._site.config.body_prefetch:
+        size = receiver.prefetched
+        incomplete = size != exchange.head.section.content_length
+        if size >= self._site.config.body_prefetch and incomplete:
             receiver.body = exchange.stream_body(receiver.take_prefetch())
             self._dispatch(exchange)
         else:
@@ -256,7 +269,7 @@ class Protocol(asyncio.Protocol):
             exchange.last = self._is_last()
             self._clock.arm()
             return
-        if receiver.prefetch:
+        if receiver.prefetched:
             exchange.prefetched = receiver.take_prefetch()
         self._dispatch(exchange)
 
@@ -269,7 +282,7 @@ class Protocol(asyncio.Protocol):
         return self._site.draining and (self._receiver.receiving or not self._receiver.begun)
 
     def _dispatch(self, exchange: Exchange) -> None:
-        self._enter(State.QUEUED)
+        self._enter(QUEUED)
         exchange.ready_at = self._clock.since
         if self._site.draining or self._site.config.max_keep_alive_requests:
             exchange.last = self._is_last()
@@ -292,7 +305,7 @@ class Protocol(asyncio.Protocol):
 
     def _next_request(self) -> None:
         self._receiver.next_request()
-        self._enter(State.IDLE)
+        self._enter(IDLE)
         if self._receiver.eof and not self._receiver.begun:
             self._close(linger=False)
 
@@ -300,15 +313,15 @@ class Protocol(asyncio.Protocol):
         """Send what the thread has written, as far as the client takes it."""
         if (exchange := self._exchange) is None:
             return
-        match self._sender.flush(exchange):
-            case Progress.FINISHED:
-                self._finish(exchange)
-            case Progress.ABORTED:
-                self._cut(exchange)
-            case Progress.LEFT:
-                self._site.loop.call_soon(self._flush)
-            case Progress.OPEN if self._sender.waiting:
-                self._clock.arm()
+        progress = self._sender.flush(exchange)
+        if progress is FINISHED:
+            self._finish(exchange)
+        elif progress is ABORTED:
+            self._cut(exchange)
+        elif progress is LEFT:
+            self._site.loop.call_soon(self._flush)
+        elif self._sender.waiting:
+            self._clock.arm()
 
     def _on_file_end(self, complete: bool) -> None:
         exchange = self._exchange
@@ -335,7 +348,7 @@ class Protocol(asyncio.Protocol):
             self._close(linger=bool(unread) or exchange.head.section.keep_alive)
         elif receiver.receiving:
             receiver.forget_body()
-            self._enter(State.DRAIN)
+            self._enter(DRAIN)
             receiver.advance()
         else:
             self._next_request()
@@ -367,10 +380,10 @@ class Protocol(asyncio.Protocol):
 
     def refuse(self, refusal: Refusal) -> None:
         """Answer with a 4xx or 5xx and close. Nothing behind it is parsed."""
-        if self._state >= State.CLOSING:
+        if self._state >= CLOSING:
             return  # Whoever made room may have come here first.
         self._receiver.stop()
-        if self._state is State.DRAIN:  # Answered already.
+        if self._state is DRAIN:  # Answered already.
             self._close(linger=True)
             return
         exchange = self._exchange
@@ -381,13 +394,13 @@ class Protocol(asyncio.Protocol):
             exchange.last = True
             if exchange.body is not None:
                 exchange.body.abort(RequestBodyError(f"the request body is lost: {refusal.reason}"))
-            self._enter(State.ACTIVE)
+            self._enter(ACTIVE)
             return
         self._exchange = None
         self._answer(refusal, exchange)
 
     def _answer(self, refusal: Refusal, exchange: Exchange | None) -> None:
-        self._enter(State.CLOSING)
+        self._enter(CLOSING)
         method = "GET" if exchange is None else exchange.head.method
         _log.debug("Refused a request from %s: %s", self.client_address[0], refusal)
         self._transport.write(
@@ -407,7 +420,7 @@ class Protocol(asyncio.Protocol):
         self._receiver.stop()
         self._receiver.dropping = True
         self._linger_until = self._site.loop.time() + LINGER_TOTAL
-        self._enter(State.CLOSING)
+        self._enter(CLOSING)
         if linger and not self._receiver.eof and self._transport.can_write_eof():
             self._receiver.update_reading()
             half_close(self._transport)
@@ -433,7 +446,7 @@ class Protocol(asyncio.Protocol):
                 self._site.waits.note(self._site.config.queue_timeout, refused=True)
                 self.refuse(overload("no thread became free in time"))
             case Expiry.QUEUE:
-                self._enter(State.ACTIVE)
+                self._enter(ACTIVE)
             case Expiry.REQUEST if exchange is not None and exchange.give_up():
                 self._exchange = None
                 self._answer(Refusal(504, "the application took too long"), exchange)
@@ -451,6 +464,6 @@ class Protocol(asyncio.Protocol):
             size += len(self._exchange.prefetched)
         if size or self._held:
             self._held = self._site.budget.hold(self._held, size)
-        arriving = State.HEAD <= self._state <= State.QUEUED
+        arriving = HEAD <= self._state <= QUEUED
         if arriving and self.holds_memory and self._site.relief.is_memory_short():
             self.refuse(overload("the server is short of memory"))

@@ -4,6 +4,7 @@ import asyncio
 from typing import Protocol
 
 from ..bridge.body import RequestBody
+from ..bridge.pieces import Pieces
 from ..errors import Refusal
 from ..http.parser import Parser
 from ..http.request import BodyData, RequestHead
@@ -50,6 +51,7 @@ class Receiver:
         "_dropped",
         "_pace",
         "_parser",
+        "_prefetch",
         "_reading",
         "_site",
         "_taker",
@@ -60,7 +62,6 @@ class Receiver:
         "dropping",
         "eof",
         "kept",
-        "prefetch",
         "receiving",
     )
 
@@ -87,7 +88,7 @@ class Receiver:
         # The client waits for a 100 before it sends the body.
         self.continue_due = False
         # Where the body of the request goes: into memory first, then to who reads it.
-        self.prefetch = bytearray()
+        self._prefetch: Pieces | None = None
         self.body: RequestBody | None = None
 
     @property
@@ -103,7 +104,12 @@ class Receiver:
     @property
     def held(self) -> int:
         """How many bytes are kept here."""
-        return self._parser.buffered + len(self.prefetch)
+        return self._parser.buffered + self.prefetched
+
+    @property
+    def prefetched(self) -> int:
+        """How many bytes of a body are kept that nobody reads yet."""
+        return 0 if self._prefetch is None else self._prefetch.size
 
     def feed(self, data: bytes) -> None:
         """Take bytes from the client."""
@@ -145,8 +151,11 @@ class Receiver:
             self._taker.refuse(refusal)
         if self._closed:  # In the midst of that.
             return
-        self.update_reading()
-        kept = self.held
+        kept = self._parser.buffered
+        if self._prefetch is not None:
+            kept += self._prefetch.size
+        if kept or self.body is not None or self._yielding or not self._reading:
+            self.update_reading()
         if kept or self.kept:
             self.kept = kept
             self._taker.on_left()
@@ -186,7 +195,9 @@ class Receiver:
         if self._pace is not None:
             self._pace.move(len(data), self._site.clock())
         if self.body is None:
-            self.prefetch += data
+            if self._prefetch is None:
+                self._prefetch = Pieces()
+            self._prefetch.append(data)
         else:
             self.continue_due = False
             self.body.feed(data)
@@ -202,9 +213,8 @@ class Receiver:
         The client is not waited for again before there is room for more.
         """
         self._pace = None
-        prefetched = bytes(self.prefetch)
-        self.prefetch = bytearray()
-        return prefetched
+        prefetch, self._prefetch = self._prefetch, None
+        return b"" if prefetch is None else prefetch.join()
 
     def end_body(self) -> None:
         """Take the end of the body, and leave the next request where it is."""
@@ -218,8 +228,7 @@ class Receiver:
         """Drop what is left of the body: nobody reads it any more."""
         self._pace = None
         self._dropped = 0
-        if self.prefetch:
-            self.prefetch = bytearray()
+        self._prefetch = None
         self.body = None
         self.continue_due = False
 

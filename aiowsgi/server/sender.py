@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import cast
 
-from ..bridge.response import Progress
+from ..bridge.response import FINISHED, OPEN, Progress
 from ..wsgi.file_wrapper import FilePart
 from .exchange import Exchange
 from .pace import Pace
@@ -63,7 +63,7 @@ class Sender:
         pass of the loop, ABORTED where the rest will not come, and OPEN where it has to wait.
         """
         if self.waiting:
-            return Progress.OPEN
+            return OPEN
         pieces, progress = exchange.writer.take(_TAKE_BYTES)
         if pieces:
             if not exchange.first_byte_at:
@@ -72,14 +72,14 @@ class Sender:
             # the connection is lost (gh-136234) nor when to pause (CVE-2024-12254).
             self._transport.write(pieces[0] if len(pieces) == 1 else b"".join(pieces))
         if self.waiting:
-            return Progress.OPEN
-        if progress is Progress.OPEN:
+            return OPEN
+        if progress is OPEN:
             exchange.writer.resume_direct()
-        if progress is Progress.FINISHED and exchange.file is not None:
+        if progress is FINISHED and exchange.file is not None:
             tail = exchange.writer.take_tail()
             if tail is not None:
                 self._send_file(cast(FilePart, tail))
-                return Progress.OPEN
+                return OPEN
         return progress
 
     def _send_file(self, part: FilePart) -> None:

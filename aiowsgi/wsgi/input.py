@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 # One look into the request body fetches up to this many bytes.
-_BUFFER_SIZE = 1 << 15
+_BUFFER_SIZE = 1 << 16
 
 
 class _BodyReader(io.RawIOBase):
