@@ -133,7 +133,9 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         add_help=False,
     )
-    parser.add_argument(
+    # In a group, because to check an argument of its own, a parser makes a formatter of help, which
+    # loads shutil and takes 500 KiB of memory.
+    parser.add_argument_group("application").add_argument(
         "application",
         metavar="module:callable",
         help='the application, such as app:application or "app:create_app()"',
