@@ -70,6 +70,27 @@ APPLICATION = """
         return application
 """
 
+# Answers what its process has imported.
+MODULES = """
+    import sys
+
+    def application(environ, start_response):
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [" ".join(sys.modules).encode()]
+"""
+
+# Modules that take much memory, often by what they import in turn, and that a server can do without
+# as long as it has no mistake to explain, no help to show and no unusual request to read.
+RARELY_NEEDED = {
+    "difflib",
+    "encodings.idna",
+    "importlib.metadata",
+    "pkgutil",
+    "platform",
+    "shutil",
+    "tempfile",
+}
+
 _STARTED = re.compile(
     r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} INFO Serving (?P<name>.+) at (?P<urls>.+)"
     r" with (?P<threads>\d+) threads? on (?P<loop>\w+) with (?P<http>\w+) \(press Ctrl-C to stop\)$"
@@ -315,6 +336,21 @@ async def test_event_loop_is_the_one_that_was_asked_for(start: Start, loop: str)
         assert (process.started["loop"], process.started["http"]) == (expected, "httptools")
         assert (await get(process.url)).status_code == 200
         assert await process.stop() == 0
+
+
+@pytest.mark.parametrize("http", ["h11", "httptools"])
+async def test_what_is_rarely_needed_is_not_loaded(start: Start, project: Path, http: str) -> None:
+    (project / "modules.py").write_text(dedent(MODULES))
+    interpreter = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", "import sys; print(*sys.modules)", stdout=asyncio.subprocess.PIPE
+    )
+    async with asyncio.timeout(PATIENCE):
+        out, _ = await interpreter.communicate()
+    async with start("--http", http, application="modules:application") as process:
+        loaded = set((await get(process.url)).text.split()) - set(out.decode().split())
+        assert await process.stop() == 0
+    assert {"aiowsgi.cli", http} <= loaded
+    assert not (RARELY_NEEDED | {"h11", "httptools"} - {http}) & loaded
 
 
 @pytest.mark.parametrize("application", ["app:site.wsgi", "app:create_app()"])

@@ -1,8 +1,6 @@
 """From "module:callable" to the application, with an explanation where that fails."""
 
-import difflib
 import importlib
-import pkgutil
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -16,6 +14,9 @@ _CUSTOMARY = ("application", "app", "wsgi_app", "create_app")
 
 
 def _did_you_mean(name: str, candidates: Iterable[str], form: str) -> str:
+    # Here, as below, because a server without mistakes to explain need not keep it in memory.
+    import difflib
+
     names = sorted(set(candidates))
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     close = close or [custom for custom in _CUSTOMARY if custom in names]
@@ -24,6 +25,8 @@ def _did_you_mean(name: str, candidates: Iterable[str], form: str) -> str:
 
 def _missing_module(name: str) -> ConfigError:
     """Explain that there is no module ``name``, though what it should be in could be imported."""
+    import pkgutil
+
     parent, _, last = name.rpartition(".")
     paths = getattr(importlib.import_module(parent), "__path__", None) if parent else ["."]
     if paths is None:

@@ -44,8 +44,10 @@ def _identity(path: str) -> tuple[int, int]:
 
 
 def _tcp_sockets(address: str, host: str, port: int, backlog: int) -> list[socket.socket]:
+    # As text it would load the codec of international names with its tables, also for an ASCII one.
+    node = host.encode() if host.isascii() else host
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        found = socket.getaddrinfo(node, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (socket.gaierror, UnicodeError) as error:
         raise BindError(f"cannot bind {address}: the host is not known") from error
     sockets: list[socket.socket] = []

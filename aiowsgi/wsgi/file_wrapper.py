@@ -3,7 +3,7 @@
 import io
 import os
 import stat
-import tempfile
+import sys
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, Protocol, cast
 
@@ -82,7 +82,9 @@ class FileWrapper:
         if not hasattr(os, "pread"):
             return None  # Nobody could read it at an offset.
         read = self._filelike.read
-        if getattr(read, "__globals__", None) is vars(tempfile):
+        # Whoever has a temporary file has imported it; for all others it would be a useless MiB.
+        tempfile = sys.modules.get("tempfile")
+        if tempfile is not None and getattr(read, "__globals__", None) is vars(tempfile):
             read = getattr(read, "__wrapped__", read)
         # The file that is read in the end: those of Django, and temporary ones, stand before one.
         file = getattr(read, "__self__", None)
