@@ -17,7 +17,7 @@ from raw_client import connect, eventually, on_each_loop
 from aiowsgi.bridge.budget import Budget
 from aiowsgi.bridge.response import Progress, ResponseWriter
 from aiowsgi.errors import ApplicationError, ClientDisconnected, RequestTimeout
-from aiowsgi.server.sockets import _FEW_BYTES, send_now
+from aiowsgi.server.sockets import _MOST_BYTES, send_now
 
 # Fail-safe, in seconds.
 TIMEOUT = 20.0
@@ -228,7 +228,7 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 PIECES = [
     pytest.param([b"x" * 100], id="few"),
-    pytest.param([b"x" * (_FEW_BYTES + 1)], id="many"),
+    pytest.param([b"x" * (_MOST_BYTES + 1)], id="many"),
     pytest.param([b"x", b"y" * 20_000, b"z"], id="pieces"),
 ]
 

@@ -22,12 +22,16 @@ def host_and_port(name: object) -> tuple[str, str]:
     return "", ""
 
 
-# write(2) without letting go of the interpreter. A few bytes are out before it could be had again,
-# and where other threads compute, that takes many milliseconds.
-_write = ctypes.PyDLL(None).write
-_write.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t]
-_write.restype = ctypes.c_ssize_t
-_FEW_BYTES = 1 << 14
+# send(2) without letting go of the interpreter: a chunk is out before it could be had again, and
+# where other threads compute, that takes many milliseconds.
+_send = ctypes.PyDLL(None).send
+_send.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int]
+_send.restype = ctypes.c_ssize_t
+# More bytes than that take the kernel longer.
+_MOST_BYTES = 1 << 17
+_FLAGS = socket.MSG_DONTWAIT | getattr(socket, "MSG_NOSIGNAL", 0)
+# What is sent belongs into one packet with what comes next.
+_MORE = _FLAGS | getattr(socket, "MSG_MORE", 0)
 
 
 def descriptor(transport: asyncio.Transport) -> int:
@@ -43,12 +47,19 @@ def send_now(descriptor: int, pieces: list[bytes]) -> int:
 
     Called on any thread. Errors show when the loop thread sends what is left.
     """
-    if len(pieces) == 1 and len(pieces[0]) <= _FEW_BYTES:
-        return max(0, int(_write(descriptor, pieces[0], len(pieces[0]))))
-    try:
-        return os.writev(descriptor, pieces)
-    except OSError:
-        return 0
+    if sum(map(len, pieces)) > _MOST_BYTES:
+        try:
+            return os.writev(descriptor, pieces)
+        except OSError:
+            return 0
+    sent = 0
+    last = len(pieces) - 1
+    for number, piece in enumerate(pieces):
+        count = _send(descriptor, piece, len(piece), _FLAGS if number == last else _MORE)
+        sent += max(0, count)
+        if count != len(piece):
+            break
+    return sent
 
 
 def reset(transport: asyncio.Transport) -> None:
