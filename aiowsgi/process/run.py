@@ -83,11 +83,14 @@ def _limit_heaps() -> None:
     By default it has one for nearly each thread, and keeps in each what that thread once needed: a
     multiple of what is in use. The interpreter lets few threads allocate at the same time anyway.
     """
-    if sys.platform != "linux" or "MALLOC_ARENA_MAX" in os.environ:
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:  # Other C libraries of Linux do not have it.
-        mallopt(_M_ARENA_MAX, 2)
+    if "MALLOC_ARENA_MAX" not in os.environ:
+        _call_glibc("mallopt", _M_ARENA_MAX, 2)
+
+
+def _call_glibc(name: str, *arguments: int) -> None:
+    """Call a function about the heap where there is one: other C libraries do not have it."""
+    if sys.platform == "linux" and (function := getattr(ctypes.CDLL(None), name, None)):
+        function(*arguments)
 
 
 def _loop_factory(choice: str) -> tuple[str, Callable[[], asyncio.AbstractEventLoop] | None]:
@@ -110,6 +113,8 @@ async def _serve(
     on_cut: Callable[[int], None],
 ) -> int:
     server = await serve(app, config=config)
+    # Give back what only the imports took: glibc keeps it where something behind it is in use.
+    _call_glibc("malloc_trim", 0)
     closed = asyncio.ensure_future(server.wait_closed())
     with _Signals(server) as signals:
         _log.info(
