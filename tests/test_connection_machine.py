@@ -580,7 +580,7 @@ class Connections(RuleBasedStateMachine):
             if protocol._exchange is not None:
                 exchanges[id(protocol._exchange)] = protocol._exchange
             assert receiver.buffered <= AHEAD
-            assert len(receiver.prefetch) < self.config.body_prefetch + AHEAD
+            assert receiver.prefetched < self.config.body_prefetch + AHEAD
             assert len(peer.unsent) <= (1 << 18) + (1 << 17) + 2000
         for exchange in exchanges.values():
             used += exchange.held

@@ -6,6 +6,7 @@ run inside the test's own process.
 
 import asyncio
 import contextlib
+import ctypes
 import importlib.util
 import json
 import logging
@@ -32,6 +33,8 @@ from aiowsgi.process import logs
 
 # Long enough for a busy machine; a test that passes never waits for it.
 PATIENCE = 20.0
+
+HAS_GLIBC = sys.platform == "linux" and hasattr(ctypes.CDLL(None), "malloc_trim")
 
 APPLICATION = """
     import asyncio
@@ -79,16 +82,35 @@ MODULES = """
         return [" ".join(sys.modules).encode()]
 """
 
+# Takes memory while it is imported and frees every other piece; answers how much was left of it.
+HOLES = """
+    import os
+
+    def resident():
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+    kept = [b"x" * 65536 for _ in range(512)][::2]
+    imported = resident()
+
+    def application(environ, start_response):
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [f"{imported - resident()}".encode()]
+"""
+
 # Modules that take much memory, often by what they import in turn, and that a server can do without
 # as long as it has no mistake to explain, no help to show and no unusual request to read.
 RARELY_NEEDED = {
     "difflib",
+    "email.utils",
     "encodings.idna",
     "importlib.metadata",
+    "ipaddress",
     "pkgutil",
     "platform",
     "shutil",
     "tempfile",
+    "urllib.parse",
 }
 
 _STARTED = re.compile(
@@ -351,6 +373,15 @@ async def test_what_is_rarely_needed_is_not_loaded(start: Start, project: Path, 
         assert await process.stop() == 0
     assert {"aiowsgi.cli", http} <= loaded
     assert not (RARELY_NEEDED | {"h11", "httptools"} - {http}) & loaded
+
+
+@pytest.mark.skipif(not HAS_GLIBC, reason="the heap of another C library")
+async def test_memory_that_only_the_start_took_is_given_back(start: Start, project: Path) -> None:
+    (project / "holes.py").write_text(dedent(HOLES))
+    async with start(application="holes:application") as process:
+        # Serving takes a few MiB of its own.
+        assert int((await get(process.url)).text) > 8 << 20
+        assert await process.stop() == 0
 
 
 @pytest.mark.parametrize("application", ["app:site.wsgi", "app:create_app()"])

@@ -2,10 +2,10 @@
 
 import enum
 import time
-from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
 from typing import NamedTuple
+from wsgiref.handlers import format_date_time
 
 from ..errors import Refusal
 
@@ -75,7 +75,7 @@ def _application_part(status: str, fields: tuple[tuple[str, str], ...]) -> _Appl
 
 @lru_cache(maxsize=2)
 def _date_field(second: int) -> str:
-    return f"Date: {formatdate(second, usegmt=True)}\r\n"
+    return f"Date: {format_date_time(second)}\r\n"
 
 
 class ResponseEncoder:

@@ -89,14 +89,15 @@ def _set_up_heaps() -> None:
     And it gives each large buffer back to the system at once, from where the next one comes page by
     page: more work than all else about an upload. What the environment says goes first.
     """
-    if sys.platform != "linux":
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:  # Other C libraries of Linux do not have it.
-        return
     for variable, parameter, value in _HEAPS:
         if variable not in os.environ:
-            mallopt(parameter, value)
+            _call_glibc("mallopt", parameter, value)
+
+
+def _call_glibc(name: str, *arguments: int) -> None:
+    """Call a function about the heap where there is one: other C libraries do not have it."""
+    if sys.platform == "linux" and (function := getattr(ctypes.CDLL(None), name, None)):
+        function(*arguments)
 
 
 def _loop_factory(choice: str) -> tuple[str, Callable[[], asyncio.AbstractEventLoop] | None]:
@@ -119,6 +120,8 @@ async def _serve(
     on_cut: Callable[[int], None],
 ) -> int:
     server = await serve(app, config=config)
+    # Give back what only the imports took: glibc keeps it where something behind it is in use.
+    _call_glibc("malloc_trim", 0)
     closed = asyncio.ensure_future(server.wait_closed())
     with _Signals(server) as signals:
         _log.info(
