@@ -63,8 +63,8 @@ class Crowd:
 
     def __init__(self) -> None:
         self._looked_at = 0.0
-        # What each thread had computed by then, by the moment at which its job began.
-        self._before: dict[Started, float] = {}
+        # What each thread had computed by then, by its number and when its job began.
+        self._before: dict[tuple[int, float], float] = {}
         self.computing = False
 
     def is_due(self, now: float) -> bool:
@@ -78,7 +78,8 @@ class Crowd:
         before, self._before = self._before, {}
         computing = 0
         for started in running:
-            self._before[started] = cpu_time = _cpu_time(started.native_id)
-            if cpu_time - before.get(started, cpu_time) > _SHARE * passed:
+            job = started.native_id, started.at
+            self._before[job] = cpu_time = _cpu_time(started.native_id)
+            if cpu_time - before.get(job, cpu_time) > _SHARE * passed:
                 computing += 1
         self.computing = computing > 1
