@@ -120,7 +120,7 @@ class Site:
             _log.error("Cannot run the application: %s", error)
         if self._patience is None and self.pool.crowded:
             be_patient(True)
-            self._look_at_crowd()
+            self._patience = self.loop.call_later(_PATIENCE_LOOK, self._look_at_crowd)
         # What has just been queued may have to wait for slow clients to go.
         self.relief.threads()
 
