@@ -32,6 +32,7 @@ from aiowsgi.wsgi.environ import base_environ, build_environ
 
 SECTION = b"1.1\r\nHost: a"
 MOST, LONGEST, MOST_FIELDS = 1024, 4096, 40
+MOST_LINES, LONGEST_LINE = 1024, 200
 
 
 def head_bytes(start: bytes = b"GET /", section: bytes = SECTION) -> bytes:
@@ -172,14 +173,14 @@ def test_each_body_is_decoded_anew() -> None:
 
 
 class CountedReads:
-    """Makes a reader that counts the sections that it is asked for."""
+    """Makes a reader that notes the lines that it is asked for."""
 
     def __init__(self) -> None:
-        self.count = 0
+        self.lines: list[list[bytes]] = []
         self.reader = replace(H11, fields=self._fields)
 
     def _fields(self, section: bytes) -> list[tuple[bytes, bytes]]:
-        self.count += 1
+        self.lines.append(section.split(b"\r\n")[1:])
         return H11.fields(section)
 
 
@@ -193,9 +194,54 @@ def test_a_section_is_remembered_at_its_second_coming() -> None:
         _, stream, _ = read(split(data, [number * 7]), Parser(sections))
         assert isinstance(stream[0], RequestHead)
         seen.append(stream[0].section)
-    assert reads.count == 2
     assert seen[0] == seen[1]
+    assert seen[0] is not seen[1]
     assert seen[1] is seen[2] is seen[3]
+
+
+def test_only_lines_that_are_new_are_read() -> None:
+    reads = CountedReads()
+    sections = FieldSections(Limits(), reads.reader)
+    for number in range(3):
+        section = b"1.1\r\nHost: a\r\nX-Number: %d\r\nAccept:  b " % number
+        head = first_head(sections, head_bytes(section=section))
+        number_line = (b"x-number", b"%d" % number)
+        assert head.section.fields == [(b"host", b"a"), number_line, (b"accept", b"b")]
+    assert reads.lines == [
+        [b"Host: a", b"X-Number: 0", b"Accept:  b "],
+        [b"X-Number: 1"],
+        [b"X-Number: 2"],
+    ]
+
+
+def test_line_that_comes_twice_in_a_section_is_there_twice() -> None:
+    sections = FieldSections(Limits(), H11)
+    for number in range(2):
+        section = b"1.1\r\nHost: a\r\nX: %d\r\nX: %d\r\nY: b" % (number, number)
+        fields = first_head(sections, head_bytes(section=section)).section.fields
+        number_line = (b"x", b"%d" % number)
+        assert fields == [(b"host", b"a"), number_line, number_line, (b"y", b"b")]
+
+
+def test_lines_that_are_remembered_have_a_bound() -> None:
+    sections = FieldSections(Limits(), H11)
+    most = 0
+    for number in range(MOST_LINES + 10):
+        section = b"1.1\r\nHost: a\r\nX-Number: %d" % number
+        first_head(sections, head_bytes(section=section))
+        most = max(most, len(sections._lines))
+    assert most == MOST_LINES
+    assert len(sections._lines) < 20
+
+
+@pytest.mark.parametrize(("length", "reads"), [(LONGEST_LINE, 1), (LONGEST_LINE + 1, 2)])
+def test_long_lines_are_read_again(length: int, reads: int) -> None:
+    counted = CountedReads()
+    sections = FieldSections(Limits(), counted.reader)
+    line = b"X: ".ljust(length, b"x")
+    for number in range(2):
+        first_head(sections, head_bytes(section=b"1.%d\r\nHost: a\r\n%b" % (number, line)))
+    assert sum(line in lines for lines in counted.lines) == reads
 
 
 def numbered(number: int) -> bytes:

@@ -11,7 +11,7 @@ from array import array
 from .framing import request_framing
 from .lines import ordinary_section
 from .reader import Reader
-from .request import FieldSection, Limits
+from .request import Field, FieldSection, Limits
 
 # The fields that decide about the message, found in a section whose lines are known to be sound.
 _DECIDING_FIELD = re.compile(
@@ -26,6 +26,8 @@ _DECIDING_FIELD = re.compile(
 _MOST_SECTIONS = 1024
 _LONGEST_SECTION = 4096
 _MOST_FIELDS = 40
+_MOST_LINES = 1024
+_LONGEST_LINE = 200
 
 
 class FieldSections:
@@ -35,7 +37,7 @@ class FieldSections:
     remembered, by the bytes of the section: only such as passed every check, under these limits.
     """
 
-    __slots__ = ("_seen", "known", "limits", "reader", "unmeasured")
+    __slots__ = ("_lines", "_seen", "known", "limits", "reader", "unmeasured")
 
     def __init__(self, limits: Limits, reader: Reader) -> None:
         self.limits = limits
@@ -44,6 +46,8 @@ class FieldSections:
         # is longer than any limit, so that nothing has to be measured.
         self.unmeasured = min(limits.request_line, limits.field_size, limits.head) - 4
         self.known: dict[bytes, FieldSection] = {}
+        # Single lines, for sections that differ in a few: 0.5 MB at most.
+        self._lines: dict[bytes, Field] = {}
         # The hashes of sections that came once, where no other has taken their place since. Many
         # come once only, where proxies or clients number their requests: those are not worth the
         # memory, and shall not drive out the others.
@@ -63,7 +67,7 @@ class FieldSections:
         """Return the section of a head whose lines are known to be sound. Raises the same."""
         version = "HTTP/1.1" if raw.startswith(b"1.1") else "HTTP/1.0"
         framing = request_framing(version, _DECIDING_FIELD.findall(raw), self.limits)
-        section = FieldSection(version, self.reader.fields(raw), *framing)
+        section = FieldSection(version, self._fields(raw), *framing)
         if len(raw) <= _LONGEST_SECTION and len(section.fields) <= _MOST_FIELDS:
             mark = hash(raw)
             place = mark % _MOST_SECTIONS
@@ -73,3 +77,19 @@ class FieldSections:
                 self.known[raw] = section
             self._seen[place] = mark
         return section
+
+    def _fields(self, raw: bytes) -> list[Field]:
+        """Return the fields of a section; only lines that are not remembered are read."""
+        lines = raw.split(b"\r\n")[1:]
+        known = self._lines
+        unknown = [line for line in lines if line not in known]
+        if not unknown:
+            return [known[line] for line in lines]
+        # Lines mean the same in any version; in this one h11 does not miss the Host.
+        read = self.reader.fields(b"\r\n".join([b"1.0", *unknown]))
+        new = dict(zip(unknown, read, strict=True))
+        fields = [new[line] if line in new else known[line] for line in lines]
+        if len(known) + len(new) > _MOST_LINES:
+            known.clear()
+        known.update((line, field) for line, field in new.items() if len(line) <= _LONGEST_LINE)
+        return fields
