@@ -19,13 +19,17 @@ _NOTSENT_BYTES = 1 << 17
 class ListeningSocket:
     """A socket to accept on, and the file that it made, if it is a Unix socket of this process."""
 
-    def __init__(self, sock: socket.socket, path: str | None = None) -> None:
+    def __init__(
+        self, sock: socket.socket, path: str | None = None, *, inherited: bool = False
+    ) -> None:
         sock.setblocking(False)
         if sock.family in (socket.AF_INET, socket.AF_INET6) and _NOTSENT_LOWAT is not None:
             # Connections inherit it. Else the kernel queues megabytes for a slow client, and says
             # so late that there is room again that the client looks as if it took nothing.
             sock.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, _NOTSENT_BYTES)
         self.socket = sock
+        # Whether other processes may accept on it, too.
+        self.inherited = inherited
         self._path = path
         self._identity = None if path is None else _identity(path)
 
@@ -165,7 +169,8 @@ def bind(address: str, *, backlog: int) -> list[ListeningSocket]:
         path = os.path.abspath(rest) if rest else ""
         return [ListeningSocket(_unix_socket(address, path, backlog), path)]
     if scheme == "fd":
-        return [ListeningSocket(_inherited_socket(address, rest.removeprefix("//"), backlog))]
+        sock = _inherited_socket(address, rest.removeprefix("//"), backlog)
+        return [ListeningSocket(sock, inherited=True)]
     match = _HOST_PORT.fullmatch(address)
     if match is None or int(match["port"]) > 65535:
         raise ConfigError(

@@ -11,8 +11,10 @@ from .bind import ListeningSocket
 
 _log = logging.getLogger("aiowsgi.error")
 
-# Connections accepted before other work of the loop has its turn.
+# Connections accepted before other work of the loop has its turn. On a socket that other processes
+# may have too, each is to take its share: whoever came first would take all that are waiting.
 _ACCEPTS_PER_PASS = 64
+_ACCEPTS_PER_PASS_SHARED = 1
 # The process or the system has no descriptor or buffer to give. It may have one later.
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _EXHAUSTED_PAUSE = 0.1
@@ -92,7 +94,8 @@ class Listener:
 
     def _accept(self) -> None:
         """Accept what is waiting: several at once are cheaper than a pass of the loop for each."""
-        for _ in range(_ACCEPTS_PER_PASS):
+        shared = self._listening.inherited
+        for _ in range(_ACCEPTS_PER_PASS_SHARED if shared else _ACCEPTS_PER_PASS):
             if not self._has_room():
                 self._pause(_FULL_PAUSE)
                 self._make_room()

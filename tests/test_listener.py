@@ -1,0 +1,71 @@
+"""How many connections are accepted before others have their turn."""
+
+import asyncio
+import contextlib
+import contextvars
+import select
+import socket
+from collections.abc import Callable, Coroutine
+from typing import Any, cast
+
+import pytest
+
+from aiowsgi.server.bind import ListeningSocket
+from aiowsgi.server.listener import Listener
+
+# Fail-safe, in seconds.
+TIMEOUT = 20.0
+
+
+class Task:
+    def add_done_callback(self, callback: Callable[[Any], object]) -> None: ...
+
+
+class Loop:
+    """As much of an event loop as a listener uses."""
+
+    def __init__(self) -> None:
+        self.on_readable: Callable[[], None] = lambda: None
+
+    def add_reader(self, sock: socket.socket, callback: Callable[[], None]) -> None:
+        self.on_readable = callback
+
+    def create_task(self, coroutine: Coroutine[Any, Any, None]) -> Task:
+        """Let it begin: it connects what was accepted."""
+        with contextlib.suppress(StopIteration):
+            coroutine.send(None)
+        return Task()
+
+    async def connect_accepted_socket(self, _: object, connection: socket.socket) -> None:
+        connection.close()
+
+
+@pytest.mark.parametrize(("inherited", "accepted"), [(False, 5), (True, 1)])
+def test_other_processes_get_their_share_of_what_waits_on_a_socket_that_they_may_have(
+    inherited: bool, accepted: int
+) -> None:
+    loop = Loop()
+    protocols = 0
+
+    def make_protocol() -> asyncio.Protocol:
+        nonlocal protocols
+        protocols += 1
+        return asyncio.Protocol()
+
+    with contextlib.ExitStack() as stack:
+        sock = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        for _ in range(5):
+            stack.enter_context(socket.create_connection(sock.getsockname(), TIMEOUT))
+        assert select.select([sock], [], [], TIMEOUT)[0]
+        listener = Listener(
+            ListeningSocket(sock, inherited=inherited),
+            loop=cast(asyncio.AbstractEventLoop, loop),
+            context=contextvars.copy_context(),
+            has_room=lambda: True,
+            make_room=lambda: None,
+            make_protocol=make_protocol,
+            on_failed=lambda: None,
+        )
+        listener.resume()
+        loop.on_readable()
+    assert protocols == accepted
