@@ -276,10 +276,10 @@ class ThreadPool(Executor):
         with self._lock:
             if self._closed:
                 raise RuntimeError("the thread pool is shut down")
-            if len(self._jobs) >= self._queue_size and len(self._jobs) >= self._queue_size + max(
-                self._room(), 0
-            ):
-                raise QueueFull(f"{len(self._jobs)} jobs wait already")
+            waiting = len(self._jobs)
+            # Free threads matter only where that alone would be too many.
+            if waiting >= self._queue_size and waiting >= self._queue_size + max(self._room(), 0):
+                raise QueueFull(f"{waiting} jobs wait already")
             self._jobs.append(job)
             if wake:
                 try:

@@ -147,6 +147,7 @@ class ResponseWriter:
 
         Raises ClientDisconnected when nobody is left to send to.
         """
+        # A first look without the lock; the second one, with it, decides.
         if self._direct and not (pieces := self._send_directly(pieces)):
             return
         largest = self._largest
