@@ -37,26 +37,35 @@ def response_framing(
     return BodyFraming.CHUNKED if http_11 else BodyFraming.CLOSE
 
 
-class _ApplicationPart(NamedTuple):
-    """What an application says in a response head."""
+class _Head(NamedTuple):
+    """A response head, and what follows from it."""
 
     status_code: int
-    # The lines of its fields, but for a Content-Length that must not be sent.
-    lines: str
-    declared: int | None
-    # Whether there can be no Content-Length.
-    no_length: bool
-    # Whether there are a Date and a Server field.
+    framing: BodyFraming
+    # Of the body in bytes, where that is its framing.
+    length: int
+    # Whether another request may follow on the connection.
+    keep_alive: bool
+    # All lines, but for the Date and the empty line where the head is not dated by the application.
+    lines: bytes
     dated: bool
-    named: bool
 
 
 # Most applications answer with the same few, again and again.
 @lru_cache(maxsize=512)
-def _application_part(status: str, fields: tuple[tuple[str, str], ...]) -> _ApplicationPart:
+def _response_head(
+    status: str,
+    fields: tuple[tuple[str, str], ...],
+    length: int | None,
+    head_request: bool,
+    http_11: bool,
+    keep_alive: bool,
+    server: str,
+) -> _Head:
     status_code = int(status[:3])
     no_length = status_code < 200 or status_code == 204
-    dated = named = False
+    # A 1xx is not dated: the final response is.
+    dated, named = status_code < 200, False
     declared: int | None = None
     lines = [f"HTTP/1.1 {status}\r\n"]
     for name, value in fields:
@@ -70,12 +79,35 @@ def _application_part(status: str, fields: tuple[tuple[str, str], ...]) -> _Appl
             case "server":
                 named = True
         lines.append(f"{name}: {value}\r\n")
-    return _ApplicationPart(status_code, "".join(lines), declared, no_length, dated, named)
+    if declared is None and length is not None and not no_length and status_code != 304:
+        # A response to HEAD without a body says nothing about the length that GET would have.
+        if length or not head_request:
+            lines.append(f"Content-Length: {length}\r\n")
+        declared = length
+    framing = response_framing(
+        head_request=head_request, http_11=http_11, status_code=status_code, length=declared
+    )
+    if framing is BodyFraming.CHUNKED:
+        lines.append("Transfer-Encoding: chunked\r\n")
+    if framing is BodyFraming.CLOSE or status_code < 200:
+        # Behind a 1xx the client goes on waiting for a final response, which will not come.
+        keep_alive = False
+    # RFC 9112 §9.3: persistence is the default in 1.1, and announced in 1.0.
+    if not keep_alive:
+        lines.append("Connection: close\r\n")
+    elif not http_11:
+        lines.append("Connection: keep-alive\r\n")
+    if not named:
+        lines.append(server)
+    if dated:
+        lines.append("\r\n")
+    text = "".join(lines).encode("latin-1")
+    return _Head(status_code, framing, declared or 0, keep_alive, text, dated)
 
 
 @lru_cache(maxsize=2)
-def _date_field(second: int) -> str:
-    return f"Date: {format_date_time(second)}\r\n"
+def _date_and_end(second: int) -> bytes:
+    return f"Date: {format_date_time(second)}\r\n\r\n".encode()
 
 
 class ResponseEncoder:
@@ -140,41 +172,17 @@ class ResponseEncoder:
         Arguments: the status ("200 OK"), fields that were validated already, and the length of the
         whole body in bytes where it is known though no Content-Length was given.
         """
-        own = _application_part(status, fields)
-        self.status_code = status_code = own.status_code
-        declared = own.declared
-        lines = [own.lines]
-        if declared is None and length is not None and not own.no_length and status_code != 304:
-            # A response to HEAD without a body says nothing about the length that GET would have.
-            if length or not self._head_request:
-                lines.append(f"Content-Length: {length}\r\n")
-            declared = length
-        self._framing = framing = response_framing(
-            head_request=self._head_request,
-            http_11=self._http_11,
-            status_code=status_code,
-            length=declared,
+        head = _response_head(
+            status,
+            fields,
+            length,
+            self._head_request,
+            self._http_11,
+            self.keep_alive,
+            self.server,
         )
-        if framing is BodyFraming.LENGTH:
-            self._remaining = declared or 0
-        elif framing is BodyFraming.CHUNKED:
-            lines.append("Transfer-Encoding: chunked\r\n")
-        elif framing is BodyFraming.CLOSE:
-            self.keep_alive = False
-        if status_code < 200:
-            # The client goes on waiting for a final response, which will not come.
-            self.keep_alive = False
-        # RFC 9112 §9.3: persistence is the default in 1.1, and announced in 1.0.
-        if not self.keep_alive:
-            lines.append("Connection: close\r\n")
-        elif not self._http_11:
-            lines.append("Connection: keep-alive\r\n")
-        if not own.named:
-            lines.append(self.server)
-        if not own.dated and status_code >= 200:
-            lines.append(_date_field(int(time.time())))
-        lines.append("\r\n")
-        return "".join(lines).encode("latin-1")
+        self.status_code, self._framing, self._remaining, self.keep_alive, lines, dated = head
+        return lines if dated else lines + _date_and_end(int(time.time()))
 
     def encode(self, data: bytes) -> list[bytes]:
         """Return the pieces that carry ``data``: none where the response has no body."""
