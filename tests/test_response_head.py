@@ -14,7 +14,6 @@ from aiowsgi.http.response import (
     CONTINUE,
     BodyFraming,
     ResponseEncoder,
-    join,
     refusal_response,
     response_framing,
     status_text,
@@ -338,12 +337,12 @@ def test_what_an_application_gives_to_204_and_304_is_dropped(
 def test_chunks_are_written_without_a_copy_of_the_data() -> None:
     response = encoder()
     response.start("200 OK", (), None)
-    data = b"x" * 300
-    first, second = response.encode(data), response.encode(data)
-    assert first == [b"12c\r\n", data]
+    data = b"x" * 0x8000
+    first, second = response.encode(data, b"head"), response.encode(data)
+    assert first == [b"head8000\r\n", data]
     assert first[1] is data
     # The CRLF behind the first chunk comes with the second.
-    assert second == [b"\r\n12c\r\n", data]
+    assert second == [b"\r\n8000\r\n", data]
     # An empty chunk would end the body.
     assert response.encode(b"") == []
     assert response.finish(b"") == [b"\r\n0\r\n\r\n"]
@@ -391,19 +390,29 @@ def test_a_response_with_a_length_is_complete_with_its_last_byte() -> None:
 
 
 @pytest.mark.parametrize(
-    ("pieces", "joined"),
+    ("length", "head", "size", "sizes"),
     [
-        ([], []),
-        ([b"a"], [b"a"]),
-        ([b"a" * 100_000], [b"a" * 100_000]),
-        ([b"a", b"b", b"c"], [b"abc"]),
-        ([b"a", b"b" * (1 << 14)], [b"a" + b"b" * (1 << 14)]),
-        ([b"a", b"b" * ((1 << 14) + 1)], [b"a", b"b" * ((1 << 14) + 1)]),
+        (0, b"", 0, []),
+        (0, b"head", 0, [4]),
+        (1, b"", 1, [1]),
+        (1, b"head", 1, [5]),
+        (1 << 14, b"head", 1 << 14, [4 + (1 << 14)]),
+        ((1 << 14) + 1, b"", (1 << 14) + 1, [(1 << 14) + 1]),
+        ((1 << 14) + 1, b"head", (1 << 14) + 1, [4, (1 << 14) + 1]),
+        (None, b"", 0, [5]),
+        (None, b"head", 0, [9]),
+        (None, b"head", 3, [4 + 3 + 3 + 7]),
+        (None, b"head", (1 << 14) + 1, [4 + 6, (1 << 14) + 1, 7]),
     ],
-    ids=lambda pieces: str([len(piece) for piece in pieces]),
 )
-def test_small_pieces_are_joined(pieces: list[bytes], joined: list[bytes]) -> None:
-    assert join(pieces, max(map(len, pieces), default=0)) == joined
+def test_small_pieces_are_joined(
+    length: int | None, head: bytes, size: int, sizes: list[int]
+) -> None:
+    response = encoder()
+    response.start("200 OK", (), length)
+    pieces = response.finish(b"a" * size, head)
+    assert [len(piece) for piece in pieces] == sizes
+    assert b"".join(pieces).startswith(head)
 
 
 # Answers of the server's own.

@@ -24,17 +24,21 @@ class BodyFraming(enum.Enum):
     CLOSE = "the end of the connection"
 
 
+# By these names they are looked up several times faster, which is done many times a request.
+NONE, LENGTH, CHUNKED, CLOSE = BodyFraming
+
+
 def response_framing(
     *, head_request: bool, http_11: bool, status_code: int, length: int | None
 ) -> BodyFraming:
     """Decide how a response is framed. ``length`` is that of the body, where it is known."""
     # RFC 9112 §6.3, step 1: these never have a body, whatever their fields say.
     if head_request or status_code < 200 or status_code in (204, 304):
-        return BodyFraming.NONE
+        return NONE
     if length is not None:
-        return BodyFraming.LENGTH
+        return LENGTH
     # RFC 9112 §6.1: no transfer coding for a client that speaks HTTP/1.0.
-    return BodyFraming.CHUNKED if http_11 else BodyFraming.CLOSE
+    return CHUNKED if http_11 else CLOSE
 
 
 class _Head(NamedTuple):
@@ -42,7 +46,7 @@ class _Head(NamedTuple):
 
     status_code: int
     framing: BodyFraming
-    # Of the body in bytes, where that is its framing.
+    # Of the body in bytes, where that is its framing; else 0.
     length: int
     # Whether another request may follow on the connection.
     keep_alive: bool
@@ -87,9 +91,9 @@ def _response_head(
     framing = response_framing(
         head_request=head_request, http_11=http_11, status_code=status_code, length=declared
     )
-    if framing is BodyFraming.CHUNKED:
+    if framing is CHUNKED:
         lines.append("Transfer-Encoding: chunked\r\n")
-    if framing is BodyFraming.CLOSE or status_code < 200:
+    if framing is CLOSE or status_code < 200:
         # Behind a 1xx the client goes on waiting for a final response, which will not come.
         keep_alive = False
     # RFC 9112 §9.3: persistence is the default in 1.1, and announced in 1.0.
@@ -102,7 +106,8 @@ def _response_head(
     if dated:
         lines.append("\r\n")
     text = "".join(lines).encode("latin-1")
-    return _Head(status_code, framing, declared or 0, keep_alive, text, dated)
+    body = declared or 0 if framing is LENGTH else 0
+    return _Head(status_code, framing, body, keep_alive, text, dated)
 
 
 @lru_cache(maxsize=2)
@@ -134,7 +139,7 @@ class ResponseEncoder:
     def __init__(self, *, method: str, version: str, keep_alive: bool, server: str) -> None:
         self._head_request = method == "HEAD"
         self._http_11 = version == "HTTP/1.1"
-        self._framing = BodyFraming.NONE
+        self._framing = NONE
         self._remaining = 0
         self._chunk_open = False
         # The line that is sent where the application sets no Server field.
@@ -152,19 +157,19 @@ class ResponseEncoder:
     @property
     def complete(self) -> bool:
         """Whether everything that may follow the head was encoded."""
-        return self._framing is BodyFraming.NONE or (
-            self._framing is BodyFraming.LENGTH and self._remaining == 0
+        return self._framing is NONE or (
+            self._framing is LENGTH and self._remaining == 0
         )
 
     @property
     def wants_more(self) -> bool:
         """Whether more of the body could make a difference to the client, or to the log."""
-        return self._framing is not BodyFraming.NONE and not self.excess
+        return self._framing is not NONE and not self.excess
 
     @property
     def self_delimiting(self) -> bool:
         """Whether the client can tell a response that was cut from one that is complete."""
-        return self._framing is not BodyFraming.CLOSE
+        return self._framing is not CLOSE
 
     def start(self, status: str, fields: tuple[tuple[str, str], ...], length: int | None) -> bytes:
         """Return the response head.
@@ -184,58 +189,61 @@ class ResponseEncoder:
         self.status_code, self._framing, self._remaining, self.keep_alive, lines, dated = head
         return lines if dated else lines + _date_and_end(int(time.time()))
 
-    def encode(self, data: bytes) -> list[bytes]:
-        """Return the pieces that carry ``data``: none where the response has no body."""
+    def encode(self, data: bytes, head: bytes = b"") -> list[bytes]:
+        """Return the pieces that carry ``data`` behind ``head``: none where there is nothing.
+
+        They are joined where that is less work than to send two.
+        """
+        size = len(data)
         framing = self._framing
-        if framing is BodyFraming.LENGTH:
-            size = len(data)
+        if framing is LENGTH:
             if size > self._remaining:
                 # RFC 9112 §6.3: never more than declared, or the rest is read as the next response.
                 self.excess += size - self._remaining
                 data = data[: self._remaining]
                 size = self._remaining
             self._remaining -= size
-            self.body_size += size
-            return [data] if data else []
-        if framing is BodyFraming.NONE or not data:
-            return []
-        self.body_size += len(data)
-        if framing is BodyFraming.CLOSE:
-            return [data]
-        # The CRLF that ends a chunk travels with what comes next.
-        line = (b"\r\n%x\r\n" if self._chunk_open else b"%x\r\n") % len(data)
-        self._chunk_open = True
-        return [line, data]
+        elif framing is NONE:
+            data = b""
+            size = 0
+        elif framing is CHUNKED and data:
+            # The CRLF that ends a chunk travels with what comes next.
+            head += (b"\r\n%x\r\n" if self._chunk_open else b"%x\r\n") % size
+            self._chunk_open = True
+        self.body_size += size
+        if size > _JOIN_LIMIT:
+            return [head, data] if head else [data]
+        data = head + data
+        return [data] if data else []
 
     def skip(self, size: int) -> int:
         """Count up to ``size`` bytes of the body as sent by other means; return how many.
 
         Only of a response whose length is known, and not after ``encode``.
         """
-        if self._framing is not BodyFraming.LENGTH:
+        if self._framing is not LENGTH:
             return 0
         size = min(size, self._remaining)
         self._remaining -= size
         self.body_size += size
         return size
 
-    def finish(self, data: bytes) -> list[bytes]:
+    def finish(self, data: bytes, head: bytes = b"") -> list[bytes]:
         """Return the pieces that carry ``data``, the last of the body, and what ends the body.
 
         Sets ``missing`` where there was less of it than declared; ``keep_alive`` goes with that.
         """
-        pieces = self.encode(data)
-        if self._framing is BodyFraming.CHUNKED:
-            pieces.append(b"\r\n0\r\n\r\n" if self._chunk_open else b"0\r\n\r\n")
-        elif self._framing is BodyFraming.LENGTH and self._remaining:
+        pieces = self.encode(data, head)
+        if self._framing is CHUNKED:
+            end = b"\r\n0\r\n\r\n" if self._chunk_open else b"0\r\n\r\n"
+            if len(pieces) == 1:
+                pieces = [pieces[0] + end]
+            else:
+                pieces.append(end)
+        elif self._remaining:
             self.missing = self._remaining
             self.keep_alive = False
         return pieces
-
-
-def join(pieces: list[bytes], size: int) -> list[bytes]:
-    """Return the pieces around ``size`` bytes of data, joined if that is less work than not."""
-    return [b"".join(pieces)] if size <= _JOIN_LIMIT and len(pieces) > 1 else pieces
 
 
 def status_text(code: int) -> str:
@@ -251,4 +259,4 @@ def refusal_response(refusal: Refusal, *, method: str, server: str) -> bytes:
     if refusal.retry_after is not None:
         fields.append(("Retry-After", str(refusal.retry_after)))
     head = encoder.start(status_text(refusal.status), tuple(fields), len(body))
-    return b"".join([head, *encoder.finish(body)])
+    return b"".join(encoder.finish(body, head))

@@ -15,7 +15,7 @@ from ..bridge.jobs import Job
 from ..bridge.response import OPEN, ResponseWriter
 from ..errors import ClientDisconnected, RequestBodyError, RequestTimeout, ServerStopped
 from ..http.request import RequestHead
-from ..http.response import ResponseEncoder, join
+from ..http.response import ResponseEncoder
 from ..observe.access import CLIENT_CLOSED_REQUEST, AccessRecord, Times
 from ..observe.inspection import RequestInfo, stack_of
 from ..wsgi.environ import build_environ
@@ -373,16 +373,10 @@ class Exchange:
             self.encoder.keep_alive = False
         self._head_bytes = self.encoder.start(status, fields, length)
 
-    def _take_head(self, pieces: list[bytes]) -> list[bytes]:
-        """Return the pieces, with the head before them, if it has not been sent."""
-        if self._head_bytes:
-            pieces.insert(0, self._head_bytes)
-            self._head_bytes = b""
-        return pieces
-
     def send(self, data: bytes) -> bool:
         """Take a piece of the body. See ``Responder``."""
-        pieces = join(self._take_head(self.encoder.encode(data)), len(data))
+        pieces = self.encoder.encode(data, self._head_bytes)
+        self._head_bytes = b""
         if not self._ended:
             if self.encoder.complete:
                 # All that was declared is there: one hand-over less, and nothing left to wait for.
@@ -402,13 +396,13 @@ class Exchange:
     def finish(self, data: bytes) -> None:
         """Take the last piece of the body. See ``Responder``."""
         encoder = self.encoder
-        pieces = self._take_head(encoder.finish(data))
+        pieces = encoder.finish(data, self._head_bytes)
         if encoder.excess or encoder.missing:
             self._check_length()
         if not self._ended:
             self._ended = True
             # Where other requests wait, the loop thread sends many responses at one go.
-            self.writer.finish(join(pieces, len(data)), queue=self._site.pool.waiting > 0)
+            self.writer.finish(pieces, queue=self._site.pool.waiting > 0)
 
     def finish_with(self, part: FilePart) -> None:
         """Take a file as the whole body. See ``Responder``."""
@@ -417,7 +411,7 @@ class Exchange:
             part.close()
             self.finish(b"")
             return
-        pieces = self._take_head(self.encoder.finish(b""))
+        pieces = self.encoder.finish(b"", self._head_bytes)
         self._check_length()
         self._ended = True
         self.file = part
