@@ -22,15 +22,17 @@ _pool_numbers = itertools.count(1)
 
 
 class _Job:
-    __slots__ = ("_pool", "future", "lost", "queued_at", "run", "running", "taken")
+    __slots__ = ("_pool", "future", "lost", "queued_at", "run", "running", "taken_at", "taken_by")
 
     def __init__(self, pool: "ThreadPool", run: Callable[[], None]) -> None:
         self._pool = pool
         # None once it has begun or was cancelled: who keeps a job does not keep what it ran.
         self.run: Callable[[], None] | None = run
         self.queued_at = time.monotonic()
-        # By which thread, and whether that is still at it.
-        self.taken: Started | None = None
+        # By which thread (its name, and its numbers here and in the system), and when.
+        self.taken_by: tuple[str, int, int] | None = None
+        self.taken_at = 0.0
+        # Whether that is still at it.
         self.running = False
         # Whether it does not count any more although it runs.
         self.lost = False
@@ -45,6 +47,14 @@ class _Job:
 
     def write_off(self) -> bool:
         return self._pool._write_off(self)
+
+
+def _started(job: _Job) -> Started | None:
+    """Return which thread has taken a job. The lock of the pool is held."""
+    if job.taken_by is None:
+        return None
+    name, ident, native_id = job.taken_by
+    return Started(name, ident, job.taken_at, native_id)
 
 
 class _Call:
@@ -261,7 +271,7 @@ class ThreadPool(Executor):
 
     def _started_jobs(self) -> list[Started]:
         """Return the threads that run jobs. The lock is held."""
-        return [job.taken for job in self._running if job.taken is not None]
+        return [started for job in self._running if (started := _started(job)) is not None]
 
     def _room(self) -> int:
         """Return how many more jobs may run. The lock is held."""
@@ -324,7 +334,7 @@ class ThreadPool(Executor):
 
     def _cancel(self, job: _Job) -> bool:
         with self._lock:
-            if job.taken is not None:
+            if job.taken_by is not None:
                 return False
             # What it would have run is let go of behind the lock: destructors may do anything.
             run, job.run = job.run, None
@@ -334,7 +344,7 @@ class ThreadPool(Executor):
 
     def _started(self, job: _Job) -> Started | None:
         with self._lock:
-            return job.taken
+            return _started(job)
 
     def _write_off(self, job: _Job) -> bool:
         with self._lock:
@@ -346,11 +356,8 @@ class ThreadPool(Executor):
                 self._wake_one()
             return True
 
-    def _next_job(self, name: str, ident: int, native_id: int) -> _Job | None:
-        """Take a job out of the queue, if there is one that may run. The lock is held.
-
-        It will run on the thread that is named.
-        """
+    def _next_job(self, taken_by: tuple[str, int, int]) -> _Job | None:
+        """Take a job out of the queue, if there is one that may run. The lock is held."""
         if not self._jobs or self._room() <= 0:
             return None
         now = time.monotonic()
@@ -358,7 +365,8 @@ class ThreadPool(Executor):
         # already, and their clients may have given up; the newest can still be served in time.
         late = now - self._jobs[0].queued_at > self._queue_target
         job = self._jobs.pop() if late else self._jobs.popleft()
-        job.taken = Started(name, ident, now, native_id)
+        job.taken_by = taken_by
+        job.taken_at = now
         job.running = True
         self._running.add(job)
         self._wake_one()
@@ -386,7 +394,7 @@ class ThreadPool(Executor):
                     self._account_for(job)
                 if woken:
                     self._waking = False
-                job = self._next_job(*me)
+                job = self._next_job(me)
                 if job is None:
                     if (self._closed and not self._jobs) or self._is_surplus():
                         self._living -= 1

@@ -65,7 +65,6 @@ class ResponseWriter:
         "_error",
         "_held",
         "_high_water",
-        "_largest",
         "_lock",
         "_pieces",
         "_places",
@@ -84,7 +83,6 @@ class ResponseWriter:
     ) -> None:
         self._wake = wake
         self._high_water = high_water
-        self._largest = min(_PIECE, high_water)
         self._budget = budget
         self._places = places
         # Protects everything below. Taken by the pool thread to write and by the loop thread to
@@ -150,7 +148,7 @@ class ResponseWriter:
         # A first look without the lock; the second one, with it, decides.
         if self._direct and not (pieces := self._send_directly(pieces)):
             return
-        largest = self._largest
+        largest = min(_PIECE, self._high_water)
         for piece in pieces:
             if len(piece) <= largest:
                 self._put(piece, OPEN)
@@ -178,7 +176,9 @@ class ResponseWriter:
         elif pieces and self._direct and not queue:
             pieces = self._send_directly(pieces)
         try:
-            last = pieces.pop() if pieces and len(pieces[-1]) <= self._largest else b""
+            last = b""
+            if pieces and _PIECE >= len(pieces[-1]) <= self._high_water:
+                last = pieces.pop()
             if pieces:
                 self.write(pieces)
             # The last piece and the end travel together: one wake-up for a response in one piece.

@@ -157,9 +157,7 @@ class ResponseEncoder:
     @property
     def complete(self) -> bool:
         """Whether everything that may follow the head was encoded."""
-        return self._framing is NONE or (
-            self._framing is LENGTH and self._remaining == 0
-        )
+        return self._framing is NONE or (self._framing is LENGTH and self._remaining == 0)
 
     @property
     def wants_more(self) -> bool:
