@@ -22,10 +22,15 @@ TIMEOUT = 20.0
 GET = b"GET /%b HTTP/1.1\r\nHost: h\r\n\r\n"
 
 
+def slack() -> int:
+    found: int = ctypes.CDLL(None).prctl(30, 0, 0, 0, 0)
+    return found
+
+
 def is_patient() -> bool:
-    slack: int = ctypes.CDLL(None).prctl(30, 0, 0, 0, 0)
-    assert slack in (turns._USUAL, turns._PATIENCE)
-    return slack == turns._PATIENCE
+    found = slack()
+    assert found in (turns._USUAL, turns._PUNCTUAL, turns._PATIENCE)
+    return found == turns._PATIENCE
 
 
 def test_patience_is_the_calling_thread_s_own() -> None:
@@ -47,6 +52,30 @@ def test_patience_is_the_calling_thread_s_own() -> None:
         turns.be_patient(False)
     assert not is_patient()
     assert seen == [False]
+
+
+@pytest.mark.parametrize(
+    ("usual", "expected"), [(turns._DEFAULT, turns._PUNCTUAL), (70_000, 70_000), (500, 500)]
+)
+def test_job_is_woken_on_time_unless_the_process_was_told_to_be_late(
+    usual: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "_USUAL", usual)
+    pool = ThreadPool(1)
+    try:
+        assert pool.submit(slack).result(TIMEOUT) == expected
+    finally:
+        pool.shutdown()
+
+
+def test_system_without_patience_knows_no_punctuality(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "_USUAL", 0)
+    before = slack()
+    pool = ThreadPool(1)
+    try:
+        assert pool.submit(slack).result(TIMEOUT) == before
+    finally:
+        pool.shutdown()
 
 
 def test_clock_of_a_thread_counts_what_it_computes() -> None:
@@ -200,6 +229,7 @@ def test_idle_thread_is_patient_while_jobs_compute(
         idle[threading.get_ident()] = patient
 
     monkeypatch.setattr("aiowsgi.bridge.pool.be_patient", be_patient)
+    monkeypatch.setattr("aiowsgi.bridge.pool.be_punctual", lambda: be_patient(False))
     pool = ThreadPool(3)
     try:
         for _ in range(2):

@@ -12,7 +12,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from ..errors import QueueFull
 from .jobs import Job, Started
-from .turns import Crowd, be_patient
+from .turns import Crowd, be_patient, be_punctual
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -385,7 +385,8 @@ class ThreadPool(Executor):
         turn = threading.Lock()
         turn.acquire()
         # Threads begin as patient as the one that starts them.
-        be_patient(patient := False)
+        be_punctual()
+        patient = False
         job: _Job | None = None
         woken = True
         while True:
@@ -406,7 +407,10 @@ class ThreadPool(Executor):
             woken = job is None
             if patient is not (crowded and woken):
                 # A thread with a job has its turns like all others, for it may compute as well.
-                be_patient(patient := not patient)
+                if patient := not patient:
+                    be_patient(True)
+                else:
+                    be_punctual()
             if job is None:
                 turn.acquire()
                 continue

@@ -9,6 +9,8 @@ often, and has its turn as soon as those who came before it have had theirs.
 
 Somebody has to ask, though: patience is for times in which several jobs compute. And it is about
 CPython's lock and Linux' timers (prctl(2), PR_SET_TIMERSLACK); elsewhere nobody is patient.
+
+The opposite of patience is for threads that run jobs: what these sleep for ends when it should.
 """
 
 import ctypes
@@ -19,7 +21,11 @@ from collections.abc import Iterable
 from .jobs import Started
 
 _PR_SET_TIMERSLACK, _PR_GET_TIMERSLACK = 29, 30
-# How late a patient thread may be woken, in nanoseconds: several switch intervals.
+# How late the kernel wakes a thread unless somebody has chosen otherwise, in nanoseconds.
+_DEFAULT = 50_000
+# How late it may wake a punctual one.
+_PUNCTUAL = 1_000
+# How late a patient thread may be woken: several switch intervals.
 _PATIENCE = 20_000_000
 # Seconds between two looks at the threads.
 _INTERVAL = 0.05
@@ -47,6 +53,15 @@ def be_patient(patient: bool) -> None:
     """Make the calling thread patient, or as it was before."""
     if _USUAL:
         _prctl(_PR_SET_TIMERSLACK, _PATIENCE if patient else _USUAL)
+
+
+def be_punctual() -> None:
+    """Make the calling thread neither patient nor late, unless the process is told to be late.
+
+    Whoever saves power that way (systemd's TimerSlackNSec=, for one) means all threads.
+    """
+    if _USUAL:
+        _prctl(_PR_SET_TIMERSLACK, _PUNCTUAL if _USUAL == _DEFAULT else _USUAL)
 
 
 def _cpu_time(native_id: int) -> float:
