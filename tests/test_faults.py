@@ -168,14 +168,19 @@ def endless(scene: Scene) -> None:
     fill(scene, "/endless")
 
 
+def until_ended(scene: Scene) -> None:
+    """Wait until the call is over: its thread may have handed all over and not come back yet."""
+    scene.until(lambda: not scene.server.calls(scene.name).active, "the application has ended")
+
+
 def flushing(scene: Scene) -> None:
     fill(scene, "/half-mebibyte")
-    assert not scene.server.calls(scene.name).active
+    until_ended(scene)
 
 
 def sending_file(scene: Scene) -> None:
     fill(scene, "/file")
-    assert not scene.server.calls(scene.name).active
+    until_ended(scene)
 
 
 def draining(scene: Scene) -> None:
