@@ -68,9 +68,14 @@ class FakeLoop:
         return timer
 
     @property
+    def waiting(self) -> list[FakeTimer]:
+        """The timers that wait to fire."""
+        return [timer for _, _, timer in self._timers if not timer.cancelled]
+
+    @property
     def timers(self) -> int:
-        """How many timers wait to fire."""
-        return sum(not timer.cancelled for _, _, timer in self._timers)
+        """How many they are."""
+        return len(self.waiting)
 
     def run_ready(self) -> None:
         """Run what is due now, and what that makes due."""

@@ -106,6 +106,20 @@ def test_deadline_moved_earlier_is_reached_early() -> None:
     assert reached.times == [start + 2]
 
 
+def test_deadline_that_is_far_at_first_and_moved_near_at_once_keeps_its_timer() -> None:
+    loop, deadline, reached = new_deadline()
+    start = loop.now
+    deadline.set(75)
+    (first,) = loop.waiting
+    deadline.set(0.5)
+    assert loop.waiting == [first]
+    deadline.set(75)
+    loop.advance(74.9)
+    assert reached.times == []
+    loop.advance(1)
+    assert reached.times == [start + 75]
+
+
 def test_deadline_taken_away_is_not_reached() -> None:
     loop, deadline, reached = new_deadline()
     deadline.set(5)

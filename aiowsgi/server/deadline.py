@@ -4,6 +4,9 @@ import asyncio
 from collections.abc import Callable
 
 _NEVER = float("inf")
+# Where no timer runs, one is started for so many seconds at most: the deadline of a new connection
+# is far, that of its first request is not, and a timer costs more than a look.
+_FIRST_LOOK = 0.5
 
 
 def _nobody_to_call() -> None:
@@ -30,11 +33,13 @@ class Deadline:
         if seconds is None:
             self._at = _NEVER
             return
-        self._at = at = self._loop.time() + seconds
-        if self._timer is None or self._timer_at > at:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._start_timer(seconds)
+        now = self._loop.time()
+        self._at = at = now + seconds
+        if self._timer is None:
+            self._start_timer(now, min(seconds, _FIRST_LOOK))
+        elif self._timer_at > at:
+            self._timer.cancel()
+            self._start_timer(now, seconds)
 
     def cancel(self) -> None:
         """Take the deadline away for good, and forget who is called."""
@@ -44,17 +49,18 @@ class Deadline:
             self._timer.cancel()
             self._timer = None
 
-    def _start_timer(self, seconds: float) -> None:
-        self._timer_at = self._at
+    def _start_timer(self, now: float, seconds: float) -> None:
+        self._timer_at = now + seconds
         self._timer = self._loop.call_later(seconds, self._look)
 
     def _look(self) -> None:
         self._timer = None
         if self._at == _NEVER:
             return
-        left = self._at - self._loop.time()
+        now = self._loop.time()
+        left = self._at - now
         if left > 0.0005:  # Loops round their clocks.
-            self._start_timer(left)
+            self._start_timer(now, left)
         else:
             self._at = _NEVER
             self._on_reached()

@@ -64,7 +64,6 @@ class Protocol(asyncio.Protocol):
         # Why the request was refused while its application was running.
         self._refusal: Refusal | None = None
         self._gone = ClientDisconnected("the client closed the connection")
-        self._linger_until = 0.0
         self.accepted_at = site.clock()
 
     # Called by the transport.
@@ -426,7 +425,8 @@ class Protocol(asyncio.Protocol):
             half_close(self._transport)
         else:
             self._transport.close()
-        self._account()
+        if self._held:
+            self._account()
 
     def _enter(self, state: State) -> None:
         """Change the state: the only place to do so."""
