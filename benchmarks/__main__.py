@@ -170,6 +170,8 @@ def _install(
                 raise InstallationError(f"{peer.program} is not installed")
             if peer.requirements:
                 installation.install(peer.name, peer.requirements)
+            if peer.compiled:
+                installation.compile()
         except InstallationError as exc:
             complete = complete and bool(peer.optional)
             notes.append(f"{peer.name}: not measured: {peer.optional or exc}.")

@@ -7,9 +7,10 @@ for. Deleting the folder starts over and brings the newest releases.
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 INSTALL_TIMEOUT = 900.0
@@ -42,6 +43,8 @@ class Installation:
         self._directory = directory
         self._stamps = directory / "installed"
         self.python = directory / "bin" / "python"
+        self.compiled = directory / "compiled"
+        """Where `compile` puts aiowsgi: out of the way of those that run the working tree."""
 
     def prepare(self) -> None:
         """Make the environment, or make it anew when it belongs to another Python.
@@ -77,6 +80,30 @@ class Installation:
         )
         stamp.write_text(wanted)
 
+    def compile(self) -> None:
+        """Build aiowsgi with its compiled modules, unless that was done with the same sources.
+
+        Raises `InstallationError` with the last lines pip wrote.
+        """
+        stamp = self._stamps / "compiled"
+        sources = sorted((self._root / "aiowsgi").rglob("*.py"))
+        digest = hashlib.sha256()
+        for path in (self._root / "pyproject.toml", self._root / "hatch_build.py", *sources):
+            digest.update(path.read_bytes())
+        wanted = digest.hexdigest()
+        if stamp.is_file() and stamp.read_text() == wanted:
+            return
+        print("compiling aiowsgi ...", file=sys.stderr, flush=True)
+        _run(
+            [
+                *(str(self.python), "-m", "pip", "install", "--quiet", "--no-deps", "--upgrade"),
+                *("--target", str(self.compiled), str(self._root)),
+            ],
+            "pip could not compile aiowsgi",
+            {"AIOWSGI_COMPILE": "1"},
+        )
+        stamp.write_text(wanted)
+
     def versions(self, distributions: Iterable[str]) -> dict[str, str]:
         """Return the versions of those of the distributions that are installed."""
         names = dict.fromkeys(distributions)
@@ -103,14 +130,20 @@ class Installation:
         return "\n".join(parts)
 
 
-def _run(command: list[str], complaint: str) -> str:
+def _run(command: list[str], complaint: str, variables: Mapping[str, str] | None = None) -> str:
     """Run a command to its end and return its standard output.
 
-    Raises `InstallationError` with `complaint` and the last lines of its errors.
+    `variables` are added to its environment. Raises `InstallationError` with `complaint` and the
+    last lines of its errors.
     """
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=INSTALL_TIMEOUT, check=False
+            command,
+            capture_output=True,
+            text=True,
+            timeout=INSTALL_TIMEOUT,
+            check=False,
+            env={**os.environ, **(variables or {})},
         )
     except subprocess.TimeoutExpired as exc:
         raise InstallationError(f"{complaint}: no end after {INSTALL_TIMEOUT:.0f} s") from exc

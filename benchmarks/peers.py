@@ -3,7 +3,7 @@
 Data only. A new peer is one more `Peer` in `PEERS`; nothing else changes.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 MANY_CONNECTIONS = 20_000
 """Room for connections that the rows with thousands of them ask servers to have."""
@@ -25,6 +25,8 @@ class Peer:
     """Installed distributions whose versions are printed; the server itself comes first."""
     ours: bool = False
     """Whether all others are compared with this one."""
+    compiled: bool = False
+    """Whether it runs the compiled modules of aiowsgi, in place of the working tree."""
     several: tuple[str, ...] = ()
     """The command for more than one process, where `command` does not take `{workers}`."""
     many: tuple[str, ...] = ()
@@ -77,6 +79,16 @@ def _aiowsgi(http: str, requirement: str) -> Peer:
     )
 
 
+def _compiled() -> Peer:
+    """Return aiowsgi with httptools and its compiled modules."""
+    return replace(
+        _aiowsgi("httptools", "{root}[speed]"),
+        name="aiowsgi-compiled",
+        compiled=True,
+        optional="needs a C compiler and Python's headers (Debian: gcc, python3-dev)",
+    )
+
+
 def _uvicorn(http: str) -> Peer:
     """Return uvicorn with the parser `http` ("h11" or "httptools") and a2wsgi's adapter."""
     return Peer(
@@ -94,6 +106,7 @@ def _uvicorn(http: str) -> Peer:
 PEERS = (
     _aiowsgi("h11", "{root}"),
     _aiowsgi("httptools", "{root}[speed]"),
+    _compiled(),
     Peer(
         name="gunicorn",
         requirements=("gunicorn",),

@@ -188,10 +188,14 @@ class Benchmark:
         )
         if row.expected_times == FILE_CHUNKS and not self._file.exists():
             self._file.write_bytes(CHUNK * FILE_CHUNKS)
+        path = [self._installation.compiled] if peer.compiled else []
+        path.append(self._root)
         environment = {
             # Nothing that a user has set for one of the servers applies.
             **{name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ},
-            "PYTHONPATH": str(self._root),
+            "PYTHONPATH": os.pathsep.join(map(str, path)),
+            # Else the working directory would go first.
+            "PYTHONSAFEPATH": "1",
             VARIABLE: row.application,
             THREADS_VARIABLE: str(threads),
             FILE_VARIABLE: str(self._file),

@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aiowsgi.errors import Refusal
-from aiowsgi.http import response as response_module
 from aiowsgi.http.response import (
     CONTINUE,
     BodyFraming,
@@ -26,12 +25,7 @@ NOW = 784111777  # RFC 9110 §5.6.7: Sun, 06 Nov 1994 08:49:37 GMT.
 
 @pytest.fixture(autouse=True)
 def _clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Clock:
-        @staticmethod
-        def time() -> float:
-            return NOW + 0.9
-
-    monkeypatch.setattr(response_module, "time", Clock)
+    monkeypatch.setattr("time.time", lambda: NOW + 0.9)
 
 
 def encoder(
@@ -245,7 +239,7 @@ def test_date_and_server_of_the_application_win(name: str) -> None:
 def test_the_date_moves_with_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     for now in (NOW, NOW + 1, NOW + 86400):
-        monkeypatch.setattr(response_module.time, "time", lambda now=now: now)
+        monkeypatch.setattr("time.time", lambda now=now: now)
         (line,) = [x for x in head_lines(encoder().start("200 OK", (), 0)) if x.startswith("Date")]
         assert line == f"Date: {formatdate(now, usegmt=True)}"
         seen.append(line)

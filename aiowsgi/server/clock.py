@@ -29,6 +29,10 @@ class Expiry(enum.Enum):
     LINGER = "the client does not close a connection that is over"
 
 
+def _nobody_to_tell(expiry: Expiry) -> None:
+    """Take the place of ``on_expiry`` at the end, where it would keep its owner in a circle."""
+
+
 class Clock:
     """Keeps the time of one connection. Everything happens on the loop thread.
 
@@ -103,7 +107,7 @@ class Clock:
         """Let go of everything, also of the owner: the connection is gone."""
         self._deadline.cancel()
         self._exchange = None
-        del self._on_expiry
+        self._on_expiry = _nobody_to_tell
 
     def _request_time_left(self) -> float:
         """Return the seconds that the application has for the head of its response."""

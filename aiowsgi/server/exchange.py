@@ -23,6 +23,7 @@ from ..wsgi.file_wrapper import FilePart
 from ..wsgi.headers import Fields
 from ..wsgi.input import streamed_input
 from ..wsgi.task import Task
+from .containment import Contained, contain
 from .site import Site
 from .sockets import send_now
 
@@ -35,17 +36,6 @@ _log = logging.getLogger("aiowsgi.error")
 # A thread that waits for the loop looks this often, in seconds, whether there still is one.
 _LOOP_CHECK = 5.0
 current_exchange: contextvars.ContextVar["Exchange"] = contextvars.ContextVar("aiowsgi.exchange")
-
-
-class _Contained(Exception):
-    """Carries an exception that would end the event loop to the thread that it belongs to."""
-
-
-async def _contained(coroutine: Coroutine[Any, Any, Result]) -> Result:
-    try:
-        return await coroutine
-    except (SystemExit, KeyboardInterrupt) as error:
-        raise _Contained from error
 
 
 class Exchange:
@@ -268,7 +258,7 @@ class Exchange:
             coroutine.close()
             future.set_exception(self._gone.anew())
             return
-        task = self._site.loop.create_task(_contained(coroutine))
+        task = self._site.loop.create_task(contain(coroutine))
         self._calls[task] = future
         self._site.calls[task] = self
 
@@ -281,8 +271,7 @@ class Exchange:
             if task.cancelled():
                 future.set_exception(CancelledError())
             elif error is not None:
-                cause = error.__cause__
-                future.set_exception(cause if isinstance(error, _Contained) and cause else error)
+                future.set_exception(error.content if isinstance(error, Contained) else error)
             else:
                 future.set_result(task.result())
 

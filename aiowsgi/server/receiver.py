@@ -47,7 +47,6 @@ class Receiver:
     """
 
     __slots__ = (
-        "_closed",
         "_dropped",
         "_pace",
         "_parser",
@@ -68,11 +67,11 @@ class Receiver:
     def __init__(self, site: Site, transport: asyncio.Transport, taker: Taker) -> None:
         self._site = site
         self._transport = transport
-        self._taker = taker
+        # None once the connection is gone.
+        self._taker: Taker | None = taker
         self._parser = Parser(site.sections)
         self._reading = True
         self._yielding = False
-        self._closed = False
         # While bytes of a request body are waited for.
         self._pace: Pace | None = None
         # Whether the parser's next events have somewhere to go. Not so between the end of a
@@ -124,12 +123,12 @@ class Receiver:
     def close(self) -> None:
         """Let go of everything, also of the owner: the connection is gone."""
         self.stop()
-        self._closed = True
-        del self._taker
+        self._taker = None
 
     def advance(self) -> None:
         """Parse what has arrived, as far as there is something to do with it."""
-        if self._yielding or self._closed:
+        taker = self._taker
+        if self._yielding or taker is None:
             return
         try:
             for _ in range(_EVENTS_PER_PASS):
@@ -139,17 +138,17 @@ class Receiver:
                 if event is None:
                     break
                 if isinstance(event, RequestHead):
-                    self._taker.on_head(event)
+                    taker.on_head(event)
                 elif isinstance(event, BodyData):
-                    self._taker.on_body(event.data)
+                    taker.on_body(event.data)
                 else:
-                    self._taker.on_end()
+                    taker.on_end()
             else:
                 self._yielding = True
                 self._site.loop.call_soon(self._after_yield)
         except Refusal as refusal:
-            self._taker.refuse(refusal)
-        if self._closed:  # In the midst of that.
+            taker.refuse(refusal)
+        if self._taker is None:  # In the midst of that.
             return
         kept = self._parser.buffered
         if self._prefetch is not None:
@@ -158,7 +157,7 @@ class Receiver:
             self.update_reading()
         if kept or self.kept:
             self.kept = kept
-            self._taker.on_left()
+            taker.on_left()
 
     def _after_yield(self) -> None:
         self._yielding = False

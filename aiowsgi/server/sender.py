@@ -16,6 +16,10 @@ from .sockets import in_flight
 _TAKE_BYTES = 1 << 18
 
 
+def _nobody_to_tell(complete: bool) -> None:
+    """Take the place of ``on_file_end`` at the end, where it would keep its owner in a circle."""
+
+
 class Sender:
     """Moves what threads have written to the transport. Everything happens on the loop thread.
 
@@ -107,7 +111,7 @@ class Sender:
 
     def close(self) -> None:
         """Let go of everything, also of the owner: the connection is gone."""
-        del self._on_file_end
+        self._on_file_end = _nobody_to_tell
         if self._file is not None:
             self._file.close()
             self._file = None

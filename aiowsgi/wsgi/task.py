@@ -8,7 +8,7 @@ import inspect
 import logging
 import traceback
 from collections.abc import Callable, Iterable
-from types import FunctionType, MethodType, TracebackType
+from types import FunctionType, MethodType
 from typing import Any, Protocol
 
 from ..errors import ApplicationError, ClientDisconnected
@@ -16,10 +16,8 @@ from .environ import Environ
 from .file_wrapper import FilePart, FileWrapper
 from .headers import Fields, check_fields, check_status
 
-ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
-
 _log = logging.getLogger("aiowsgi.error")
-_OWN_FOLDER = __file__.removesuffix("task.py")
+_OWN_MODULES = __name__.removesuffix("task")
 # Each is an iterable of numbers, or of letters, and none is what PEP 3333 wants.
 _NOT_CHUNKS = (str, bytes, bytearray, memoryview)
 
@@ -75,9 +73,9 @@ def _comes_from_disconnect(error: BaseException) -> bool:
 
 def _place(app: object, error: BaseException) -> str:
     """Return the line of the application that led to an error, or where the application begins."""
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if not frame.filename.startswith(_OWN_FOLDER):
-            return f' (File "{frame.filename}", line {frame.lineno})'
+    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
+        if not str(frame.f_globals.get("__name__")).startswith(_OWN_MODULES):
+            return f' (File "{frame.f_code.co_filename}", line {line})'
     if isinstance(app, FunctionType):
         return f' (File "{app.__code__.co_filename}", line {app.__code__.co_firstlineno})'
     return ""
@@ -169,8 +167,11 @@ class Task:
         self._responder.finish_with(part)
         return True
 
+    # What an application passes may be anything, and an annotation that says more is enforced where
+    # this is compiled, with a message of its own.
+
     def _start_response(
-        self, status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None
+        self, status: Any, headers: Any, exc_info: Any = None
     ) -> Callable[[bytes], object]:
         """Be the ``start_response`` of PEP 3333."""
         if exc_info is not None and (not isinstance(exc_info, tuple) or len(exc_info) != 3):
@@ -190,7 +191,7 @@ class Task:
         self._status, self._fields = check_status(status), check_fields(headers)
         return self._write
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: Any) -> None:
         """Be the ``write`` callable of PEP 3333."""
         if not isinstance(data, bytes):
             raise ApplicationError(_wrong_chunk(data, "wrote"))

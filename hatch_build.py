@@ -1,0 +1,73 @@
+"""A part of the build: compiles the modules that most requests pass through, where asked for.
+
+``AIOWSGI_COMPILE=1 pip install .`` asks for it. hatchling calls this; without the variable it does
+nothing, needs nothing, and the wheel is pure Python. Editable installations are that always.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+
+class CompileHook(BuildHookInterface[Any]):
+    """Puts compiled modules into a wheel, beside their sources. pyproject.toml lists them."""
+
+    def dependencies(self) -> list[str]:
+        """Return what has to be installed for the build."""
+        if not _is_asked_for():
+            return []
+        # What is compiled is checked as well, and for that mypy looks into the libraries.
+        project = self.metadata.core
+        libraries = [*project.dependencies, *project.optional_dependencies["speed"]]
+        return ["mypy>=1.14", "setuptools", *libraries]
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Compile, and say what has come of it. Called before the wheel is put together."""
+        if version == "editable" or not _is_asked_for():
+            return
+        self._folder = tempfile.TemporaryDirectory()
+        build_data["force_include"].update(_compile(self.config["modules"], self._folder.name))
+        build_data["pure_python"] = False
+        build_data["infer_tag"] = True
+
+    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
+        """Clean up. Called when the wheel is there."""
+        if not build_data.get("pure_python", True):
+            self._folder.cleanup()
+
+
+def _is_asked_for() -> bool:
+    return os.environ.get("AIOWSGI_COMPILE") == "1"
+
+
+def _compile(modules: list[str], folder: str) -> dict[str, str]:
+    """Compile modules in a folder; return for each file where in the wheel it belongs."""
+    # Not installed unless something is compiled.
+    from mypyc.build import mypycify
+    from setuptools import Distribution
+    from setuptools.errors import CCompilerError, PlatformError
+
+    extensions = mypycify(
+        [f"--cache-dir={folder}/checked", *(f"{name.replace('.', '/')}.py" for name in modules)],
+        opt_level="2",
+        debug_level="0",
+        # All in one library, so that they call each other without asking the interpreter.
+        group_name="aiowsgi.compiled",
+        target_dir=f"{folder}/c",
+    )
+    command: Any = Distribution({"ext_modules": extensions}).get_command_obj("build_ext")
+    command.build_lib = f"{folder}/built"
+    command.build_temp = f"{folder}/objects"
+    command.ensure_finalized()
+    try:
+        command.run()
+    except (CCompilerError, PlatformError) as error:
+        raise SystemExit(
+            f"{error}\nAIOWSGI_COMPILE=1 needs a C compiler and Python's headers (Debian: gcc, "
+            "python3-dev). Without it aiowsgi is installed as pure Python."
+        ) from error
+    built = [Path(path) for path in command.get_outputs()]
+    return {str(path): str(path.relative_to(command.build_lib)) for path in built}
