@@ -342,6 +342,8 @@ async def test_client_that_leaves_with_pipelined_requests_behind(
     await client.send(GET * 20)
     await in_thread(app.begun.wait, TIMEOUT)
     leave(client)
+    if leave is RawClient.reset:
+        await eventually(lambda: not server._site.connections)  # The loop has heard of it.
     app.go_on.set()
     await in_thread(app.closed.wait, AT_ONCE)
     await nothing_is_left(server)
