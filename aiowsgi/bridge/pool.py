@@ -49,7 +49,7 @@ class _Job:
         return self._pool._write_off(self)
 
 
-def _started(job: _Job) -> Started | None:
+def _started_by(job: _Job) -> Started | None:
     """Return which thread has taken a job. The lock of the pool is held."""
     if job.taken_by is None:
         return None
@@ -271,7 +271,7 @@ class ThreadPool(Executor):
 
     def _started_jobs(self) -> list[Started]:
         """Return the threads that run jobs. The lock is held."""
-        return [started for job in self._running if (started := _started(job)) is not None]
+        return [started for job in self._running if (started := _started_by(job)) is not None]
 
     def _room(self) -> int:
         """Return how many more jobs may run. The lock is held."""
@@ -344,7 +344,7 @@ class ThreadPool(Executor):
 
     def _started(self, job: _Job) -> Started | None:
         with self._lock:
-            return _started(job)
+            return _started_by(job)
 
     def _write_off(self, job: _Job) -> bool:
         with self._lock:

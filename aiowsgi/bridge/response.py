@@ -177,7 +177,7 @@ class ResponseWriter:
             pieces = self._send_directly(pieces)
         try:
             last = b""
-            if pieces and _PIECE >= len(pieces[-1]) <= self._high_water:
+            if pieces and len(pieces[-1]) <= min(_PIECE, self._high_water):
                 last = pieces.pop()
             if pieces:
                 self.write(pieces)

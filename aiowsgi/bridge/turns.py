@@ -58,7 +58,8 @@ def be_patient(patient: bool) -> None:
 def be_punctual() -> None:
     """Make the calling thread neither patient nor late, unless the process is told to be late.
 
-    Whoever saves power that way (systemd's TimerSlackNSec=, for one) means all threads.
+    Whoever saves power that way (systemd's TimerSlackNSec=, for one) means all threads. Threads and
+    processes that the thread starts are as punctual.
     """
     if _USUAL:
         _prctl(_PR_SET_TIMERSLACK, _PUNCTUAL if _USUAL == _DEFAULT else _USUAL)

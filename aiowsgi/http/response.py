@@ -50,12 +50,13 @@ class _Head(NamedTuple):
     length: int
     # Whether another request may follow on the connection.
     keep_alive: bool
-    # All lines, but for the Date and the empty line where the head is not dated by the application.
     lines: bytes
-    dated: bool
+    # Whether that is all of it: else the Date and the empty line follow.
+    whole: bool
 
 
-# Most applications answer with the same few, again and again.
+# Most applications answer with the same few, again and again; where they leave Content-Length out,
+# with one for each length.
 @lru_cache(maxsize=512)
 def _response_head(
     status: str,
@@ -68,8 +69,8 @@ def _response_head(
 ) -> _Head:
     status_code = int(status[:3])
     no_length = status_code < 200 or status_code == 204
-    # A 1xx is not dated: the final response is.
-    dated, named = status_code < 200, False
+    # A 1xx gets no Date: the final response does.
+    whole, named = status_code < 200, False
     declared: int | None = None
     lines = [f"HTTP/1.1 {status}\r\n"]
     for name, value in fields:
@@ -79,7 +80,7 @@ def _response_head(
                 if no_length:  # RFC 9110 §8.6: must not be sent.
                     continue
             case "date":
-                dated = True
+                whole = True
             case "server":
                 named = True
         lines.append(f"{name}: {value}\r\n")
@@ -103,11 +104,11 @@ def _response_head(
         lines.append("Connection: keep-alive\r\n")
     if not named:
         lines.append(server)
-    if dated:
+    if whole:
         lines.append("\r\n")
     text = "".join(lines).encode("latin-1")
     body = declared or 0 if framing is LENGTH else 0
-    return _Head(status_code, framing, body, keep_alive, text, dated)
+    return _Head(status_code, framing, body, keep_alive, text, whole)
 
 
 @lru_cache(maxsize=2)
@@ -118,8 +119,9 @@ def _date_and_end(second: int) -> bytes:
 class ResponseEncoder:
     """Encodes one final response. Used by one thread at a time.
 
-    Call ``start`` once, ``encode`` for each piece of the body but the last, ``finish`` once; each
-    returns bytes to send in that order.
+    Call ``start`` once, ``encode`` for each piece of the body but the last, ``finish`` once, and
+    send what they return in that order. What ``start`` returns may also be passed as ``head`` to
+    the one that is called next, and be sent with what that returns.
     """
 
     __slots__ = (
@@ -184,8 +186,8 @@ class ResponseEncoder:
             self.keep_alive,
             self.server,
         )
-        self.status_code, self._framing, self._remaining, self.keep_alive, lines, dated = head
-        return lines if dated else lines + _date_and_end(int(time.time()))
+        self.status_code, self._framing, self._remaining, self.keep_alive, lines, whole = head
+        return lines if whole else lines + _date_and_end(int(time.time()))
 
     def encode(self, data: bytes, head: bytes = b"") -> list[bytes]:
         """Return the pieces that carry ``data`` behind ``head``: none where there is nothing.

@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 _NEVER = float("inf")
 # Where no timer runs, one is started for so many seconds at most: the deadline of a new connection
-# is far, that of its first request is not, and a timer costs more than a look.
+# is far, that of its first request is not, and a timer costs more than a look. Not longer than a
+# queued request is left alone (see ``states``), or that would start another timer.
 _FIRST_LOOK = 0.5
 
 

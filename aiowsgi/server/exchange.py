@@ -74,6 +74,7 @@ class Exchange:
         # Coroutines that the application has asked for, and where it waits for them.
         self._calls: dict[asyncio.Task[Any], Future[Any]] = {}
         self._gone: ClientDisconnected | None = None
+        # The head, until it travels with the first bytes of the body.
         self._head_bytes = b""
         self._ended = False
         self._descriptor = -1
@@ -362,10 +363,14 @@ class Exchange:
             self.encoder.keep_alive = False
         self._head_bytes = self.encoder.start(status, fields, length)
 
+    def _take_head(self) -> bytes:
+        """Return the head, if it has not been taken."""
+        head, self._head_bytes = self._head_bytes, b""
+        return head
+
     def send(self, data: bytes) -> bool:
         """Take a piece of the body. See ``Responder``."""
-        pieces = self.encoder.encode(data, self._head_bytes)
-        self._head_bytes = b""
+        pieces = self.encoder.encode(data, self._take_head())
         if not self._ended:
             if self.encoder.complete:
                 # All that was declared is there: one hand-over less, and nothing left to wait for.
@@ -385,7 +390,7 @@ class Exchange:
     def finish(self, data: bytes) -> None:
         """Take the last piece of the body. See ``Responder``."""
         encoder = self.encoder
-        pieces = encoder.finish(data, self._head_bytes)
+        pieces = encoder.finish(data, self._take_head())
         if encoder.excess or encoder.missing:
             self._check_length()
         if not self._ended:
@@ -400,7 +405,7 @@ class Exchange:
             part.close()
             self.finish(b"")
             return
-        pieces = self.encoder.finish(b"", self._head_bytes)
+        pieces = self.encoder.finish(b"", self._take_head())
         self._check_length()
         self._ended = True
         self.file = part

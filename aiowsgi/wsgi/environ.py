@@ -9,8 +9,8 @@ from .file_wrapper import FileWrapper
 
 Environ = dict[str, Any]
 
-# Set for each request. They have their places from the beginning, for a dict that is copied and
-# grows then costs twice as much.
+# What ``build_environ`` sets for each request. It has its places from the beginning, for a dict
+# that is copied and grows then costs twice as much.
 _OF_EACH_REQUEST = (
     "REQUEST_METHOD",
     "PATH_INFO",
