@@ -74,7 +74,7 @@ def _aiowsgi(http: str, requirement: str) -> Peer:
             *("{application}", *options),
         ),
         many=("--max-connections", str(MANY_CONNECTIONS)),
-        distributions=("aiowsgi", "uvloop", http),
+        distributions=("aiowsgi-server", "uvloop", http),
         ours=True,
     )
 

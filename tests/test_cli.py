@@ -332,8 +332,9 @@ def test_missing_httptools_is_told(
     write("app.py", APPLICATION)
     assert fail("app:application", "--http", "httptools") == (
         2,
-        "aiowsgi: error: httptools is not installed; pip install aiowsgi[speed], or leave --http "
-        "out to use h11\n",
+        "aiowsgi: error: httptools is not installed; pip install '.[speed]' in a checkout of "
+        "aiowsgi (or 'aiowsgi-server[speed]', once that is published), or leave --http out to use "
+        "h11\n",
     )
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import tomllib
 from pathlib import Path
 
 from aiowsgi.cli import build_parser, default_text
@@ -50,3 +51,17 @@ def test_relative_links_lead_somewhere() -> None:
     for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")]:
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_nothing_names_the_other_project_that_is_called_aiowsgi_on_the_package_index() -> None:
+    # The distribution is aiowsgi-server; only the package and the command are called aiowsgi.
+    other = re.compile(r"pip install (?:-\S+ )*['\"]?aiowsgi(?![\w.-])")
+    assert other.search("pip install aiowsgi[speed]")
+    folders = (ROOT / name for name in ("aiowsgi", "benchmarks", "docs"))
+    files = [*ROOT.glob("*"), *(path for folder in folders for path in folder.rglob("*"))]
+    texts = [path for path in files if path.suffix in {".py", ".md"}]
+    assert ROOT / "README.md" in texts
+    assert [path for path in texts if other.search(path.read_text())] == []
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["name"] == "aiowsgi-server"
+    assert project["scripts"] == {"aiowsgi": "aiowsgi.cli:main"}

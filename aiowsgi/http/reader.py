@@ -51,8 +51,9 @@ def find_reader(choice: str) -> Reader:
         except ImportError as error:
             if choice == "httptools":
                 raise ConfigError(
-                    "httptools is not installed; pip install aiowsgi[speed], or leave --http out "
-                    "to use h11"
+                    "httptools is not installed; pip install '.[speed]' in a checkout of aiowsgi "
+                    "(or 'aiowsgi-server[speed]', once that is published), or leave --http out to "
+                    "use h11"
                 ) from error
         else:
             return HTTPTOOLS

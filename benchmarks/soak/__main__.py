@@ -272,7 +272,7 @@ def _write(
     try:
         plot.draw(soak.samples, seconds=options.seconds, title=title, path=picture)
     except ImportError:
-        print("no picture: matplotlib is not installed (pip install 'aiowsgi[bench]')")
+        print("no picture: matplotlib is not installed (pip install -e '.[bench]')")
     else:
         print(f"written: {picture}")
 
