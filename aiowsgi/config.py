@@ -1,7 +1,7 @@
 """Every option, once: its name, default, unit, help and check. Data only.
 
-The command line and the table in the README are made from the fields of ``Config``; nothing else
-repeats them. A field ``timeout_header`` is the option ``--timeout-header``.
+The command line and the table in docs/options.md are made from the fields of ``Config``; nothing
+else repeats them. A field ``timeout_header`` is the option ``--timeout-header``.
 """
 
 import os

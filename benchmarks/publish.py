@@ -1,4 +1,4 @@
-"""The command `report`: tables and pictures of a run that was taken before, and the README."""
+"""The command `report`: tables and pictures of a run that was taken before, and the pages."""
 
 import argparse
 import sys
@@ -8,7 +8,9 @@ from pathlib import Path
 from benchmarks import pictures, readme, report
 from benchmarks.results import FOLDER, Run
 
-README = Path(__file__).resolve().parent.parent / "README.md"
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
+PAGE = ROOT / "docs" / "performance.md"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -20,7 +22,9 @@ def main(arguments: Sequence[str]) -> int:
         "file", nargs="?", type=Path, help="its file (default: the newest in benchmarks/results)"
     )
     parser.add_argument(
-        "--readme", action="store_true", help="also put it into the README of the repository"
+        "--readme",
+        action="store_true",
+        help="also put it into README.md and docs/performance.md of the repository",
     )
     options = parser.parse_args(arguments)
     # Their names begin with the date.
@@ -36,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
     print(report.tables(run))
     draw(run, path)
     if options.readme:
-        readme.write(run, result=path, readme=README)
+        readme.write(run, result=path, readme=README, page=PAGE)
     return 0
 
 

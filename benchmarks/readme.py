@@ -1,28 +1,75 @@
-"""The part of the repository's README that shows a run: made here, never by hand."""
+"""The pages of the repository that show a run: made here, never by hand.
+
+`docs/performance.md` shows everything; the README shows a few rows and servers, for people who have
+three minutes.
+"""
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.figures import Figure
 from benchmarks.report import OURS, found_rows, markdown
 from benchmarks.results import Run, summarise
+from benchmarks.rows import Row
 
 COMMAND = "python3 -m pip install -e '.[bench]' && python3 -m benchmarks all"
 """What measures all of it again."""
+CHOSEN_SERVERS = {
+    "aiowsgi-httptools": "aiowsgi",
+    "gunicorn": "gunicorn",
+    "waitress": "waitress",
+    "uvicorn-httptools": "uvicorn + a2wsgi",
+    "granian": "granian",
+    "uwsgi": "uWSGI",
+}
+"""The servers of the README by their names in a run, and the headings of their columns."""
+CHOSEN_ROWS = {
+    ("browser", "requests_per_second"): "a small answer to a browser: requests/s",
+    ("flask", "requests_per_second"): "Flask answers JSON: requests/s",
+    ("django", "requests_per_second"): "Django behind its middleware: requests/s",
+    ("upload", "requests_per_second"): "1 MiB is posted and read: requests/s",
+    ("single", "p50"): "one request at a time: milliseconds (median)",
+}
+"""The rows of the README by their names and figures in a run, and their titles."""
 _BLOCK = re.compile(r"(?<=<!-- benchmark -->\n).*?(?=<!-- end -->)", re.DOTALL)
 
 
-def write(run: Run, *, result: Path, readme: Path) -> None:
-    """Put a run, read from `result` and drawn beside it, into the file `readme`.
+def write(run: Run, *, result: Path, readme: Path, page: Path) -> None:
+    """Put a run, read from `result` and drawn beside it, into the README and the page of all rows.
 
-    Raises `ValueError` where that has no place for it.
+    Raises `ValueError` where one of them has no place for it.
     """
-    text = readme.read_text()
-    link = os.path.relpath(result.with_suffix(""), readme.parent)
-    replaced, count = _BLOCK.subn(lambda _: block(run, link=link), text)
+    link = os.path.relpath(result.with_suffix(""), page.parent)
+    texts = {readme: short_block(run), page: block(run, link=link)}
+    replaced = {path: _replaced(path, text) for path, text in texts.items()}
+    for path, text in replaced.items():
+        path.write_text(text)
+
+
+def _replaced(path: Path, block: str) -> str:
+    text, count = _BLOCK.subn(lambda _: block, path.read_text())
     if count != 1:
-        raise ValueError(f"{readme} has {count} places between <!-- benchmark --> and <!-- end -->")
-    readme.write_text(replaced)
+        raise ValueError(f"{path} has {count} places between <!-- benchmark --> and <!-- end -->")
+    return text
+
+
+def short_block(run: Run) -> str:
+    """Return the Markdown of a few rows and servers of a run."""
+    rows = {row.name: row for row in found_rows(run)}
+    lines = [["", *CHOSEN_SERVERS.values()]]
+    for (name, key), title in CHOSEN_ROWS.items():
+        if name in rows:
+            figure = next(figure for figure in rows[name].headlines if figure.key == key)
+            cells = _cells(run, rows[name], figure, tuple(CHOSEN_SERVERS))
+            lines.append([title, *(cells.get(server, "-") for server in CHOSEN_SERVERS)])
+    facts = run.facts
+    return (
+        "\n".join(markdown(lines))
+        + f"\n\nMeasured on {facts['date'][:10]} with one core for the server "
+        f"({facts['processor']}, {facts['python']}); aiowsgi is installed with its extra `speed`.\n"
+    )
 
 
 def block(run: Run, *, link: str) -> str:
@@ -42,9 +89,8 @@ def block(run: Run, *, link: str) -> str:
             if row.offered
         ),
         " ".join([f"{installed}.", *run.notes]),
-        f"Every sample is in [{Path(link).name}.json]({link}.json);",
+        f"Every sample is in [{Path(link).name}.json]({link}.json). To measure on your machine:",
         f"```sh\n{COMMAND}\n```",
-        "takes them anew on your machine.",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -56,20 +102,22 @@ def _table(run: Run) -> list[list[str]]:
     servers.sort(key=lambda server: server not in OURS)
     lines = [["", *servers]]
     for row in rows:
-        summaries = {
-            server: summary
-            for server, summary in summarise(run.rows[row.name], row.headlines, OURS).items()
-            if not summary.errors
-        }
         for figure in row.headlines:
-            medians = {name: s.figures[figure.key].median for name, s in summaries.items()}
-            best = max if figure.more_is_better else min
-            cells = {
-                name: f"**{figure.text(median)}**"
-                if median == best(medians.values())
-                else figure.text(median)
-                for name, median in medians.items()
-            }
+            cells = _cells(run, row, figure, servers)
             title = f"{row.title}: {figure.heading}"
             lines.append([title, *(cells.get(server, "-") for server in servers)])
     return lines
+
+
+def _cells(run: Run, row: Row, figure: Figure, servers: Sequence[str]) -> dict[str, str]:
+    """Return the medians of the servers that made no error, the best of them bold."""
+    medians = {
+        server: summary.figures[figure.key].median
+        for server, summary in summarise(run.rows[row.name], row.headlines, OURS).items()
+        if server in servers and not summary.errors
+    }
+    best = (max if figure.more_is_better else min)(medians.values(), default=None)
+    return {
+        server: f"**{figure.text(median)}**" if median == best else figure.text(median)
+        for server, median in medians.items()
+    }

@@ -164,46 +164,78 @@ def test_another_file_is_refused(tmp_path: Path, text: str) -> None:
         Run.read(path)
 
 
-# The README.
+# The pages that show a run.
 
 
-def test_the_readme_shows_ours_first_the_best_bold_and_no_broken_figure() -> None:
+def cells_of(block: str) -> list[list[str]]:
+    lines = [line for line in block.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.split("|")[2:-1]] for line in lines]
+
+
+def test_the_page_shows_ours_first_the_best_bold_and_no_broken_figure() -> None:
     run = run_of(
         quick=[sample(1, 300)], broken=[sample(1, 900, errors=1)], **{OURS: [sample(1, 2000)]}
     )
-    lines = [line.split("|") for line in readme.block(run, link="r").splitlines() if "|" in line]
-    assert [cell.strip() for cell in lines[0][2:-1]] == [OURS, "quick", "broken"]
-    assert [cell.strip() for cell in lines[2][2:-1]] == ["**2,000**", "300.0", "-"]
+    lines = cells_of(readme.block(run, link="r"))
+    assert lines[0] == [OURS, "quick", "broken"]
+    assert lines[2] == ["**2,000**", "300.0", "-"]
 
 
-def test_a_run_replaces_what_stood_in_the_readme(tmp_path: Path) -> None:
-    page = tmp_path / "README.md"
-    page.write_text("before\n<!-- benchmark -->\nlast year\n<!-- end -->\nafter\n<!-- end -->\n")
+def test_the_readme_shows_the_chosen_servers_alone_and_the_best_of_them_bold() -> None:
+    server = next(iter(readme.CHOSEN_SERVERS))
+    samples = {"quickest": [sample(1, 3000)], server: [sample(1, 2000)], "waitress": [sample(1, 9)]}
+    run = run_of(**samples)
+    run.rows["browser"] = run.rows.pop("hello")
+    lines = cells_of(readme.short_block(run))
+    assert lines[0] == list(readme.CHOSEN_SERVERS.values())
+    assert len(lines) == 3
+    assert sorted(lines[2]) == sorted(["**2,000**", "9.00", "-", "-", "-", "-"])
+
+
+def test_the_readme_chooses_servers_and_figures_that_exist() -> None:
+    assert set(readme.CHOSEN_SERVERS) <= {peer.name for peer in PEERS}
+    figures = {(row.name, figure.key) for row in ROWS for figure in row.headlines}
+    assert set(readme.CHOSEN_ROWS) <= figures
+
+
+def test_a_run_replaces_what_stood_in_the_pages(tmp_path: Path) -> None:
+    pages = [tmp_path / "README.md", tmp_path / "docs" / "page.md"]
+    (tmp_path / "docs").mkdir()
+    for page in pages:
+        page.write_text("before\n<!-- benchmark -->\nlast\n<!-- end -->\nafter\n<!-- end -->\n")
     run = run_of(**{OURS: [sample(1, 100)]})
     for _ in range(2):
-        readme.write(run, result=tmp_path / "results" / "day.json", readme=page)
-    text = page.read_text()
-    assert text.startswith("before\n<!-- benchmark -->\nMeasured on 2026-01-02 03:04 UTC")
-    assert text.endswith("<!-- end -->\nafter\n<!-- end -->\n")
-    assert "last year" not in text
-    assert "(results/day.json)" in text
+        result = tmp_path / "results" / "day.json"
+        readme.write(run, result=result, readme=pages[0], page=pages[1])
+    for page in pages:
+        text = page.read_text()
+        assert text.startswith("before\n<!-- benchmark -->\n")
+        assert text.endswith("<!-- end -->\nafter\n<!-- end -->\n")
+        assert "last" not in text
+    assert "Measured on 2026-01-02 03:04 UTC" in text
+    assert "(../results/day.json)" in text
 
 
-def test_a_readme_without_a_place_is_refused(tmp_path: Path) -> None:
-    page = tmp_path / "README.md"
-    page.write_text("nothing\n")
+def test_a_page_without_a_place_is_refused_before_any_is_written(tmp_path: Path) -> None:
+    good, bad = tmp_path / "README.md", tmp_path / "page.md"
+    good.write_text("<!-- benchmark -->\n<!-- end -->\n")
+    bad.write_text("nothing\n")
     with pytest.raises(ValueError, match="has 0 places"):
-        readme.write(run_of(), result=tmp_path / "day.json", readme=page)
+        readme.write(run_of(), result=tmp_path / "day.json", readme=good, page=bad)
+    assert good.read_text() == "<!-- benchmark -->\n<!-- end -->\n"
 
 
-def test_the_readme_of_this_repository_shows_the_run_that_it_names() -> None:
-    text = (ROOT / "README.md").read_text()
-    match = re.search(r"<!-- benchmark -->\n(.*?)<!-- end -->", text, re.DOTALL)
-    assert match is not None
-    if match[1]:
-        link = re.search(r"\((benchmarks/results/[^)]+)\.json\)", match[1])
-        assert link is not None
-        assert match[1] == readme.block(Run.read(ROOT / f"{link[1]}.json"), link=link[1])
+def test_the_pages_of_this_repository_show_one_run() -> None:
+    def shown(path: Path) -> str:
+        match = re.search(r"<!-- benchmark -->\n(.*?)<!-- end -->", path.read_text(), re.DOTALL)
+        assert match is not None
+        return match[1]
+
+    link = re.search(r"\((\S+/results/\S+)\.json\)", shown(publish.PAGE))
+    assert link is not None
+    run = Run.read(publish.PAGE.parent / f"{link[1]}.json")
+    assert shown(publish.PAGE) == readme.block(run, link=link[1])
+    assert shown(publish.README) == readme.short_block(run)
 
 
 # What is run.
@@ -265,7 +297,7 @@ def test_a_command_has_no_gaps_and_says_where_to_listen(peer: Peer) -> None:
         assert not [part for part in arguments if re.search(r"\{\w*\}", part)]
         assert any("4321" in part for part in arguments)
         assert set(peer.many) <= set(arguments)
-    # Notes stand in the README, where a test takes what begins with dashes for options of ours.
+    # Notes stand in a page, where a test takes what begins with dashes for options of ours.
     assert "--" not in peer.note
 
 

@@ -33,8 +33,8 @@ def _options_table() -> str:
     return "\n".join(lines)
 
 
-def test_readme_shows_every_option_with_its_default() -> None:
-    assert _between(ROOT / "README.md", "options") == _options_table()
+def test_page_of_options_shows_every_one_with_its_default() -> None:
+    assert _between(ROOT / "docs" / "options.md", "options") == _options_table()
 
 
 def test_architecture_page_shows_the_table_of_states() -> None:
