@@ -12,11 +12,12 @@ import os
 import sys
 import textwrap
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 from . import __version__
-from .config import Config, Option, parse_port
+from .config import Config, Option, help_texts, parse_port
 from .errors import BindError, ConfigError, LoadError
 from .process.importer import load_application
 from .process.run import serve_until_signal
@@ -82,6 +83,14 @@ class _Help(argparse.RawDescriptionHelpFormatter):
         return textwrap.wrap(text, width, break_on_hyphens=False)
 
 
+class _ShowHelp(argparse.Action):
+    """The option that prints the help."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        build_parser(help_texts()).print_help()
+        parser.exit()
+
+
 class _ShowVersion(argparse.Action):
     """The option that prints the version."""
 
@@ -122,8 +131,11 @@ def default_text(option: Option, default: Any) -> str:
     return str(default)
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
+def build_parser(texts: Mapping[str, str] = MappingProxyType({})) -> argparse.ArgumentParser:
+    """Return the parser of the command line.
+
+    ``texts`` is the help of the options by their names, which only ``--help`` needs.
+    """
     parser = _Parser(
         prog="python -m aiowsgi",
         usage="python -m aiowsgi [options] module:callable",
@@ -151,7 +163,7 @@ def build_parser() -> argparse.ArgumentParser:
         names = [f"--{field.name.replace('_', '-')}"]
         if option.short is not None:
             names.insert(0, option.short)
-        text = f"{option.help} (default: {default_text(option, default)})"
+        text = f"{texts.get(field.name, '')} (default: {default_text(option, default)})"
         more: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS}
         if isinstance(default, bool):
             group.add_argument(*names, action=argparse.BooleanOptionalAction, help=text, **more)
@@ -172,14 +184,9 @@ def build_parser() -> argparse.ArgumentParser:
                 help="short form of --bind 127.0.0.1:PORT",
             )
     other = parser.add_argument_group("other")
-    other.add_argument("-h", "--help", action="help", help="show this help and exit")
-    other.add_argument(
-        "--version",
-        action=_ShowVersion,
-        nargs=0,
-        default=argparse.SUPPRESS,
-        help="show the version and exit",
-    )
+    more = {"nargs": 0, "default": argparse.SUPPRESS}
+    other.add_argument("-h", "--help", action=_ShowHelp, help="show this help and exit", **more)
+    other.add_argument("--version", action=_ShowVersion, help="show the version and exit", **more)
     return parser
 
 

@@ -1,14 +1,18 @@
 """Every option, once: its name, default, unit, help and check. Data only.
 
 The command line and the table in docs/options.md are made from the fields of ``Config``; nothing
-else repeats them. A field ``timeout_header`` is the option ``--timeout-header``.
+else repeats them. A field ``timeout_header`` is the option ``--timeout-header``, and the docstring
+below it, which editors show, is the help of that option.
 """
 
+import ast
+import inspect
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from itertools import pairwise
+from typing import Any, Literal, get_args
 
 from .errors import ConfigError
 
@@ -55,7 +59,6 @@ def default_threads() -> int:
 class Option:
     """What a field of ``Config`` tells the command line and the documentation."""
 
-    help: str
     group: str
     parse: Callable[[str], Any] = str
     metavar: str = "TEXT"
@@ -66,25 +69,23 @@ class Option:
     default_text: str | None = None
 
 
-def _option(default: Any, group: str, help: str, **more: Any) -> Any:
-    metadata = {"option": Option(help=help, group=group, **more)}
+def _option(default: Any, group: str, **more: Any) -> Any:
+    metadata = {"option": Option(group=group, **more)}
     if callable(default):
         return field(default_factory=default, metadata=metadata)
     return field(default=default, metadata=metadata)
 
 
-def _seconds(default: float, group: str, help: str, minimum: float = 0.001, **more: Any) -> Any:
-    return _option(
-        default, group, help, parse=parse_duration, metavar="SECONDS", minimum=minimum, **more
-    )
+def _seconds(default: float, group: str, minimum: float = 0.001, **more: Any) -> Any:
+    return _option(default, group, parse=parse_duration, metavar="SECONDS", minimum=minimum, **more)
 
 
-def _bytes(default: int, group: str, help: str, minimum: int = 1) -> Any:
-    return _option(default, group, help, parse=parse_size, metavar="BYTES", minimum=minimum)
+def _bytes(default: int, group: str, minimum: int = 1) -> Any:
+    return _option(default, group, parse=parse_size, metavar="BYTES", minimum=minimum)
 
 
-def _count(default: Any, group: str, help: str, minimum: int = 1, **more: Any) -> Any:
-    return _option(default, group, help, parse=parse_count, metavar="N", minimum=minimum, **more)
+def _count(default: Any, group: str, minimum: int = 1, **more: Any) -> Any:
+    return _option(default, group, parse=parse_count, metavar="N", minimum=minimum, **more)
 
 
 _SERVE = "what is served, and where"
@@ -93,149 +94,98 @@ _TIMEOUT = "timeouts"
 _LIMIT = "limits"
 _LOG = "logging"
 
+Loop = Literal["auto", "uvloop", "asyncio"]
+Http = Literal["auto", "h11", "httptools"]
+LogLevel = Literal["debug", "info", "warning", "error", "critical"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """All options of one server. Durations are seconds, sizes are bytes.
 
-    Raises ConfigError where a value is out of its range.
+    The docstring below a field is its help. Raises ConfigError where a value is out of its range.
     """
 
-    bind: tuple[str, ...] = _option(
-        ("127.0.0.1:8000",),
-        _SERVE,
-        "address to listen on: HOST:PORT, [IPV6]:PORT, unix:PATH or fd:N; may be repeated",
-        metavar="ADDRESS",
-        short="-b",
-    )
-    backlog: int = _count(2048, _SERVE, "connections the kernel holds before they are accepted")
-    workers: int = _count(1, _SERVE, "worker processes; only 1 for now", short="-w")
-    loop: str = _option(
-        "auto",
-        _SERVE,
-        "event loop; auto takes uvloop where it is installed",
-        choices=("auto", "uvloop", "asyncio"),
-    )
-    http: str = _option(
-        "auto",
-        _SERVE,
-        "library that reads requests, with the same result; auto takes httptools, the faster one, "
-        "where it is installed",
-        choices=("auto", "h11", "httptools"),
-    )
-    chdir: str = _option(
-        "",
-        _SERVE,
-        "change to this directory first; applications are imported from it",
-        metavar="PATH",
-        default_text="the current directory",
-    )
+    bind: tuple[str, ...] = _option(("127.0.0.1:8000",), _SERVE, metavar="ADDRESS", short="-b")
+    """address to listen on: HOST:PORT, [IPV6]:PORT, unix:PATH or fd:N; may be repeated"""
+    backlog: int = _count(2048, _SERVE)
+    """connections the kernel holds before they are accepted"""
+    workers: int = _count(1, _SERVE, short="-w")
+    """worker processes; only 1 for now"""
+    loop: Loop = _option("auto", _SERVE, choices=get_args(Loop))
+    """event loop; auto takes uvloop where it is installed"""
+    http: Http = _option("auto", _SERVE, choices=get_args(Http))
+    """library that reads requests, with the same result; auto takes httptools, the faster one,
+    where it is installed
+    """
+    chdir: str = _option("", _SERVE, metavar="PATH", default_text="the current directory")
+    """change to this directory first; applications are imported from it"""
 
-    threads: int = _count(
-        default_threads,
-        _THREADS,
-        "threads that run the application",
-        default_text="min(32, cpu + 4)",
-    )
-    queue_size: int = _count(
-        1024, _THREADS, "requests that may wait for a thread; a further one gets a 503", minimum=0
-    )
-    queue_timeout: float = _seconds(
-        30.0, _THREADS, "longest wait for a thread; then the request gets a 503"
-    )
-    queue_target: float = _seconds(
-        1.0, _THREADS, "once a request has waited longer than this, the newest are served first"
-    )
-    body_prefetch: int = _bytes(
-        1 << 20,
-        _THREADS,
-        "request body that is buffered before a thread is taken; a longer body is streamed",
-    )
-    response_buffer: int = _bytes(
-        1 << 20,
-        _THREADS,
-        "response that may wait for its client; a finished one frees its thread, a longer one does "
-        "not before that much is left",
-    )
-    max_buffered: int = _bytes(
-        256 << 20,
-        _THREADS,
-        "requests and responses that are buffered for all clients together; above it the slowest "
-        "clients are cut",
-    )
-    spare_threads: int = _count(
-        64,
-        _THREADS,
-        "further threads, used while others wait for slow clients to send or take bytes",
-        minimum=0,
-    )
+    threads: int = _count(default_threads, _THREADS, default_text="min(32, cpu + 4)")
+    """threads that run the application"""
+    queue_size: int = _count(1024, _THREADS, minimum=0)
+    """requests that may wait for a thread; a further one gets a 503"""
+    queue_timeout: float = _seconds(30.0, _THREADS)
+    """longest wait for a thread; then the request gets a 503"""
+    queue_target: float = _seconds(1.0, _THREADS)
+    """once a request has waited longer than this, the newest are served first"""
+    body_prefetch: int = _bytes(1 << 20, _THREADS)
+    """request body that is buffered before a thread is taken; a longer body is streamed"""
+    response_buffer: int = _bytes(1 << 20, _THREADS)
+    """response that may wait for its client; a finished one frees its thread, a longer one
+    does not before that much is left
+    """
+    max_buffered: int = _bytes(256 << 20, _THREADS)
+    """requests and responses that are buffered for all clients together; above it the slowest
+    clients are cut
+    """
+    spare_threads: int = _count(64, _THREADS, minimum=0)
+    """further threads, used while others wait for slow clients to send or take bytes"""
 
-    timeout_keep_alive: float = _seconds(
-        65.0, _TIMEOUT, "idle connection kept open (longer than the usual 60 s of load balancers)"
-    )
-    timeout_header: float = _seconds(
-        10.0, _TIMEOUT, "request head must have arrived, from its first byte; else 408"
-    )
-    timeout_body: float = _seconds(
-        30.0, _TIMEOUT, "longest silence of the client inside a request body; else 408"
-    )
-    min_body_rate: int = _bytes(
-        500,
-        _TIMEOUT,
-        "bytes a second that a request body must bring, on average, once --timeout-body is over; "
-        "else 408",
-    )
-    timeout_request: float = _seconds(
-        0.0,
-        _TIMEOUT,
-        "longest time from the call of the application to the head of its response; else 504; "
-        "0 is no limit",
-        minimum=0,
-        default_text="no limit",
-    )
-    max_lost_threads: int = _count(
-        8,
-        _TIMEOUT,
-        "threads that --timeout-request may give up and replace; then the server is unhealthy",
-        minimum=0,
-    )
-    timeout_write: float = _seconds(
-        60.0, _TIMEOUT, "longest time in which the client takes nothing of a response; then cut"
-    )
-    timeout_graceful: float = _seconds(
-        30.0, _TIMEOUT, "shutdown waits this long for requests in flight", minimum=0
-    )
-    drain_delay: float = _seconds(
-        0.0,
-        _TIMEOUT,
-        "shutdown goes on accepting this long, and answers with Connection: close, while load "
-        "balancers take note",
-        minimum=0,
-    )
+    timeout_keep_alive: float = _seconds(65.0, _TIMEOUT)
+    """idle connection kept open (longer than the usual 60 s of load balancers)"""
+    timeout_header: float = _seconds(10.0, _TIMEOUT)
+    """request head must have arrived, from its first byte; else 408"""
+    timeout_body: float = _seconds(30.0, _TIMEOUT)
+    """longest silence of the client inside a request body; else 408"""
+    min_body_rate: int = _bytes(500, _TIMEOUT)
+    """bytes a second that a request body must bring, on average, once --timeout-body is over;
+    else 408
+    """
+    timeout_request: float = _seconds(0.0, _TIMEOUT, minimum=0, default_text="no limit")
+    """longest time from the call of the application to the head of its response; else 504; 0
+    is no limit
+    """
+    max_lost_threads: int = _count(8, _TIMEOUT, minimum=0)
+    """threads that --timeout-request may give up and replace; then the server is unhealthy"""
+    timeout_write: float = _seconds(60.0, _TIMEOUT)
+    """longest time in which the client takes nothing of a response; then cut"""
+    timeout_graceful: float = _seconds(30.0, _TIMEOUT, minimum=0)
+    """shutdown waits this long for requests in flight"""
+    drain_delay: float = _seconds(0.0, _TIMEOUT, minimum=0)
+    """shutdown goes on accepting this long, and answers with Connection: close, while load
+    balancers take note
+    """
 
-    max_connections: int = _count(10_000, _LIMIT, "open connections; at the limit accepting pauses")
-    max_keep_alive_requests: int = _count(
-        0,
-        _LIMIT,
-        "requests on one connection; the last answer says Connection: close; 0 is no limit",
-        minimum=0,
-        default_text="no limit",
-    )
-    limit_request_line: int = _bytes(8190, _LIMIT, "request line; a longer one gets a 414")
-    limit_request_fields: int = _count(100, _LIMIT, "header fields of a request; else 431")
-    limit_request_field_size: int = _bytes(8190, _LIMIT, "one header field; else 431")
-    limit_request_head: int = _bytes(1 << 16, _LIMIT, "request line and all fields; else 431")
-    limit_request_body: int = _bytes(
-        1 << 30, _LIMIT, "request body, also a chunked one; else 413", minimum=0
-    )
+    max_connections: int = _count(10_000, _LIMIT)
+    """open connections; at the limit accepting pauses"""
+    max_keep_alive_requests: int = _count(0, _LIMIT, minimum=0, default_text="no limit")
+    """requests on one connection; the last answer says Connection: close; 0 is no limit"""
+    limit_request_line: int = _bytes(8190, _LIMIT)
+    """request line; a longer one gets a 414"""
+    limit_request_fields: int = _count(100, _LIMIT)
+    """header fields of a request; else 431"""
+    limit_request_field_size: int = _bytes(8190, _LIMIT)
+    """one header field; else 431"""
+    limit_request_head: int = _bytes(1 << 16, _LIMIT)
+    """request line and all fields; else 431"""
+    limit_request_body: int = _bytes(1 << 30, _LIMIT, minimum=0)
+    """request body, also a chunked one; else 413"""
 
-    access_log: bool = _option(True, _LOG, "one line a request on the logger aiowsgi.access")
-    log_level: str = _option(
-        "info",
-        _LOG,
-        "least severe messages that are shown",
-        choices=("debug", "info", "warning", "error", "critical"),
-    )
+    access_log: bool = _option(True, _LOG)
+    """one line a request on the logger aiowsgi.access"""
+    log_level: LogLevel = _option("info", _LOG, choices=get_args(LogLevel))
+    """least severe messages that are shown"""
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -263,3 +213,22 @@ class Config:
                 f"workers must be 1 in this version, not {self.workers}; "
                 "for several cores, run several behind a load balancer"
             )
+
+
+def help_texts() -> Mapping[str, str]:
+    """Return the help of every option by its name: what stands below its field.
+
+    It is read from the source, because Python keeps no docstrings of fields. A program that was
+    frozen without its sources has no help to show.
+    """
+    try:
+        (definition,) = ast.parse(inspect.getsource(Config)).body
+    except OSError:
+        return {}
+    assert isinstance(definition, ast.ClassDef)
+    texts = {}
+    for option, below in pairwise(definition.body):
+        match option, below:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(ast.Constant(value=str(text))):
+                texts[name] = " ".join(text.split())
+    return texts

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import re
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -12,6 +12,7 @@ from aiowsgi.config import (
     Config,
     Option,
     default_threads,
+    help_texts,
     parse_count,
     parse_duration,
     parse_size,
@@ -230,14 +231,29 @@ def test_more_than_one_worker_is_refused_with_the_remedy() -> None:
 def test_every_option_explains_itself(name: str) -> None:
     option = OPTIONS[name]
     assert re.fullmatch(r"[a-z]+(_[a-z]+)*", name)
-    assert len(option.help) >= 12
-    assert option.help[0].islower() or not option.help[0].isalpha()
-    assert not option.help.endswith(".")
-    assert "%" not in option.help, "argparse would take it for a format"
+    text = help_texts()[name]
+    assert len(text) >= 12
+    assert text[0].islower() or not text[0].isalpha()
+    assert not text.endswith(".")
+    assert "%" not in text, "argparse would take it for a format"
     assert option.group
     assert option.metavar == option.metavar.upper() != ""
     with pytest.raises(dataclasses.FrozenInstanceError):
-        option.help = "changed"  # type: ignore[misc]
+        option.group = "changed"  # type: ignore[misc]
+
+
+def test_help_is_empty_where_there_is_no_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    def getsource(_: object) -> str:
+        raise OSError("could not get source code")
+
+    monkeypatch.setattr(config.inspect, "getsource", getsource)
+    assert help_texts() == {}
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_choices_are_the_type_of_their_field(name: str) -> None:
+    # An editor proposes them, and a type checker refuses others.
+    assert get_args(FIELDS[name].type) == OPTIONS[name].choices
 
 
 @pytest.mark.parametrize("name", NUMBERS)

@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 
 from aiowsgi.cli import build_parser, default_text
-from aiowsgi.config import Config, Option
+from aiowsgi.config import Config, Option, help_texts
 from aiowsgi.server.states import table
 
 ROOT = Path(__file__).parent.parent
@@ -19,6 +19,7 @@ def _between(path: Path, mark: str) -> str:
 
 
 def _options_table() -> str:
+    texts = help_texts()
     lines = ["| option | default | meaning |", "|---|---|---|"]
     group = None
     for field in dataclasses.fields(Config):
@@ -29,7 +30,7 @@ def _options_table() -> str:
         flag = f"--{field.name.replace('_', '-')}"
         names = f"`{option.short}`, `{flag}`" if option.short else f"`{flag}`"
         default = default_text(option, getattr(Config(), field.name))
-        lines.append(f"| {names} | {default} | {option.help} |")
+        lines.append(f"| {names} | {default} | {texts[field.name]} |")
     return "\n".join(lines)
 
 
