@@ -20,7 +20,7 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 from fake_loop import TIMEOUT
 
 from aiowsgi.errors import ClientDisconnected
-from aiowsgi.server.exchange import Exchange, current_exchange
+from aiowsgi.server.exchange import Exchange
 
 # What applications answer with; each begins elsewhere in it.
 DATA = random.Random("answers").randbytes(4_000_003)
@@ -194,7 +194,7 @@ class Run:
         self._start_response = start_response
         self._write: Callable[[bytes], object] | None = None
         self._lingers = False
-        self.exchange: Exchange = current_exchange.get()
+        self.exchange: Exchange = environ["aiowsgi.disconnected"].__self__
         self.method: str = environ["REQUEST_METHOD"]
         self.token: str = environ["PATH_INFO"].removeprefix("/")
         self._data_at = hash_of(self.token)

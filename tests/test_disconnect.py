@@ -25,6 +25,7 @@ from raw_client import (
 )
 
 import aiowsgi
+from aiowsgi.server.exchange import Exchange
 
 PLAIN = [("Content-Type", "text/plain")]
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -537,6 +538,30 @@ async def test_coroutine_s_exception_comes_out_of_the_call(start_server: StartSe
         assert (await client.request(GET)).status == 500
     (error,) = app.errors
     assert str(error) == "on purpose"
+
+
+@on_each_loop
+async def test_context_that_a_coroutine_leaves_behind_does_not_keep_the_request(
+    start_server: StartServer,
+) -> None:
+    contexts = []
+
+    async def coroutine() -> str:
+        # As a timer does that is cancelled: asyncio keeps it, and its context, until it is due.
+        contexts.append(contextvars.copy_context())
+        return "done"
+
+    server = await start_server(Caller(coroutine))
+    async with await connect(server) as client:
+        assert (await client.request(GET)).body == b"'done'"
+    await nothing_is_left(server)
+    assert contexts[0][variable] == "of the request"
+
+    def exchanges() -> list[object]:
+        gc.collect()
+        return [item for item in gc.get_objects() if type(item) is Exchange]
+
+    await eventually(lambda: not exchanges())
 
 
 class Waiting:

@@ -1,12 +1,97 @@
 """From a WSGI call to the event loop and back."""
 
 import asyncio
+import contextvars
 from collections.abc import Coroutine
+from concurrent.futures import CancelledError, Future, wait
 from typing import Any, TypeVar
 
-from .exchange import current_exchange
+from ..errors import ClientDisconnected, ServerStopped
+from .containment import Contained, contain
 
 Result = TypeVar("Result")
+
+# A thread that waits for the loop looks this often, in seconds, whether there still is one.
+_LOOP_CHECK = 5.0
+
+
+class Calls:
+    """The coroutines that one request has the event loop run.
+
+    Knows nothing else of the request: the context of the request names it, and whatever copies that
+    context (a task, a timer that was cancelled but is not over) may keep it for long.
+
+    Arguments: the loop, and where the calls of all requests are kept, by their tasks.
+    """
+
+    __slots__ = ("_futures", "_loop", "_running", "gone")
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, running: dict[asyncio.Task[Any], "Calls"]
+    ) -> None:
+        self._loop = loop
+        self._running = running
+        # Where the application waits for each. None while it has asked for none: few do.
+        self._futures: dict[asyncio.Task[Any], Future[Any]] | None = None
+        # Why there can be no further ones. Set once, on the loop thread; others may read it.
+        self.gone: ClientDisconnected | None = None
+
+    def run(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
+        """Run a coroutine on the loop thread and return its result. Blocks any other thread."""
+        future: Future[Result] = Future()
+        # In a copy of the calling thread's context. The loop thread ends the wait: when the
+        # coroutine ends, and when the client leaves or the server stops, which cancel it.
+        try:
+            self._loop.call_soon_threadsafe(self._start, coroutine, future)
+            # A loop that is closed before it comes to the call ends nothing any more.
+            while not wait([future], _LOOP_CHECK).done:
+                if self._loop.is_closed():
+                    raise RuntimeError("the event loop is closed")
+        except RuntimeError as error:
+            coroutine.close()
+            raise ServerStopped("the server stopped") from error
+        return future.result()
+
+    def cancel(self, error: ClientDisconnected) -> None:
+        """End the coroutines that the application waits for, and refuse further ones.
+
+        ``error`` is what the application will see. Called on the loop thread.
+        """
+        self.gone = error
+        futures, self._futures = self._futures, None
+        for task, future in (futures or {}).items():
+            # The thread goes on at once, however long the coroutine takes to end.
+            future.set_exception(error.anew())
+            task.cancel()
+
+    def _start(self, coroutine: Coroutine[Any, Any, Any], future: Future[Any]) -> None:
+        if self.gone is not None:
+            coroutine.close()
+            future.set_exception(self.gone.anew())
+            return
+        task = self._loop.create_task(contain(coroutine))
+        if self._futures is None:
+            self._futures = {}
+        self._futures[task] = future
+        self._running[task] = self
+
+        def done(task: asyncio.Task[Any]) -> None:
+            self._running.pop(task, None)
+            coroutine.close()  # It may have been cancelled before it began.
+            error = None if task.cancelled() else task.exception()
+            if self._futures is None or self._futures.pop(task, None) is None:
+                return  # Nobody waits for it any more.
+            if task.cancelled():
+                future.set_exception(CancelledError())
+            elif error is not None:
+                future.set_exception(error.content if isinstance(error, Contained) else error)
+            else:
+                future.set_result(task.result())
+
+        task.add_done_callback(done)
+
+
+current_calls: contextvars.ContextVar[Calls] = contextvars.ContextVar("aiowsgi.calls")
 
 
 def run_coroutine(coroutine: Coroutine[Any, Any, Result]) -> Result:
@@ -19,9 +104,9 @@ def run_coroutine(coroutine: Coroutine[Any, Any, Result]) -> Result:
     """
     if not asyncio.iscoroutine(coroutine):
         raise TypeError(f"run_coroutine() takes a coroutine, not {type(coroutine).__name__}")
-    exchange = current_exchange.get(None)
+    calls = current_calls.get(None)
     problem = None
-    if exchange is None:
+    if calls is None:
         problem = "run_coroutine() works inside a call of a WSGI application served by aiowsgi"
     else:
         try:
@@ -30,7 +115,7 @@ def run_coroutine(coroutine: Coroutine[Any, Any, Result]) -> Result:
             pass
         else:
             problem = "run_coroutine() would block the event loop; await the coroutine instead"
-    if exchange is None or problem is not None:
+    if calls is None or problem is not None:
         coroutine.close()
         raise RuntimeError(problem)
-    return exchange.call(coroutine)
+    return calls.run(coroutine)

@@ -1,19 +1,15 @@
 """One request and its response, between the connection and the thread that answers it."""
 
-import asyncio
 import contextlib
-import contextvars
 import logging
 import math
-from collections.abc import Coroutine
-from concurrent.futures import CancelledError, Future, wait
 from io import BytesIO
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 from ..bridge.body import RequestBody
 from ..bridge.jobs import Job
 from ..bridge.response import OPEN, ResponseWriter
-from ..errors import ClientDisconnected, RequestBodyError, RequestTimeout, ServerStopped
+from ..errors import ClientDisconnected, RequestBodyError, RequestTimeout
 from ..http.request import RequestHead
 from ..http.response import ResponseEncoder
 from ..observe.access import CLIENT_CLOSED_REQUEST, AccessRecord, Times
@@ -23,19 +19,14 @@ from ..wsgi.file_wrapper import FilePart
 from ..wsgi.headers import Fields
 from ..wsgi.input import streamed_input
 from ..wsgi.task import Task
-from .containment import Contained, contain
+from .call import Calls, current_calls
 from .site import Site
 from .sockets import send_now
 
 if TYPE_CHECKING:
     from .protocol import Protocol
 
-Result = TypeVar("Result")
-
 _log = logging.getLogger("aiowsgi.error")
-# A thread that waits for the loop looks this often, in seconds, whether there still is one.
-_LOOP_CHECK = 5.0
-current_exchange: contextvars.ContextVar["Exchange"] = contextvars.ContextVar("aiowsgi.exchange")
 
 
 class Exchange:
@@ -46,15 +37,14 @@ class Exchange:
     """
 
     __slots__ = (
-        "_calls",
         "_descriptor",
         "_ended",
-        "_gone",
         "_head_bytes",
         "_number",
         "_site",
         "_started_at",
         "body",
+        "calls",
         "encoder",
         "file",
         "first_byte_at",
@@ -71,9 +61,7 @@ class Exchange:
     def __init__(self, site: Site, protocol: "Protocol", head: RequestHead) -> None:
         self._site = site
         self._number = next(site.request_numbers)
-        # Coroutines that the application has asked for, and where it waits for them.
-        self._calls: dict[asyncio.Task[Any], Future[Any]] = {}
-        self._gone: ClientDisconnected | None = None
+        self.calls = Calls(site.loop, site.calls)
         # The head, until it travels with the first bytes of the body.
         self._head_bytes = b""
         self._ended = False
@@ -238,45 +226,12 @@ class Exchange:
 
     def disconnect(self, error: ClientDisconnected) -> None:
         """Release the thread from whatever it waits for; ``error`` is what it will see."""
-        self.cancel_calls(error)
+        self.calls.cancel(error)
         self.writer.disconnect(error)
         if self.body is not None:
             # To a reader, that the client has gone means that the body is not complete.
             gone = type(error) is ClientDisconnected
             self.body.abort(RequestBodyError(str(error)) if gone else error)
-
-    def cancel_calls(self, error: ClientDisconnected) -> None:
-        """End the coroutines that the application waits for, and refuse further ones."""
-        self._gone = error
-        for task, future in self._calls.items():
-            # The thread goes on at once, however long the coroutine takes to end.
-            future.set_exception(error.anew())
-            task.cancel()
-        self._calls.clear()
-
-    def _start_call(self, coroutine: Coroutine[Any, Any, Any], future: Future[Any]) -> None:
-        if self._gone is not None:
-            coroutine.close()
-            future.set_exception(self._gone.anew())
-            return
-        task = self._site.loop.create_task(contain(coroutine))
-        self._calls[task] = future
-        self._site.calls[task] = self
-
-        def done(task: asyncio.Task[Any]) -> None:
-            self._site.calls.pop(task, None)
-            coroutine.close()  # It may have been cancelled before it began.
-            error = None if task.cancelled() else task.exception()
-            if self._calls.pop(task, None) is None:
-                return  # Nobody waits for it any more.
-            if task.cancelled():
-                future.set_exception(CancelledError())
-            elif error is not None:
-                future.set_exception(error.content if isinstance(error, Contained) else error)
-            else:
-                future.set_result(task.result())
-
-        task.add_done_callback(done)
 
     # On a pool thread.
 
@@ -299,7 +254,7 @@ class Exchange:
         The environ's ``aiowsgi.disconnected``.
         """
         # Set once, by the loop thread; to see it a moment later does no harm.
-        return self._gone is not None
+        return self.calls.gone is not None
 
     def seconds_left(self) -> float:
         """Return the seconds until ``timeout_request``, at least 0; infinity where there is none.
@@ -313,7 +268,7 @@ class Exchange:
 
     def _run(self) -> None:
         self._started_at = self._site.clock()
-        current_exchange.set(self)
+        current_calls.set(self.calls)
         body = self.body
         environ = build_environ(
             self._site.base_environ,
@@ -327,23 +282,6 @@ class Exchange:
         environ["aiowsgi.disconnected"] = self.is_disconnected
         environ["aiowsgi.deadline"] = self.seconds_left
         Task(self._site.app, environ, self, request=self.describe).run()
-
-    def call(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
-        """Run a coroutine on the loop thread and return its result. Blocks."""
-        future: Future[Result] = Future()
-        # In a copy of the calling thread's context. The loop thread ends the wait: when the
-        # coroutine ends, and when the client leaves or the server stops, which cancel it.
-        loop = self._site.loop
-        try:
-            loop.call_soon_threadsafe(self._start_call, coroutine, future)
-            # A loop that is closed before it comes to the call ends nothing any more.
-            while not wait([future], _LOOP_CHECK).done:
-                if loop.is_closed():
-                    raise RuntimeError("the event loop is closed")
-        except RuntimeError as error:
-            coroutine.close()
-            raise ServerStopped("the server stopped") from error
-        return future.result()
 
     def _wake(self) -> None:
         self._site.mailbox.post(self)

@@ -105,7 +105,7 @@ class Protocol(asyncio.Protocol):
             return True
         if self._exchange is not None:
             # Most clients that end their side are gone, which a coroutine would never find out.
-            self._exchange.cancel_calls(self._gone)
+            self._exchange.calls.cancel(self._gone)
         self._receiver.advance()
         return True
 
@@ -228,7 +228,7 @@ class Protocol(asyncio.Protocol):
         self._requests += 1
         self._exchange = exchange = Exchange(self._site, self, head)
         if receiver.eof:
-            exchange.cancel_calls(self._gone)
+            exchange.calls.cancel(self._gone)
         if not (head.section.chunked or head.section.content_length):
             return
         if head.section.expect_continue and not receiver.buffered:

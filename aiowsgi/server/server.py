@@ -330,8 +330,8 @@ class Server:
         if not await self._until(lambda: stopped, 0.0):
             # Some threads may wait for coroutines behind a complete response, where no connection
             # is left to release them.
-            for exchange in set(self._site.calls.values()):
-                exchange.cancel_calls(ServerStopped("the server stopped"))
+            for calls in set(self._site.calls.values()):
+                calls.cancel(ServerStopped("the server stopped"))
         self._site.lose_patience()
         if await self._until(lambda: stopped, _ABORT_TIMEOUT):
             pool.join()  # Each thread has said that it is about to end.

@@ -21,6 +21,7 @@ from ..http.sections import FieldSections
 from ..observe import access
 from ..observe.waits import Waits
 from ..wsgi.environ import Environ
+from .call import Calls
 from .relief import Relief
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class Site:
     on_disconnect: Callable[[], None]
     connections: set["Protocol"] = field(default_factory=set)
     # Coroutines that applications have asked for.
-    calls: dict[asyncio.Task[Any], "Exchange"] = field(default_factory=dict)
+    calls: dict[asyncio.Task[Any], Calls] = field(default_factory=dict)
     # Requests are still answered, with Connection: close.
     draining: bool = False
     # No further request is awaited on any connection.
