@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import math
 import os
 import re
 import signal
@@ -418,6 +419,61 @@ def test_server_whose_loop_is_closed_may_be_stopped(loop: str) -> None:
         from_thread(stop)
 
 
+# --- what applications learn of it ---------------------------------------------------------------
+
+
+async def test_application_learns_that_the_server_stops_and_how_long_it_has(
+    start_server: StartServer,
+) -> None:
+    environs: list[WSGIEnvironment] = []
+    app = App()
+
+    def keep(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        environs.append(environ)
+        return app(environ, start_response)
+
+    server = await start_server(keep, drain_delay=LONG, timeout_graceful=LONG)
+    async with await connect(server) as client, await connect(server) as late:
+        await client.send(WAIT)
+        await in_thread(app.begun.wait, TIMEOUT)
+        stopping, deadline = environs[0]["aiowsgi.stopping"], environs[0]["aiowsgi.deadline"]
+        assert (stopping(), deadline()) == (False, math.inf)
+        server.close()
+        # From the beginning, and on any thread.
+        assert stopping() is True
+        assert await in_thread(stopping) is True
+        assert LONG < await in_thread(deadline) <= 2 * LONG
+        # Also a request that comes in the time of the drain, which is served as ever.
+        await late.send(GET)
+        assert (await late.receive()).body == b"hello"
+        assert environs[1]["aiowsgi.stopping"]() is True
+        server.abort()
+        assert deadline() == 0
+        app.go_on.set()
+        await closed(server)
+    assert stopping() is True
+
+
+def test_deadline_is_the_limit_that_comes_first() -> None:
+    environs: list[WSGIEnvironment] = []
+
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        environs.append(environ)
+        start_response("200 OK", [*PLAIN])
+        return []
+
+    connection = FakeConnection(app, timeout_request=60.0)
+    connection.receive(GET)
+    connection.run_job()
+    deadline = environs[0]["aiowsgi.deadline"]
+    connection.site.cut_at = connection.loop.time() + 20
+    assert deadline() == 20
+    connection.site.cut_at = connection.loop.time() + 70
+    assert deadline() == 60
+    connection.loop.advance(100)
+    assert deadline() == 0
+
+
 # --- as a process --------------------------------------------------------------------------------
 
 APPLICATION = """
@@ -436,9 +492,11 @@ APPLICATION = """
 
 
 @contextlib.contextmanager
-def serving(folder: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
+def serving(
+    folder: Path, *options: str, source: str = dedent(APPLICATION)
+) -> Iterator[subprocess.Popen[str]]:
     """Serve the application in a process of its own."""
-    (folder / "app.py").write_text(dedent(APPLICATION))
+    (folder / "app.py").write_text(source)
     command = [sys.executable, "-m", "aiowsgi", "app:application", "--bind", "127.0.0.1:0"]
     with subprocess.Popen(
         [*command, *options],
@@ -479,6 +537,29 @@ def test_second_signal_ends_a_process_that_drains(tmp_path: Path) -> None:
             assert b"\r\nConnection: close\r\n" in data
         process.terminate()
         assert process.wait(TIMEOUT) == 128 + signal.SIGTERM
+
+
+def test_documented_event_stream_ends_with_the_server_and_is_complete(tmp_path: Path) -> None:
+    page = Path(__file__).parent.parent / "docs" / "applications.md"
+    examples = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+    (source,) = (example for example in examples if "aiowsgi.stopping" in example)
+    # Whatever ends it, it is not the time for requests in flight.
+    with serving(tmp_path, "--timeout-graceful", "1h", source=source) as process:
+        port = int(said(process, r" Serving .* at http://127\.0\.0\.1:(\d+) ")[1])
+        with socket.create_connection(("127.0.0.1", port), TIMEOUT) as client:
+            client.sendall(GET)
+            data = b""
+            while b"\n\n" not in data.partition(b"\r\n\r\n")[2]:
+                piece = client.recv(1 << 16)
+                assert piece, "the stream has ended before the server was stopped"
+                data += piece
+            process.terminate()
+            while piece := client.recv(1 << 16):
+                data += piece
+        head, _, body = data.partition(b"\r\n\r\n")
+        assert b"Content-Type: text/event-stream" in head
+        assert body.endswith(b"\r\n0\r\n\r\n")
+        assert process.wait(TIMEOUT) == 0
 
 
 def test_process_ends_though_threads_are_stuck_and_says_where(tmp_path: Path) -> None:

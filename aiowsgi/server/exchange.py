@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import math
 from io import BytesIO
 from typing import TYPE_CHECKING
 
@@ -256,15 +255,25 @@ class Exchange:
         # Set once, by the loop thread; to see it a moment later does no harm.
         return self.calls.gone is not None
 
-    def seconds_left(self) -> float:
-        """Return the seconds until ``timeout_request``, at least 0; infinity where there is none.
+    def is_stopping(self) -> bool:
+        """Return whether the server has begun to stop. Called on any thread.
 
-        The environ's ``aiowsgi.deadline``. Called on the request's thread.
+        The environ's ``aiowsgi.stopping``. A request that came during ``drain_delay`` is told so
+        from its beginning.
         """
-        limit = self._site.config.timeout_request
-        if not limit:
-            return math.inf
-        return max(0.0, self._started_at + limit - self._site.clock())
+        return self._site.draining
+
+    def seconds_left(self) -> float:
+        """Return the seconds until the request is given up, at least 0; infinity where it is not.
+
+        By ``timeout_request``, and by a server that stops. The environ's ``aiowsgi.deadline``.
+        Called on any thread.
+        """
+        site = self._site
+        end = site.cut_at
+        if limit := site.config.timeout_request:
+            end = min(end, self._started_at + limit)
+        return max(0.0, end - site.clock())
 
     def _run(self) -> None:
         self._started_at = self._site.clock()
@@ -281,6 +290,7 @@ class Exchange:
         environ["aiowsgi.queue_wait"] = self._started_at - self.ready_at
         environ["aiowsgi.disconnected"] = self.is_disconnected
         environ["aiowsgi.deadline"] = self.seconds_left
+        environ["aiowsgi.stopping"] = self.is_stopping
         Task(self._site.app, environ, self, request=self.describe).run()
 
     def _wake(self) -> None:

@@ -110,8 +110,6 @@ class Server:
         self._connections = 0
         # Set when something has changed that a shutdown waits for.
         self._changed = asyncio.Event()
-        # When the time for requests in flight is over; of interest once the server is closing.
-        self._deadline = 0.0
         self._closing: asyncio.Task[None] | None = None
         self._close_called = asyncio.Event()
         # Whether a shutdown had to cut connections or to leave threads behind.
@@ -193,8 +191,9 @@ class Server:
         if self._is_elsewhere(self.close):
             return
         if self._closing is None:
-            delay = self._config.drain_delay
-            self._deadline = self._site.loop.time() + delay + self._config.timeout_graceful
+            delay, site = self._config.drain_delay, self._site
+            site.draining = True
+            site.cut_at = site.clock() + delay + self._config.timeout_graceful
             self._closing = self._site.loop.create_task(self._close(delay))
             self._close_called.set()
 
@@ -207,7 +206,7 @@ class Server:
         if self._is_elsewhere(self.abort):
             return
         self.close()
-        self._deadline = min(self._deadline, self._site.loop.time())
+        self._site.cut_at = min(self._site.cut_at, self._site.clock())
         self._changed.set()
 
     def _is_elsewhere(self, call: Callable[[], None]) -> bool:
@@ -272,7 +271,6 @@ class Server:
 
     async def _close(self, delay: float) -> None:
         # 1. Every answer says that its connection will close. Load balancers take note meanwhile.
-        self._site.draining = True
         for protocol in list(self._site.connections):
             protocol.drain()
         if delay:
@@ -293,7 +291,7 @@ class Server:
         await self._stop_pool()
 
     def _time_left(self) -> float:
-        return self._deadline - self._site.loop.time()
+        return self._site.cut_at - self._site.clock()
 
     def _no_connections(self) -> bool:
         return self._connections == 0
@@ -301,7 +299,7 @@ class Server:
     async def _until(self, done: Callable[[], bool], grace: float) -> bool:
         """Wait until ``done()``, for ``grace`` seconds beyond the deadline. Return whether it is.
 
-        What makes it true sets ``_changed``; so does ``abort``, which moves the deadline.
+        What makes it true sets ``_changed``; so does ``abort``, which moves the end.
         """
         while not done():
             self._changed.clear()

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import math
 import os
 import time
 from collections.abc import Callable
@@ -61,8 +62,12 @@ class Site:
     connections: set["Protocol"] = field(default_factory=set)
     # Coroutines that applications have asked for.
     calls: dict[asyncio.Task[Any], Calls] = field(default_factory=dict)
-    # Requests are still answered, with Connection: close.
+    # Requests are still answered, with Connection: close. Pool threads read this and the next one
+    # without a lock: each changes while the server stops, and a look that is a moment late says
+    # what was true a moment ago.
     draining: bool = False
+    # When what is still in flight is cut, by the site's clock; never, unless the server stops.
+    cut_at: float = math.inf
     # No further request is awaited on any connection.
     closing: bool = False
     # For stamps, in seconds; timers go by the loop's own time.
