@@ -789,7 +789,7 @@ async def test_body_short_of_content_length_closes_the_connection(
 
 
 @pytest.mark.parametrize(
-    ("body", "message"), [(b"hello!", "1 bytes more than"), (b"hell", "1 bytes less than")]
+    ("body", "message"), [(b"hello!", "1 byte more than"), (b"hell", "1 byte less than")]
 )
 async def test_wrong_content_length_is_logged(
     start_server: StartServer, caplog: pytest.LogCaptureFixture, body: bytes, message: str

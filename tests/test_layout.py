@@ -13,10 +13,11 @@ PACKAGE = "aiowsgi"
 ROOT = Path(__file__).parent.parent / PACKAGE
 
 # What each room may import of the package, besides itself. A room may stand for one module of it.
-DATA = frozenset({"errors", "config"})
+DATA = frozenset({"errors", "config", "wording"})
 BELOW_SERVER = DATA | {"http", "wsgi", "bridge", "observe"}
 MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "errors": frozenset(),
+    "wording": frozenset(),
     "config": frozenset({"errors"}),
     "http": DATA,
     # http/request.py is data: what a parser yields.

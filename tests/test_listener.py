@@ -30,6 +30,9 @@ class Loop:
     def add_reader(self, sock: socket.socket, callback: Callable[[], None]) -> None:
         self.on_readable = callback
 
+    def remove_reader(self, sock: socket.socket) -> None:
+        self.on_readable = lambda: None
+
     def create_task(self, coroutine: Coroutine[Any, Any, None]) -> Task:
         """Let it begin: it connects what was accepted."""
         with contextlib.suppress(StopIteration):
@@ -69,3 +72,23 @@ def test_other_processes_get_their_share_of_what_waits_on_a_socket_that_they_may
         listener.resume()
         loop.on_readable()
     assert protocols == accepted
+
+
+def test_broken_listener_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+    loop = Loop()
+    with socket.socket() as sock:  # It does not listen.
+        sock.setblocking(False)
+        listener = Listener(
+            ListeningSocket(sock, inherited=False),
+            loop=cast(asyncio.AbstractEventLoop, loop),
+            context=contextvars.copy_context(),
+            has_room=lambda: True,
+            make_room=lambda: None,
+            make_protocol=asyncio.Protocol,
+            on_failed=lambda: None,
+        )
+        for _ in range(3):
+            # As whenever a connection ends.
+            listener.resume()
+            loop.on_readable()
+    assert caplog.text.count("Cannot accept connections any more") == 1

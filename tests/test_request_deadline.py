@@ -498,7 +498,7 @@ async def test_foreign_executor_s_thread_is_named_and_counted(
             await expect_504(client)
         message, unhealthy = [record.getMessage() for record in caplog.records]
         assert re.search(r"thread theirs_\d is at:", message)
-        assert unhealthy.startswith("1 threads are lost")
+        assert unhealthy.startswith("Lost to requests that do not end: 1 thread. ")
         assert "in wait_in_the_application" in message
         assert not server.healthy
         await ping(server)

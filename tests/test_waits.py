@@ -16,8 +16,8 @@ from aiowsgi.observe.waits import Waits
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
 
 WARNING = re.compile(
-    r"Requests waited up to (?P<longest>\d+\.\d) s for one of (?P<threads>\d+) threads: "
-    r"(?P<waited>\d+) ran late, and (?P<refused>\d+) got a 503\."
+    r"Requests waited up to (?P<longest>\d+\.\d) s for one of (?P<threads>\d+) threads?: "
+    r"(?P<waited>\d+) ran late, (?P<refused>\d+) got a 503(, and more are waiting)?\."
 )
 
 
@@ -62,7 +62,7 @@ def test_first_wait_is_told_at_once(caplog: pytest.LogCaptureFixture) -> None:
 def test_warning_says_what_to_do(caplog: pytest.LogCaptureFixture) -> None:
     Waits(8, Clock()).note(2.0)
     (message,) = (record.getMessage() for record in caplog.records)
-    for advice in ("--threads", "kill -URG", "server.inspect()"):
+    for advice in ("Each stream", "--threads", "kill -URG", "server.inspect()"):
         assert advice in message
     assert len(message.splitlines()) == 1
 
@@ -103,6 +103,21 @@ def test_refused_request_is_told_alone(caplog: pytest.LogCaptureFixture) -> None
     assert said(caplog) == [(4, 0, 0.0, 1)]
 
 
+def test_request_that_still_waits_is_told_and_counted_when_its_wait_is_over(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    clock = Clock()
+    waits = Waits(1, clock)
+    waits.look(1.5)
+    waits.look(2.0)
+    assert "for one of 1 thread: 0 ran late, 0 got a 503, and more are waiting. " in caplog.text
+    assert said(caplog) == [(1, 0, 1.5, 0)]
+    waits.note(2.5)
+    clock.now += 60
+    waits.note(1.1)
+    assert said(caplog) == [(1, 2, 2.5, 0)]
+
+
 # --- what a connection tells ---------------------------------------------------------------------
 
 
@@ -115,16 +130,32 @@ def test_request_that_waited_longer_than_the_target_is_told(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     connection = connection_with(queue_target=2.0)
-    for wait in (0.0, 1.0, 2.0):
+    for wait in (0.0, 1.0, 1.9):
         connection.receive(GET)
         connection.loop.advance(wait)
         connection.run_job()
     assert said(caplog) == []
     connection.receive(GET)
-    connection.loop.advance(2.6)
+    # Not looked at since it has waited for that long.
+    connection.loop.advance(1.99)
+    connection.loop.now += 0.5
     connection.run_job()
-    assert said(caplog) == [(1, 1, 2.6, 0)]
+    assert said(caplog) == [(1, 1, 2.5, 0)]
     assert connection.sent.count(b"200 OK") == 4
+
+
+def test_request_is_told_while_it_waits(caplog: pytest.LogCaptureFixture) -> None:
+    connection = connection_with(queue_target=2.0)
+    connection.receive(GET)
+    connection.loop.advance(1.9)
+    assert said(caplog) == []
+    connection.loop.advance(0.7)
+    assert said(caplog) == [(1, 0, 2.0, 0)]
+    # Once, however long it takes.
+    connection.loop.advance(20)
+    connection.run_job()
+    assert said(caplog) == []
+    assert connection.status == 200
 
 
 def test_request_that_took_its_time_otherwise_is_not_told(
@@ -159,8 +190,11 @@ def test_request_that_waited_in_vain_is_told(caplog: pytest.LogCaptureFixture) -
     connection.receive(GET)
     connection.loop.advance(30.1)
     assert connection.status == 503
-    ((_, _, longest, refused),) = said(caplog)
-    assert (longest, refused) == (30.0, 1)
+    connection.site.waits.note(0.0)
+    assert len(said(caplog)) == 1  # While it waited.
+    connection.loop.advance(60)
+    connection.site.waits.note(0.0)
+    assert said(caplog) == [(1, 2, 30.0, 1)]
 
 
 @on_each_loop
@@ -186,5 +220,7 @@ async def test_busy_server_warns_once(
         for client in clients:
             assert (await client.receive()).status == 200
     ((threads, waited, longest, refused),) = said(caplog)
-    assert (threads, waited, refused) == (1, 1, 0)
+    # Told while they waited, where the loop came to look in that time.
+    assert (threads, refused) == (1, 0)
+    assert waited <= 1
     assert longest >= target

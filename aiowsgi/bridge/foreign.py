@@ -8,6 +8,7 @@ from concurrent.futures import Executor, Future
 from typing import Any
 
 from ..errors import QueueFull
+from ..wording import counted
 from .jobs import Job, Started
 from .pool import ThreadPool
 
@@ -87,7 +88,7 @@ class ForeignPool:
                 raise RuntimeError("the server is stopped")
             # One that was handed over a moment ago still counts, so an empty queue takes one more.
             if len(self._waiting) > self._queue_size:
-                raise QueueFull(f"{len(self._waiting)} jobs wait already")
+                raise QueueFull(f"{counted(len(self._waiting), 'job')} in the queue already")
             self._waiting.add(future)
         job = _ForeignJob(self, future)
         try:

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
 from ..errors import QueueFull
+from ..wording import counted
 from .jobs import Job, Started
 from .turns import Crowd, be_patient, be_punctual
 
@@ -289,7 +290,7 @@ class ThreadPool(Executor):
             waiting = len(self._jobs)
             # Free threads matter only where that alone would be too many.
             if waiting >= self._queue_size and waiting >= self._queue_size + max(self._room(), 0):
-                raise QueueFull(f"{waiting} jobs wait already")
+                raise QueueFull(f"{counted(waiting, 'job')} in the queue already")
             self._jobs.append(job)
             if wake:
                 try:

@@ -5,6 +5,8 @@ import sys
 import traceback
 from dataclasses import dataclass
 
+from ..wording import counted
+
 # What stands before the application on every stack: the threads of the library, and ours.
 _LIBRARY = os.path.dirname(os.__file__)
 _LEADING = (
@@ -86,12 +88,12 @@ class Inspection:
 
     def __str__(self) -> str:
         summary = (
-            f"{len(self.requests)} requests in flight, {self.queued} of them queued for "
-            f"{self.threads} threads; {self.connections} connections, {self.idle} of them idle; "
-            f"{self.buffered} bytes buffered"
+            f"{counted(len(self.requests), 'request')} in flight, {self.queued} of them queued for "
+            f"{counted(self.threads, 'thread')}; {counted(self.connections, 'connection')}, "
+            f"{self.idle} of them idle; {counted(self.buffered, 'byte')} buffered"
         )
         if self.lost:
-            summary += f"; {self.lost} threads lost"
+            summary += f"; {counted(self.lost, 'thread')} lost"
         if not self.healthy:
             summary += "; unhealthy"
         return "\n".join([summary, *(str(request) for request in self.requests)])

@@ -1,7 +1,9 @@
-"""The warning that requests had to wait for a thread. Knows data only."""
+"""The warning that requests have to wait for a thread. Knows data only."""
 
 import logging
 from collections.abc import Callable
+
+from ..wording import counted
 
 _log = logging.getLogger("aiowsgi.error")
 
@@ -25,20 +27,29 @@ class Waits:
 
     def note(self, wait: float, *, refused: bool = False) -> None:
         """Take note of a request that waited long for a thread, in seconds, or was refused."""
-        now = self._clock()
         self._waited += not refused
         self._refused += refused
+        self._warn(wait)
+
+    def look(self, wait: float) -> None:
+        """Take note of a request that has waited long, in seconds, and still waits."""
+        self._warn(wait, and_more=", and more are waiting")
+
+    def _warn(self, wait: float, and_more: str = "") -> None:
+        now = self._clock()
         self._longest = max(self._longest, wait)
         if now - self._said_at < _INTERVAL:
             return
         _log.warning(
-            "Requests waited up to %.1f s for one of %d threads: %d ran late, and %d got a 503. "
-            "Raise --threads if the application waits for other services; find out what it is "
-            "busy with by kill -URG, or server.inspect()",
+            "Requests waited up to %.1f s for one of %s: %d ran late, %d got a 503%s. Each stream "
+            "(server-sent events, long polling) holds a thread for as long as it lasts. "
+            "Raise --threads if the application streams or waits for other services; find out what "
+            "it is busy with by kill -URG, or server.inspect()",
             self._longest,
-            self._threads,
+            counted(self._threads, "thread"),
             self._waited,
             self._refused,
+            and_more,
         )
         self._said_at = now
         self._waited = self._refused = 0

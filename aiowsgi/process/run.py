@@ -16,6 +16,7 @@ from ..config import Config
 from ..errors import ConfigError
 from ..http.reader import find_reader
 from ..server.server import Server, serve, with_address
+from ..wording import counted
 from ..wsgi.task import describe
 from . import logs
 
@@ -125,11 +126,10 @@ async def _serve(
     closed = asyncio.ensure_future(server.wait_closed())
     with _Signals(server) as signals:
         _log.info(
-            "Serving %s at %s with %d thread%s on %s (press Ctrl-C to stop)",
+            "Serving %s at %s with %s on %s (press Ctrl-C to stop)",
             name,
             ", ".join(server.urls),
-            server.threads,
-            "" if server.threads == 1 else "s",
+            counted(server.threads, "thread"),
             machinery,
         )
         forced = asyncio.ensure_future(signals.forced.wait())

@@ -149,6 +149,8 @@ class Clock:
             # others wait.
             self._on_expiry(Expiry.GONE)
         else:
+            if waited >= config.queue_target:
+                self._site.waits.look(waited)
             self._site.relief.threads()
             self._deadline.set(self._site.timeouts[QUEUED])
 

@@ -13,6 +13,7 @@ from ..http.request import RequestHead
 from ..http.response import ResponseEncoder
 from ..observe.access import CLIENT_CLOSED_REQUEST, AccessRecord, Times
 from ..observe.inspection import RequestInfo, stack_of
+from ..wording import counted
 from ..wsgi.environ import build_environ
 from ..wsgi.file_wrapper import FilePart
 from ..wsgi.headers import Fields
@@ -191,9 +192,9 @@ class Exchange:
         )
         if not self._site.healthy:
             _log.critical(
-                "%d threads are lost to requests that do not end, and further ones will not be "
-                "replaced: start the process anew",
-                self._site.pool.lost,
+                "Lost to requests that do not end: %s. Further ones will not be replaced: "
+                "start the process anew",
+                counted(self._site.pool.lost, "thread"),
             )
         self.disconnect(gone)
         return True
@@ -364,16 +365,15 @@ class Exchange:
         encoder = self.encoder
         if encoder.excess:
             _log.warning(
-                "The response to %s has %d bytes more than its Content-Length; they were not sent",
+                "The response to %s has %s more than its Content-Length, and they were not sent",
                 self.describe(),
-                encoder.excess,
+                counted(encoder.excess, "byte"),
             )
         if encoder.missing:
             _log.warning(
-                "The response to %s has %d bytes less than its Content-Length; "
-                "the connection is closed",
+                "The response to %s has %s less than its Content-Length; the connection is closed",
                 self.describe(),
-                encoder.missing,
+                counted(encoder.missing, "byte"),
             )
 
     def abort(self) -> None:

@@ -55,6 +55,8 @@ class Listener:
         self._on_failed = on_failed
         self._accepting = False
         self._closed = False
+        # Whether the socket cannot be accepted on any more.
+        self._broken = False
         # When it was last said that connections cannot be accepted.
         self._said_at = float("-inf")
         self._retry: asyncio.TimerHandle | None = None
@@ -70,7 +72,7 @@ class Listener:
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None
-        if not self._accepting and not self._closed:
+        if not self._accepting and not self._closed and not self._broken:
             self._accepting = True
             self._context.run(self._loop.add_reader, self.sock, self._accept)
 
@@ -108,6 +110,8 @@ class Listener:
                 if error.errno in _BROKEN:
                     _log.critical("Cannot accept connections any more: %s", error.strerror)
                     self._pause()
+                    # Connections that end make room, which is of no use here any more.
+                    self._broken = True
                     return
                 if error.errno in _EXHAUSTED:
                     if self._loop.time() - self._said_at >= _SAID_EVERY:

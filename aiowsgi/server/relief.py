@@ -7,6 +7,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from ..errors import Refusal
+from ..wording import counted
 
 if TYPE_CHECKING:
     from .protocol import Protocol
@@ -117,6 +118,7 @@ class Relief:
         self._cut += number
         now = self._site.clock()
         if self._cut and now - self._said_at >= _SAID_EVERY:
-            _log.warning("Cut %d slow clients: the server is short of %s", self._cut, short_of)
+            clients = counted(self._cut, "slow client")
+            _log.warning("Cut %s: the server is short of %s", clients, short_of)
             self._said_at = now
             self._cut = 0
