@@ -8,6 +8,8 @@ import asyncio
 import gc
 import logging
 import queue
+import subprocess
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -18,6 +20,7 @@ from concurrent.futures import (
     as_completed,
 )
 from dataclasses import dataclass
+from textwrap import dedent
 from typing import Any
 
 import pytest
@@ -43,6 +46,21 @@ from aiowsgi.errors import QueueFull
 TIMEOUT = 20.0
 
 real_start = threading.Thread.start
+
+# One job is stuck when the process ends; another one has started a thread that is still at work.
+LEAVING = """
+    import threading
+    from aiowsgi.bridge.pool import ThreadPool
+
+    def work():
+        threading.main_thread().join()
+        print("child")
+
+    pool = ThreadPool(2)
+    pool.submit(threading.Event().wait)
+    pool.submit(lambda: threading.Thread(target=work).start()).result()
+    print("main")
+"""
 
 
 class TellingLock:
@@ -423,14 +441,28 @@ class TestThreads:
         watched.busy(1)
         assert watched.threads == 3
 
-    def test_are_daemons_with_names_of_their_own(self, make: MakePool) -> None:
+    def test_have_names_of_their_own(self, make: MakePool) -> None:
         pools = [make(2), make(2)]
         for watched in pools:
             watched.busy(2)
         threads = [thread for watched in pools for thread in watched.pool.living_threads()]
-        assert all(thread.daemon for thread in threads)
         assert len({thread.name for thread in threads}) == 4
         assert all(thread.name.startswith("aiowsgi-") for thread in threads)
+
+    def test_are_not_inherited_from_as_threads_of_an_application_end_with_their_work(
+        self, make: MakePool
+    ) -> None:
+        found = make(1).pool.submit(lambda: threading.Thread().daemon)
+        assert found.result(TIMEOUT) is False
+
+    def test_do_not_keep_the_process_but_threads_that_their_jobs_start_do(self) -> None:
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", dedent(LEAVING)],
+            capture_output=True,
+            text=True,
+            timeout=2 * TIMEOUT,
+        )
+        assert (done.stdout, done.stderr, done.returncode) == ("main\nchild\n", "", 0)
 
     def test_there_must_be_one(self) -> None:
         with pytest.raises(ValueError, match="max_threads"):

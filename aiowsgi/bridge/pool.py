@@ -80,6 +80,26 @@ class _Call:
             self._future.set_result(result)
 
 
+class _Thread(threading.Thread):
+    """A thread that the interpreter does not wait for at its end.
+
+    Threads that a job starts are ordinary ones all the same: ``Thread`` takes ``daemon`` from the
+    thread that starts it, and would be cut at the end of the process without a word.
+    """
+
+    _is_running_jobs = False
+
+    @property
+    def daemon(self) -> bool:  # type: ignore[override]
+        """Whether the interpreter does without its end: asked before ``run``, and for children."""
+        return not self._is_running_jobs
+
+    def run(self) -> None:
+        # Whether this thread is waited for has been settled when it was started.
+        self._is_running_jobs = True
+        super().run()
+
+
 class ThreadPool(Executor):
     """A ``concurrent.futures.Executor`` with a bounded queue and daemon threads.
 
@@ -307,9 +327,7 @@ class ThreadPool(Executor):
             self._waking = True
             self._idle.pop().release()
         elif len(self._jobs) + len(self._running) > self._living:
-            thread = threading.Thread(
-                target=self._work, name=f"{self._name}-{next(self._numbers)}", daemon=True
-            )
+            thread = _Thread(target=self._work, name=f"{self._name}-{next(self._numbers)}")
             self._waking = True
             try:
                 thread.start()
