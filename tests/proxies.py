@@ -226,6 +226,13 @@ class Front:
 def front(kind: Kind, folder: Path, port: int) -> Iterator[Front]:
     """Run a proxy for the server on ``port`` of 127.0.0.1, in ``folder``, where its files are."""
     text = kind.template.format(port=port, options=kind.options)
+    with configured_front(kind, folder, text) as proxy:
+        yield proxy
+
+
+@contextlib.contextmanager
+def configured_front(kind: Kind, folder: Path, text: str) -> Iterator[Front]:
+    """Run a proxy with the configuration ``text``: it must listen on ``front`` in ``folder``."""
     (folder / "configuration").write_text(text)
     with (folder / "log").open("ab") as out, (folder / "errors").open("ab") as errors:
         process = subprocess.Popen(

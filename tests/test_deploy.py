@@ -1,0 +1,369 @@
+"""What the page about deploying shows, as it stands there: each example is run, or checked by the
+program that it is for. Only addresses and folders are replaced.
+"""
+
+import contextlib
+import json
+import re
+import shlex
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pytest
+from proxies import KINDS, TIMEOUT, Front, configured_front, eventually
+from tools import tool
+
+import aiowsgi
+
+PAGE = Path(__file__).parent.parent / "docs" / "deploy.md"
+
+# Says what it was asked for, and by which process it is served.
+APPLICATION = """
+import json
+import os
+
+FIELDS = ("HTTP_HOST", "HTTP_X_FORWARDED_FOR", "HTTP_X_FORWARDED_PROTO", "HTTP_CONNECTION")
+
+def application(environ, start_response):
+    answer = {field: environ.get(field) for field in FIELDS}
+    answer["path"] = environ["PATH_INFO"]
+    answer["pid"] = os.getpid()
+    answer["length"] = len(environ["wsgi.input"].read())
+    body = json.dumps(answer).encode()
+    start_response("200 OK", [("Content-Length", str(len(body)))])
+    return [body]
+"""
+
+NGINX = """
+daemon off;
+master_process off;
+pid pid;
+error_log stderr warn;
+events {}
+http {
+    access_log log;
+    client_body_temp_path body;
+    proxy_temp_path proxy;
+    fastcgi_temp_path fastcgi;
+    uwsgi_temp_path uwsgi;
+    scgi_temp_path scgi;
+%s
+}
+"""
+
+UNITS = {
+    "shop.socket": "/etc/systemd/system/shop.socket",
+    "shop.service": "/etc/systemd/system/shop.service",
+    "shop@.service": "/etc/systemd/system/shop@.service",
+    "shop.service.d/logs.conf": "/etc/systemd/system/shop.service.d/logs.conf",
+}
+
+
+def example(name: str) -> str:
+    """Return the text of the example whose first line is a comment that says ``name``."""
+    match = re.search(rf"^```\w*\n# {re.escape(name)}\n(.*?)^```", PAGE.read_text(), re.M | re.S)
+    assert match is not None, f"the page has no example {name!r}"
+    return match[1]
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder with the code of the shop; a short path, because it has Unix sockets in it."""
+    with tempfile.TemporaryDirectory() as name:
+        package = Path(name) / "shop" / "shop"
+        package.mkdir(parents=True)
+        (package / "__init__.py").touch()
+        (package / "wsgi.py").write_text(APPLICATION)
+        static = Path(name) / "shop" / "static"
+        static.mkdir()
+        (static / "logo.svg").write_text("<svg/>")
+        yield Path(name)
+
+
+def moved(text: str, folder: Path) -> str:
+    """Return an example with the folders of this test in place of the system's."""
+    for old, new in (
+        ("/srv/shop/.venv/bin/aiowsgi", f"{sys.executable} -m aiowsgi"),
+        ("/srv/shop", f"{folder}/shop"),
+        ("/run/", f"{folder}/"),
+        ("/etc/ssl/", f"{folder}/"),
+        ("/etc/haproxy/", f"{folder}/"),
+        ("/var/log/shop", f"{folder}/log"),
+    ):
+        text = text.replace(old, new)
+    return text
+
+
+@contextlib.contextmanager
+def running(
+    command: list[str], folder: Path, **options: Any
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run a server; its messages go to the file ``messages``, where it must say no warning."""
+    messages = folder / "messages"
+    with messages.open("ab") as file:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stderr=file, cwd=folder / "shop", **options
+        )
+    try:
+        yield process
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(TIMEOUT) == 0
+    finally:
+        process.kill()
+        process.wait(TIMEOUT)
+    assert not re.search("WARNING|ERROR|Traceback", messages.read_text()), messages.read_text()
+
+
+def service_command(unit: str, folder: Path) -> list[str]:
+    """Return the command of a service."""
+    match = re.search(r"^ExecStart=(.*)$", moved(example(UNITS[unit]), folder), re.MULTILINE)
+    assert match is not None
+    return shlex.split(match[1])
+
+
+@contextlib.contextmanager
+def activated(folder: Path) -> Iterator[None]:
+    """Run the service as systemd does, with the socket that it listens on as descriptor 3."""
+    match = re.search(r"^ListenStream=(.*)$", moved(example(UNITS["shop.socket"]), folder), re.M)
+    assert match is not None
+    with listening(Path(match[1])) as sock, sharing(sock, "shop.service", folder):
+        yield
+
+
+@contextlib.contextmanager
+def listening(path: Path) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.bind(str(path))
+        sock.listen()
+        yield sock
+
+
+# As systemd: the socket becomes descriptor 3 of the process that serves.
+LAUNCHER = "import os, sys; os.dup2(int(sys.argv[1]), 3); os.execv(sys.argv[2], sys.argv[2:])"
+
+
+@contextlib.contextmanager
+def sharing(
+    sock: socket.socket, unit: str, folder: Path, output: int | BinaryIO = subprocess.DEVNULL
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run a service that listens on a socket which others may have too."""
+    number = sock.fileno()
+    launcher = [sys.executable, "-c", LAUNCHER, str(number)]
+    command = [*launcher, *service_command(unit, folder)]
+    with running(command, folder, pass_fds=[number], stdout=output) as process:
+        yield process
+
+
+@pytest.fixture
+def certificate(folder: Path) -> Path:
+    """Make the files that the proxies name, and return the certificate."""
+    subprocess.run(
+        [
+            *(tool("openssl", package="openssl"), "req", "-x509", "-newkey", "ec", "-nodes"),
+            *("-pkeyopt", "ec_paramgen_curve:prime256v1", "-subj", "/CN=shop.example"),
+            *("-addext", "subjectAltName=DNS:shop.example", "-days", "2"),
+            *("-keyout", "shop.key", "-out", "certificate"),
+        ],
+        cwd=folder,
+        check=True,
+        capture_output=True,
+        timeout=TIMEOUT,
+    )
+    certificate = folder / "certificate"
+    # HAProxy has both in one file; nginx passes over the key.
+    (folder / "shop.pem").write_text(certificate.read_text() + (folder / "shop.key").read_text())
+    return certificate
+
+
+def ask(listener: socket.socket, path: str) -> bytes:
+    """Return the body of the answer of whoever accepts on a socket."""
+    sock = socket.socket(listener.family, socket.SOCK_STREAM)
+    sock.settimeout(TIMEOUT)
+    sock.connect(listener.getsockname())
+    return fetch(sock, path)
+
+
+def ask_proxy(proxy: Front, path: str, certificate: Path, body: bytes | None = None) -> bytes:
+    """Return the body of the answer of a proxy, over TLS."""
+    context = ssl.create_default_context(cafile=certificate)
+    sock = context.wrap_socket(proxy.connect(), server_hostname="shop.example")
+    return fetch(sock, path, body)
+
+
+def fetch(sock: socket.socket, path: str, body: bytes | None = None) -> bytes:
+    client = HTTPConnection("shop.example", timeout=TIMEOUT)
+    client.sock = sock
+    with contextlib.closing(client):
+        fields = {"X-Forwarded-For": "192.0.2.66", "X-Forwarded-Proto": "gopher"}
+        client.request("GET" if body is None else "POST", path, body, fields)
+        response = client.getresponse()
+        assert response.status == 200
+        return response.read()
+
+
+def assert_forwarded(proxy: Front, certificate: Path) -> None:
+    # Also over connections that were used before.
+    for _ in range(3):
+        answer = json.loads(ask_proxy(proxy, "/cart", certificate, b"four"))
+        assert answer["HTTP_HOST"] == "shop.example"
+        assert answer["HTTP_X_FORWARDED_PROTO"] == "https"
+        assert answer["HTTP_CONNECTION"] is None
+        assert answer["path"] == "/cart"
+        # What the proxy knows of a client on a Unix socket; not what the client says.
+        assert answer["HTTP_X_FORWARDED_FOR"] in ("unix:", "")
+        assert answer["length"] == 4
+
+
+def test_units_are_right_in_the_eyes_of_systemd(folder: Path) -> None:
+    for unit, name in UNITS.items():
+        path = folder / unit
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(moved(example(name), folder))
+    (folder / "log").mkdir()
+    result = subprocess.run(
+        [
+            *(tool("systemd-analyze", package="systemd"), "verify"),
+            *("./shop.socket", "./shop.service", "./shop@1.service"),
+        ],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+    )
+    # Much of what is wrong is only said, and changes no exit code.
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_processes_share_the_socket_of_systemd(folder: Path) -> None:
+    def served_by() -> int:
+        pid = json.loads(ask(sock, "/cart"))["pid"]
+        assert isinstance(pid, int)
+        return pid
+
+    with (
+        listening(folder / "shop.sock") as sock,
+        sharing(sock, "shop@.service", folder) as first,
+    ):
+        with sharing(sock, "shop@.service", folder) as second:
+            seen: set[int] = set()
+            eventually(lambda: seen.add(served_by()) or len(seen) == 2, lambda: f"only {seen}")
+            assert seen == {first.pid, second.pid}
+        # One has ended; the socket is still open for the other.
+        assert {served_by() for _ in range(5)} == {first.pid}
+
+
+def test_nginx_serves_the_shop(folder: Path, certificate: Path) -> None:
+    text = moved(example("/etc/nginx/conf.d/shop.conf"), folder)
+    text, count = re.subn("listen 443", "listen unix:front", text)
+    assert count == 1
+    with (
+        activated(folder),
+        configured_front(KINDS["nginx"], folder, NGINX % text) as proxy,
+    ):
+        assert_forwarded(proxy, certificate)
+        assert ask_proxy(proxy, "/static/logo.svg", certificate) == b"<svg/>"
+        assert not (folder / "errors").read_text()
+
+
+def test_nginx_takes_websockets_elsewhere(folder: Path, certificate: Path) -> None:
+    shop = moved(example("/etc/nginx/conf.d/shop.conf"), folder)
+    location = example("/etc/nginx/conf.d/shop.conf, for WebSockets")
+    text = shop.replace("listen 443", "listen unix:front")
+    text = text.replace("    location / {", location + "    location / {")
+    with socket.create_server(("127.0.0.1", 0)) as elsewhere:
+        elsewhere.settimeout(TIMEOUT)
+        text, count = re.subn("127.0.0.1:8010", f"127.0.0.1:{elsewhere.getsockname()[1]}", text)
+        assert count == 1
+        with configured_front(KINDS["nginx"], folder, NGINX % text) as proxy:
+            context = ssl.create_default_context(cafile=certificate)
+            with context.wrap_socket(proxy.connect(), server_hostname="shop.example") as client:
+                client.sendall(
+                    b"GET /ws/chat HTTP/1.1\r\nHost: shop.example\r\nConnection: Upgrade\r\n"
+                    b"Upgrade: websocket\r\n\r\n"
+                )
+                server, _ = elsewhere.accept()
+                server.settimeout(TIMEOUT)
+                with server, server.makefile("rwb") as stream:
+                    head = b"".join(iter(stream.readline, b"\r\n")).lower()
+                    assert b"\r\nupgrade: websocket\r\n" in head
+                    assert b"\r\nconnection: upgrade\r\n" in head
+                    stream.write(
+                        b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\n"
+                        b"Upgrade: websocket\r\n\r\nhello"
+                    )
+                    stream.flush()
+                    with client.makefile("rb") as answer:
+                        assert b" 101 " in answer.readline()
+                        while answer.readline() != b"\r\n":
+                            pass
+                        assert answer.read(5) == b"hello"
+
+
+def test_haproxy_serves_the_shop(folder: Path, certificate: Path) -> None:
+    text = moved(example("/etc/haproxy/haproxy.cfg"), folder)
+    text, count = re.subn("bind :443", "bind unix@front", text)
+    assert count == 1
+    with activated(folder):
+        with configured_front(KINDS["haproxy"], folder, text) as proxy:
+            assert_forwarded(proxy, certificate)
+        checked = subprocess.run(
+            [tool("haproxy", package="haproxy"), "-c", "-f", "configuration"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
+        )
+    assert checked.returncode == 0
+    assert "WARNING" not in checked.stderr
+
+
+def test_command_of_the_container_serves_and_stops(folder: Path) -> None:
+    dockerfile = example("Dockerfile")
+    match = re.search(r"^CMD (.*)$", dockerfile, re.MULTILINE)
+    assert match is not None
+    program, *arguments = json.loads(match[1])
+    assert program == "aiowsgi"
+    arguments = [text.replace("0.0.0.0:8000", "127.0.0.1:0") for text in arguments]
+    with running([sys.executable, "-m", "aiowsgi", *arguments], folder):
+        messages = folder / "messages"
+        eventually(lambda: "Serving" in messages.read_text(), messages.read_text)
+        url = re.search(r"http://127\.0\.0\.1:(\d+)", messages.read_text())
+        assert url is not None
+        assert fetch(socket.create_connection(("127.0.0.1", int(url[1])), TIMEOUT), "/cart")
+
+
+def test_image_installs_the_wheel_of_this_version() -> None:
+    assert f"/aiowsgi_server-{aiowsgi.__version__}-py3-none-any.whl[speed]" in example("Dockerfile")
+
+
+def test_logrotate_leaves_a_file_that_the_server_goes_on_writing(folder: Path) -> None:
+    text = moved(example("/etc/logrotate.d/shop"), folder)
+    (folder / "log").mkdir()
+    log = folder / "log" / "access.log"
+    configuration = folder / "logrotate"
+    configuration.write_text(text)
+    configuration.chmod(0o644)
+    rotate = [tool("logrotate", package="logrotate"), "--force", "--state", "state", "logrotate"]
+
+    with (
+        # As StandardOutput=append: opens it.
+        log.open("ab") as output,
+        listening(folder / "shop.sock") as sock,
+        sharing(sock, "shop.service", folder, output),
+    ):
+        ask(sock, "/before")
+        eventually(lambda: "/before" in log.read_text(), log.read_text)
+        subprocess.run(rotate, cwd=folder, check=True, capture_output=True, timeout=TIMEOUT)
+        assert "/before" in (folder / "log" / "access.log.1").read_text()
+        ask(sock, "/behind")
+        eventually(lambda: "/behind" in log.read_text(), log.read_text)
+    assert "/before" not in log.read_text()
+    assert log.read_bytes().count(b"\0") == 0
