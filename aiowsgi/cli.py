@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 from . import __version__
 from .config import Config, Option, help_texts, parse_port
 from .errors import BindError, ConfigError, LoadError
+from .process import streams
 from .process.importer import load_application
 from .process.run import serve_until_signal
 from .server.server import with_address
@@ -218,6 +219,7 @@ def _as_option(message: str) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
+    streams.open_missing()
     path, config = parse_arguments(arguments)
     try:
         if config.chdir:

@@ -1,5 +1,6 @@
 """The environ against PEP 3333, RFC 3875 and what applications have come to rely on."""
 
+import contextlib
 import io
 import sys
 from typing import Any
@@ -62,12 +63,73 @@ def test_all_keys_of_a_plain_request() -> None:
         "wsgi.url_scheme": "http",
         "wsgi.input": body,
         "wsgi.input_terminated": True,
-        "wsgi.errors": sys.stderr,
+        "wsgi.errors": BASE["wsgi.errors"],
         "wsgi.multithread": True,
         "wsgi.multiprocess": False,
         "wsgi.run_once": False,
         "wsgi.file_wrapper": FileWrapper,
     }
+
+
+# wsgi.errors.
+
+
+@pytest.fixture
+def errors() -> Any:
+    return environ_of(head_of())["wsgi.errors"]
+
+
+def test_errors_go_to_standard_error_as_it_is_at_that_moment(
+    errors: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):
+        stream = io.StringIO()
+        monkeypatch.setattr(sys, "stderr", stream)
+        assert errors.write("one") == 3
+        errors.writelines(["two", "three"])
+        print("four", file=errors, flush=True)
+        assert stream.getvalue() == "onetwothreefour\n"
+
+
+@pytest.mark.parametrize("kind", ["missing", "closed", "without a reader"])
+def test_errors_that_cannot_be_written_are_dropped(
+    errors: Any, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    stream: Any = None
+    with contextlib.ExitStack() as stack:
+        if kind != "missing":
+            stream = stack.enter_context(io.TextIOWrapper(io.BytesIO(), write_through=True))
+        if kind == "closed":
+            stream.close()
+        elif kind == "without a reader":
+
+            def fail(*_: object) -> None:
+                raise BrokenPipeError
+
+            monkeypatch.setattr(stream, "write", fail, raising=False)
+            monkeypatch.setattr(stream, "flush", fail, raising=False)
+            stack.callback(monkeypatch.undo)
+        monkeypatch.setattr(sys, "stderr", stream)
+        print("lost", file=errors, flush=True)
+        errors.writelines(["lost"])
+
+
+def test_what_a_stream_refuses_for_another_reason_is_an_error(
+    errors: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with io.TextIOWrapper(io.BytesIO(), "ascii") as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        with pytest.raises(UnicodeEncodeError):
+            errors.write("\xe9")
+        assert errors.encoding == "ascii"
+
+
+def test_standard_error_may_be_set_to_errors(errors: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "__stderr__", stream)
+    monkeypatch.setattr(sys, "stderr", errors)
+    print("once", file=errors, end="")
+    assert stream.getvalue() == "once"
 
 
 def test_multithread_tells_the_truth() -> None:

@@ -455,6 +455,65 @@ async def test_error_has_an_exit_code_and_no_traceback(project: Path) -> None:
     )
 
 
+# Started without standard streams, as cron and some daemons do.
+
+# Answers what the first descriptors lead to, the streams that stand for them, and wsgi.errors.
+STREAMS = """
+    import os
+    import sys
+
+    def application(environ, start_response):
+        print("an error", file=environ["wsgi.errors"], flush=True)
+        print("a word", flush=True)
+        sys.stderr.write("a word")
+        found = [os.readlink(f"/proc/self/fd/{number}") for number in range(3)]
+        found += [str(stream.fileno()) for stream in (sys.stdin, sys.stdout, sys.stderr)]
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [" ".join(found).encode()]
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("how", ["command", "run"])
+async def test_missing_standard_streams_are_opened_on_dev_null(
+    project: Path, loop: str, how: str
+) -> None:
+    if loop == "uvloop":
+        pytest.importorskip("uvloop")
+    (project / "streams.py").write_text(dedent(STREAMS))
+    (project / "program.py").write_text(
+        "import os, sys\n"
+        "import aiowsgi\n"
+        "from streams import application\n"
+        "config = aiowsgi.Config(bind=(sys.argv[2],), loop=sys.argv[1])\n"
+        "aiowsgi.run(application, config=config)\n"
+    )
+    arguments = {
+        "command": ["-m", "aiowsgi", "streams:application", "--loop", loop, "-b"],
+        "run": ["program.py", loop],
+    }[how]
+    # It cannot say where it listens.
+    with socket.create_server(("127.0.0.1", 0)) as given:
+        process = await asyncio.create_subprocess_exec(
+            *("sh", "-c", 'exec "$@" 0<&- 1>&- 2>&-', "sh", sys.executable, *arguments),
+            f"fd:{given.fileno()}",
+            cwd=project,
+            pass_fds=(given.fileno(),),
+        )
+        try:
+            host, port = given.getsockname()
+            response = await get(f"http://{host}:{port}/")
+            assert response.text == "/dev/null /dev/null /dev/null 0 1 2"
+            process.terminate()
+            async with asyncio.timeout(PATIENCE):
+                assert await process.wait() == 0
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+
+
 # Stopping.
 
 

@@ -18,7 +18,7 @@ from ..http.reader import find_reader
 from ..server.server import Server, serve, with_address
 from ..wording import counted
 from ..wsgi.task import describe
-from . import logs
+from . import logs, streams
 
 _log = logging.getLogger("aiowsgi.error")
 
@@ -58,6 +58,7 @@ def run(
         pass
     else:
         raise RuntimeError("aiowsgi.run() blocks; in a coroutine, await aiowsgi.serve() instead")
+    streams.open_missing()
     serve_until_signal(app, with_address(config or Config(), host, port), name=describe(app))
 
 

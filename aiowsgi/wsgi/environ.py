@@ -1,10 +1,10 @@
 """The environ (PEP 3333, "environ Variables"; RFC 3875 §4.1)."""
 
-import sys
 from functools import lru_cache
 from typing import Any, BinaryIO
 
 from ..http.request import FieldSection, RequestHead
+from .error_stream import ErrorStream
 from .file_wrapper import FileWrapper
 
 Environ = dict[str, Any]
@@ -22,7 +22,6 @@ _OF_EACH_REQUEST = (
     "REMOTE_ADDR",
     "REMOTE_PORT",
     "wsgi.input",
-    "wsgi.errors",
 )
 
 
@@ -39,6 +38,7 @@ def base_environ(*, software: str, multithread: bool) -> Environ:
         # The end of the input is the end of the body, also where CONTENT_LENGTH is missing.
         "wsgi.input_terminated": True,
         "wsgi.file_wrapper": FileWrapper,
+        "wsgi.errors": ErrorStream(),
         **dict.fromkeys(_OF_EACH_REQUEST),
     }
 
@@ -118,5 +118,4 @@ def build_environ(
     environ["SERVER_NAME"], environ["SERVER_PORT"] = server
     environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = client
     environ["wsgi.input"] = body
-    environ["wsgi.errors"] = sys.stderr
     return environ
