@@ -1,6 +1,7 @@
 """Fixtures that every test file may use."""
 
 import contextlib
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 from wsgiref.types import WSGIApplication
@@ -9,6 +10,16 @@ from wsgiref.validate import validator
 import pytest
 
 import aiowsgi
+
+# What ``repr`` shows of most objects.
+_ADDRESS = re.compile(r"\bat 0x[0-9a-f]+>")
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Refuse a name that is another one in each process: it cannot be repeated, nor distributed."""
+    if _ADDRESS.search(item.nodeid):
+        raise pytest.UsageError(f"the id of a test holds the address of an object: {item.nodeid}")
+
 
 StartServer = Callable[..., Awaitable[aiowsgi.Server]]
 

@@ -111,7 +111,7 @@ def test_thread_leaves_before_anything_of_the_file_is_taken(connected: Connect) 
     assert b"\r\nContent-Length: 3000001\r\n" in connection.sent
     assert connection.closes == 1
     assert connection.wire.received == b""
-    information = connection.protocol.inspect()
+    information = connection.protocol.inspect({})
     assert information is not None
     assert (information.phase, information.thread) == ("sending", "")
     assert not connection.protocol.blocks_thread

@@ -21,7 +21,7 @@ from fake_loop import FakeConnection
 from raw_client import TIMEOUT, RawClient, StartServer, connect, eventually, on_each_loop
 
 import aiowsgi
-from aiowsgi.observe.inspection import Inspection, RequestInfo
+from aiowsgi.observe.inspection import Inspection, RequestInfo, stacks_of
 
 PLAIN = [("Content-Type", "text/plain")]
 GET = b"GET /a?b=c HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -75,8 +75,12 @@ class Waiting:
 # --- a request in each of its phases -------------------------------------------------------------
 
 
+def look(connection: FakeConnection) -> RequestInfo | None:
+    return connection.protocol.inspect(stacks_of(sys._current_frames()))
+
+
 def seen(connection: FakeConnection) -> RequestInfo:
-    info = connection.protocol.inspect()
+    info = look(connection)
     assert info is not None
     assert info.client == "127.0.0.1"
     return info
@@ -84,9 +88,9 @@ def seen(connection: FakeConnection) -> RequestInfo:
 
 def test_connection_without_a_request_is_not_listed() -> None:
     connection = FakeConnection(Waiting())
-    assert connection.protocol.inspect() is None
+    assert look(connection) is None
     connection.receive(b"\r\n")
-    assert connection.protocol.inspect() is None
+    assert look(connection) is None
 
 
 def test_request_whose_head_arrives_ages_from_its_first_byte() -> None:
@@ -143,7 +147,7 @@ def test_running_request_has_its_thread_its_wait_and_its_stack() -> None:
     connection.loop.run_until(lambda: not thread.is_alive())
     connection.loop.run_ready()
     assert connection.status == 200
-    assert connection.protocol.inspect() is None
+    assert look(connection) is None
 
 
 @pytest.mark.parametrize("path", ["/read", "/write"])
@@ -160,7 +164,7 @@ def test_request_that_waits_for_its_client_is_blocked(path: str) -> None:
     connection.protocol.connection_lost(None)
     thread.join(TIMEOUT)
     assert not thread.is_alive()
-    assert connection.protocol.inspect() is None
+    assert look(connection) is None
 
 
 def test_response_that_is_sent_has_no_thread() -> None:
@@ -177,7 +181,7 @@ def test_response_that_is_sent_has_no_thread() -> None:
     assert (info.thread, info.stack) == ("", "")
     connection.transport.take(1000)
     connection.loop.run_ready()
-    assert connection.protocol.inspect() is None
+    assert look(connection) is None
 
 
 # --- all of them together ------------------------------------------------------------------------
@@ -259,6 +263,28 @@ async def test_queued_requests_are_counted(start_server: StartServer) -> None:
         assert server.inspect().queued == 0
 
 
+async def test_all_stacks_are_looked_at_in_one_go(
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each look stops every thread of an interpreter without a lock."""
+    app = Waiting()
+    server = await start_server(app, threads=3)
+    looks: list[int] = []
+    frames = sys._current_frames
+    async with contextlib.AsyncExitStack() as stack:
+        clients = []
+        for _ in range(3):
+            clients.append(await stack.enter_async_context(await connect(server)))
+            await clients[-1].send(GET)
+        await eventually(lambda: str(server.inspect()).count("in wait_for_the_test") == 3)
+        monkeypatch.setattr(sys, "_current_frames", lambda: looks.append(1) or frames())
+        server.inspect()
+        assert looks == [1]
+        app.go_on.set()
+        for client in clients:
+            assert (await client.receive()).status == 200
+
+
 @on_each_loop
 async def test_thread_that_was_given_up_is_still_shown(start_server: StartServer) -> None:
     app = Waiting()
@@ -316,7 +342,7 @@ def test_target_cannot_break_a_line(evil: bytes) -> None:
     # As it is it is refused, and nothing of it is shown; encoded it stays so.
     connection.receive(b"GET /a%b HTTP/1.1\r\nHost: h\r\n\r\n" % evil)
     assert connection.status in (400, 505)
-    assert connection.protocol.inspect() is None
+    assert look(connection) is None
     connection = FakeConnection(Waiting())
     encoded = "".join(f"%{byte:02x}" for byte in evil)
     connection.receive(f"GET /a{encoded} HTTP/1.1\r\nHost: h\r\n\r\n".encode())

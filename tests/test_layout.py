@@ -14,7 +14,9 @@ ROOT = Path(__file__).parent.parent / PACKAGE
 
 # What each room may import of the package, besides itself. A room may stand for one module of it.
 DATA = frozenset({"errors", "config", "wording"})
-BELOW_SERVER = DATA | {"http", "wsgi", "bridge", "observe"}
+# What is of use on every floor above.
+SYSTEM = frozenset({"libc"})
+BELOW_SERVER = DATA | SYSTEM | {"http", "wsgi", "bridge", "observe"}
 MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "errors": frozenset(),
     "wording": frozenset(),
@@ -22,7 +24,8 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "http": DATA,
     # http/request.py is data: what a parser yields.
     "wsgi": DATA | {"http.request"},
-    "bridge": DATA,
+    "libc": frozenset(),
+    "bridge": DATA | SYSTEM,
     "observe": DATA | {"http.request"},
     "server": BELOW_SERVER,
     "process": BELOW_SERVER | {"server"},

@@ -135,7 +135,9 @@ def test_a_tuple_of_fields_is_taken() -> None:
         (None, "headers as NoneType; write a list of"),
         ({"X": "a"}, "headers as dict; write a list of"),
         ("X: a", "headers as str; write a list of"),
-        (iter([("X", "a")]), "headers as list_iterator; write a list of"),
+        pytest.param(
+            iter([("X", "a")]), "headers as list_iterator; write a list of", id="an iterator"
+        ),
         (["X: a"], r"'X: a' is not a \(name, value\) tuple"),
         ([["X", "a"]], r"\['X', 'a'\] is not a \(name, value\) tuple"),
         ([("X",)], r"\('X',\) is not a \(name, value\) tuple"),

@@ -76,8 +76,9 @@ class TellingLock:
         self._lock.acquire()
 
     def __exit__(self, *exc_info: object) -> None:
-        self._lock.release()
+        # Before the release: behind it the next thread may come here first.
         hook, self.at_release = self.at_release, None
+        self._lock.release()
         if hook is not None:
             hook()
         with self._released:
@@ -159,6 +160,12 @@ class Watched:
     def settle_threads(self, living: int) -> None:
         """Wait until so many threads are left that have not made up their mind to end."""
         self.lock.wait_until(lambda: self.pool._living == living)
+
+    def join(self) -> None:
+        """Wait until no thread is left: each tells of its end a moment before."""
+        for thread in self.pool.living_threads():
+            thread.join(TIMEOUT)
+        assert self.threads == 0
 
     def end(self) -> None:
         threads = self.pool.living_threads()
@@ -790,7 +797,7 @@ class TestStopping:
         for job in running:
             job.end()
         assert stopped.wait(TIMEOUT)
-        assert watched.threads == 0
+        watched.join()
 
     def test_a_thread_that_waits_for_a_client_is_waited_for(self, make: MakePool) -> None:
         watched = make(1, spare_threads=1)
@@ -860,7 +867,7 @@ class TestStopping:
         for job in (waiting, stuck):
             job.end()
         assert stopped.wait(TIMEOUT)
-        assert watched.threads == 0
+        watched.join()
 
     def test_nothing_is_taken_afterwards(self, make: MakePool) -> None:
         watched = make(2)

@@ -13,11 +13,11 @@ CPython's lock and Linux' timers (prctl(2), PR_SET_TIMERSLACK); elsewhere nobody
 The opposite of patience is for threads that run jobs: what these sleep for ends when it should.
 """
 
-import ctypes
 import sys
 import time
 from collections.abc import Iterable
 
+from .. import libc
 from .jobs import Started
 
 _PR_SET_TIMERSLACK, _PR_GET_TIMERSLACK = 29, 30
@@ -33,9 +33,7 @@ _INTERVAL = 0.05
 _SHARE = 0.03
 
 
-def _prctl(option: int, value: int) -> int:
-    """Call prctl(2) for the calling thread, without letting go of the interpreter."""
-    return int(ctypes.PyDLL(None).prctl(option, ctypes.c_ulong(value), 0, 0, 0))
+_prctl = libc.find("prctl", "c_int", "c_int", *["c_ulong"] * 4)
 
 
 def _usual_slack() -> int:
@@ -43,7 +41,7 @@ def _usual_slack() -> int:
     has_lock = getattr(sys, "_is_gil_enabled", lambda: True)()
     if sys.platform != "linux" or sys.implementation.name != "cpython" or not has_lock:
         return 0
-    return max(0, _prctl(_PR_GET_TIMERSLACK, 0))
+    return 0 if _prctl is None else max(0, _prctl(_PR_GET_TIMERSLACK, 0, 0, 0, 0))
 
 
 _USUAL = _usual_slack()
@@ -51,8 +49,8 @@ _USUAL = _usual_slack()
 
 def be_patient(patient: bool) -> None:
     """Make the calling thread patient, or as it was before."""
-    if _USUAL:
-        _prctl(_PR_SET_TIMERSLACK, _PATIENCE if patient else _USUAL)
+    if _prctl is not None and _USUAL:
+        _prctl(_PR_SET_TIMERSLACK, _PATIENCE if patient else _USUAL, 0, 0, 0)
 
 
 def be_punctual() -> None:
@@ -61,8 +59,8 @@ def be_punctual() -> None:
     Whoever saves power that way (systemd's TimerSlackNSec=, for one) means all threads. Threads and
     processes that the thread starts are as punctual.
     """
-    if _USUAL:
-        _prctl(_PR_SET_TIMERSLACK, _PUNCTUAL if _USUAL == _DEFAULT else _USUAL)
+    if _prctl is not None and _USUAL:
+        _prctl(_PR_SET_TIMERSLACK, _PUNCTUAL if _USUAL == _DEFAULT else _USUAL, 0, 0, 0)
 
 
 def _cpu_time(native_id: int) -> float:

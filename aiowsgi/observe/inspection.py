@@ -3,7 +3,9 @@
 import os
 import sys
 import traceback
+from collections.abc import Iterable
 from dataclasses import dataclass
+from types import FrameType
 
 from ..wording import counted
 
@@ -16,15 +18,18 @@ _LEADING = (
 )
 
 
-def stack_of(ident: int) -> str:
-    """Return the Python stack of a thread from the application on, the innermost call last.
+def stacks_of(idents: Iterable[int]) -> dict[int, str]:
+    """Return the Python stacks of threads, from the application on, the innermost call last.
 
-    Empty where the thread has ended; a stack without an application is given whole.
+    Threads that have ended are left out; a stack without an application is given whole. All are
+    looked at in one go: that stops every thread, where they run at the same time.
     """
-    # A snapshot: the thread runs on while its stack is read.
-    frame = sys._current_frames().get(ident)
-    if frame is None:
-        return ""
+    # A snapshot: the threads run on while it is read.
+    frames = sys._current_frames()
+    return {ident: _text_of(frames[ident]) for ident in idents if ident in frames}
+
+
+def _text_of(frame: FrameType) -> str:
     calls = traceback.extract_stack(frame)
     own = 0
     while own < len(calls) and calls[own].filename.startswith(_LEADING):

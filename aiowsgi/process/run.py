@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import ctypes
 import logging
 import os
 import signal
@@ -12,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 from wsgiref.types import WSGIApplication
 
+from .. import libc
 from ..config import Config
 from ..errors import ConfigError
 from ..http.reader import find_reader
@@ -28,11 +28,12 @@ _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _INSPECT_SIGNALS = [
     getattr(signal, name) for name in ("SIGURG", "SIGINFO") if hasattr(signal, name)
 ]
-# What mallopt(3) is told: the variable that says the same, the number in malloc.h, and the value.
+# What mallopt(3) is told: the variable and the tunable that say the same, the number in malloc.h,
+# and the value.
 _HEAPS = (
-    ("MALLOC_ARENA_MAX", -8, 2),
-    ("MALLOC_MMAP_THRESHOLD_", -3, 2 << 20),
-    ("MALLOC_TRIM_THRESHOLD_", -1, 16 << 20),
+    ("MALLOC_ARENA_MAX", "glibc.malloc.arena_max", -8, 2),
+    ("MALLOC_MMAP_THRESHOLD_", "glibc.malloc.mmap_threshold", -3, 2 << 20),
+    ("MALLOC_TRIM_THRESHOLD_", "glibc.malloc.trim_threshold", -1, 16 << 20),
 )
 # After a second signal, connections that were cut get this many seconds to be gone.
 _FORCED_TIMEOUT = 0.5
@@ -91,15 +92,21 @@ def _set_up_heaps() -> None:
     And it gives each large buffer back to the system at once, from where the next one comes page by
     page: more work than all else about an upload. What the environment says goes first.
     """
-    for variable, parameter, value in _HEAPS:
-        if variable not in os.environ:
-            _call_glibc("mallopt", parameter, value)
+    mallopt = libc.find("mallopt", "c_int", "c_int", "c_int")
+    if sys.platform != "linux" or mallopt is None:
+        return
+    # "name=value:name=value".
+    tunables = os.environ.get("GLIBC_TUNABLES", "").split(":")
+    tuned = {tunable.partition("=")[0] for tunable in tunables}
+    for variable, tunable, parameter, value in _HEAPS:
+        if variable not in os.environ and tunable not in tuned:
+            mallopt(parameter, value)
 
 
-def _call_glibc(name: str, *arguments: int) -> None:
-    """Call a function about the heap where there is one: other C libraries do not have it."""
-    if sys.platform == "linux" and (function := getattr(ctypes.CDLL(None), name, None)):
-        function(*arguments)
+def _trim_heaps() -> None:
+    """Give back what only the imports took: glibc keeps it where something behind it is in use."""
+    if trim := libc.find("malloc_trim", "c_int", "c_size_t"):
+        trim(0)
 
 
 def _loop_factory(choice: str) -> tuple[str, Callable[[], asyncio.AbstractEventLoop] | None]:
@@ -122,8 +129,7 @@ async def _serve(
     on_cut: Callable[[int], None],
 ) -> int:
     server = await serve(app, config=config)
-    # Give back what only the imports took: glibc keeps it where something behind it is in use.
-    _call_glibc("malloc_trim", 0)
+    _trim_heaps()
     closed = asyncio.ensure_future(server.wait_closed())
     with _Signals(server) as signals:
         _log.info(

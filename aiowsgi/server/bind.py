@@ -6,13 +6,18 @@ import os
 import re
 import socket
 import stat
+import sys
 
 from ..errors import BindError, ConfigError
 
 _HOST_PORT = re.compile(r"(?:\[(?P<ipv6>[^\]]+)\]|(?P<host>[^:\[\]]*)):(?P<port>[0-9]{1,5})")
 
 
-_NOTSENT_LOWAT: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+# Linux has it since 3.12, under this number. Interpreters that were built against older headers, as
+# many are so that they run everywhere, do not know the name.
+_NOTSENT_LOWAT: int | None = getattr(
+    socket, "TCP_NOTSENT_LOWAT", 25 if sys.platform == "linux" else None
+)
 _NOTSENT_BYTES = 1 << 17
 
 
@@ -26,7 +31,8 @@ class ListeningSocket:
         if sock.family in (socket.AF_INET, socket.AF_INET6) and _NOTSENT_LOWAT is not None:
             # Connections inherit it. Else the kernel queues megabytes for a slow client, and says
             # so late that there is room again that the client looks as if it took nothing.
-            sock.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, _NOTSENT_BYTES)
+            with contextlib.suppress(OSError):  # What runs Linux programs need not be Linux.
+                sock.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, _NOTSENT_BYTES)
         self.socket = sock
         # Whether other processes may accept on it, too.
         self.inherited = inherited

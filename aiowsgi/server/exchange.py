@@ -12,7 +12,7 @@ from ..errors import ClientDisconnected, RequestBodyError, RequestTimeout
 from ..http.request import RequestHead
 from ..http.response import ResponseEncoder
 from ..observe.access import CLIENT_CLOSED_REQUEST, AccessRecord, Times
-from ..observe.inspection import RequestInfo, stack_of
+from ..observe.inspection import RequestInfo, stacks_of
 from ..wording import counted
 from ..wsgi.environ import build_environ
 from ..wsgi.file_wrapper import FilePart
@@ -137,8 +137,8 @@ class Exchange:
         """Seconds that a finished request waited for its thread."""
         return self._started_at - self.ready_at
 
-    def inspect(self, client: str) -> RequestInfo:
-        """Return what the request is about right now."""
+    def inspect(self, client: str, stacks: dict[int, str]) -> RequestInfo:
+        """Return what the request is about right now. ``stacks`` are those of all busy threads."""
         now = self._site.clock()
         started = None if self.job is None else self.job.started()
         queue_wait = 0.0
@@ -153,7 +153,7 @@ class Exchange:
             phase = "sending"
         else:
             phase = "blocked" if self.blocked else "running"
-            thread, stack = started.thread, stack_of(started.ident)
+            thread, stack = started.thread, stacks.get(started.ident, "")
         return RequestInfo(
             phase=phase,
             age=now - self.head_at,
@@ -188,7 +188,7 @@ class Exchange:
             self.describe(),
             self._site.config.timeout_request,
             started.thread,
-            stack_of(started.ident),
+            stacks_of([started.ident]).get(started.ident, ""),
         )
         if not self._site.healthy:
             _log.critical(

@@ -87,7 +87,7 @@ class Protocol(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Take bytes from the client."""
         if self._state is CLOSING:
-            # Dropped, but the client is still there; for as long as it may be.
+            # Dropped, for as long as the client may be there.
             if self._site.loop.time() < self._linger_until:
                 self._enter(CLOSING)
             else:
@@ -159,11 +159,11 @@ class Protocol(asyncio.Protocol):
         else:
             self._transport.abort()
 
-    def inspect(self) -> RequestInfo | None:
+    def inspect(self, stacks: dict[int, str]) -> RequestInfo | None:
         """Return what is in flight, if anything."""
         client = self.client_address[0]
         if self._exchange is not None:
-            return self._exchange.inspect(client)
+            return self._exchange.inspect(client, stacks)
         return RequestInfo.reading(self._clock.age, client) if self._state is HEAD else None
 
     # Called by the relief.

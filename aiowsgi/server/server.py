@@ -21,7 +21,7 @@ from ..errors import ConfigError, ServerStopped
 from ..http.reader import Reader, find_reader
 from ..http.request import Limits
 from ..http.sections import FieldSections
-from ..observe.inspection import Inspection, RequestInfo, stack_of
+from ..observe.inspection import Inspection, RequestInfo, stacks_of
 from ..wsgi.environ import base_environ
 from . import bind
 from .exchange import Exchange
@@ -153,17 +153,23 @@ class Server:
         Stops nothing; ``str()`` of it is for people.
         """
         site = self._site
-        found = (protocol.inspect() for protocol in site.connections)
+        busy = site.pool.running()
+        stacks = stacks_of(started.ident for started in busy)
+        found = (protocol.inspect(stacks) for protocol in site.connections)
         requests = [request for request in found if request is not None]
         known = {request.thread for request in requests}
         now = site.clock()
         # Threads behind a complete response, and those that timeout_request has given up.
         requests += [
             RequestInfo(
-                phase="finishing", age=now - at, client="", thread=thread, stack=stack_of(ident)
+                phase="finishing",
+                age=now - started.at,
+                client="",
+                thread=started.thread,
+                stack=stacks.get(started.ident, ""),
             )
-            for thread, ident, at, _ in site.pool.running()
-            if thread not in known
+            for started in busy
+            if started.thread not in known
         ]
         requests.sort(key=lambda request: -request.age)
         return Inspection(
@@ -335,11 +341,13 @@ class Server:
             pool.join()  # Each thread has said that it is about to end.
         else:
             self.was_cut = True
-            for thread, ident, _, _ in pool.running():
+            left = pool.running()
+            stacks = stacks_of(started.ident for started in left)
+            for started in left:
                 _log.warning(
                     "The application does not return; the thread %s is left behind at:\n%s",
-                    thread,
-                    stack_of(ident),
+                    started.thread,
+                    stacks.get(started.ident, ""),
                 )
 
 

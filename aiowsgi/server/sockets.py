@@ -3,16 +3,13 @@
 import array
 import asyncio
 import contextlib
-import ctypes
 import os
 import socket
 import struct
+from fcntl import ioctl
+from termios import TIOCOUTQ
 
-try:
-    import fcntl
-    import termios
-except ImportError:  # Not a POSIX system.
-    fcntl = termios = None  # type: ignore[assignment]
+from .. import libc
 
 
 def host_and_port(name: object) -> tuple[str, str]:
@@ -24,9 +21,7 @@ def host_and_port(name: object) -> tuple[str, str]:
 
 # send(2) without letting go of the interpreter: a chunk is out before it could be had again, and
 # where other threads compute, that takes many milliseconds.
-_send = ctypes.PyDLL(None).send
-_send.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int]
-_send.restype = ctypes.c_ssize_t
+_send = libc.find("send", "c_ssize_t", "c_int", "c_char_p", "c_size_t", "c_int")
 # More bytes than that take the kernel longer.
 _MOST_BYTES = 1 << 17
 _FLAGS = socket.MSG_DONTWAIT | getattr(socket, "MSG_NOSIGNAL", 0)
@@ -47,7 +42,7 @@ def send_now(descriptor: int, pieces: list[bytes]) -> int:
 
     Called on any thread. Errors show when the loop thread sends what is left.
     """
-    if sum(map(len, pieces)) > _MOST_BYTES:
+    if _send is None or sum(map(len, pieces)) > _MOST_BYTES:
         try:
             return os.writev(descriptor, pieces)
         except OSError:
@@ -88,11 +83,11 @@ def in_flight(transport: asyncio.Transport) -> int:
     client takes can be seen here.
     """
     sock: socket.socket | None = transport.get_extra_info("socket")
-    if sock is None or fcntl is None:
+    if sock is None:
         return 0
     size = array.array("i", [0])
     try:
-        fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, size)  # SIOCOUTQ, of sockets.
+        ioctl(sock.fileno(), TIOCOUTQ, size)  # SIOCOUTQ, of sockets.
     except OSError:
         return 0
     return size[0]

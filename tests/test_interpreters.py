@@ -1,0 +1,96 @@
+"""Interpreters that were built elsewhere, against older headers or without some library."""
+
+import ctypes
+import socket
+import subprocess
+import sys
+from textwrap import dedent
+
+import pytest
+
+from aiowsgi import libc
+
+# Fail-safe, in seconds.
+TIMEOUT = 60.0
+
+SERVE = """
+import asyncio
+
+import aiowsgi
+
+BODY = b"hello" * 100
+
+def app(environ, start_response):
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    yield BODY
+
+async def main():
+    async with aiowsgi.serve(app, "127.0.0.1", 0, config=aiowsgi.Config(loop="asyncio")) as server:
+        (listening,) = server.sockets
+        reader, writer = await asyncio.open_connection(*listening.getsockname())
+        writer.write(b"GET / HTTP/1.1\\r\\nHost: h\\r\\nConnection: close\\r\\n\\r\\n")
+        answer = await reader.read()
+        assert BODY in answer, answer
+        writer.close()
+        return listening.getsockopt(6, 25)  # IPPROTO_TCP, TCP_NOTSENT_LOWAT.
+
+print(asyncio.run(main()))
+"""
+
+
+def serve_where(missing: str) -> str:
+    """Return what ``SERVE`` prints in an interpreter that is made to miss something."""
+    script = dedent(missing) + SERVE
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout.strip()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the number is Linux'")
+@pytest.mark.parametrize("has_name", [True, False])
+def test_kernel_takes_little_at_once_whatever_the_interpreter_was_built_against(
+    has_name: bool,
+) -> None:
+    if has_name and not hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        pytest.skip("this one was built against old headers")
+    missing = """
+        import socket
+        vars(socket).pop("TCP_NOTSENT_LOWAT", None)
+    """
+    assert serve_where("" if has_name else missing) == str(1 << 17)
+
+
+def test_interpreter_without_ctypes_serves() -> None:
+    """One that was built where libffi was missing."""
+    serve_where("""
+        import sys
+        sys.modules["ctypes"] = None
+    """)
+
+
+def test_interpreter_that_finds_no_functions_by_name_serves() -> None:
+    """One that is linked statically."""
+    serve_where("""
+        import ctypes
+        def refuse(*arguments):
+            raise OSError("Dynamic loading not supported")
+        ctypes.PyDLL = ctypes.CDLL = refuse
+    """)
+
+
+def test_function_of_the_c_library_is_found_with_its_types() -> None:
+    labs = libc.find("labs", "c_long", "c_long")
+    assert labs is not None
+    assert labs(-(1 << 40)) == 1 << 40
+    with pytest.raises(ctypes.ArgumentError):
+        labs("text")
+
+
+def test_function_that_the_c_library_lacks_is_none() -> None:
+    assert libc.find("no_such_function", "c_int") is None
