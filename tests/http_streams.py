@@ -94,7 +94,7 @@ values = st.text(
 paths = st.text("abc/%20+;=@:.~", max_size=10)
 queries = st.text("abc/?&=%20+", max_size=8).map(lambda query: f"?{query}" if query else "")
 pieces_of_body = st.lists(st.binary(min_size=1, max_size=30), max_size=5)
-extensions = st.sampled_from(["", ";", ";a", ";a=b", ';a="b c"', ";a;b=\xe9"])
+extensions = st.sampled_from(["", ";a", ";a=b", ';a="b c"', ';a;b="\xe9"'])
 hexadecimal = st.sampled_from(["%x", "%X", "0%x", "00000%X"])
 
 

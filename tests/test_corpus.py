@@ -21,7 +21,7 @@ from aiowsgi.http.request import BodyData, EndOfMessage, Limits, RequestHead
 
 CASES = load_corpus()
 RANDOM_SPLITS = 6
-STATUSES = {400, 413, 414, 417, 431, 501, 505}
+STATUSES = {400, 413, 414, 417, 421, 431, 501, 505}
 VALID_REQUEST = b"GET /behind HTTP/1.1\r\nHost: example.com\r\n\r\n"
 
 # Each has to be named in the comment of at least one file.

@@ -71,7 +71,7 @@ def test_an_empty_host_is_allowed() -> None:
 
 @pytest.mark.parametrize(
     ("text", "length"),
-    [("0", 0), ("5", 5), ("1000", 1000), ("007", 7), ("000000000000000005", 5)],
+    [("0", 0), ("5", 5), ("1000", 1000), ("007", 7), ("0" * 9000 + "5", 5)],
 )
 def test_content_length(text: str, length: int) -> None:
     assert framing(*cl(text)) == RequestFraming("a.test", length, False, True, False)
@@ -81,7 +81,7 @@ def test_content_length(text: str, length: int) -> None:
 @pytest.mark.parametrize(
     "text",
     # CVE-2025-69225: "²" and "٣" are digits for \d and str.isdigit.
-    ["", "-1", "+1", "1.0", "0x5", "5,5", "5, 5", "5;", "1_0", "five", "5 5", "²", "9" * 19],
+    ["", "-1", "+1", "1.0", "0x5", "5,5", "5, 5", "5;", "1_0", "five", "5 5", "²"],
     ids=ascii,
 )
 def test_a_content_length_that_is_no_number_is_refused(text: str) -> None:
@@ -95,7 +95,14 @@ def test_more_than_one_content_length_is_refused(values: tuple[str, str]) -> Non
 
 @pytest.mark.parametrize(
     ("length", "limit", "accepted"),
-    [(10, 10, True), (11, 10, False), (0, 0, True), (1, 0, False), (10**18 - 1, 10, False)],
+    [
+        (10, 10, True),
+        (11, 10, False),
+        (0, 0, True),
+        (1, 0, False),
+        (10**18 - 1, 10, False),
+        (10**18, 10**18, False),
+    ],
 )
 def test_the_limit_of_the_body_is_held_before_its_first_byte(
     length: int, limit: int, accepted: bool
@@ -109,25 +116,43 @@ def test_the_limit_of_the_body_is_held_before_its_first_byte(
         assert str(limit) in refused.reason
 
 
-@pytest.mark.parametrize("value", ["chunked", "Chunked", "CHUNKED", " chunked\t"])
-def test_chunked(value: str) -> None:
-    assert framing(*te(value)) == RequestFraming("a.test", None, True, True, False)
+@pytest.mark.parametrize(
+    "values",
+    [
+        ["chunked"],
+        ["Chunked"],
+        ["CHUNKED"],
+        [" chunked\t"],
+        # RFC 9110 §5.6.1.2: recipients ignore empty elements of a list.
+        ["chunked,"],
+        [",chunked"],
+        ["chunked", ""],
+        [", ,\t, chunked , "],
+    ],
+)
+def test_chunked(values: list[str]) -> None:
+    assert framing(*te(*values)) == RequestFraming("a.test", None, True, True, False)
 
 
 @pytest.mark.parametrize(
     ("values", "status"),
     [
         # CVE-2024-1135 and CVE-2024-6827: neither taken as chunked nor as "no Transfer-Encoding".
-        (["gzip"], 501),
-        (["identity"], 501),
-        (["xchunked"], 501),
-        (["chunkedx"], 501),
-        (["chunked;q=1"], 501),
-        (["\x0bchunked"], 501),
-        (['"chunked"'], 501),
+        (["gzip"], 400),
+        (["identity"], 400),
+        (["xchunked"], 400),
+        (["chunkedx"], 400),
+        (["chunked;q=1"], 400),
+        (["\x0bchunked"], 400),
+        (['"chunked"'], 400),
+        (['x;a="b,c", chunked'], 501),
+        (['x;a="b, chunked"'], 400),
+        (['x;a="b, chunked'], 400),
+        (["x;a, chunked"], 400),
         (["gzip, chunked"], 501),
         (["gzip", "chunked"], 501),
-        (["gzip, deflate"], 501),
+        (["gzip, deflate"], 400),
+        (["chunked, gzip, chunked"], 400),
         (["chunked, gzip"], 400),
         (["chunked", "gzip"], 400),
         (["chunked", "identity"], 400),
@@ -136,9 +161,6 @@ def test_chunked(value: str) -> None:
         (["CHUNKED, chunked"], 400),
         ([""], 400),
         ([","], 400),
-        (["chunked,"], 400),
-        ([",chunked"], 400),
-        (["chunked", ""], 400),
         ([" \t"], 400),
     ],
 )
@@ -205,13 +227,12 @@ def test_the_expectation_of_a_100(value: bytes) -> None:
 @pytest.mark.parametrize(
     "values",
     [
-        [b""],
         [b"x"],
         [b"200-ok"],
         [b"100-continue, x"],
         [b"100-continue;q=1"],
         [b"100"],
-        [b"100-continue", b"100-continue"],
+        [b'"a, 100-continue"'],
         [b"x", b"100-continue"],
     ],
 )

@@ -598,7 +598,7 @@ async def test_unread_body_beyond_the_limit_closes_the_connection(
         (b"GET / HTTP/1.1\r\nHost: h\r\nX: " + b"x" * 10_000 + b"\r\n\r\n", 431),
         (b"GET / HTTP/1.1\r\nHost: h\r\n" + b"X: x\r\n" * 200 + b"\r\n", 431),
         (b"GET / HTTP/2.0\r\nHost: h\r\n\r\n", 505),
-        (b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip\r\n\r\n", 501),
+        (b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", 501),
         (post(1001, body=b""), 413),
     ],
     ids=["host", "line", "long line", "long field", "many fields", "version", "coding", "body"],

@@ -100,6 +100,8 @@ values = st.one_of(
             "Chunked",
             "gzip, chunked",
             "chunked, chunked",
+            ",chunked",
+            'x;a="b,c", chunked',
             "identity",
             "close",
             "keep-alive, Upgrade",
@@ -118,7 +120,7 @@ spaces = st.sampled_from(["", " ", "\t", "  ", " \t"])
 lines = st.builds("{}:{}{}{}\r\n".format, names, spaces, values, spaces)
 methods = st.sampled_from(METHODS.split())
 targets = st.sampled_from(TARGETS.split())
-versions = st.sampled_from(["1.1", "1.1", "1.1", "1.0", "2.0"])
+versions = st.sampled_from(["1.1", "1.1", "1.1", "1.0", "1.9", "2.0"])
 hosts = st.sampled_from(["Host: a\r\n"] * 3 + ["", "hOST:\t\r\n"])
 frames = st.sampled_from(
     ["", "Content-Length: 3\r\n", "Content-Length:3\t\r\n"]
@@ -136,9 +138,11 @@ heads = st.builds(
 extensions = st.one_of(
     st.just(""),
     own_values.map(";{}".format),
-    st.sampled_from([';a="b;c"', ';a="', ";", ";;", "; a = b", ";a=b;", ';a="\\"']),
+    st.sampled_from([';a="b;c"', ';a="', ";", ";;", " ;\ta = b", ";a=b;", ';a="\\"']),
 )
-sizes = st.sampled_from(["3", "03", "0000000000000003", "3 ", "0x3", "3\t", "-3", "4", "2", "+3"])
+sizes = st.sampled_from(
+    ["3", "03", "0" * 30 + "3", "f" * 17, "3 ", "0x3", "3\t", "-3", "4", "2", "+3"]
+)
 chunks = st.builds("{}{}\r\nabc\r\n".format, st.one_of(st.just("3"), sizes), extensions)
 bodies = st.builds(
     "{}{}{}\r\n{}\r\n".format,
@@ -247,7 +251,7 @@ def test_auto_takes_the_faster_one_where_it_is_installed(
 
 def test_what_is_missing_is_told(without_httptools: Callable[[], None]) -> None:
     without_httptools()
-    with pytest.raises(ConfigError, match=r"^httptools is not installed.*aiowsgi\[speed\]"):
+    with pytest.raises(ConfigError, match=r"^httptools is not installed.*aiowsgi-server\[speed\]"):
         find_reader("httptools")
 
 

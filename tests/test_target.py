@@ -163,7 +163,7 @@ def test_no_authority_holds_a_delimiter_of_urls(text: str) -> None:
         ("GET", "http://a.test?b", ("/", "b", "a.test")),
         ("GET", "http://a.test:81/b?c?d", ("/b", "c?d", "a.test:81")),
         ("GET", "http://a.test:/b", ("/b", "", "a.test:")),
-        ("GET", "HTTPS://a.test/b", ("/b", "", "a.test")),
+        ("GET", "HTTP://a.test/b", ("/b", "", "a.test")),
         ("GET", "http://[::1]:81/b", ("/b", "", "[::1]:81")),
         ("GET", "http://a.test//b@c:d", ("//b@c:d", "", "a.test")),
         ("OPTIONS", "http://a.test/b", ("/b", "", "a.test")),
@@ -228,6 +228,14 @@ def test_other_targets_are_refused(target: str) -> None:
     assert caught.value.status == 400
 
 
+@pytest.mark.parametrize("target", ["https://a.test/", "HTTPS://a.test:443?b"])
+def test_https_needs_a_secured_connection(target: str) -> None:
+    # RFC 9110 §7.4.
+    with pytest.raises(Refusal, match="https") as caught:
+        split_target("GET", target)
+    assert caught.value.status == 421
+
+
 @pytest.mark.parametrize("target", ["a.test:443", "/", "*", "http://a.test/", "#"])
 def test_connect_is_not_implemented(target: str) -> None:
     with pytest.raises(Refusal, match="not a proxy") as caught:
@@ -255,4 +263,4 @@ def test_the_parts_are_parts_of_the_target(target: str) -> None:
         assert target in (path, f"{path}?{query}")
     else:
         assert authority
-        assert target.lower().startswith(("http://", "https://"))
+        assert target.lower().startswith("http://")

@@ -8,11 +8,30 @@ import re
 from typing import NamedTuple
 
 from ..errors import Refusal
-from .request import Limits
+from .grammar import QUOTED_STRING, TOKEN
+from .request import Field, Limits
 from .target import is_authority
 
-# A length above 18 digits is no length; int() of attackers' digits stays cheap.
-_LENGTH = re.compile(r"[0-9]{1,18}")
+_LENGTH = re.compile(r"[0-9]+")
+# Without its leading zeros. No body is as long as more would say, and int() of attackers' digits
+# stays cheap.
+_LENGTH_DIGITS = 18
+
+# The fields of requests that RFC 9110 defines as a single value, in lower case: what stands in
+# several of them has no meaning (§5.3), and is dangerous where two recipients differ (§8.3).
+_SINGLETONS = frozenset(
+    b"authorization content-length content-location content-range content-type date from host "
+    b"if-modified-since if-range if-unmodified-since last-modified max-forwards "
+    b"proxy-authorization range referer user-agent".split()
+)
+
+_CODING = (
+    rf"({TOKEN})"
+    rf"(?:[ \t]*+;[ \t]*+{TOKEN}[ \t]*+=[ \t]*+(?:{TOKEN}|{QUOTED_STRING}))*+"
+)
+# RFC 9110 §5.6.1.2: recipients ignore empty elements of a list.
+_CODING_LIST = re.compile(rf"[ \t]*+(?:{_CODING})?+(?:[ \t]*+,[ \t]*+(?:{_CODING})?+)*+[ \t]*+")
+_EACH_CODING = re.compile(_CODING)
 
 
 class RequestFraming(NamedTuple):
@@ -21,6 +40,16 @@ class RequestFraming(NamedTuple):
     chunked: bool
     keep_alive: bool
     expect_continue: bool
+
+
+def _members(values: list[str]) -> set[str]:
+    """Return the members of a list (RFC 9110 §5.6.1), in lower case, but for empty ones.
+
+    Of a list in which only tokens matter: where a quoted string holds a comma, no part is a token.
+    """
+    elements = {element.strip(" \t").lower() for value in values for element in value.split(",")}
+    elements.discard("")
+    return elements
 
 
 def _check_host(version: str, hosts: list[str]) -> str | None:
@@ -40,25 +69,55 @@ def _check_transfer_encoding(version: str, values: list[str]) -> None:
     if version == "HTTP/1.0":
         # RFC 9112 §6.1: faulty framing, even where Content-Length is sent too.
         raise Refusal(400, "Transfer-Encoding in an HTTP/1.0 request")
-    codings = [coding.strip(" \t").lower() for value in values for coding in value.split(",")]
-    if "" in codings:
-        raise Refusal(400, "Transfer-Encoding holds an empty coding")
-    if "chunked" in codings[:-1]:
-        raise Refusal(400, "chunked must be the last transfer coding, and be applied once")
-    if codings != ["chunked"]:
+    # RFC 9110 §5.3: several fields are one list.
+    value = ",".join(values)
+    if value.lower() == "chunked":
+        return
+    if _CODING_LIST.fullmatch(value) is None:
+        raise Refusal(400, "Transfer-Encoding is not a list of transfer codings")
+    codings = [(match[0].lower(), match[1].lower()) for match in _EACH_CODING.finditer(value)]
+    # RFC 9112 §6.3, step 4: where chunked is not the last one, nobody knows where the body ends.
+    # It has no parameters (§7.1), and is applied once (§6.1).
+    if not codings or codings[-1][0] != "chunked":
+        raise Refusal(400, "the last transfer coding is not chunked")
+    if any(name == "chunked" for _, name in codings[:-1]):
+        raise Refusal(400, "the transfer coding chunked is applied more than once")
+    if len(codings) > 1:
         raise Refusal(501, "the only transfer coding understood is chunked")
 
 
 def _check_content_length(values: list[str], limits: Limits) -> int:
-    # RFC 9112 §6.3 allows to merge equal values; refusing them leaves no room for disagreement.
+    # RFC 9110 §8.6 leaves the choice between refusing equal values and merging them. Refusing them
+    # leaves no room for disagreement.
     if len(values) > 1:
         raise Refusal(400, "more than one Content-Length field")
     if _LENGTH.fullmatch(values[0]) is None:
         raise Refusal(400, "Content-Length is not a decimal number")
-    length = int(values[0])
-    if length > limits.body:
+    digits = values[0].lstrip("0")
+    length = int(digits or "0") if len(digits) <= _LENGTH_DIGITS else None
+    if length is None or length > limits.body:
         raise Refusal(413, f"the request body is longer than {limits.body} bytes")
     return length
+
+
+def without_repetitions(fields: list[Field]) -> list[Field]:
+    """Return the fields, those once that must not be repeated and are with the same value.
+
+    With different values each recipient would take another one: raises Refusal with 400.
+    """
+    if len({name for name, _ in fields}) == len(fields):
+        return fields
+    first: dict[bytes, bytes] = {}
+    kept: list[Field] = []
+    for name, value in fields:
+        if name in _SINGLETONS:
+            if name in first:
+                if first[name] != value:
+                    raise Refusal(400, f"more than one {name.decode()} field")
+                continue
+            first[name] = value
+        kept.append((name, value))
+    return kept
 
 
 def request_framing(
@@ -103,14 +162,15 @@ def request_framing(
     # 3. Persistence (RFC 9112 §9.3).
     keep_alive = version == "HTTP/1.1"
     if options:
-        tokens = {option.strip(" \t").lower() for value in options for option in value.split(",")}
+        tokens = _members(options)
         keep_alive = "close" not in tokens and (keep_alive or "keep-alive" in tokens)
 
     # 4. Expectation (RFC 9110 §10.1.1): a client in HTTP/1.0 cannot wait for a 100.
     expect_continue = False
     if expectations and version == "HTTP/1.1":
-        if len(expectations) != 1 or expectations[0].lower() != "100-continue":
+        members = _members(expectations)
+        if members - {"100-continue"}:
             raise Refusal(417, "the only expectation that can be met is 100-continue")
-        expect_continue = True
+        expect_continue = bool(members)
 
     return RequestFraming(host, content_length, bool(codings), keep_alive, expect_continue)

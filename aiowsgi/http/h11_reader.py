@@ -3,7 +3,7 @@
 import h11
 
 from ..errors import Refusal
-from .reader import Reader
+from .reader import Reader, sealed
 from .request import Field
 
 # h11 holds incomplete heads and trailer sections against this size. Limits are ours.
@@ -14,11 +14,10 @@ def _fields(section: bytes) -> list[Field]:
     """See ``Reader``."""
     # Each section gets a connection of its own: nothing can be taken for a part of the next one.
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=_UNLIMITED)
-    # The request line is read already; this one stands for all of them.
-    connection.receive_data(b"GET / HTTP/" + section + b"\r\n\r\n")
+    connection.receive_data(sealed(section))
     request = _next_event(connection)
     assert isinstance(request, h11.Request)  # It is one whole head.
-    return [(name.lower(), value) for name, value in request.headers.raw_items()]
+    return [(name[1:].lower(), value) for name, value in request.headers.raw_items()]
 
 
 class _ChunkDecoder:

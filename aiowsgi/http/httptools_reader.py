@@ -3,7 +3,7 @@
 import httptools
 
 from ..errors import Refusal
-from .reader import Reader
+from .reader import Reader, sealed
 from .request import Field
 
 
@@ -26,15 +26,8 @@ class _Section:
 def _fields(section: bytes) -> list[Field]:
     """See ``Reader``."""
     found = _Section()
-    # llhttp does things of its own with some fields: it frames by Content-Length and
-    # Transfer-Encoding, which are framed already, and stops at an Upgrade. A letter in front of
-    # each name makes it see fields only. Its table of methods plays no part either.
-    lines = section[3:].replace(b"\r\n", b"\r\nX")
-    _feed(httptools.HttpRequestParser(found), b"GET / HTTP/1.1" + lines + b"\r\n\r\n")
+    _feed(httptools.HttpRequestParser(found), sealed(section))
     assert found.complete  # It is one whole head.
-    if b"\r\ntransfer-encoding:" in section.lower():
-        # There can be but one coding (see ``framing``), and h11 gives its name in lower case.
-        return [(n, v.lower() if n == b"transfer-encoding" else v) for n, v in found.fields]
     return found.fields
 
 

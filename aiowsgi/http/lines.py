@@ -8,9 +8,10 @@ depend on how the bytes were split on their way.
 import re
 
 from ..errors import Refusal
+from .grammar import QUOTED_STRING, TOKEN
 from .request import Limits
 
-_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_TOKEN = TOKEN.encode()
 _VALUE = rb"[\t\x20-\x7e\x80-\xff]*+"
 
 # An ordinary head in two matches. They decide nothing alone: what they do not match is read again
@@ -19,14 +20,23 @@ _VALUE = rb"[\t\x20-\x7e\x80-\xff]*+"
 # Before " HTTP/", in latin-1: method, target, and the target's path and query as ``split_target``
 # finds them.
 ordinary_request = re.compile(
-    rf"(?!CONNECT )({_TOKEN.decode()}) ((/[!\"$->@-~]*+)(?:\?([!\"$-~]*+))?+)"
+    rf"(?!CONNECT )({TOKEN}) ((/[!\"$->@-~]*+)(?:\?([!\"$-~]*+))?+)"
 ).fullmatch
 # Between "HTTP/" and the empty line.
 ordinary_section = re.compile(rb"1\.[01](?:\r\n%b:%b)*+" % (_TOKEN, _VALUE)).fullmatch
 _REQUEST_LINE = re.compile(rb"%b [\x21-\x7e]+ HTTP/([0-9])\.([0-9])" % _TOKEN)
 _FIELD_LINE = re.compile(rb"%b:%b" % (_TOKEN, _VALUE))
 _SPACE_BEFORE_COLON = re.compile(rb"%b[ \t]+:" % _TOKEN)
-_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(;%b)?" % _VALUE)
+# RFC 9112 §7.1.1, with the white space that recipients must parse.
+_CHUNK_LINE = re.compile(
+    rb"([0-9A-Fa-f]++)((?:[ \t]*+;[ \t]*+%b(?:[ \t]*+=[ \t]*+(?:%b|%b))?+)*+)"
+    % (_TOKEN, _TOKEN, QUOTED_STRING.encode("latin-1"))
+)
+_CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]+")
+# Larger than any limit, however the line goes on.
+_HUGE_CHUNK_SIZE = re.compile(rb"0*+[1-9A-Fa-f][0-9A-Fa-f]{16}")
+# Every library reads a size of so many digits.
+_PLAIN_SIZE_DIGITS = 16
 
 _NOT_IN_REQUEST_LINE = re.compile(rb"[^\x20-\x7e]")
 _NOT_IN_FIELD_LINE = re.compile(rb"[^\t\x20-\x7e\x80-\xff]")
@@ -35,14 +45,18 @@ _NOT_IN_FIELD_LINE = re.compile(rb"[^\t\x20-\x7e\x80-\xff]")
 _CHUNK_LINE_LIMIT = 256
 _CHUNK_EXTENSIONS_LIMIT = 1 << 14
 
-# RFC 9110 §6.5.1: fields for framing, routing, request modification, authentication and content
-# format must not be taken from a trailer.
+# RFC 9110 §6.5.1: what concerns framing, routing or authentication has no place in a trailer, and
+# is how somebody would deceive a recipient that merges trailers with header fields. Other fields
+# are dropped, as all trailers are.
 _NOT_IN_TRAILERS = frozenset(
-    b"authorization cache-control connection content-encoding content-length content-location "
-    b"content-range content-type cookie date expect forwarded host keep-alive max-forwards "
-    b"pragma range set-cookie te trailer transfer-encoding upgrade".split()
+    # Framing, and the connection.
+    b"connection content-length keep-alive te trailer transfer-encoding upgrade "
+    # Routing.
+    b"forwarded host max-forwards "
+    # Authentication.
+    b"authorization cookie".split()
 )
-_NOT_IN_TRAILERS_PREFIXES = (b"if-", b"proxy-", b"x-forwarded-")
+_NOT_IN_TRAILERS_PREFIXES = (b"proxy-", b"x-forwarded-")
 
 
 def _check_bytes(line: bytes, forbidden: re.Pattern[bytes], where: str) -> None:
@@ -63,7 +77,8 @@ def _check_request_line(line: bytes) -> None:
         raise Refusal(400, "more than one empty line before the request line")
     if (match := _REQUEST_LINE.fullmatch(line)) is None:
         raise Refusal(400, "the request line is not 'METHOD TARGET HTTP/1.1'")
-    if match[1] != b"1" or match[2] not in (b"0", b"1"):
+    # RFC 9110 §2.5: a higher minor version is served as the highest that is known.
+    if match[1] != b"1":
         raise Refusal(505, "this server speaks HTTP/1.1 and HTTP/1.0")
 
 
@@ -151,7 +166,7 @@ class ChunkScanner:
     chunk line with the data behind it, so that one call is a bounded amount of work.
     """
 
-    __slots__ = ("_body", "_data", "_extensions", "_limits", "_trailers", "extension", "finished")
+    __slots__ = ("_body", "_data", "_extensions", "_limits", "_trailers", "finished", "plain_line")
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -159,7 +174,9 @@ class ChunkScanner:
         self._data = 0  # Bytes to come of this chunk, with its CRLF.
         self._extensions = 0
         self._trailers: int | None = None  # Fields so far, once the last chunk has come.
-        self.extension = b""  # Of the chunk line that was scanned last, with its semicolon.
+        # What a library gets in place of the chunk line that was scanned last; empty where it gets
+        # that line itself.
+        self.plain_line = b""
         self.finished = False
 
     def scan(self, buffer: bytes, start: int) -> int:
@@ -167,7 +184,7 @@ class ChunkScanner:
 
         Raises Refusal with 400, 413 or 431.
         """
-        self.extension = b""
+        self.plain_line = b""
         if self._data:
             return self._scan_data(buffer, start)
         if self._trailers is not None:
@@ -182,23 +199,32 @@ class ChunkScanner:
             line = line[:-1]
         _check_bytes(line[:limit], _NOT_IN_FIELD_LINE, where)
         if len(line) > limit:
+            if self._trailers is None and _HUGE_CHUNK_SIZE.match(line, 0, limit):
+                raise self._too_large()
             raise Refusal(status, f"a line of the {where} is longer than {limit} bytes")
         return end
+
+    def _too_large(self) -> Refusal:
+        return Refusal(413, f"the request body is longer than {self._limits.body} bytes")
 
     def _scan_chunk_line(self, buffer: bytes, start: int) -> int:
         end = self._line_end(buffer, start, _CHUNK_LINE_LIMIT, "chunked body", 400)
         if end < 0:
             return start
         if (match := _CHUNK_LINE.fullmatch(buffer, start, end)) is None:
-            raise Refusal(400, "a chunk size is not a hexadecimal number")
-        self.extension = match[2] or b""
-        self._extensions += len(self.extension)
+            if _CHUNK_SIZE.match(buffer, start, end) is None:
+                raise Refusal(400, "a chunk size is not a hexadecimal number")
+            raise Refusal(400, "a chunk extension is not ';name' or ';name=value'")
+        digits, extensions = match.groups()
+        self._extensions += len(extensions)
         if self._extensions > _CHUNK_EXTENSIONS_LIMIT:
             raise Refusal(400, f"more than {_CHUNK_EXTENSIONS_LIMIT} bytes of chunk extensions")
-        size = int(match[1], 16)
+        size = int(digits, 16)
+        if extensions or len(digits) > _PLAIN_SIZE_DIGITS:
+            self.plain_line = b"%x\r\n" % size
         self._body += size
         if self._body > self._limits.body:
-            raise Refusal(413, f"the request body is longer than {self._limits.body} bytes")
+            raise self._too_large()
         if size == 0:
             self._trailers = 0
             return end + 2

@@ -180,8 +180,8 @@ class Parser:
                 return None
             piece = self._buffer[self._position : end]
             self._position = end
-            if chunks.extension:
-                piece = piece.replace(chunks.extension, b"", 1)
+            if chunks.plain_line:
+                piece = chunks.plain_line + piece.partition(b"\r\n")[2]
             data = decoder.decode(piece)
             if data:
                 return BodyData(data)

@@ -8,7 +8,7 @@ and by nothing else: so these bytes are the key, and the decisions are the value
 import re
 from array import array
 
-from .framing import request_framing
+from .framing import request_framing, without_repetitions
 from .lines import ordinary_section
 from .reader import Reader
 from .request import Field, FieldSection, Limits
@@ -65,9 +65,10 @@ class FieldSections:
 
     def read(self, raw: bytes) -> FieldSection:
         """Return the section of a head whose lines are known to be sound. Raises the same."""
-        version = "HTTP/1.1" if raw.startswith(b"1.1") else "HTTP/1.0"
+        version = "HTTP/1.0" if raw.startswith(b"1.0") else "HTTP/1.1"
         framing = request_framing(version, _DECIDING_FIELD.findall(raw), self.limits)
-        section = FieldSection(version, self._fields(raw), *framing)
+        fields = without_repetitions(self._fields(raw))
+        section = FieldSection(version, fields, *framing)
         if len(raw) <= _LONGEST_SECTION and len(section.fields) <= _MOST_FIELDS:
             mark = hash(raw)
             place = mark % _MOST_SECTIONS
@@ -85,8 +86,8 @@ class FieldSections:
         unknown = [line for line in lines if line not in known]
         if not unknown:
             return [known[line] for line in lines]
-        # Lines mean the same in any version; in this one h11 does not miss the Host.
-        read = self.reader.fields(b"\r\n".join([b"1.0", *unknown]))
+        # Lines mean the same in any version.
+        read = self.reader.fields(b"\r\n".join([b"1.1", *unknown]))
         new = dict(zip(unknown, read, strict=True))
         fields = [new[line] if line in new else known[line] for line in lines]
         if len(known) + len(new) > _MOST_LINES:

@@ -9,7 +9,7 @@ _AUTHORITY = re.compile(
     r"(?::[0-9]*+)?"
 )
 _FUTURE_LITERAL = re.compile(r"v[0-9A-Fa-f]+\.[A-Za-z0-9\-._~!$&'()*+,;=:]+")
-_ABSOLUTE_FORM = re.compile(r"https?://([^/?]*)(/[^?]*)?(?:\?(.*))?", re.IGNORECASE)
+_ABSOLUTE_FORM = re.compile(r"http(s?)://([^/?]*)(/[^?]*)?(?:\?(.*))?", re.IGNORECASE)
 
 
 def is_authority(text: str) -> bool:
@@ -34,7 +34,7 @@ def split_target(method: str, target: str) -> tuple[str, str, str | None]:
     """Return path, query and authority of a request target.
 
     The authority is None unless the target is in absolute-form; the path is empty for
-    ``OPTIONS *``. Raises Refusal with 400, or with 501 for CONNECT.
+    ``OPTIONS *``. Raises Refusal with 400, with 421 for https, or with 501 for CONNECT.
     """
     if method == "CONNECT":
         raise Refusal(501, "this server is not a proxy: CONNECT is not supported")
@@ -46,8 +46,11 @@ def split_target(method: str, target: str) -> tuple[str, str, str | None]:
     if target == "*" and method == "OPTIONS":
         return "", "", None
     if (match := _ABSOLUTE_FORM.fullmatch(target)) is not None:
-        authority, path, query = match[1], match[2] or "/", match[3] or ""
+        secure, authority, path, query = match[1], match[2], match[3] or "/", match[4] or ""
         # An empty host makes an http URI invalid (RFC 9110 §4.2.1).
         if authority and authority[0] != ":" and is_authority(authority):
+            if secure:
+                # RFC 9110 §7.4: it has not come over a secured connection.
+                raise Refusal(421, "an https URL is not served over a cleartext connection")
             return path, query, authority
     raise Refusal(400, "the request target is neither a path that starts with '/' nor a URL")

@@ -77,6 +77,9 @@ def _section_environ(base: Environ, section: FieldSection) -> Environ:
     for key, values in repeated.items():
         # RFC 9110 §5.3 joins with commas; a cookie-string knows only "; " (RFC 6265 §4.2.1).
         environ[key] = ("; " if key == "HTTP_COOKIE" else ",").join(values)
+    if section.content_length is not None:
+        # As a number is written: without leading zeros, of which int() takes only so many.
+        environ["CONTENT_LENGTH"] = str(section.content_length)
     # The body is decoded already: an application that saw the field would decode it again.
     environ.pop("HTTP_TRANSFER_ENCODING", None)
     return environ
