@@ -10,6 +10,7 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 
 import pytest
 from conftest import StartServer
+from fake_loop import FakeConnection
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from raw_client import connect, eventually, on_each_loop
@@ -129,6 +130,33 @@ def test_response_is_queued_where_many_are_sent_at_one_go(wakes: Wakes) -> None:
     writer.finish([b"a"], queue=True)
     assert not kernel.taken
     assert writer.take(ALL) == ([b"a"], Progress.FINISHED)
+
+
+@pytest.mark.parametrize("iterable", [False, True])
+@pytest.mark.parametrize(
+    ("others", "seconds", "direct"), [(0, 0.0, True), (1, 0.0, False), (1, 0.1, True)]
+)
+def test_end_of_a_response_is_left_to_the_loop_thread_where_other_short_requests_wait(
+    iterable: bool, others: int, seconds: float, direct: bool
+) -> None:
+    kernel = Kernel()
+
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        start_response("200 OK", [("Content-Length", "5")])
+        connection.loop.now += seconds
+        return iter([b"hello"]) if iterable else [b"hello"]
+
+    connection = FakeConnection(app)
+    connection.receive(GET)
+    exchange = connection.protocol._exchange
+    assert exchange is not None
+    exchange.writer.allow_direct(kernel.send)
+    for _ in range(others):
+        connection.pool.start(lambda: None)
+    connection.pool.jobs.pop(0).run()
+    assert kernel.taken.endswith(b"hello") is direct
+    connection.loop.run_ready()
+    assert connection.sent.endswith(b"hello") is not direct
 
 
 def test_nothing_is_sent_behind_the_end(wakes: Wakes) -> None:

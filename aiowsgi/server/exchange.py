@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from .protocol import Protocol
 
 _log = logging.getLogger("aiowsgi.error")
+# A request that had its thread for this long, in seconds, took long: a switch interval.
+_LONG = 0.005
 
 
 class Exchange:
@@ -98,7 +100,8 @@ class Exchange:
     @property
     def request_id(self) -> str:
         """A name for the request in logs, unique among processes."""
-        return f"{self._site.id_prefix}-{self._number:x}"
+        # Put together, not formatted: that is several times dearer where this is compiled.
+        return self._site.id_prefix + "-" + str(self._number)
 
     def describe(self) -> str:
         """Return the request as the error log names it."""
@@ -324,7 +327,7 @@ class Exchange:
             if self.encoder.complete:
                 # All that was declared is there: one hand-over less, and nothing left to wait for.
                 self._ended = True
-                self.writer.finish(pieces)
+                self.writer.finish(pieces, queue=self._is_one_of_many())
             else:
                 self.writer.write(pieces)
         return self.encoder.wants_more
@@ -344,8 +347,16 @@ class Exchange:
             self._check_length()
         if not self._ended:
             self._ended = True
-            # Where other requests wait, the loop thread sends many responses at one go.
-            self.writer.finish(pieces, queue=self._site.pool.waiting > 0)
+            self.writer.finish(pieces, queue=self._is_one_of_many())
+
+    def _is_one_of_many(self) -> bool:
+        """Return whether to leave the end of the response to the loop thread.
+
+        Where short requests wait, it sends many responses at one go. One that took long is alone
+        when it ends, and would wait for the turn of the loop thread behind others that compute.
+        """
+        site = self._site
+        return site.pool.waiting > 0 and site.clock() - self._started_at < _LONG
 
     def finish_with(self, part: FilePart) -> None:
         """Take a file as the whole body. See ``Responder``."""

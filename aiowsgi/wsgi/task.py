@@ -245,6 +245,8 @@ class Task:
 
     def _close(self, result: Any) -> None:
         """Close the iterable, whatever happened (PEP 3333, "Specification Details")."""
+        if type(result) is list:
+            return  # As most results are, and has nothing to close: not even to be looked for.
         try:
             close = getattr(result, "close", None)
             if close is not None:
