@@ -11,6 +11,9 @@ from ..errors import Refusal
 from .grammar import QUOTED_STRING, TOKEN
 from .request import Limits
 
+# What arrives a little at a time is collected in the latter.
+Buffer = bytes | bytearray
+
 _TOKEN = TOKEN.encode()
 _VALUE = rb"[\t\x20-\x7e\x80-\xff]*+"
 
@@ -59,9 +62,11 @@ _NOT_IN_TRAILERS = frozenset(
 _NOT_IN_TRAILERS_PREFIXES = (b"proxy-", b"x-forwarded-")
 
 
-def _check_bytes(line: bytes, forbidden: re.Pattern[bytes], where: str) -> None:
-    """Refuse the first byte that no such line may hold."""
-    if (match := forbidden.search(line)) is None:
+def _check_bytes(
+    buffer: Buffer, start: int, stop: int, forbidden: re.Pattern[bytes], where: str
+) -> None:
+    """Refuse the first byte in a part of the buffer that no such line may hold."""
+    if (match := forbidden.search(buffer, start, stop)) is None:
         return
     byte = match[0][0]
     if byte == 0x0A:
@@ -96,18 +101,19 @@ def _check_field_line(line: bytes) -> None:
 class HeadScanner:
     """Finds the end of a request head, and refuses a head that is not strictly well formed.
 
-    Incremental: a line that was read is not read again, however slowly the rest arrives.
+    Incremental: no byte is looked at again, however slowly the rest arrives.
     """
 
-    __slots__ = ("_base", "_limits", "_lines", "_start")
+    __slots__ = ("_base", "_limits", "_lines", "_seen", "_start")
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._base = 0  # Where the head begins: behind an empty line, if there is one.
         self._start = -1  # Where the first unread line begins; -1 before the first look.
+        self._seen = 0  # Before this, that line is sound and does not end.
         self._lines = 0  # Lines read.
 
-    def scan(self, buffer: bytes) -> tuple[int, int] | None:
+    def scan(self, buffer: Buffer) -> tuple[int, int] | None:
         """Return where the head begins and where it ends in ``buffer``; None if it is not whole.
 
         Called again with the same bytes and more. Raises Refusal with 400, 414, 431 or 505.
@@ -115,7 +121,7 @@ class HeadScanner:
         if self._start < 0:
             if buffer == b"\r":
                 return None
-            self._start = self._base = 2 if buffer[:2] == b"\r\n" else 0
+            self._start = self._base = self._seen = 2 if buffer[:2] == b"\r\n" else 0
         while (line := self._next_line(buffer)) is not None:
             if self._lines == 1:
                 _check_request_line(line)
@@ -127,30 +133,33 @@ class HeadScanner:
                 return self._base, self._start
         return None
 
-    def _next_line(self, buffer: bytes) -> bytes | None:
-        end = buffer.find(b"\r\n", self._start)
+    def _next_line(self, buffer: Buffer) -> bytes | None:
+        end = buffer.find(b"\r\n", self._seen)
         if end < 0:
-            tail = buffer[self._start :]
+            end = len(buffer)
             # A CR at the very end may be the first half of a CRLF.
-            self._check_so_far(tail[:-1] if tail.endswith(b"\r") else tail)
+            if buffer.endswith(b"\r"):
+                end -= 1
+            self._check_so_far(buffer, end)
+            self._seen = end
             return None
-        line = buffer[self._start : end]
-        self._check_so_far(line)
+        self._check_so_far(buffer, end)
+        line = bytes(buffer[self._start : end])
         self._lines += 1
-        self._start = end + 2
+        self._start = self._seen = end + 2
         return line
 
-    def _check_so_far(self, line: bytes) -> None:
+    def _check_so_far(self, buffer: Buffer, end: int) -> None:
         """Refuse on bytes and length: what can be known before the line is whole."""
-        limits = self._limits
+        limits, size = self._limits, end - self._start
         room = limits.head - (self._start - self._base)
         if self._lines == 0:
             ceiling, forbidden, where = limits.request_line, _NOT_IN_REQUEST_LINE, "request line"
         else:
             ceiling, forbidden, where = limits.field_size, _NOT_IN_FIELD_LINE, "request head"
         allowed = max(0, min(ceiling, room))
-        _check_bytes(line[:allowed], forbidden, where)
-        if len(line) <= allowed and room >= 0:
+        _check_bytes(buffer, self._seen, min(end, self._start + allowed), forbidden, where)
+        if size <= allowed and room >= 0:
             return
         if room < ceiling:
             raise Refusal(431, f"the request head is longer than {limits.head} bytes")
@@ -163,23 +172,34 @@ class ChunkScanner:
     """Checks a chunked body (RFC 9112 §7.1) as it passes, without decoding it.
 
     ``scan`` says how many bytes of the buffer are checked and may go to the parser: at most one
-    chunk line with the data behind it, so that one call is a bounded amount of work.
+    chunk line with the data behind it, so that one call is a bounded amount of work. Where it needs
+    more, it is called again with the same bytes and more, and looks at no byte again.
     """
 
-    __slots__ = ("_body", "_data", "_extensions", "_limits", "_trailers", "finished", "plain_line")
+    __slots__ = (
+        "_body",
+        "_data",
+        "_extensions",
+        "_limits",
+        "_seen",
+        "_trailers",
+        "finished",
+        "plain_line",
+    )
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._body = 0  # Bytes announced by all chunk lines.
         self._data = 0  # Bytes to come of this chunk, with its CRLF.
         self._extensions = 0
+        self._seen = 0  # Bytes of a line that are sound and do not end it.
         self._trailers: int | None = None  # Fields so far, once the last chunk has come.
         # What a library gets in place of the chunk line that was scanned last; empty where it gets
         # that line itself.
         self.plain_line = b""
         self.finished = False
 
-    def scan(self, buffer: bytes, start: int) -> int:
+    def scan(self, buffer: Buffer, start: int) -> int:
         """Return the offset up to which ``buffer`` is sound; ``start`` where more is needed.
 
         Raises Refusal with 400, 413 or 431.
@@ -191,23 +211,27 @@ class ChunkScanner:
             return self._scan_trailer(buffer, start)
         return self._scan_chunk_line(buffer, start)
 
-    def _line_end(self, buffer: bytes, start: int, limit: int, where: str, status: int) -> int:
+    def _line_end(self, buffer: Buffer, start: int, limit: int, where: str, status: int) -> int:
         """Return the offset of the CRLF that ends the line at ``start``, or -1."""
-        end = buffer.find(b"\r\n", start, start + limit + 2)
-        line = buffer[start:end] if end >= 0 else buffer[start : start + limit + 2]
-        if end < 0 and line.endswith(b"\r"):
-            line = line[:-1]
-        _check_bytes(line[:limit], _NOT_IN_FIELD_LINE, where)
-        if len(line) > limit:
-            if self._trailers is None and _HUGE_CHUNK_SIZE.match(line, 0, limit):
+        seen = start + self._seen
+        end = stop = buffer.find(b"\r\n", seen, start + limit + 2)
+        if end < 0:
+            stop = min(len(buffer), start + limit + 2)
+            # It may be the first half of a CRLF.
+            if buffer.endswith(b"\r", seen, stop):
+                stop -= 1
+        _check_bytes(buffer, seen, min(stop, start + limit), _NOT_IN_FIELD_LINE, where)
+        if stop - start > limit:
+            if self._trailers is None and _HUGE_CHUNK_SIZE.match(buffer, start, start + limit):
                 raise self._too_large()
             raise Refusal(status, f"a line of the {where} is longer than {limit} bytes")
+        self._seen = stop - start if end < 0 else 0
         return end
 
     def _too_large(self) -> Refusal:
         return Refusal(413, f"the request body is longer than {self._limits.body} bytes")
 
-    def _scan_chunk_line(self, buffer: bytes, start: int) -> int:
+    def _scan_chunk_line(self, buffer: Buffer, start: int) -> int:
         end = self._line_end(buffer, start, _CHUNK_LINE_LIMIT, "chunked body", 400)
         if end < 0:
             return start
@@ -231,7 +255,7 @@ class ChunkScanner:
         self._data = size + 2
         return self._scan_data(buffer, end + 2)
 
-    def _scan_data(self, buffer: bytes, start: int) -> int:
+    def _scan_data(self, buffer: Buffer, start: int) -> int:
         end = min(len(buffer), start + self._data)
         left = self._data - (end - start)
         if left < 2:
@@ -247,7 +271,7 @@ class ChunkScanner:
         self._data = left
         return end
 
-    def _scan_trailer(self, buffer: bytes, start: int) -> int:
+    def _scan_trailer(self, buffer: Buffer, start: int) -> int:
         end = self._line_end(buffer, start, self._limits.field_size, "trailer section", 431)
         if end < 0:
             return start
@@ -259,7 +283,7 @@ class ChunkScanner:
         # Not counted in bytes: fields times their size is the bound.
         if self._trailers > self._limits.fields:
             raise Refusal(431, f"more than {self._limits.fields} trailer fields")
-        line = buffer[start:end]
+        line = bytes(buffer[start:end])
         _check_field_line(line)
         name = line.partition(b":")[0].lower()
         if name in _NOT_IN_TRAILERS or name.startswith(_NOT_IN_TRAILERS_PREFIXES):

@@ -6,7 +6,7 @@ bytes of one header section, or of one body, and never what follows them.
 """
 
 from ..errors import Refusal
-from .lines import ChunkScanner, HeadScanner, ordinary_request
+from .lines import Buffer, ChunkScanner, HeadScanner, ordinary_request
 from .reader import ChunkDecoder
 from .request import BodyData, EndOfMessage, Event, FieldSection, RequestHead
 from .sections import FieldSections
@@ -15,6 +15,9 @@ from .target import split_target
 _END_OF_MESSAGE = EndOfMessage()
 # One empty line before a request is no part of it (RFC 9112 §2.2).
 _NOTHING = (b"", b"\r", b"\r\n")
+# Chunks whose data is one event. To read them is the work that a client can ask for with the fewest
+# bytes: with chunks of one byte it must not hold the loop (CVE-2025-69229).
+_CHUNKS_PER_EVENT = 64
 
 
 class Parser:
@@ -40,7 +43,7 @@ class Parser:
 
     def __init__(self, sections: FieldSections) -> None:
         self._sections = sections
-        self._buffer = b""
+        self._buffer: Buffer = b""
         self._position = 0
         self._eof = False
         self._refusal: Refusal | None = None
@@ -64,10 +67,16 @@ class Parser:
         """Take bytes from the client."""
         if self._refusal is not None:
             return
-        if self._position < len(self._buffer):
-            self._buffer = self._buffer[self._position :] + data
-        else:
+        buffer = self._buffer
+        if self._position == len(buffer):
             self._buffer = data
+        else:
+            # What is kept grows in its place: a copy of it for each byte of a client that sends one
+            # at a time would be far more work than the byte.
+            if not isinstance(buffer, bytearray):
+                self._buffer = buffer = bytearray(buffer)
+            del buffer[: self._position]
+            buffer.extend(data)
         self._position = 0
 
     def drop(self) -> None:
@@ -115,7 +124,10 @@ class Parser:
         if not self._buffer:
             return None
         if self._scanner is None:
-            if (head := self._ordinary_head()) is not None:
+            buffer = self._buffer
+            if isinstance(buffer, bytearray):
+                self._buffer = buffer = bytes(buffer)
+            if (head := self._ordinary_head(buffer)) is not None:
                 return head
             self._scanner = HeadScanner(self._sections.limits)
         if (found := self._scanner.scan(self._buffer)) is None:
@@ -123,11 +135,11 @@ class Parser:
         self._scanner = None
         start, end = found
         self._position = end
-        return self._sound_head(self._buffer[start : end - 4])
+        return self._sound_head(bytes(self._buffer[start : end - 4]))
 
-    def _ordinary_head(self) -> RequestHead | None:
+    def _ordinary_head(self, buffer: bytes) -> RequestHead | None:
         """Take a head about which nothing is unusual, in the cheapest way; or nothing."""
-        block, end, rest = self._buffer.partition(b"\r\n\r\n")
+        block, end, rest = buffer.partition(b"\r\n\r\n")
         if not end or len(block) > self._sections.unmeasured:
             return None
         line, _, raw = block.partition(b" HTTP/")
@@ -164,7 +176,7 @@ class Parser:
 
     def _next_data(self) -> BodyData | None:
         # A body with a length needs no parser: its bytes mean nothing to HTTP.
-        data = self._buffer[self._position : self._position + self._remaining]
+        data = bytes(self._buffer[self._position : self._position + self._remaining])
         if not data:
             return None
         self._position += len(data)
@@ -172,21 +184,40 @@ class Parser:
         return BodyData(data)
 
     def _next_chunk(self, chunks: ChunkScanner) -> Event | None:
-        decoder = self._decoder
-        assert decoder is not None  # Made together with the scanner.
-        while True:
-            end = chunks.scan(self._buffer, self._position)
-            if end == self._position:
-                return None
-            piece = self._buffer[self._position : end]
-            self._position = end
-            if chunks.plain_line:
-                piece = chunks.plain_line + piece.partition(b"\r\n")[2]
-            data = decoder.decode(piece)
-            if data:
-                return BodyData(data)
-            if chunks.finished:
-                assert decoder.finished  # Two readers of one body agree.
-                self._chunks = self._decoder = None
-                self._in_body = False
-                return _END_OF_MESSAGE
+        """Return the data of as many chunks as there are, or may be one event; else the end."""
+        found: list[bytes] = []
+        try:
+            while len(found) < _CHUNKS_PER_EVENT and not chunks.finished:
+                start = self._position
+                end = chunks.scan(self._buffer, start)
+                if end == start:
+                    break
+                self._position = end
+                if data := self._decode(bytes(self._buffer[start:end]), chunks.plain_line):
+                    found.append(data)
+        except Refusal as refusal:
+            if not found:
+                raise
+            # The data before it is handed out first, as it is where it arrives alone.
+            self._refusal = refusal
+            self.drop()
+        if chunks.finished:
+            # The next event, at the latest, is the end of the message.
+            self._chunks = self._decoder = None
+        if found:
+            return BodyData(b"".join(found), len(found) == _CHUNKS_PER_EVENT)
+        if not chunks.finished:
+            return None
+        self._in_body = False
+        return _END_OF_MESSAGE
+
+    def _decode(self, piece: bytes, plain_line: bytes) -> bytes:
+        """Return the data in a piece of a chunked body that a scanner has found sound."""
+        decoder, chunks = self._decoder, self._chunks
+        assert decoder is not None  # Both were made together.
+        assert chunks is not None
+        if plain_line:
+            piece = plain_line + piece.partition(b"\r\n")[2]
+        data = decoder.decode(piece)
+        assert decoder.finished is chunks.finished  # Two readers of one body agree.
+        return data

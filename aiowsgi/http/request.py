@@ -63,6 +63,8 @@ class BodyData(NamedTuple):
     """Bytes of a request body, decoded from their transfer coding; never empty."""
 
     data: bytes
+    # Whether the parser has stopped here although there may be more: many chunks are much work.
+    more: bool = False
 
 
 class EndOfMessage(NamedTuple):

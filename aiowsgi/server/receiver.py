@@ -11,9 +11,6 @@ from ..http.request import BodyData, RequestHead
 from .pace import Pace
 from .site import Site
 
-# Parser events handled before other connections have their turn: a body in chunks of one byte must
-# not hold the loop (CVE-2025-69229).
-_EVENTS_PER_PASS = 128
 # Bytes of further requests that are kept while one is being answered. Reading goes on until then,
 # because a transport that does not read does not notice that the client has gone.
 _PIPELINE_BYTES = 1 << 16
@@ -131,21 +128,19 @@ class Receiver:
         if self._yielding or taker is None:
             return
         try:
-            for _ in range(_EVENTS_PER_PASS):
-                if not self.receiving:
-                    break
-                event = self._parser.next_event()
-                if event is None:
-                    break
+            # They are few: a request has three, and the next one waits for the response. But a body
+            # in many small chunks comes in portions, between which others have their turn.
+            while self.receiving and (event := self._parser.next_event()) is not None:
                 if isinstance(event, RequestHead):
                     taker.on_head(event)
                 elif isinstance(event, BodyData):
                     taker.on_body(event.data)
+                    if event.more:
+                        self._site.loop.call_soon(self._after_yield)
+                        self._yielding = True
+                        break
                 else:
                     taker.on_end()
-            else:
-                self._yielding = True
-                self._site.loop.call_soon(self._after_yield)
         except Refusal as refusal:
             taker.refuse(refusal)
         if self._taker is None:  # In the midst of that.
