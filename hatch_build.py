@@ -1,7 +1,8 @@
-"""A part of the build: compiles the modules that most requests pass through, where asked for.
+"""A part of the build: puts into a wheel what the package does not have in a checkout.
 
-``AIOWSGI_COMPILE=1 pip install .`` asks for it. hatchling calls this; without the variable it does
-nothing, needs nothing, and the wheel is pure Python. Editable installations are that always.
+That is the documentation, which the demo shows, and, where ``AIOWSGI_COMPILE=1 pip install .`` asks
+for it, the compiled modules that most requests pass through. hatchling calls this; without the
+variable the wheel is pure Python. Editable installations are that always.
 """
 
 import os
@@ -12,8 +13,11 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 
-class CompileHook(BuildHookInterface[Any]):
-    """Puts compiled modules into a wheel, beside their sources. pyproject.toml lists them."""
+class WheelHook(BuildHookInterface[Any]):
+    """Puts the documentation into a wheel, and compiled modules beside their sources.
+
+    pyproject.toml lists the modules.
+    """
 
     def dependencies(self) -> list[str]:
         """Return what has to be installed for the build."""
@@ -25,8 +29,11 @@ class CompileHook(BuildHookInterface[Any]):
         return ["mypy>=1.14", "setuptools", *libraries]
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Compile, and say what has come of it. Called before the wheel is put together."""
-        if version == "editable" or not _is_asked_for():
+        """Say what belongs into the wheel. Called before it is put together."""
+        if version == "editable":
+            return
+        build_data["force_include"][str(Path(self.root) / "docs")] = "aiowsgi/demo/docs"
+        if not _is_asked_for():
             return
         self._folder = tempfile.TemporaryDirectory()
         build_data["force_include"].update(_compile(self.config["modules"], self._folder.name))

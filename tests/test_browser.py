@@ -205,6 +205,19 @@ async def test_page_shows_lines_while_the_stream_goes_on_and_stopping_closes_it(
     assert browser.problems == []
 
 
+async def test_page_says_that_the_clock_ended_because_the_server_stops(start_server, browser):
+    server = await start_server(application, threads=4, timeout_graceful=60)
+
+    await browser.open(f"{server.url}/?ticks=300&interval=0.2")
+    await browser.until("Number(document.getElementById('clock').dataset.ticks) >= 2")
+    server.close()
+    await browser.until("document.getElementById('clock').dataset.state === 'ended'")
+
+    status = await browser.evaluate("document.getElementById('clock-status').textContent")
+    assert "stopping" in status
+    assert browser.problems == []
+
+
 async def test_page_uploads_and_agrees_with_the_server_on_the_hash(start_server, browser):
     server = await start_server(application, threads=4)
 

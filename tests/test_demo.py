@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import hashlib
+import html
 import io
 import json
 import re
@@ -12,13 +13,14 @@ from dataclasses import dataclass
 from html.parser import HTMLParser
 from types import TracebackType
 from typing import Any
-from wsgiref.types import StartResponse, WSGIEnvironment
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 from wsgiref.util import setup_testing_defaults
 from wsgiref.validate import validator
 
 import httpx
 import pytest
 
+import aiowsgi
 from aiowsgi import demo
 
 Headers = list[tuple[str, str]]
@@ -35,7 +37,13 @@ class Answer:
         return self.body.decode()
 
 
-def ask(target: str, method: str = "GET", body: bytes = b"", **environ: Any) -> Answer:
+def ask(
+    target: str,
+    method: str = "GET",
+    body: bytes = b"",
+    application: WSGIApplication = demo.application,
+    **environ: Any,
+) -> Answer:
     """Call the demo once, under the validator, and return the whole answer."""
     started: list[tuple[str, Headers]] = []
 
@@ -48,7 +56,7 @@ def ask(target: str, method: str = "GET", body: bytes = b"", **environ: Any) -> 
         started.append((status, headers))
         return pytest.fail
 
-    response = validator(demo.application)(
+    response = validator(application)(
         request(target, method, body, **environ),
         start_response,
     )
@@ -158,6 +166,33 @@ def test_page_escapes_what_the_client_sent():
     assert "<script>alert" not in text
 
 
+def test_page_shows_the_version():
+    assert f'id="version">{aiowsgi.__version__}<' in ask("/").text
+
+
+def test_page_links_to_the_documentation_that_is_installed_with_it():
+    addresses = [a for a in PageReader(ask("/").text).addresses if a.startswith("/docs/")]
+
+    for address in addresses:
+        answer = ask(address)
+        assert answer.status == "200 OK"
+        assert answer.headers["Content-Type"] == "text/plain; charset=utf-8"
+        assert answer.text.startswith("# ")
+    assert len(addresses) == 5
+
+
+def test_page_shows_an_application_that_works():
+    match = re.search(r'<code id="own-code">(.*?)</code>', ask("/").text, re.DOTALL)
+    assert match is not None
+    module: dict[str, Any] = {}
+    exec(html.unescape(match[1]), module)  # noqa: S102
+
+    answer = ask("/", application=module["application"])
+
+    assert answer.status == "200 OK"
+    assert answer.text == "This is my own application.\n"
+
+
 def test_page_keeps_the_servers_own_environment_to_itself():
     text = ask("/", DATABASE_PASSWORD="hunter2").text
 
@@ -174,6 +209,11 @@ def test_page_names_nothing_outside_itself_and_forbids_it():
         "/upload",
         "/slow",
         "/error",
+        "/docs/running.md",
+        "/docs/options.md",
+        "/docs/deploy.md",
+        "/docs/applications.md",
+        "/docs/embedding.md",
     }
     assert not {"base", "iframe", "img", "object"} & set(page.elements)
     policy = answer.headers["Content-Security-Policy"]
@@ -211,13 +251,13 @@ def test_clock_sends_one_numbered_line_a_tick():
     ],
 )
 def test_clock_is_bounded(monkeypatch, query, ticks, interval):
-    slept: list[float] = []
     now = 0.0
+    longest = 0.0
 
     def sleep(seconds: float) -> None:
-        nonlocal now
+        nonlocal now, longest
         now += seconds
-        slept.append(seconds)
+        longest = max(longest, seconds)
 
     monkeypatch.setattr(demo.time, "sleep", sleep)
     monkeypatch.setattr(demo.time, "monotonic", lambda: now)
@@ -226,7 +266,20 @@ def test_clock_is_bounded(monkeypatch, query, ticks, interval):
 
     assert len(lines) == ticks
     assert lines[-1].startswith(f"{ticks}/{ticks} ")
-    assert slept == [0.0] + [interval] * (ticks - 1)
+    assert now == pytest.approx(interval * (ticks - 1))
+    assert longest <= demo.STOP_INTERVAL
+
+
+def test_clock_ends_within_a_tick_when_the_server_stops(monkeypatch):
+    slept: list[float] = []
+    monkeypatch.setattr(demo.time, "sleep", slept.append)
+    monkeypatch.setattr(demo.time, "monotonic", lambda: 0.0)
+
+    answer = ask("/clock?interval=1", **{"aiowsgi.stopping": lambda: len(slept) == 3})
+
+    # The first line needs no sleep; the second one, which would take ten of these, never comes.
+    assert len(answer.text.splitlines()) == 1
+    assert slept == [demo.STOP_INTERVAL] * 3
 
 
 @pytest.mark.parametrize("value", ["soon", "nan", "inf", "-inf", "1" * 400])
@@ -404,6 +457,21 @@ async def test_served_clock_stops_when_the_client_leaves(start_server):
             assert (await anext(response.aiter_lines())).startswith("1/300 ")
         await closed.wait()
     assert sent < 300
+
+
+async def test_served_clock_ends_complete_when_the_server_stops(start_server):
+    server = await start_server(demo.application, threads=4, timeout_graceful=60)
+    async with (
+        asyncio.timeout(40),
+        httpx.AsyncClient(base_url=server.url, trust_env=False) as client,
+        client.stream("GET", "/clock?ticks=300&interval=1") as response,
+    ):
+        lines = response.aiter_lines()
+        assert (await anext(lines)).startswith("1/300 ")
+        server.close()
+        # A stream that is cut raises.
+        assert [line async for line in lines if line.startswith("300/")] == []
+        await server.wait_closed()
 
 
 @pytest.mark.parametrize("chunked", [False, True])

@@ -4,6 +4,7 @@ An ordinary WSGI application: standard library only, nothing imported from the r
 that any WSGI server can serve it. Every function here runs on a pool thread and may block.
 
     /           the page (``page.html``): the environ, the clock, the upload, the links
+    /docs/NAME  a page of the documentation, as it is written
     /clock      a stream of one line a tick; ``?ticks=60&interval=1``
     /upload     POST anything; answers with its size and SHA-256 as JSON
     /slow       answers late; ``?seconds=2``
@@ -33,10 +34,25 @@ MAX_TICKS = 300
 # A generator learns that its client has left when it next yields, so an interval is also the time
 # for which a thread is kept by nobody.
 MAX_INTERVAL = 1.0
+# So often does a tick that is to come look whether the server stops, in seconds.
+STOP_INTERVAL = 0.1
 MAX_SLOW_SECONDS = 10.0
 UPLOAD_PIECE = 64 * 1024
 
+# The package that this is a part of, and therefore already imported.
+_PACKAGE = __name__.partition(".")[0]
 _PAGE = Template(Path(__file__).with_name("page.html").read_text("utf-8"))
+
+# A wheel has the documentation beside this module; in a checkout it is at the root.
+_DOCS = Path(__file__).with_name("docs")
+if not _DOCS.is_dir():
+    _DOCS = Path(__file__).parents[2] / "docs"
+# What people need who serve their own application, in this order.
+_GUIDES = {
+    f"/docs/{path.name}": path
+    for name in ("running", "options", "deploy", "applications", "embedding")
+    if (path := _DOCS / f"{name}.md").is_file()
+}
 
 # Named one by one because some servers copy the process's environment into the environ, and what
 # is in there is nobody's business.
@@ -116,14 +132,17 @@ def _page(environ: WSGIEnvironment) -> _Response:
     client = environ.get("REMOTE_ADDR") or "a local socket"
     if port := environ.get("REMOTE_PORT"):
         client = f"{client} port {port}"
+    base = html.escape(quote(environ.get("SCRIPT_NAME", "").encode("latin-1")))
     page = _PAGE.substitute(
         nonce=nonce,
-        base=html.escape(quote(environ.get("SCRIPT_NAME", "").encode("latin-1"))),
+        base=base,
         server=html.escape(environ.get("SERVER_SOFTWARE") or "a server without a name"),
         protocol=html.escape(environ["SERVER_PROTOCOL"]),
         method=html.escape(environ["REQUEST_METHOD"]),
         client=html.escape(client),
         thread=html.escape(_thread_name()),
+        version=sys.modules[_PACKAGE].__version__,
+        guides="\n".join(_guide_links(base)),
         tables="\n".join(_table(title, rows) for title, rows in _environ_groups(environ)),
     )
     # The page needs nothing from elsewhere, and says so where the browser enforces it.
@@ -138,21 +157,39 @@ def _page(environ: WSGIEnvironment) -> _Response:
     )
 
 
+def _guide_links(base: str) -> Iterator[str]:
+    for address, path in _GUIDES.items():
+        with path.open(encoding="utf-8") as page:
+            title = page.readline().removeprefix("# ").strip()
+        yield f'<li><a href="{base}{address}">{html.escape(title)}</a></li>'
+
+
+def _guide(environ: WSGIEnvironment) -> _Response:
+    return _Response(_GUIDES[environ["PATH_INFO"]].read_bytes())
+
+
 def _clock(environ: WSGIEnvironment) -> _Response:
     ticks = int(_number(environ, "ticks", default=60, low=1, high=MAX_TICKS))
     interval = _number(environ, "interval", default=1.0, low=0.0, high=MAX_INTERVAL)
-    return _Response(_tick_lines(ticks, interval))
+    # Servers that have no such key do not tell.
+    stopping = environ.get("aiowsgi.stopping", lambda: False)
+    return _Response(_tick_lines(ticks, interval, stopping))
 
 
-def _tick_lines(ticks: int, interval: float) -> Iterator[bytes]:
+def _tick_lines(ticks: int, interval: float, stopping: Callable[[], bool]) -> Iterator[bytes]:
     """Yield one line a tick: its number, the time, and the thread that sends it.
 
-    Ends earlier when the server closes it, which it does when the client goes away.
+    Ends earlier when the server stops, and when the server closes it, which it does when the client
+    goes away.
     """
     start = time.monotonic()
     for tick in range(1, ticks + 1):
         # Counted from the start, so that the time that sending takes does not add up.
-        time.sleep(max(0.0, start + (tick - 1) * interval - time.monotonic()))
+        due = start + (tick - 1) * interval
+        while not stopping() and (left := due - time.monotonic()) > 0:
+            time.sleep(min(left, STOP_INTERVAL))
+        if stopping():
+            return
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3]
         yield f"{tick}/{ticks} {now}Z {_thread_name()}\n".encode()
 
@@ -259,4 +296,5 @@ _ROUTES: dict[str, tuple[tuple[str, ...], Callable[[WSGIEnvironment], _Response]
     "/upload": (("POST",), _upload),
     "/slow": (_READ, _slow),
     "/error": (_READ, _error),
+    **dict.fromkeys(_GUIDES, (_READ, _guide)),
 }
