@@ -130,16 +130,31 @@ def service_command(unit: str, folder: Path) -> list[str]:
 
 
 @contextlib.contextmanager
-def activated(folder: Path) -> Iterator[None]:
-    """Run the service as systemd does, with the socket that it listens on as descriptor 3."""
-    match = re.search(r"^ListenStream=(.*)$", moved(example(UNITS["shop.socket"]), folder), re.M)
+def activated(folder: Path, *, tcp: bool = False) -> Iterator[socket.socket]:
+    """Run the service as systemd does; give the socket that it listens on."""
+    socket_unit = moved(example(UNITS["shop.socket"]), folder)
+    match = re.search(r"^ListenStream=(.*)$", socket_unit, re.MULTILINE)
     assert match is not None
-    with listening(Path(match[1])) as sock, sharing(sock, "shop.service", folder):
-        yield
+    path = Path(match[1])
+    with (
+        socket.create_server(("127.0.0.1", 0)) if tcp else listening(path) as sock,
+        sharing(sock, "shop.service", folder),
+    ):
+        yield sock
+
+
+def reaching(sock: socket.socket, text: str, *, unix: str, tcp: str) -> str:
+    """Return a proxy's configuration for a socket, changed as the page says if it is a TCP one."""
+    assert text.count(unix) == 1
+    assert f"`{tcp}`" in PAGE.read_text()
+    if sock.family == socket.AF_UNIX:
+        return text
+    return text.replace(unix, tcp.replace("8000", str(sock.getsockname()[1])))
 
 
 @contextlib.contextmanager
 def listening(path: Path) -> Iterator[socket.socket]:
+    """Give a Unix socket that listens."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.bind(str(path))
         sock.listen()
@@ -260,17 +275,22 @@ def test_processes_share_the_socket_of_systemd(folder: Path) -> None:
         assert {served_by() for _ in range(5)} == {first.pid}
 
 
-def test_nginx_serves_the_shop(folder: Path, certificate: Path) -> None:
-    text = moved(example("/etc/nginx/conf.d/shop.conf"), folder)
+@pytest.mark.parametrize("tcp", [False, True], ids=["unix", "tcp"])
+def test_nginx_serves_the_shop(folder: Path, certificate: Path, tcp: bool) -> None:
+    text = example("/etc/nginx/conf.d/shop.conf")
     text, count = re.subn("listen 443", "listen unix:front", text)
     assert count == 1
-    with (
-        activated(folder),
-        configured_front(KINDS["nginx"], folder, NGINX % text) as proxy,
-    ):
-        assert_forwarded(proxy, certificate)
-        assert ask_proxy(proxy, "/static/logo.svg", certificate) == b"<svg/>"
-        assert not (folder / "errors").read_text()
+    with activated(folder, tcp=tcp) as sock:
+        text = reaching(
+            sock,
+            text,
+            unix="server unix:/run/shop.sock fail_timeout=0;",
+            tcp="server 127.0.0.1:8000;",
+        )
+        with configured_front(KINDS["nginx"], folder, NGINX % moved(text, folder)) as proxy:
+            assert_forwarded(proxy, certificate)
+            assert ask_proxy(proxy, "/static/logo.svg", certificate) == b"<svg/>"
+            assert not (folder / "errors").read_text()
 
 
 def test_nginx_takes_websockets_elsewhere(folder: Path, certificate: Path) -> None:
@@ -307,12 +327,19 @@ def test_nginx_takes_websockets_elsewhere(folder: Path, certificate: Path) -> No
                         assert answer.read(5) == b"hello"
 
 
-def test_haproxy_serves_the_shop(folder: Path, certificate: Path) -> None:
-    text = moved(example("/etc/haproxy/haproxy.cfg"), folder)
+@pytest.mark.parametrize("tcp", [False, True], ids=["unix", "tcp"])
+def test_haproxy_serves_the_shop(folder: Path, certificate: Path, tcp: bool) -> None:
+    text = example("/etc/haproxy/haproxy.cfg")
     text, count = re.subn("bind :443", "bind unix@front", text)
     assert count == 1
-    with activated(folder):
-        with configured_front(KINDS["haproxy"], folder, text) as proxy:
+    with activated(folder, tcp=tcp) as sock:
+        text = reaching(
+            sock,
+            text,
+            unix="server shop1 unix@/run/shop.sock check",
+            tcp="server shop1 127.0.0.1:8000 check",
+        )
+        with configured_front(KINDS["haproxy"], folder, moved(text, folder)) as proxy:
             assert_forwarded(proxy, certificate)
         checked = subprocess.run(
             [tool("haproxy", package="haproxy"), "-c", "-f", "configuration"],
