@@ -87,6 +87,8 @@ def whole(
         (False, 101),
         (False, 199),
         (False, 204),
+        # RFC 9110 §15.3.6.
+        (False, 205),
         (False, 304),
     ],
 )
@@ -99,7 +101,7 @@ def test_no_body_follows(
     assert framing is NONE
 
 
-@pytest.mark.parametrize("status_code", [200, 201, 203, 205, 206, 299, 303, 305, 404, 500, 999])
+@pytest.mark.parametrize("status_code", [200, 201, 203, 206, 299, 303, 305, 404, 500, 999])
 @pytest.mark.parametrize(
     ("http_11", "length", "expected"),
     [
@@ -131,7 +133,12 @@ def test_a_body_is_framed(
         ("GET", "200 OK", None, 0, ["Content-Length: 0"]),
         ("GET", "200 OK", "0", None, ["Content-Length: 0"]),
         ("GET", "200 OK", None, None, ["Transfer-Encoding: chunked"]),
+        # RFC 9110 §15.3.6: no content, and said so.
         ("GET", "205 Reset Content", None, 0, ["Content-Length: 0"]),
+        ("GET", "205 Reset Content", None, 5, ["Content-Length: 0"]),
+        ("GET", "205 Reset Content", "5", None, ["Content-Length: 0"]),
+        ("GET", "205 Reset Content", None, None, ["Content-Length: 0"]),
+        ("HEAD", "205 Reset Content", "5", 0, ["Content-Length: 0"]),
         # RFC 9110 §9.3.2: HEAD may leave out what only the body would tell, not say it wrongly.
         ("HEAD", "200 OK", "5", 0, ["Content-Length: 5"]),
         ("HEAD", "200 OK", None, 5, ["Content-Length: 5"]),

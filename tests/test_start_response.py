@@ -15,8 +15,6 @@ from aiowsgi.errors import ApplicationError
 from aiowsgi.wsgi.headers import check_fields, check_status
 
 HOP_BY_HOP = (
-    "Connection",
-    "Keep-Alive",
     "Proxy-Authenticate",
     "Proxy-Authorization",
     "TE",

@@ -82,6 +82,19 @@ class RequestBody:
         with self._condition:
             return self._demanded or self.received > 0
 
+    def is_too_long_to_drop(self, length: int | None, limit: int) -> bool:
+        """Return whether more than ``limit`` bytes are to come of a body of ``length`` bytes.
+
+        Where that is None they probably are if more than that has come already, and fills the
+        buffer. Called on the pool thread.
+        """
+        with self._condition:
+            if self._finished:
+                return False
+            if length is None:
+                return self._full and len(self._buffer) > limit
+            return length - self.received > limit
+
     @property
     def waiting(self) -> bool:
         """Whether a thread waits for the client to send something."""

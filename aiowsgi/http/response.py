@@ -32,8 +32,9 @@ def response_framing(
     *, head_request: bool, http_11: bool, status_code: int, length: int | None
 ) -> BodyFraming:
     """Decide how a response is framed. ``length`` is that of the body, where it is known."""
-    # RFC 9112 §6.3, step 1: these never have a body, whatever their fields say.
-    if head_request or status_code < 200 or status_code in (204, 304):
+    # RFC 9112 §6.3, step 1: these never have a body, whatever their fields say. A 205 must not have
+    # one either (RFC 9110 §15.3.6), which its Content-Length tells.
+    if head_request or status_code < 200 or status_code in (204, 205, 304):
         return NONE
     if length is not None:
         return LENGTH
@@ -68,7 +69,7 @@ def _response_head(
     server: str,
 ) -> _Head:
     status_code = int(status[:3])
-    no_length = status_code < 200 or status_code == 204
+    no_length = status_code < 200 or status_code in (204, 205)
     # A 1xx gets no Date: the final response does.
     whole, named = status_code < 200, False
     declared: int | None = None
@@ -79,12 +80,18 @@ def _response_head(
                 declared = int(value)
                 if no_length:  # RFC 9110 §8.6: must not be sent.
                     continue
+            case "connection":  # See below.
+                keep_alive = keep_alive and value != "close"
+                continue
             case "date":
                 whole = True
             case "server":
                 named = True
         lines.append(f"{name}: {value}\r\n")
-    if declared is None and length is not None and not no_length and status_code != 304:
+    if status_code == 205:
+        # RFC 9110 §15.3.6: recipients expect no content, and have to be told that there is none.
+        lines.append("Content-Length: 0\r\n")
+    elif declared is None and length is not None and not no_length and status_code != 304:
         # A response to HEAD without a body says nothing about the length that GET would have.
         if length or not head_request:
             lines.append(f"Content-Length: {length}\r\n")

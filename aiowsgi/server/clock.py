@@ -20,8 +20,8 @@ class Expiry(enum.Enum):
     """What has taken too long."""
 
     IDLE = "no request has come"
-    HEAD = "the request head is not complete"
-    BODY = "the request body stays away, or comes too slowly"
+    HEAD = "the request head took too long"
+    BODY = "the request body took too long"
     QUEUE = "no thread became free"
     GONE = "no thread became free, and the client has ended its side meanwhile"
     REQUEST = "the application has not answered"

@@ -20,6 +20,7 @@ from ..wsgi.headers import Fields
 from ..wsgi.input import streamed_input
 from ..wsgi.task import Task
 from .call import Calls, current_calls
+from .receiver import DRAIN_BYTES
 from .site import Site
 from .sockets import send_now
 
@@ -307,13 +308,20 @@ class Exchange:
 
     def start(self, status: str, fields: Fields, length: int | None) -> None:
         """Take the head. See ``Responder``."""
-        if self.head.section.expect_continue and self.body is not None and not self.body.awaited:
-            # No 100 was sent, so the client may send its body or leave it out (RFC 9110 §10.1.1):
-            # what it sends next cannot be told apart from a request.
-            self.encoder.keep_alive = False
-        if self.last:
+        if self.last or (self.body is not None and self._ends_with(self.body)):
             self.encoder.keep_alive = False
         self._head_bytes = self.encoder.start(status, fields, length)
+
+    def _ends_with(self, body: RequestBody) -> bool:
+        """Return whether the connection ends behind this response, for the sake of the body."""
+        section = self.head.section
+        if section.expect_continue and not body.awaited:
+            # No 100 was sent, so the client may send its body or leave it out (RFC 9110 §10.1.1):
+            # what it sends next cannot be told apart from a request.
+            return True
+        # A close is announced where it is known (RFC 9112 §9.6), also to an application that goes
+        # on to read what it does not have yet.
+        return body.is_too_long_to_drop(section.content_length, DRAIN_BYTES)
 
     def _take_head(self) -> bytes:
         """Return the head, if it has not been taken."""

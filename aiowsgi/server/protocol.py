@@ -106,6 +106,7 @@ class Protocol(asyncio.Protocol):
         if self._exchange is not None:
             # Most clients that end their side are gone, which a coroutine would never find out.
             self._exchange.calls.cancel(self._gone)
+        self.drain()
         self._receiver.advance()
         return True
 
@@ -274,16 +275,17 @@ class Protocol(asyncio.Protocol):
 
     def _is_last(self) -> bool:
         """Return whether the connection ends behind the request that is here."""
-        limit = self._site.config.max_keep_alive_requests
-        if 0 < limit <= self._requests:
+        site, receiver = self._site, self._receiver
+        if 0 < site.config.max_keep_alive_requests <= self._requests:
             return True
-        # What was sent before the client could know is still answered.
-        return self._site.draining and (self._receiver.receiving or not self._receiver.begun)
+        # What was sent before the client could know, or ended its side, is still answered.
+        return (site.draining or receiver.eof) and (receiver.receiving or not receiver.begun)
 
     def _dispatch(self, exchange: Exchange) -> None:
         self._enter(QUEUED)
         exchange.ready_at = self._clock.since
-        if self._site.draining or self._site.config.max_keep_alive_requests:
+        site, eof = self._site, self._receiver.eof
+        if site.draining or site.config.max_keep_alive_requests or eof:
             exchange.last = self._is_last()
         if exchange.prefetched or exchange.body:
             self._account()
@@ -438,10 +440,8 @@ class Protocol(asyncio.Protocol):
         match expiry:
             case Expiry.IDLE:
                 self._close(linger=False)
-            case Expiry.HEAD:
-                self.refuse(Refusal(408, "the request head took too long"))
-            case Expiry.BODY:
-                self.refuse(Refusal(408, "the request body took too long"))
+            case Expiry.HEAD | Expiry.BODY:
+                self.refuse(Refusal(408, expiry.value))
             case Expiry.QUEUE if exchange is not None and exchange.cancel():
                 self._site.waits.note(self._site.config.queue_timeout, refused=True)
                 self.refuse(overload("no thread became free in time"))

@@ -15,7 +15,7 @@ from .site import Site
 # because a transport that does not read does not notice that the client has gone.
 _PIPELINE_BYTES = 1 << 16
 # An unread request body up to this size is read and dropped, so that the connection can be kept.
-_DRAIN_BYTES = 1 << 18
+DRAIN_BYTES = 1 << 18
 
 
 class Taker(Protocol):
@@ -199,7 +199,7 @@ class Receiver:
     def drop(self, data: bytes) -> bool:
         """Drop bytes of a body that nobody reads. Return False where it is not worth the while."""
         self._dropped += len(data)
-        return self._dropped <= _DRAIN_BYTES
+        return self._dropped <= DRAIN_BYTES
 
     def take_prefetch(self) -> bytes:
         """Return what has arrived of the body, and forget it.

@@ -1,14 +1,17 @@
 """What an application gives to ``start_response``, held against PEP 3333 and RFC 9110."""
 
+import logging
 import re
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 from wsgiref.util import is_hop_by_hop
 
 from ..errors import ApplicationError
 
 Fields = tuple[tuple[str, str], ...]
+
+_log = logging.getLogger("aiowsgi.error")
 
 _STATUS = re.compile(r"[1-9][0-9]{2} [\t\x20-\x7e\x80-\xff]*")
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
@@ -39,16 +42,43 @@ def _check_status_text(status: str) -> str:
     return status
 
 
+# Fields that concern the connection alone, which is the server's (RFC 9110 §7.6.1): the response
+# means the same without them. Proxies and recipes for event streams set them.
+_LEFT_TO_SERVER = frozenset({"connection", "keep-alive", "proxy-connection", "trailer"})
+
+
+# Twice where two threads come to it at once, which does no harm.
+@cache
+def _warn_of(name: str) -> None:
+    """Say that a field is left to the server, once a process."""
+    _log.warning(
+        "The application sets the header %s, which is the server's and is left out; of such "
+        "headers only 'Connection: close' has an effect. Remove it; this is said once",
+        name.title(),
+    )
+
+
+def _connection(value: str) -> bool:
+    """Return whether a Connection field asks for the end of the connection."""
+    options = {option.strip(" \t").lower() for option in value.split(",")}
+    if "upgrade" in options:
+        raise ApplicationError(
+            "the header 'Connection' announces an upgrade, which this server does not do; remove it"
+        )
+    return "close" in options
+
+
 @lru_cache(maxsize=1024)
 def _check_name(name: str) -> str:
     """Return a sound field name in lower case; the few that are used are checked once each."""
     if _NAME.fullmatch(name) is None:
         raise ApplicationError(f"the header name {name!r} is not a token (RFC 9110 §5.1)")
-    if is_hop_by_hop(name):
+    lower = name.lower()
+    if is_hop_by_hop(name) and lower not in _LEFT_TO_SERVER:
         raise ApplicationError(
             f"the header {name!r} is hop-by-hop: it belongs to the server (PEP 3333); remove it"
         )
-    return name.lower()
+    return lower
 
 
 def check_fields(headers: Any) -> Fields:
@@ -82,7 +112,13 @@ def _check_each(headers: Sequence[Any]) -> Fields:
                 f"the header {name!r} has the value {value!r}, which holds a line break, another "
                 "control character or a character outside latin-1; remove or encode it"
             )
-        if lower == "content-length":
+        if lower in _LEFT_TO_SERVER:
+            if lower != "connection" or not _connection(value):
+                _warn_of(lower)
+                continue
+            # As the server looks for it.
+            value = "close"
+        elif lower == "content-length":
             lengths += 1
             if lengths > 1 or _LENGTH.fullmatch(value) is None:
                 raise ApplicationError(
