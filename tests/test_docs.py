@@ -1,15 +1,29 @@
 """What the documents promise is what the code does: tables are compared, not copied by hand."""
 
+import asyncio
 import dataclasses
 import re
 import tomllib
 from pathlib import Path
+from wsgiref.types import StartResponse, WSGIEnvironment
+
+from conftest import StartServer
 
 from aiowsgi.cli import build_parser, default_text
 from aiowsgi.config import Config, Option, help_texts
 from aiowsgi.server.states import table
 
 ROOT = Path(__file__).parent.parent
+# What PEP 3333 and RFC 3875 say about these is all there is to say.
+PEP_3333 = {
+    "REQUEST_METHOD",
+    "SERVER_PROTOCOL",
+    "wsgi.version",
+    "wsgi.input",
+    "wsgi.file_wrapper",
+    "wsgi.run_once",
+    "wsgi.multiprocess",
+}
 # Where options are those of other programs: their commands, and gunicorn's column of the table.
 OTHERS = (
     r"^.*\b(?:pip|systemctl|useradd|docker)\b.*$|^\| `--?[a-z].*?(?=\| )|^`gunicorn -.*? becomes"
@@ -45,6 +59,28 @@ def test_page_of_options_shows_every_one_with_its_default() -> None:
 
 def test_architecture_page_shows_the_table_of_states() -> None:
     assert _between(ROOT / "docs" / "architecture.md", "states") == table()
+
+
+async def test_page_for_applications_shows_every_key_beyond_pep_3333(
+    start_server: StartServer,
+) -> None:
+    environ: WSGIEnvironment = {}
+
+    def application(given: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+        environ.update(given)
+        start_response("204 No Content", [])
+        return []
+
+    server = await start_server(application)
+    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    async with asyncio.timeout(20):
+        writer.write(b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+        await reader.read()
+        writer.close()
+        await writer.wait_closed()
+    page = (ROOT / "docs" / "applications.md").read_text()
+    named = set(re.findall(r"`([\w.]+)`", "".join(re.findall(r"^\|(.*?)\|", page, re.MULTILINE))))
+    assert environ.keys() - named <= PEP_3333 | {"HTTP_HOST", "HTTP_CONNECTION"}
 
 
 def test_every_option_named_for_the_command_line_exists() -> None:
