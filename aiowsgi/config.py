@@ -96,6 +96,7 @@ _LOG = "logging"
 
 Loop = Literal["auto", "uvloop", "asyncio"]
 Http = Literal["auto", "h11", "httptools"]
+HeaderMap = Literal["drop", "refuse", "dangerous"]
 LogLevel = Literal["debug", "info", "warning", "error", "critical"]
 
 
@@ -181,6 +182,11 @@ class Config:
     """request line and all fields; else 431"""
     limit_request_body: int = _bytes(1 << 30, _LIMIT, minimum=0)
     """request body, also a chunked one; else 413"""
+
+    header_map: HeaderMap = _option("drop", _LIMIT, choices=get_args(HeaderMap))
+    """header field whose name holds an underscore, which in the environ looks like the one with
+    dashes: drop it, refuse the request with a 400, or pass it on, which is dangerous
+    """
 
     access_log: bool = _option(True, _LOG)
     """one line a request on the logger aiowsgi.access"""

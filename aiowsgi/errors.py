@@ -4,6 +4,7 @@ Wrong calls of the Python interface raise TypeError, ValueError and RuntimeError
 
     AiowsgiError
     ├── Refusal                    the client broke HTTP, or a limit; carries the status to answer
+    │   └── IncompleteRequest      the client ended the connection in the middle of a request
     ├── ApplicationError           the application broke PEP 3333; the message names the fix
     ├── ConfigError                the user misconfigured; the message names the fix
     │   ├── BindError              an address cannot be listened on (also an OSError)
@@ -37,6 +38,10 @@ class Refusal(AiowsgiError):
 
     def __str__(self) -> str:
         return f"{self.status}: {self.reason}"
+
+
+class IncompleteRequest(Refusal):
+    """The client ended the connection in the middle of a request: it went away, as clients do."""
 
 
 class ApplicationError(AiowsgiError):

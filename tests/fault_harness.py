@@ -44,9 +44,11 @@ _NLMSG_ERROR = 2
 _ANY = 0xFFFFFFFF
 
 _STARTED = re.compile(r" at http://127\.0\.0\.1:(\d+) with ")
-# That a server with all threads busy says so is right: the harness makes it so.
+# That a server with all threads busy says so is right: the harness makes it so. So it is that a
+# request is refused, where it is.
 _COMPLAINT = re.compile(
-    r" (WARNING(?! Requests waited)|ERROR|CRITICAL) |Traceback|Warning|never (retrieved|awaited)"
+    r" (WARNING(?! Requests waited| Refused )|ERROR|CRITICAL) |Traceback|Warning|"
+    r"never (retrieved|awaited)"
 )
 _names = itertools.count(1)
 

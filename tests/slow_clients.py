@@ -40,7 +40,10 @@ AT_ONCE = 2.0
 # rest is for a busy machine.
 FREED_WITHIN = 8.0
 # What the server says of that.
-CUT = r"WARNING (Cut \d+ slow clients?: the server is short of (threads|memory)|Requests waited)"
+CUT = (
+    r"WARNING (Cut \d+ slow clients?: the server is short of (threads|memory)|Requests waited|"
+    r"Refused )"
+)
 # Descriptors for the largest crowd, at either end.
 _DESCRIPTORS = 4096
 # What the garbage collector has yet to find of a crowd, and the allocator keeps in small blocks.

@@ -8,11 +8,13 @@ from urllib.parse import quote_from_bytes
 from wsgiref.validate import check_environ
 
 import pytest
-from http_streams import new_parser
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aiowsgi.http.h11_reader import H11
+from aiowsgi.http.parser import Parser
 from aiowsgi.http.request import Limits, RequestHead
+from aiowsgi.http.sections import FieldSections
 from aiowsgi.wsgi.environ import base_environ, build_environ
 from aiowsgi.wsgi.file_wrapper import FileWrapper
 
@@ -26,7 +28,8 @@ def head_of(target: str = "/", *fields: str, method: str = "GET") -> RequestHead
 
 
 def parsed(block: bytes) -> RequestHead:
-    parser = new_parser(Limits(fields=3000, head=1 << 24, field_size=1 << 20))
+    limits = Limits(fields=3000, head=1 << 24, field_size=1 << 20)
+    parser = Parser(FieldSections(limits, H11, header_map="drop"))
     parser.feed(block)
     head = parser.next_event()
     assert isinstance(head, RequestHead)

@@ -694,7 +694,8 @@ async def test_broken_chunks_are_answered_where_the_application_gives_up(
         assert b"not followed by CRLF" in response.body
         assert await client.read_until_eof() == b""
     assert "not followed by CRLF" in str(errors[0])
-    assert not [record for record in caplog.records if record.levelno > logging.INFO]
+    (warning,) = (record for record in caplog.records if record.levelno > logging.INFO)
+    assert warning.getMessage().startswith('Refused "POST / HTTP/1.1" from 127.0.0.1 with 4')
 
 
 # --- applications that fail ----------------------------------------------------------------------

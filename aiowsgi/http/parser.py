@@ -5,7 +5,7 @@ library that reads HTTP sees a byte, because libraries are lenient, each in its 
 bytes of one header section, or of one body, and never what follows them.
 """
 
-from ..errors import Refusal
+from ..errors import IncompleteRequest, Refusal
 from .lines import Buffer, ChunkScanner, HeadScanner, ordinary_request
 from .reader import ChunkDecoder
 from .request import BodyData, EndOfMessage, Event, FieldSection, RequestHead
@@ -18,6 +18,8 @@ _NOTHING = (b"", b"\r", b"\r\n")
 # Chunks whose data is one event. To read them is the work that a client can ask for with the fewest
 # bytes: with chunks of one byte it must not hold the loop (CVE-2025-69229).
 _CHUNKS_PER_EVENT = 64
+# So many bytes of a request line are shown where its request is refused.
+_SHOWN_LINE = 1024
 
 
 class Parser:
@@ -34,6 +36,7 @@ class Parser:
         "_decoder",
         "_eof",
         "_in_body",
+        "_line",
         "_position",
         "_refusal",
         "_remaining",
@@ -48,6 +51,7 @@ class Parser:
         self._eof = False
         self._refusal: Refusal | None = None
         self._scanner: HeadScanner | None = None
+        self._line = ""  # Of what was dropped.
         self._in_body = False
         self._remaining = 0  # Bytes to come of a body with Content-Length.
         self._chunks: ChunkScanner | None = None
@@ -62,6 +66,17 @@ class Parser:
     def begun(self) -> bool:
         """Whether bytes of another request have arrived, more than the empty line before it."""
         return self.buffered > 2 or self._buffer[self._position :] not in _NOTHING
+
+    @property
+    def request_line(self) -> str:
+        """What is known of a request line behind which there is no head, or none that is allowed.
+
+        Anything may stand in it. It is cut short where it is long, and outlives ``drop``.
+        """
+        if self._line or self._in_body:
+            return self._line
+        line = bytes(self._buffer[: _SHOWN_LINE + 2]).removeprefix(b"\r\n").partition(b"\n")[0]
+        return line.removesuffix(b"\r").decode("latin-1")
 
     def feed(self, data: bytes) -> None:
         """Take bytes from the client."""
@@ -81,6 +96,7 @@ class Parser:
 
     def drop(self) -> None:
         """Forget the bytes that were not used: nobody asks for another event."""
+        self._line = self.request_line
         self._buffer = b""
         self._position = 0
 
@@ -112,7 +128,9 @@ class Parser:
                 self._buffer = self._buffer[position:]
                 self._position = 0
             if event is None and self._eof and (self._in_body or self.begun):
-                raise Refusal(400, "the client ended the connection in the middle of a request")
+                raise IncompleteRequest(
+                    400, "the client ended the connection in the middle of a request"
+                )
         except Refusal as refusal:
             self._refusal = refusal
             self.drop()

@@ -28,7 +28,7 @@ class FieldSection:
 
     # "HTTP/1.1" or "HTTP/1.0", for it decides with the fields.
     version: str
-    # As they were sent, in order.
+    # In the order in which they were sent; without those that the application must not see.
     fields: list[Field]
     # The Host field.
     host: str | None

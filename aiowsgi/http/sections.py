@@ -7,7 +7,9 @@ and by nothing else: so these bytes are the key, and the decisions are the value
 
 import re
 from array import array
+from collections.abc import Callable
 
+from ..errors import Refusal
 from .framing import request_framing, without_repetitions
 from .lines import ordinary_section
 from .reader import Reader
@@ -28,20 +30,42 @@ _LONGEST_SECTION = 4096
 _MOST_FIELDS = 40
 _MOST_LINES = 1024
 _LONGEST_LINE = 200
+# Of a name that a refusal tells.
+_LONGEST_NAME_SHOWN = 100
 
 
 class FieldSections:
     """The header sections of one server. On the loop thread only.
 
-    Arguments: the limits of requests, and the library that reads them. ``known`` holds what is
-    remembered, by the bytes of the section: only such as passed every check, under these limits.
+    Arguments: the limits of requests, the library that reads them, and what happens to a field
+    whose name holds an underscore: "drop", which tells ``on_dropped(name)``, "refuse", or
+    "dangerous", which hands it on as it was sent. ``known`` holds what is remembered, by the bytes
+    of the section: only such as passed every check, under these limits.
     """
 
-    __slots__ = ("_lines", "_seen", "known", "limits", "reader", "unmeasured")
+    __slots__ = (
+        "_header_map",
+        "_lines",
+        "_on_dropped",
+        "_seen",
+        "known",
+        "limits",
+        "reader",
+        "unmeasured",
+    )
 
-    def __init__(self, limits: Limits, reader: Reader) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        reader: Reader,
+        *,
+        header_map: str = "dangerous",
+        on_dropped: Callable[[bytes], None] | None = None,
+    ) -> None:
         self.limits = limits
         self.reader = reader
+        self._header_map = header_map
+        self._on_dropped = on_dropped
         # A head of up to so many bytes, without its last two line ends, has no line or section that
         # is longer than any limit, so that nothing has to be measured.
         self.unmeasured = min(limits.request_line, limits.field_size, limits.head) - 4
@@ -68,6 +92,8 @@ class FieldSections:
         version = "HTTP/1.0" if raw.startswith(b"1.0") else "HTTP/1.1"
         framing = request_framing(version, _DECIDING_FIELD.findall(raw), self.limits)
         fields = without_repetitions(self._fields(raw))
+        if ambiguous := [name for name, _ in fields if b"_" in name]:
+            fields = self._mapped(fields, ambiguous)
         section = FieldSection(version, fields, *framing)
         if len(raw) <= _LONGEST_SECTION and len(section.fields) <= _MOST_FIELDS:
             mark = hash(raw)
@@ -78,6 +104,22 @@ class FieldSections:
                 self.known[raw] = section
             self._seen[place] = mark
         return section
+
+    def _mapped(self, fields: list[Field], ambiguous: list[bytes]) -> list[Field]:
+        """Return the fields that the application may see.
+
+        In the environ X_Forwarded_For is the same key as X-Forwarded-For, and would come past any
+        proxy that removes or sets the latter.
+        """
+        if self._header_map == "dangerous":
+            return fields
+        if self._header_map == "refuse":
+            shown = ambiguous[0][:_LONGEST_NAME_SHOWN].decode("ascii")
+            raise Refusal(400, f"the name of the header field {shown} holds an underscore")
+        if self._on_dropped is not None:
+            for name in ambiguous:
+                self._on_dropped(name)
+        return [field for field in fields if b"_" not in field[0]]
 
     def _fields(self, raw: bytes) -> list[Field]:
         """Return the fields of a section; only lines that are not remembered are read."""

@@ -45,8 +45,8 @@ class Times(NamedTuple):
 class AccessRecord(NamedTuple):
     """What is known about a request when its last byte is on its way.
 
-    ``request_line`` is empty where none was understood; ``size`` is that of the response body in
-    bytes.
+    ``request_line`` is what is known of it, and may be cut short where the request was refused;
+    ``size`` is that of the response body in bytes.
     """
 
     client: str
@@ -65,8 +65,13 @@ def _timestamp(second: int) -> str:
     return time.strftime(f"%d/{_MONTHS[moment.tm_mon - 1]}/%Y:%H:%M:%S %z", moment)
 
 
+def escaped(text: str) -> str:
+    """Return text of a client's so that it can neither end a line or a quotation nor do worse."""
+    return text.translate(_ESCAPES)
+
+
 def _quoted(text: str) -> str:
-    return f'"{text.translate(_ESCAPES)}"' if text else '"-"'
+    return f'"{escaped(text)}"' if text else '"-"'
 
 
 def format_record(record: AccessRecord, now: float) -> str:

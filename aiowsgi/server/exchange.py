@@ -99,6 +99,11 @@ class Exchange:
         )
 
     @property
+    def request_line(self) -> str:
+        """The request line, as logs show it."""
+        return f"{self.head.method} {self.head.target} {self.head.section.version}"
+
+    @property
     def request_id(self) -> str:
         """A name for the request in logs, unique among processes."""
         # Put together, not formatted: that is several times dearer where this is compiled.
@@ -116,7 +121,7 @@ class Exchange:
         fields = dict(head.section.fields)
         return AccessRecord(
             client,
-            f"{head.method} {head.target} {head.section.version}",
+            self.request_line,
             status or CLIENT_CLOSED_REQUEST,
             self.encoder.body_size - (0 if self.file is None else self.file.size),
             fields.get(b"referer", b"").decode("latin-1"),

@@ -98,7 +98,7 @@ class Protocol(asyncio.Protocol):
         self._receiver.feed(data)
 
     def eof_received(self) -> bool:
-        """Take the client's end: it may only have said all it has to say, and wait for answers."""
+        """Take the client's end: it may have said all it has to say, and wait for answers."""
         self._receiver.feed_eof()
         if self._state is CLOSING or (self._state is IDLE and not self._receiver.begun):
             self._transport.close()
@@ -340,11 +340,11 @@ class Protocol(asyncio.Protocol):
         if exchange.queue_wait > self._site.config.queue_target:
             self._site.waits.note(exchange.queue_wait)
         if exchange.body is not None:
-            # Nobody feeds it from here on, should the application read on behind its answer.
+            # Nobody feeds it from here on.
             exchange.body.abort(RequestBodyError("the response to the request is complete"))
         over = self._site.draining and self._is_last()
         if over or not exchange.encoder.keep_alive or self._refusal is not None:
-            # Only a client that may still be sending has to be waited for.
+            # Only who may still be sending has to be waited for.
             unread = receiver.receiving or self._refusal or receiver.kept
             self._close(linger=bool(unread) or exchange.head.section.keep_alive)
         elif receiver.receiving:
@@ -382,15 +382,16 @@ class Protocol(asyncio.Protocol):
     def refuse(self, refusal: Refusal) -> None:
         """Answer with a 4xx or 5xx and close. Nothing behind it is parsed."""
         if self._state >= CLOSING:
-            return  # Whoever made room may have come here first.
+            return  # Who made room came first.
         self._receiver.stop()
         if self._state is DRAIN:  # Answered already.
             self._close(linger=True)
             return
         exchange = self._exchange
+        line = self._receiver.request_line if exchange is None else exchange.request_line
+        self._site.refusals.note(self.client_address[0], line, refusal)
         if exchange is not None and not exchange.cancel():
-            # The application learns of it when it reads, and what it answers goes out; if it gives
-            # up, the refusal does.
+            # What the application answers goes out, if it answers.
             self._refusal = refusal
             exchange.last = True
             if exchange.body is not None:
@@ -403,11 +404,10 @@ class Protocol(asyncio.Protocol):
     def _answer(self, refusal: Refusal, exchange: Exchange | None) -> None:
         self._enter(CLOSING)
         method = "GET" if exchange is None else exchange.head.method
-        _log.debug("Refused a request from %s: %s", self.client_address[0], refusal)
-        self._transport.write(
-            refusal_response(refusal, method=method, server=self._site.server_field)
-        )
-        self._site.log_access(self.client_address[0], exchange, refusal.status)
+        response = refusal_response(refusal, method=method, server=self._site.server_field)
+        self._transport.write(response)
+        client, line = self.client_address[0], self._receiver.request_line
+        self._site.log_access(client, exchange, refusal.status, line)
         self._close(linger=True)
 
     # The end of the connection.

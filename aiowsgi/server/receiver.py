@@ -93,6 +93,11 @@ class Receiver:
         return self._parser.begun
 
     @property
+    def request_line(self) -> str:
+        """What is known of the request line of a head that is not complete, or was refused."""
+        return self._parser.request_line
+
+    @property
     def buffered(self) -> int:
         """How many bytes have arrived and were not used."""
         return self._parser.buffered

@@ -22,6 +22,7 @@ from ..http.reader import Reader, find_reader
 from ..http.request import Limits
 from ..http.sections import FieldSections
 from ..observe.inspection import Inspection, RequestInfo, stacks_of
+from ..observe.refusals import DroppedFields
 from ..wsgi.environ import base_environ
 from . import bind
 from .exchange import Exchange
@@ -81,6 +82,8 @@ class Server:
                     body=config.limit_request_body,
                 ),
                 reader,
+                header_map=config.header_map,
+                on_dropped=DroppedFields().note,
             ),
             timeouts=timeouts(config),
             loop=loop,

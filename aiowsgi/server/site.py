@@ -20,6 +20,7 @@ from ..bridge.turns import be_patient
 from ..config import Config
 from ..http.sections import FieldSections
 from ..observe import access
+from ..observe.refusals import Refusals
 from ..observe.waits import Waits
 from ..wsgi.environ import Environ
 from .call import Calls
@@ -82,22 +83,29 @@ class Site:
     _patience: asyncio.TimerHandle | None = None
     relief: Relief = field(init=False)
     waits: Waits = field(init=False)
+    refusals: Refusals = field(init=False)
 
     def __post_init__(self) -> None:
         self.relief = Relief(self)
         self.waits = Waits(self.pool.threads, self.clock)
+        self.refusals = Refusals(self.clock)
 
     @property
     def healthy(self) -> bool:
         """Whether the threads that ``timeout_request`` has given up could be replaced so far."""
         return not self.pool.lost or self.pool.lost < self.config.max_lost_threads
 
-    def log_access(self, client: str, exchange: "Exchange | None", status: int) -> None:
-        """Write the access record of a request; without an exchange none was understood."""
+    def log_access(
+        self, client: str, exchange: "Exchange | None", status: int, request_line: str = ""
+    ) -> None:
+        """Write the access record of a request.
+
+        Without an exchange it was refused, and ``request_line`` is what is known of it.
+        """
         if not self.config.access_log or not access.log.isEnabledFor(logging.INFO):
             return
         if exchange is None:
-            access.write(access.AccessRecord(client, status=status))
+            access.write(access.AccessRecord(client, request_line, status))
         else:
             access.write(exchange.access_record(client, status))
 

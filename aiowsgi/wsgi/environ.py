@@ -45,12 +45,12 @@ def base_environ(*, software: str, multithread: bool) -> Environ:
 
 def _environ_key(name: bytes) -> str | None:
     """Return the key for a header field, or None where the application must not see the field."""
-    # X_Forwarded_For would become the same key as X-Forwarded-For, past any proxy that removes the
-    # latter; Proxy would become HTTP_PROXY, which clients of other services obey (CVE-2016-5385).
-    if b"_" in name or name == b"proxy":
+    # Proxy would become HTTP_PROXY, which clients of other services obey (CVE-2016-5385).
+    if name == b"proxy":
         return None
     key = name.decode("ascii").upper().replace("-", "_")
-    return key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{key}"
+    # With underscores, where those are let in, a name is another one, whatever it looks like.
+    return key if name in (b"content-type", b"content-length") else f"HTTP_{key}"
 
 
 _known_key = lru_cache(maxsize=1024)(_environ_key)

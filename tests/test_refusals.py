@@ -1,0 +1,268 @@
+"""What an operator is told of requests that are refused, and of header fields that are dropped."""
+
+import logging
+from collections.abc import Iterable
+from wsgiref.types import StartResponse, WSGIEnvironment
+
+import pytest
+from fake_loop import FakeConnection
+from http_streams import events
+from raw_client import StartServer, connect, on_each_loop
+
+from aiowsgi import Config
+from aiowsgi.errors import ConfigError, IncompleteRequest, Refusal
+from aiowsgi.http.h11_reader import H11
+from aiowsgi.http.parser import Parser
+from aiowsgi.http.request import Limits
+from aiowsgi.http.sections import FieldSections
+from aiowsgi.observe.refusals import DroppedFields, Refusals
+
+TWO_HOSTS = b"GET /a HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n"
+BAD = Refusal(400, "it is bad")
+
+
+class Clock:
+    """The test's time, in seconds."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [" ".join(sorted(key for key in environ if key.startswith("HTTP_"))).encode()]
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return the warnings since the last call."""
+    messages = [
+        record.getMessage()
+        for record in caplog.records
+        if (record.name, record.levelno) == ("aiowsgi.error", logging.WARNING)
+    ]
+    caplog.clear()
+    return messages
+
+
+# --- how often -----------------------------------------------------------------------------------
+
+
+def test_refusal_is_told_once_a_minute_for_each_client_and_reason(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    clock = Clock()
+    refusals = Refusals(clock)
+    for _ in range(3):
+        refusals.note("192.0.2.1", "GET / HTTP/1.1", BAD)
+    assert told(caplog) == ['Refused "GET / HTTP/1.1" from 192.0.2.1 with 400: it is bad']
+    refusals.note("192.0.2.2", "", BAD)
+    assert told(caplog) == [
+        "Refused a request from 192.0.2.2 with 400: it is bad (not shown since the last one: 2)"
+    ]
+    refusals.note("192.0.2.2", "", Refusal(431, "it is long"))
+    assert told(caplog) == ["Refused a request from 192.0.2.2 with 431: it is long"]
+    clock.now += 59.9
+    refusals.note("192.0.2.1", "", BAD)
+    assert told(caplog) == []
+    clock.now += 0.2
+    refusals.note("192.0.2.1", "", BAD)
+    assert len(told(caplog)) == 1
+
+
+def test_flood_of_clients_and_reasons_is_told_of_few(caplog: pytest.LogCaptureFixture) -> None:
+    clock = Clock()
+    refusals = Refusals(clock)
+    for _ in range(3):
+        for number in range(1000):
+            refusals.note(f"client {number}", "", Refusal(400, f"reason {number}"))
+            clock.now += 0.001
+        assert len(told(caplog)) == 30
+        # What is remembered is bounded with it.
+        assert len(refusals._said) == 30
+        clock.now += 60
+    refusals.note("one", "", BAD)
+    assert "(not shown since the last one: 970)" in told(caplog)[0]
+
+
+def test_lack_of_room_is_told_once_for_all_clients(caplog: pytest.LogCaptureFixture) -> None:
+    refusals = Refusals(Clock())
+    for number in range(3):
+        refusals.note(f"client {number}", "", Refusal(503, "it is busy", retry_after=5))
+    assert len(told(caplog)) == 1
+
+
+def test_client_that_went_away_is_nothing_to_warn_of(caplog: pytest.LogCaptureFixture) -> None:
+    Refusals(Clock()).note("192.0.2.1", "GET / HT", IncompleteRequest(400, "it ended"))
+    assert told(caplog) == []
+
+
+def test_what_clients_chose_is_escaped_and_cut_short(caplog: pytest.LogCaptureFixture) -> None:
+    line = 'GET /"\x1b[2J\x85\n' + "x" * 5000
+    Refusals(Clock()).note("", line, Refusal(400, "reason\n" * 1000))
+    (message,) = told(caplog)
+    assert message.startswith('Refused "GET /\\x22\\x1b[2J\\x85\\x0axxx')
+    assert 'xxx..." from a Unix socket with 400: reason\\x0areason' in message
+    assert message.isprintable()
+    assert len(message) < 1500
+
+
+# --- what a connection tells ---------------------------------------------------------------------
+
+
+def access_lines(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == "aiowsgi.access"]
+
+
+def test_refusal_says_what_was_refused_and_why(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    connection = FakeConnection(app)
+    connection.receive(TWO_HOSTS)
+    assert connection.status == 400
+    (line,) = access_lines(caplog)
+    assert '] "GET /a HTTP/1.1" 400 ' in line
+    assert told(caplog) == [
+        'Refused "GET /a HTTP/1.1" from 127.0.0.1 with 400: more than one Host field'
+    ]
+
+
+@pytest.mark.parametrize(
+    ("sent", "shown"),
+    [
+        (b"GET /a HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", "GET /a HTTP/1.1"),
+        # Only so much of the second request.
+        (b"\r\nGET /a\x00b HTTP/1.1\r\nHost: a\r\n\r\n", "GET /a\\x00b HTTP/1.1"),
+        (b"GET /a HTTP/1.1\nHost: a\n\n", "GET /a HTTP/1.1"),
+        (b"\x16\x03\x01\x02\x00\x01", "\\x16\\x03\\x01\\x02\\x00\\x01"),
+        (b"GET /" + b"x" * 10000, "GET /" + "x" * 1021),
+        (b"GET / HTTP/3.0\r\n", "GET / HTTP/3.0"),
+        (b"GET / HTTP/1.1\r\nHost : a\r\n", "GET / HTTP/1.1"),
+        (
+            b"POST /p HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+            "POST /p HTTP/1.1",
+        ),
+    ],
+    ids=lambda value: repr(value[:24]),
+)
+@pytest.mark.parametrize("size", [1, 1 << 20])
+def test_access_line_has_what_is_known_of_the_request_line(
+    sent: bytes, shown: str, size: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    connection = FakeConnection(app)
+    for start in range(0, len(sent), size):
+        if not connection.status:
+            connection.receive(sent[start : start + size])
+    assert connection.status >= 400
+    (line,) = access_lines(caplog)
+    (known,) = line.split('"')[1:2]
+    # Where it was refused in the midst of the line, the rest had not come.
+    assert shown.startswith(known) if size == 1 else known == shown
+    assert known
+
+
+def test_head_that_takes_too_long_shows_what_has_come(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    connection = FakeConnection(app)
+    connection.receive(b"GET /slow HT")
+    connection.loop.advance(30)
+    assert connection.status == 408
+    (line,) = access_lines(caplog)
+    assert '"GET /slow HT" 408 ' in line
+    assert told(caplog)[0].startswith('Refused "GET /slow HT" from 127.0.0.1 with 408: ')
+
+
+def test_second_request_is_shown_not_the_first(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    connection = FakeConnection(app)
+    connection.receive(b"GET /first HTTP/1.1\r\nHost: h\r\n\r\n" + TWO_HOSTS)
+    connection.run_job()
+    first, second = access_lines(caplog)
+    assert '"GET /first HTTP/1.1" 200 ' in first
+    assert '"GET /a HTTP/1.1" 400 ' in second
+
+
+def test_client_that_leaves_in_its_request_is_not_warned_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    connection = FakeConnection(app)
+    connection.receive(b"GET / HTTP/1.1\r\nHo")
+    connection.end()
+    assert connection.status == 400
+    assert told(caplog) == []
+
+
+# --- names with underscores ----------------------------------------------------------------------
+
+FORGED = b"GET / HTTP/1.1\r\nHost: h\r\nX_User: forged\r\nX-User: real\r\nContent_Length: 5\r\n\r\n"
+
+
+def test_dropped_names_are_told_once_each_and_few_in_all(caplog: pytest.LogCaptureFixture) -> None:
+    dropped = DroppedFields()
+    for _ in range(2):
+        dropped.note(b"x_user")
+        dropped.note(b"_" * 5000)
+    first, second = told(caplog)
+    assert first.startswith("The header field x_user is dropped, now and later: ")
+    assert "--header-map" in first
+    assert len(second) < 1000
+    for number in range(200):
+        dropped.note(b"x_%d" % number)
+    messages = told(caplog)
+    assert len(messages) == 98
+    assert messages[-1].endswith("; further names are not reported")
+
+
+@on_each_loop
+async def test_names_with_underscores_are_dropped(
+    start_server: StartServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = await start_server(app)
+    async with await connect(server) as client:
+        for _ in range(3):
+            assert (await client.request(FORGED)).body == b"HTTP_HOST HTTP_X_USER"
+    assert [message.split()[3] for message in told(caplog)] == ["x_user", "content_length"]
+
+
+@on_each_loop
+async def test_names_with_underscores_are_refused_where_that_is_asked_for(
+    start_server: StartServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = await start_server(app, header_map="refuse")
+    for _ in range(3):  # None of it is remembered.
+        async with await connect(server) as client:
+            response = await client.request(FORGED)
+            assert response.status == 400
+            assert b"the header field x_user holds an underscore" in response.body
+    assert len(told(caplog)) == 1
+
+
+@on_each_loop
+async def test_names_with_underscores_reach_the_application_where_that_is_asked_for(
+    start_server: StartServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = await start_server(app, header_map="dangerous", validate=False)
+    async with await connect(server) as client:
+        for _ in range(3):
+            # It is not the length of the body even so.
+            body = (await client.request(FORGED)).body
+            assert body == b"HTTP_CONTENT_LENGTH HTTP_HOST HTTP_X_USER"
+    assert told(caplog) == []
+
+
+@pytest.mark.parametrize("header_map", ["drop", "refuse", "dangerous"])
+def test_only_names_count(header_map: str) -> None:
+    sections = FieldSections(Limits(), H11, header_map=header_map)
+    data = b"GET /a_b HTTP/1.1\r\nHost: h_h\r\nCookie: a_b=c_d\r\n\r\n"
+    for _ in range(3):
+        parser = Parser(sections)
+        parser.feed(data)
+        head = next(events(parser))
+        assert len(head.section.fields) == 2  # type: ignore[union-attr]
+
+
+def test_header_map_knows_three_words() -> None:
+    with pytest.raises(ConfigError, match="header_map must be one of drop, refuse, dangerous"):
+        Config(header_map="allow")  # type: ignore[arg-type]
