@@ -143,13 +143,23 @@ def activated(folder: Path, *, tcp: bool = False) -> Iterator[socket.socket]:
         yield sock
 
 
-def reaching(sock: socket.socket, text: str, *, unix: str, tcp: str) -> str:
-    """Return a proxy's configuration for a socket, changed as the page says if it is a TCP one."""
-    assert text.count(unix) == 1
-    assert f"`{tcp}`" in PAGE.read_text()
+# The line of each proxy that names the server, for a Unix socket and for TCP. The example has one,
+# and the text below it the other.
+LINES = {
+    "nginx": ("server unix:/run/shop.sock fail_timeout=0;", "server 127.0.0.1:8000;"),
+    "haproxy": ("server shop1 unix@/run/shop.sock check", "server shop1 127.0.0.1:8000 check"),
+}
+
+
+def reaching(sock: socket.socket, proxy: str, text: str) -> str:
+    """Return the configuration of a proxy, changed as the page says to reach this socket."""
+    unix, tcp = LINES[proxy]
+    shown, other = (unix, tcp) if unix in text else (tcp, unix)
+    assert text.count(shown) == 1
+    assert f"`{other}`" in PAGE.read_text()
     if sock.family == socket.AF_UNIX:
-        return text
-    return text.replace(unix, tcp.replace("8000", str(sock.getsockname()[1])))
+        return text.replace(shown, unix)
+    return text.replace(shown, tcp.replace("8000", str(sock.getsockname()[1])))
 
 
 @contextlib.contextmanager
@@ -281,12 +291,7 @@ def test_nginx_serves_the_shop(folder: Path, certificate: Path, tcp: bool) -> No
     text, count = re.subn("listen 443", "listen unix:front", text)
     assert count == 1
     with activated(folder, tcp=tcp) as sock:
-        text = reaching(
-            sock,
-            text,
-            unix="server unix:/run/shop.sock fail_timeout=0;",
-            tcp="server 127.0.0.1:8000;",
-        )
+        text = reaching(sock, "nginx", text)
         with configured_front(KINDS["nginx"], folder, NGINX % moved(text, folder)) as proxy:
             assert_forwarded(proxy, certificate)
             assert ask_proxy(proxy, "/static/logo.svg", certificate) == b"<svg/>"
@@ -333,12 +338,7 @@ def test_haproxy_serves_the_shop(folder: Path, certificate: Path, tcp: bool) -> 
     text, count = re.subn("bind :443", "bind unix@front", text)
     assert count == 1
     with activated(folder, tcp=tcp) as sock:
-        text = reaching(
-            sock,
-            text,
-            unix="server shop1 unix@/run/shop.sock check",
-            tcp="server shop1 127.0.0.1:8000 check",
-        )
+        text = reaching(sock, "haproxy", text)
         with configured_front(KINDS["haproxy"], folder, moved(text, folder)) as proxy:
             assert_forwarded(proxy, certificate)
         checked = subprocess.run(
