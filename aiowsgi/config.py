@@ -110,48 +110,50 @@ class Config:
     bind: tuple[str, ...] = _option(("127.0.0.1:8000",), _SERVE, metavar="ADDRESS", short="-b")
     """address to listen on: HOST:PORT, [IPV6]:PORT, unix:PATH or fd:N; may be repeated"""
     backlog: int = _count(2048, _SERVE)
-    """connections the kernel holds before they are accepted"""
+    """connections that the kernel holds until they are accepted"""
     workers: int = _count(1, _SERVE, short="-w")
     """worker processes; only 1 for now"""
     loop: Loop = _option("auto", _SERVE, choices=get_args(Loop))
-    """event loop; auto takes uvloop where it is installed"""
+    """event loop; auto is uvloop if it is installed, else asyncio"""
     http: Http = _option("auto", _SERVE, choices=get_args(Http))
-    """library that reads requests, with the same result; auto takes httptools, the faster one,
-    where it is installed
+    """library that parses requests; both give the same result; auto is httptools, the faster one,
+    if it is installed, else h11
     """
     chdir: str = _option("", _SERVE, metavar="PATH", default_text="the current directory")
-    """change to this directory first; applications are imported from it"""
+    """change to this directory first; your application is imported from it"""
 
     threads: int = _count(default_threads, _THREADS, default_text="min(32, cpu + 4)")
     """threads that run the application"""
     queue_size: int = _count(1024, _THREADS, minimum=0)
-    """requests that may wait for a thread; a further one gets a 503"""
+    """requests that may wait for a thread; further ones get a 503"""
     queue_timeout: float = _seconds(30.0, _THREADS)
     """longest wait for a thread; then the request gets a 503"""
     queue_target: float = _seconds(1.0, _THREADS)
     """once a request has waited longer than this, the newest are served first"""
     body_prefetch: int = _bytes(1 << 20, _THREADS)
-    """request body that is buffered before a thread is taken; a longer body is streamed"""
+    """bytes of a request body that are buffered before a thread is taken; a longer body is
+    streamed
+    """
     response_buffer: int = _bytes(1 << 20, _THREADS)
-    """response that may wait for its client; a finished one frees its thread, a longer one
-    does not before that much is left
+    """bytes of a response that may wait for a slow client; a finished response of that size frees
+    its thread, a longer one keeps it until no more than this is left
     """
     max_buffered: int = _bytes(256 << 20, _THREADS)
-    """requests and responses that are buffered for all clients together; above it the slowest
-    clients are cut
+    """bytes of all requests and responses that are buffered, for all clients together; above it
+    the slowest clients are cut
     """
     spare_threads: int = _count(64, _THREADS, minimum=0)
     """further threads, used while others wait for slow clients to send or take bytes"""
 
     timeout_keep_alive: float = _seconds(65.0, _TIMEOUT)
-    """idle connection kept open (longer than the usual 60 s of load balancers)"""
+    """how long an idle connection stays open; longer than the usual 60 s of load balancers"""
     timeout_header: float = _seconds(10.0, _TIMEOUT)
-    """request head must have arrived, from its first byte; else 408"""
+    """time in which a request head must arrive, from its first byte; else 408"""
     timeout_body: float = _seconds(30.0, _TIMEOUT)
     """longest silence of the client inside a request body; else 408"""
     min_body_rate: int = _bytes(500, _TIMEOUT)
-    """bytes a second that a request body must bring, on average, once --timeout-body is over;
-    else 408
+    """bytes a second that a client must send of a request body, on average, once --timeout-body
+    is over; else 408
     """
     timeout_request: float = _seconds(0.0, _TIMEOUT, minimum=0, default_text="no limit")
     """longest time from the call of the application to the head of its response; else 504; 0
@@ -160,36 +162,36 @@ class Config:
     max_lost_threads: int = _count(8, _TIMEOUT, minimum=0)
     """threads that --timeout-request may give up and replace; then the server is unhealthy"""
     timeout_write: float = _seconds(60.0, _TIMEOUT)
-    """longest time in which the client takes nothing of a response; then cut"""
+    """longest time in which a client takes nothing of a response; then it is cut"""
     timeout_graceful: float = _seconds(30.0, _TIMEOUT, minimum=0)
-    """shutdown waits this long for requests in flight"""
+    """how long a shutdown waits for requests in flight"""
     drain_delay: float = _seconds(0.0, _TIMEOUT, minimum=0)
-    """shutdown goes on accepting this long, and answers with Connection: close, while load
-    balancers take note
+    """how long a shutdown first goes on accepting, while load balancers take note; answers say
+    Connection: close
     """
 
     max_connections: int = _count(10_000, _LIMIT)
-    """open connections; at the limit accepting pauses"""
+    """open connections; at the limit the server stops accepting"""
     max_keep_alive_requests: int = _count(0, _LIMIT, minimum=0, default_text="no limit")
     """requests on one connection; the last answer says Connection: close; 0 is no limit"""
     limit_request_line: int = _bytes(8190, _LIMIT)
-    """request line; a longer one gets a 414"""
+    """longest request line; else 414"""
     limit_request_fields: int = _count(100, _LIMIT)
-    """header fields of a request; else 431"""
+    """number of header fields of a request; else 431"""
     limit_request_field_size: int = _bytes(8190, _LIMIT)
-    """one header field; else 431"""
+    """longest header field; else 431"""
     limit_request_head: int = _bytes(1 << 16, _LIMIT)
-    """request line and all fields; else 431"""
+    """longest request head, which is the request line and all fields; else 431"""
     limit_request_body: int = _bytes(1 << 30, _LIMIT, minimum=0)
-    """request body, also a chunked one; else 413"""
+    """longest request body, also of a chunked one; else 413"""
 
     header_map: HeaderMap = _option("drop", _LIMIT, choices=get_args(HeaderMap))
-    """header field whose name holds an underscore, which in the environ looks like the one with
-    dashes: drop it, refuse the request with a 400, or pass it on, which is dangerous
+    """what happens to a header field whose name holds an underscore, which looks like the one with
+    dashes in the environ: drop it, refuse the request with a 400, or (dangerous) pass it on
     """
 
     access_log: bool = _option(True, _LOG)
-    """one line a request on the logger aiowsgi.access"""
+    """write a line for each request to the logger aiowsgi.access"""
     log_level: LogLevel = _option("info", _LOG, choices=get_args(LogLevel))
     """least severe messages that are shown"""
 

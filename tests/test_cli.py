@@ -190,7 +190,7 @@ def test_help_tells_defaults_as_they_are_typed(capsys: pytest.CaptureFixture[str
     assert "streamed (default: 1M)" in words
     assert "(default: 1G)" in words
     assert "(default: 8190)" in words
-    assert "load balancers) (default: 65)" in words
+    assert "load balancers (default: 65)" in words
 
 
 def test_short_help(capsys: pytest.CaptureFixture[str]) -> None:
