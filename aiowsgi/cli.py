@@ -13,6 +13,7 @@ import sys
 import textwrap
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from itertools import takewhile
 from types import MappingProxyType
 from typing import Any, NoReturn
 
@@ -29,51 +30,58 @@ _FAILURE = 1
 _USAGE = 2
 _INTERRUPTED = 130
 
-# What users of other servers type, and what it is called here.
-_HINTS = {
-    "--timeout": "which one is meant? --timeout-keep-alive, --timeout-header, --timeout-body, "
-    "--timeout-request, --timeout-write or --timeout-graceful",
-    "--factory": "name the call in the argument instead: module:factory()",
-    "--graceful-timeout": "it is called --timeout-graceful here",
-    "--keep-alive": "it is called --timeout-keep-alive here",
-    "--uds": "write --bind unix:PATH",
-    "--unix-socket": "write --bind unix:PATH",
-    "--fd": "write --bind fd:N",
-    "--app-dir": "it is called --chdir here",
-    "--reload": "this version does not reload; restart it",
-}
-_HINTS["-t"] = _HINTS["--timeout"]
-
 _DESCRIPTION = "Serve a WSGI application (PEP 3333) from an asyncio event loop and a thread pool."
 _EPILOG = """\
 examples:
   aiowsgi app:application
   aiowsgi "shop.web:create_app()" --bind 0.0.0.0:8000 --threads 16
-  aiowsgi mysite.wsgi:application --bind unix:/run/mysite.sock --no-access-log
+  aiowsgi mysite.wsgi --bind unix:/run/mysite.sock --no-access-log
+  aiowsgi src/app.py
 
+Without --bind, --host and --port, the variable PORT is the port, on all interfaces.
 Durations are seconds, or 500ms, 30s, 2m, 1h. Sizes are bytes, or 64K, 1M, 2G."""
 
 
 class _Parser(argparse.ArgumentParser):
     """An argument parser whose errors name the remedy."""
 
+    # What is being parsed.
+    _typed: Sequence[str] = ()
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Note the arguments, for errors."""
+        self._typed = sys.argv[1:] if args is None else args
+        return super().parse_known_args(args, namespace)
+
     def error(self, message: str) -> NoReturn:
-        # Here, because a server whose arguments are right need not keep it in memory.
+        """Explain an error in one line, and exit. An option of another server goes first.
+
+        Whatever else is wrong is likely to come from it: its value is taken for the application.
+        """
+        # Here, as below, because a server whose arguments are right need not keep it in memory.
+        from .foreign_options import HINTS
+
+        for typed in takewhile(lambda typed: typed != "--", self._typed):
+            # "--name=value", and "-kvalue" behind a short one.
+            option = typed.partition("=")[0] if typed.startswith("--") else typed[:2]
+            if option in HINTS:
+                self._exit(f"{option}: {HINTS[option]}")
+        unknown = message.removeprefix("unrecognized arguments: ")
+        self._exit(message if unknown == message else self._unknown(unknown.split()[0]))
+
+    def _unknown(self, argument: str) -> str:
+        """Say what is wrong with an argument that has no meaning."""
         import difflib
 
-        unknown = message.removeprefix("unrecognized arguments: ")
-        if unknown != message:
-            option = unknown.split()[0].split("=")[0]
-            known = [string for action in self._actions for string in action.option_strings]
-            hint = _HINTS.get(option[:2] if option[:2] == "-t" else option)
-            if hint is not None:
-                message = f"{option}: {hint}"
-            elif close := difflib.get_close_matches(option, known, n=1, cutoff=0.8):
-                message = f"there is no option {option}; did you mean {close[0]}?"
-            elif option.startswith("-"):
-                message = f"there is no option {option}"
-            else:
-                message = f"one application is served, and {option!r} is a second argument"
+        option = argument.partition("=")[0]
+        known = [string for action in self._actions for string in action.option_strings]
+        if not option.startswith("-"):
+            return f"one application is served, and {option!r} is a second argument"
+        if close := difflib.get_close_matches(option, known, n=1, cutoff=0.8):
+            return f"there is no option {option}; did you mean {close[0]}?"
+        return f"there is no option {option}"
+
+    def _exit(self, message: str) -> NoReturn:
         self.exit(_USAGE, f"aiowsgi: error: {message}\ntry: python -m aiowsgi --help\n")
 
 
@@ -151,7 +159,8 @@ def build_parser(texts: Mapping[str, str] = MappingProxyType({})) -> argparse.Ar
     parser.add_argument_group("application").add_argument(
         "application",
         metavar="module:callable",
-        help='the application, such as app:application or "app:create_app()"',
+        help='the application, such as app:application or "app:create_app()"; a module or a '
+        "file alone stands for the application or app in it",
     )
     groups: dict[str, Any] = {}
     defaults = Config()
@@ -203,10 +212,21 @@ def parse_arguments(arguments: Sequence[str] | None) -> tuple[str, Config]:
                 "--host and --port are the short form of one --bind; give one or the other"
             )
         values["bind"] = tuple(values["bind"])
+    elif port is None and (variable := os.environ.get("PORT")):
+        # Platforms set it, and reach the process from outside of its machine.
+        host = "0.0.0.0" if host is None else host
+        port = _port_of_environment(parser, variable)
     try:
         return application, with_address(Config(**values), host, port)
     except ConfigError as error:
         parser.error(_as_option(str(error)))
+
+
+def _port_of_environment(parser: argparse.ArgumentParser, text: str) -> int:
+    try:
+        return parse_port(text)
+    except ConfigError as error:
+        parser.error(f"PORT in the environment: {error}; or choose another with --port or --bind")
 
 
 def _as_option(message: str) -> str:
@@ -225,10 +245,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if config.chdir:
             _change_directory(config.chdir)
         # A console script does not put the current directory there, as python -m does.
-        if os.getcwd() not in sys.path:
-            sys.path.insert(0, os.getcwd())
-        app = load_application(path)
-        return serve_until_signal(app, config, name=path, on_cut=_exit_now)
+        if (folder := _current_directory()) not in sys.path:
+            sys.path.insert(0, folder)
+        app, name = load_application(path)
+        return serve_until_signal(app, config, name=name, on_cut=_exit_now)
     except LoadError as error:
         _print_cause(error)
         code = _FAILURE
@@ -258,6 +278,16 @@ def _change_directory(path: str) -> None:
         os.chdir(path)
     except OSError as error:
         raise ConfigError(f"cannot change to the directory {path!r}: {error.strerror}") from error
+
+
+def _current_directory() -> str:
+    try:
+        return os.getcwd()
+    except OSError as error:
+        raise ConfigError(
+            f"there is no current directory ({error.strerror}); has it been deleted? "
+            "go to another one, or name one with --chdir"
+        ) from error
 
 
 def _print_cause(error: LoadError) -> None:

@@ -16,6 +16,7 @@ import pytest
 import aiowsgi
 from aiowsgi import cli
 from aiowsgi.config import Config, Option, help_texts
+from aiowsgi.foreign_options import HINTS
 from aiowsgi.server import bind
 
 Write = Callable[[str, str], None]
@@ -42,6 +43,7 @@ def clean_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.delenv("PORT", raising=False)
     loggers = [logging.getLogger(f"aiowsgi.{name}") for name in ("error", "access")]
     before = [(logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
     yield
@@ -139,6 +141,43 @@ def test_no_option_gives_the_defaults() -> None:
 )
 def test_option_sets_its_field(arguments: list[str], expected: dict[str, Any]) -> None:
     assert _config(*arguments) == Config(**expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "bind"),
+    [
+        ([], "0.0.0.0:5000"),
+        (["--host", "127.0.0.1"], "127.0.0.1:5000"),
+        (["--host", "::1"], "[::1]:5000"),
+        (["--port", "80"], "127.0.0.1:80"),
+        (["--bind", "unix:/run/x"], "unix:/run/x"),
+    ],
+)
+def test_port_of_the_environment_counts_where_none_is_given(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], bind: str
+) -> None:
+    monkeypatch.setenv("PORT", "5000")
+    assert _config(*arguments).bind == (bind,)
+
+
+def test_empty_port_of_the_environment_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PORT", "")
+    assert _config() == Config()
+
+
+@pytest.mark.parametrize("value", ["http", "65536", "-1", "tcp://10.0.0.1:80"])
+def test_wrong_port_of_the_environment_names_the_variable(
+    fail: Fail, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("PORT", value)
+    assert fail("a:b") == (
+        2,
+        f"aiowsgi: error: PORT in the environment: {value!r} is not a port; a port is a number "
+        "from 0 to 65535; or choose another with --port or --bind\n"
+        "try: python -m aiowsgi --help\n",
+    )
+    # It is not looked at where it does not count.
+    assert _config("--port", "80").bind == ("127.0.0.1:80",)
 
 
 def test_application_may_stand_before_the_options() -> None:
@@ -264,6 +303,61 @@ def test_wrong_option_is_told_in_one_line_with_the_remedy(
     assert second == "try: python -m aiowsgi --help"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        # A value behind a short name, behind a space, behind "=", none; before and after the
+        # application, and without one.
+        (["-k", "gevent", "a:b"], "-k: leave it out"),
+        (["a:b", "-kgevent"], "-k: leave it out"),
+        (["a:b", "--worker-class=gevent"], "--worker-class: leave it out"),
+        (["--preload", "a:b"], "--preload: leave it out"),
+        (["--wsgi-file", "app.py"], "--wsgi-file: name the file as the argument"),
+        (["--wsgi-file=app.py"], "--wsgi-file: name the file as the argument"),
+        (["-c", "conf.py"], "-c: not yet: "),
+        (["a:b", "-w", "4", "--certfile", "x"], "--certfile: not yet: "),
+        (["a:b", "--threads", "many", "--max-requests", "9"], "--max-requests: not yet: "),
+        (["a:b", "-p", "8000"], "-p: which one is meant? --port"),
+    ],
+)
+def test_option_of_another_server_is_told_what_to_do_instead(
+    fail: Fail, arguments: list[str], message: str
+) -> None:
+    code, err = fail(*arguments)
+    assert code == 2
+    first, second = err.splitlines()
+    assert first.startswith(f"aiowsgi: error: {message}")
+    assert second == "try: python -m aiowsgi --help"
+
+
+def _options() -> set[str]:
+    return {string for action in cli.build_parser()._actions for string in action.option_strings}
+
+
+def test_hints_are_many_and_shadow_no_option() -> None:
+    assert len(HINTS) >= 60
+    assert not set(HINTS) & _options()
+    assert all(re.fullmatch(r"--[a-z][a-z0-9_-]+|-[A-Za-z]", option) for option in HINTS)
+
+
+@pytest.mark.parametrize("option", HINTS)
+def test_hint_names_what_exists(option: str) -> None:
+    named = set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", HINTS[option]))
+    # Those of other programs that a hint calls for.
+    assert named - {"-URG", "-m"} <= _options()
+    assert HINTS[option][0].islower() or HINTS[option].startswith("WSGI")
+    assert not HINTS[option].endswith(".")
+
+
+def test_hints_are_loaded_for_a_wrong_command_only(
+    write: Write, served: list[tuple[Any, Config, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "aiowsgi.foreign_options")
+    write("app.py", APPLICATION)
+    assert cli.main(["app:application", "--threads", "2"]) == 0
+    assert "aiowsgi.foreign_options" not in sys.modules
+
+
 @pytest.mark.parametrize("option", ["--timeout", "-t"])
 def test_timeout_asks_which_one_is_meant(fail: Fail, option: str) -> None:
     code, err = fail(option, "30", "a:b")
@@ -282,8 +376,9 @@ def test_timeout_asks_which_one_is_meant(fail: Fail, option: str) -> None:
     [
         ("ap:application", "there is no module 'ap'; did you mean 'app'?"),
         ("app:aplication", "'app' has no attribute 'aplication'; did you mean 'app:application'?"),
-        ("app", "'app' does not name an application; write MODULE:CALLABLE, such as"),
-        ("app.py:application", "'app.py' is not the name of a module; write app:application"),
+        ("app:", "'app:' does not name an application; write MODULE:CALLABLE, such as"),
+        ("ap.py:application", "there is no file 'ap.py'; did you mean 'app.py'?"),
+        ("app:create_app", "'app:create_app' is not a WSGI application: it takes nothing"),
         ("app:text", "'app:text' is not an application: str cannot be called"),
         ("app:text()", "'app:text' is not a factory: it cannot be called"),
     ],
@@ -345,6 +440,21 @@ def test_directory_that_is_not_there(fail: Fail) -> None:
     assert err == (
         "aiowsgi: error: cannot change to the directory '/nonexistent/folder': "
         "No such file or directory\n"
+    )
+
+
+def test_current_directory_that_is_gone(
+    fail: Fail, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+    code, err = fail("a:b")
+    assert code == 2
+    assert err == (
+        "aiowsgi: error: there is no current directory (No such file or directory); "
+        "has it been deleted? go to another one, or name one with --chdir\n"
     )
 
 
@@ -468,6 +578,17 @@ def test_application_is_loaded_from_the_current_directory(
     assert config == Config(threads=2)
     assert name == "app:create_app()"
     assert sys.path[0] == str(tmp_path)
+
+
+@pytest.mark.parametrize("path", ["app", "app.py", "./app.py"])
+def test_module_or_file_alone_is_told_in_full(
+    write: Write, served: list[tuple[Any, Config, str]], path: str
+) -> None:
+    write("app.py", APPLICATION)
+    assert cli.main([path]) == 0
+    ((app, _, name),) = served
+    assert app is sys.modules["app"].application
+    assert name == f"{path}:application"
 
 
 def test_current_directory_is_not_added_twice(

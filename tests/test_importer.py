@@ -3,12 +3,13 @@
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from textwrap import dedent
+from textwrap import dedent, indent
+from wsgiref.types import WSGIApplication
 
 import pytest
 
 from aiowsgi.errors import ConfigError, LoadError
-from aiowsgi.process.importer import load_application
+from aiowsgi.process.importer import load_application as load
 
 Write = Callable[[str, str], None]
 
@@ -36,6 +37,10 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
     for name in set(sys.modules) - known:
         if (getattr(sys.modules[name], "__file__", None) or "").startswith(str(tmp_path)):
             del sys.modules[name]
+
+
+def load_application(path: str) -> WSGIApplication:
+    return load(path)[0]
 
 
 def _refusal(path: str) -> str:
@@ -93,42 +98,125 @@ def test_instance_with_call(write: Write) -> None:
     assert load_application("shop:app") is sys.modules["shop"].app
 
 
+# What need not be typed.
+
+
+@pytest.mark.parametrize("names", [["app"], ["application"], ["app", "application"]])
+def test_module_alone_stands_for_its_application(write: Write, names: list[str]) -> None:
+    write("pkg/__init__.py", "")
+    write("pkg/web.py", "".join(f"def {name}(environ, start_response): ...\n" for name in names))
+    app, path = load("pkg.web")
+    assert app is getattr(sys.modules["pkg.web"], names[-1])
+    assert path == f"pkg.web:{names[-1]}"
+
+
+def test_module_without_one_names_what_makes_it(write: Write) -> None:
+    write("shop.py", "def create_app(): ...\n")
+    assert _refusal("shop") == (
+        "'shop' has neither 'application' nor 'app'; did you mean 'shop:create_app()'?"
+    )
+
+
+def test_package_without_one_names_the_module_that_has_it(write: Write) -> None:
+    write("mysite/__init__.py", "")
+    write("mysite/wsgi.py", APPLICATION)
+    assert _refusal("mysite") == (
+        "'mysite' has neither 'application' nor 'app'; did you mean 'mysite.wsgi'?"
+    )
+
+
+def test_module_with_nothing_alike_shows_the_form(write: Write) -> None:
+    write("shop.py", "x = 1\n")
+    assert _refusal("shop") == "'shop' has neither 'application' nor 'app'; write shop:NAME"
+
+
+def test_default_attribute_that_fails_is_a_load_error(write: Write) -> None:
+    write("shop.py", "def __getattr__(name):\n    raise RuntimeError('no context')\n")
+    with pytest.raises(LoadError, match="reading the attribute 'application' of 'shop' failed"):
+        load_application("shop")
+
+
+@pytest.mark.parametrize("path", ["{}/b.py:app", "{}/b.py", "{}/b:app", "{}/b"])
+@pytest.mark.parametrize("relative", [True, False])
+def test_path_to_a_file_works(write: Write, tmp_path: Path, path: str, relative: bool) -> None:
+    # Beside its neighbours, as a script.
+    write("a (1)/b.py", "import neighbour\napp = neighbour.app\n")
+    write("a (1)/neighbour.py", "def app(environ, start_response): ...\n")
+    source = path.format("./a (1)" if relative else tmp_path / "a (1)")
+    app, name = load(source)
+    assert app is sys.modules["neighbour"].app
+    assert sys.modules["b"].__file__ == str(tmp_path / "a (1)" / "b.py")
+    assert name == f"{source.removesuffix(':app')}:app"
+
+
+@pytest.mark.parametrize("path", ["src/pkg/sub/web.py", "src/pkg/sub/web.py:app"])
+def test_file_in_a_package_is_imported_as_its_module(write: Write, path: str) -> None:
+    write("src/pkg/__init__.py", "")
+    write("src/pkg/sub/__init__.py", "")
+    write("src/pkg/sub/web.py", "from ..apps import app\n")
+    write("src/pkg/apps.py", "def app(environ, start_response): ...\n")
+    assert load_application(path) is sys.modules["pkg.apps"].app
+    assert "pkg.sub.web" in sys.modules
+
+
+@pytest.mark.parametrize("path", ["src/pkg", "src/pkg/", "src/pkg/__init__.py", "src/pkg:app"])
+def test_folder_of_a_package_is_the_package(write: Write, path: str) -> None:
+    write("src/pkg/__init__.py", "def app(environ, start_response): ...\n")
+    assert load_application(path) is sys.modules["pkg"].app
+
+
+def test_factory_in_a_file_is_called(write: Write) -> None:
+    write("shop-1.py", APPLICATION + "\n    def create_app():\n        return application\n")
+    assert load("./shop-1.py:create_app()")[1] == "./shop-1.py:create_app()"
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("shp.py:app", "there is no file 'shp.py'; did you mean 'shop.py'?"),
+        ("src/wbe.py:app", "there is no file 'src/wbe.py'; did you mean 'src/web.py'?"),
+        ("./zzz", "there is no file './zzz'"),
+        ("zzz/app.py", "there is no folder 'zzz'"),
+        ("./src", "'./src' is a folder; name the file that has the application"),
+        ("./notes.txt", "the file './notes.txt' is no Python module: its name ends otherwise"),
+        ("shop.v2.py", "the file 'shop.v2.py' cannot be imported: rename it, without the dot"),
+    ],
+)
+def test_file_that_cannot_be_imported_is_told(write: Write, path: str, message: str) -> None:
+    write("shop.py", APPLICATION)
+    write("src/web.py", APPLICATION)
+    write("notes.txt", "")
+    write("shop.v2.py", APPLICATION)
+    assert _refusal(path) == message
+
+
+def test_file_with_the_name_of_another_module_is_told(write: Write) -> None:
+    write("http.py", APPLICATION)
+    import http
+
+    assert _refusal("http.py:application") == (
+        f"the file 'http.py' cannot be imported, because 'http' is also the name of "
+        f"{http.__file__}; rename it"
+    )
+
+
 # What is not an application's path.
 
 
 @pytest.mark.parametrize(
     ("path", "remedy"),
     [
-        ("shop", "such as shop:application"),
-        ("shop.py", "such as shop:application"),
         ("shop:", "such as shop:application"),
         ("shop:create_app(1)", "such as shop:application"),
         ("shop:a:b", "such as shop:application"),
-        ("src/shop.py", "such as src.shop:application"),
         (":application", "such as app:application"),
         ("", "such as app:application"),
     ],
 )
-def test_path_without_an_attribute_shows_the_form(write: Write, path: str, remedy: str) -> None:
+def test_path_of_another_form_shows_the_form(write: Write, path: str, remedy: str) -> None:
     assert _refusal(path) == (
         f"{path!r} does not name an application; write MODULE:CALLABLE, {remedy}"
     )
-
-
-@pytest.mark.parametrize(
-    ("path", "remedy"),
-    [
-        ("shop.py:app", "shop:app"),
-        ("./shop.py:app", "shop:app"),
-        ("src/shop.py:app", "src.shop:app"),
-        ("src/shop:app", "src.shop:app"),
-    ],
-)
-def test_file_instead_of_a_module_shows_the_modules_name(
-    write: Write, path: str, remedy: str
-) -> None:
-    file = path.split(":")[0]
-    assert _refusal(path) == f"{file!r} is not the name of a module; write {remedy}"
 
 
 # Modules that are not there.
@@ -194,6 +282,14 @@ def test_private_names_are_not_proposed(write: Write) -> None:
     assert "did you mean" not in _refusal("shop:application")
 
 
+@pytest.mark.parametrize("holds", ["app", "create_app()"])
+def test_missing_attribute_that_is_a_module_names_what_that_holds(write: Write, holds: str) -> None:
+    write("pkg/__init__.py", "")
+    write("pkg/app.py", f"1 / 0\ndef {holds.removesuffix('()')}(): ...\n")
+    # The module is not run for a hint.
+    assert _refusal("pkg:app") == f"'pkg' has no attribute 'app'; did you mean 'pkg.app:{holds}'?"
+
+
 # What is there and is not an application.
 
 
@@ -225,6 +321,31 @@ def test_factory_that_returns_nothing(write: Write) -> None:
     )
 
 
+def test_factory_named_without_its_call(write: Write) -> None:
+    write("shop.py", "def create_app(settings=None): ...\n")
+    assert _refusal("shop:create_app") == (
+        "'shop:create_app' is not a WSGI application: it takes settings, and a WSGI application "
+        "takes environ and start_response; if it makes the application, write shop:create_app()"
+    )
+
+
+@pytest.mark.parametrize("path", ["shop", "shop:app", "shop:create_app()"])
+def test_asgi_application_names_the_servers_for_it(write: Write, path: str) -> None:
+    write(
+        "shop.py",
+        """
+        class App:
+            async def __call__(self, scope, receive, send): ...
+
+        app = App()
+        create_app = App
+        """,
+    )
+    message = _refusal(path)
+    assert "it is an async def, as ASGI applications are, and WSGI is synchronous" in message
+    assert "uvicorn or hypercorn, or wrap it in a2wsgi.ASGIMiddleware" in message
+
+
 # Code that fails.
 
 
@@ -237,7 +358,6 @@ def test_factory_that_returns_nothing(write: Write) -> None:
         ("import shop.qqqqqq", ModuleNotFoundError),
         ("from os import qqqqqq", ImportError),
         ("raise ModuleNotFoundError('by hand')", ModuleNotFoundError),
-        ("raise SystemExit(3)", SystemExit),
     ],
 )
 def test_module_that_fails_is_a_load_error_with_its_cause(
@@ -256,7 +376,37 @@ def test_package_that_fails_is_not_taken_for_a_missing_module(write: Write) -> N
         load_application("pkg.web:application")
 
 
-@pytest.mark.parametrize("failure", ["ValueError('boom')", "SystemExit(3)", "TypeError('boom')"])
+@pytest.mark.parametrize("code", [3, None, "'no settings'"])
+def test_module_that_ends_the_process_is_told(write: Write, code: object) -> None:
+    write("shop.py", f"raise SystemExit({code})")
+    with pytest.raises(LoadError) as caught:
+        load_application("shop:application")
+    assert str(caught.value) == (
+        f"importing the module 'shop' ended the process (SystemExit: {str(code).strip(chr(39))})"
+    )
+    assert type(caught.value.__cause__) is SystemExit
+
+
+@pytest.mark.parametrize("call", [False, True])
+def test_code_that_parses_the_command_line_is_told_whose_it_is(
+    write: Write, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], call: bool
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["aiowsgi", "shop:application", "--port", "0"])
+    parse = "import argparse\nargparse.ArgumentParser().parse_args()\n"
+    if call:
+        parse = "def create_app():\n" + indent(parse, "    ")
+    write("shop.py", parse)
+    with pytest.raises(LoadError) as caught:
+        load_application("shop:create_app()" if call else "shop:application")
+    what = "the factory 'shop:create_app'" if call else "importing the module 'shop'"
+    assert str(caught.value) == (
+        f"{what} ended the process (SystemExit: 2); it parses sys.argv, which holds the arguments "
+        "of aiowsgi: do that below if __name__ == '__main__'"
+    )
+    assert "unrecognized arguments" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("failure", ["ValueError('boom')", "TypeError('boom')"])
 def test_factory_that_fails_is_a_load_error_with_its_cause(write: Write, failure: str) -> None:
     write("shop.py", f"def create_app():\n    raise {failure}\n")
     with pytest.raises(LoadError, match=r"^the factory 'shop:create_app' failed$") as caught:

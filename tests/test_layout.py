@@ -31,7 +31,9 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "process": BELOW_SERVER | {"server"},
     # The face: the names that the package shows.
     "": BELOW_SERVER | {"server", "process"},
-    "cli": BELOW_SERVER | {"server", "process", ""},
+    # Data that a wrong command needs.
+    "foreign_options": frozenset(),
+    "cli": BELOW_SERVER | {"server", "process", "foreign_options", ""},
     "__main__": frozenset({"cli"}),
     # An application like that of any user: it knows no server.
     "demo": frozenset(),

@@ -17,8 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aiowsgi.errors import ClientDisconnected, RequestBodyError
+from aiowsgi.wsgi.application import describe
 from aiowsgi.wsgi.file_wrapper import FilePart
-from aiowsgi.wsgi.task import Task, describe
+from aiowsgi.wsgi.task import Task
 
 REQUEST = "GET /path [id-1]"
 THIS_FILE = re.escape(__file__)

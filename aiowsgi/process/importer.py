@@ -1,26 +1,125 @@
-"""From "module:callable" to the application, with an explanation where that fails."""
+"""From what a person typed to the application, with an explanation where that fails."""
 
+import contextlib
 import importlib
+import importlib.util
+import os
 import re
+import sys
+import traceback
 from collections.abc import Iterable
+from types import ModuleType
 from typing import Any
 from wsgiref.types import WSGIApplication
 
 from ..errors import ConfigError, LoadError
+from ..wsgi.application import objection
 
-_PATH = re.compile(r"(?P<module>[^:()]+)(?::(?P<attributes>[^:()]+)(?P<call>\(\))?)?")
-# What frameworks' documentation calls the application, for the hint.
-_CUSTOMARY = ("application", "app", "wsgi_app", "create_app")
+_PATH = re.compile(r"(?P<source>.+?)(?::(?P<attributes>[^:()/]+)(?P<call>\(\))?)?", re.DOTALL)
+_MODULE = re.compile(r"[^:()]+")
+# Where only a module is named: what PEP 3333 calls the application, and what frameworks do.
+_DEFAULTS = ("application", "app")
+# What frameworks' documentation calls what makes it.
+_FACTORIES = ("create_app", "make_app")
+_CUSTOMARY = (*_DEFAULTS, "wsgi_app", *_FACTORIES)
+# Modules of a package that have it, such as Django's wsgi.py.
+_CUSTOMARY_MODULES = ("wsgi", "app", "main")
+_ARGUMENT_PARSERS = frozenset({"argparse", "optparse", "getopt", "click", "docopt", "absl", "fire"})
 
 
-def _did_you_mean(name: str, candidates: Iterable[str], form: str) -> str:
-    # Here, as below, because a server without mistakes to explain need not keep it in memory.
-    import difflib
+def load_application(path: str) -> tuple[WSGIApplication, str]:
+    """Return the application that ``path`` names, and its path in full.
 
-    names = sorted(set(candidates))
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    close = close or [custom for custom in _CUSTOMARY if custom in names]
-    return f"; did you mean {form.format(close[0])!r}?" if close else ""
+    ``path`` is "package.module:attribute", the attribute dotted if need be, or
+    "package.module:factory()" for what a function without arguments returns. A path to a file may
+    stand for the module. Without an attribute it is ``application`` or else ``app``.
+
+    Raises ConfigError where the path leads nowhere, and LoadError where the code behind it fails.
+    """
+    match = _PATH.fullmatch(path)
+    source: str = match["source"] if match else ""
+    if "/" in source or source.endswith(".py"):
+        module = _load_file(source)
+    elif _MODULE.fullmatch(source):
+        module = _load_module(source)
+    else:
+        name = re.split(r"[:()]", path)[0] or "app"
+        raise ConfigError(
+            f"{path!r} does not name an application; write MODULE:CALLABLE, "
+            f"such as {name}:application"
+        )
+    assert match is not None  # It had a source.
+    attributes = match["attributes"] or _default_attribute(module, source)
+    target, walked = _walk(module, source, attributes.split("."))
+    factory: str | None = f"{walked}()"
+    if match["call"]:
+        target = _call(target, walked)
+        walked, factory = f"{walked}()", None
+    if not callable(target):
+        names = [name for name in dir(target) if name in _CUSTOMARY]
+        hint = _did_you_mean("application", names, f"{walked}.")
+        raise ConfigError(
+            f"{walked!r} is not an application: {type(target).__name__} cannot be called{hint}"
+        )
+    if (wrong := objection(target, factory)) is not None:
+        raise ConfigError(f"{walked!r} is not a WSGI application: {wrong}")
+    return target, walked
+
+
+# Modules and files.
+
+
+def _load_module(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+        if name != missing and not name.startswith(f"{missing}."):
+            # The module is there; what it imports is not.
+            raise LoadError(f"importing the module {name!r} failed") from error
+        raise _missing_module(missing) from None
+    except (Exception, SystemExit) as error:
+        raise _failed(f"importing the module {name!r}", error) from error
+
+
+def _load_file(source: str) -> ModuleType:
+    """Import a file under its name, or a module of a package under that which it has there."""
+    file = _find_file(source)
+    folder, name = os.path.split(os.path.abspath(file.removesuffix(".py")))
+    parts = [] if name == "__init__" else [name]
+    while os.path.isfile(os.path.join(folder, "__init__.py")):
+        folder, name = os.path.split(folder)
+        parts.insert(0, name)
+    name = ".".join(parts)
+    if any("." in part for part in parts):
+        raise ConfigError(f"the file {source!r} cannot be imported: rename it, without the dot")
+    # As Python does with a script.
+    sys.path.insert(0, folder)
+    module = _load_module(name)
+    found = module.__file__
+    if found is None or not os.path.samefile(found, file):
+        raise ConfigError(
+            f"the file {source!r} cannot be imported, because {name!r} is also the name of "
+            f"{found or 'a module of Python'}; rename it"
+        )
+    return module
+
+
+def _find_file(source: str) -> str:
+    """Return the file that is meant; the ending, or that of a package, may be left out."""
+    for file in (source, f"{source}.py", os.path.join(source, "__init__.py")):
+        if os.path.isfile(file):
+            if file.endswith(".py"):
+                return file
+            raise ConfigError(f"the file {source!r} is no Python module: its name ends otherwise")
+    if os.path.isdir(source):
+        raise ConfigError(f"{source!r} is a folder; name the file that has the application")
+    folder, name = os.path.split(source)
+    with contextlib.suppress(OSError):
+        files = [file for file in os.listdir(folder or ".") if file.endswith(".py")]
+        hint = _did_you_mean(name, files, os.path.join(folder, ""))
+        raise ConfigError(f"there is no file {source!r}{hint}")
+    raise ConfigError(f"there is no folder {folder!r}")
 
 
 def _missing_module(name: str) -> ConfigError:
@@ -32,70 +131,104 @@ def _missing_module(name: str) -> ConfigError:
     if paths is None:
         return ConfigError(f"{parent!r} is a module, not a package: it has no module {last!r}")
     found = [module.name for module in pkgutil.iter_modules(paths)]
-    hint = _did_you_mean(last, found, f"{parent}.{{}}" if parent else "{}")
+    hint = _did_you_mean(last, found, f"{parent}." if parent else "")
     return ConfigError(
         f"there is no module {name!r}{hint or ' in the current directory or installed'}"
     )
 
 
-def _load_module(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        missing = error.name or ""
-        if name != missing and not name.startswith(f"{missing}."):
-            # The module is there; what it imports is not.
-            raise LoadError(f"importing the module {name!r} failed") from error
-        raise _missing_module(missing) from None
-    except (Exception, SystemExit) as error:
-        raise LoadError(f"importing the module {name!r} failed") from error
+# What is in them.
 
 
-def load_application(path: str) -> WSGIApplication:
-    """Return the application that ``path`` names.
+def _default_attribute(module: ModuleType, source: str) -> str:
+    for attribute in _DEFAULTS:
+        with contextlib.suppress(AttributeError):
+            _read(module, attribute, source)
+            return attribute
+    hint = f"; write {source}:NAME"
+    if found := [name for name in _FACTORIES if hasattr(module, name)]:
+        hint = f"; did you mean '{source}:{found[0]}()'?"
+    elif found := [name for name in _CUSTOMARY_MODULES if _submodule_names(module, name)]:
+        hint = f"; did you mean '{module.__name__}.{found[0]}'?"
+    raise ConfigError(f"{source!r} has neither {' nor '.join(map(repr, _DEFAULTS))}{hint}")
 
-    ``path`` is "package.module:attribute", the attribute dotted if need be, or
-    "package.module:factory()" for what a function without arguments returns.
 
-    Raises ConfigError where the path leads nowhere, and LoadError where the code behind it fails.
-    """
-    match = _PATH.fullmatch(path)
-    # A path to a file is what many type first.
-    name = re.split(r"[:()]", path)[0].removesuffix(".py").strip("./").replace("/", ".") or "app"
-    if match is None or match["attributes"] is None:
-        raise ConfigError(
-            f"{path!r} does not name an application; write MODULE:CALLABLE, "
-            f"such as {name}:application"
-        )
-    if match["module"] != name:
-        raise ConfigError(
-            f"{match['module']!r} is not the name of a module; write {name}:{match['attributes']}"
-        )
-    target = _load_module(match["module"])
-    walked = match["module"]
-    for attribute in match["attributes"].split("."):
+def _walk(module: ModuleType, source: str, attributes: Iterable[str]) -> tuple[Any, str]:
+    """Return what the attributes lead to, and its path."""
+    target: Any = module
+    walked, dot = source, ":"
+    for attribute in attributes:
         try:
-            target = getattr(target, attribute)
+            value = _read(target, attribute, walked)
         except AttributeError:
-            names = [name for name in dir(target) if not name.startswith("_")]
-            hint = _did_you_mean(attribute, names, f"{walked}:{{}}" if ":" not in walked else "{}")
+            hint = _submodule_hint(target, attribute) or _did_you_mean(
+                attribute, [name for name in dir(target) if name[0] != "_"], f"{walked}{dot}"
+            )
             raise ConfigError(f"{walked!r} has no attribute {attribute!r}{hint}") from None
-        except Exception as error:
-            raise LoadError(f"reading the attribute {attribute!r} of {walked!r} failed") from error
-        walked += f"{'.' if ':' in walked else ':'}{attribute}"
-    if match["call"]:
-        if not callable(target):
-            raise ConfigError(f"{walked!r} is not a factory: it cannot be called")
-        try:
-            target = target()
-        except (Exception, SystemExit) as error:
-            raise LoadError(f"the factory {walked!r} failed") from error
-        walked += "()"
-    if not callable(target):
-        names = [name for name in dir(target) if name in _CUSTOMARY]
-        hint = _did_you_mean("application", names, f"{walked}.{{}}")
-        raise ConfigError(
-            f"{walked!r} is not an application: {type(target).__name__} cannot be called{hint}"
+        target, walked, dot = value, f"{walked}{dot}{attribute}", "."
+    return target, walked
+
+
+def _read(target: Any, attribute: str, walked: str) -> Any:
+    """Return an attribute. Raises AttributeError where there is none, and LoadError."""
+    try:
+        return getattr(target, attribute)
+    except AttributeError:
+        raise
+    except Exception as error:
+        raise LoadError(f"reading the attribute {attribute!r} of {walked!r} failed") from error
+
+
+def _call(factory: Any, walked: str) -> Any:
+    if not callable(factory):
+        raise ConfigError(f"{walked!r} is not a factory: it cannot be called")
+    try:
+        return factory()
+    except (Exception, SystemExit) as error:
+        raise _failed(f"the factory {walked!r}", error) from error
+
+
+# Explanations.
+
+
+def _failed(what: str, error: BaseException) -> LoadError:
+    if not isinstance(error, SystemExit):
+        return LoadError(f"{what} failed")
+    text = f"{what} ended the process (SystemExit: {error.code})"
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    modules = {str(frame.f_globals.get("__name__")).partition(".")[0] for frame in frames}
+    if modules & _ARGUMENT_PARSERS:
+        text += (
+            "; it parses sys.argv, which holds the arguments of aiowsgi: "
+            "do that below if __name__ == '__main__'"
         )
-    application: WSGIApplication = target
-    return application
+    return LoadError(text)
+
+
+def _did_you_mean(name: str, candidates: Iterable[str], prefix: str) -> str:
+    # Here, as above, because a server without mistakes to explain need not keep it in memory.
+    import difflib
+
+    names = sorted(set(candidates))
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    close = close or [custom for custom in _CUSTOMARY if custom in names]
+    if not close:
+        return ""
+    return f"; did you mean '{prefix}{close[0]}{'()' if close[0] in _FACTORIES else ''}'?"
+
+
+def _submodule_hint(package: Any, name: str) -> str:
+    """Return a hint where a package has no attribute of that name, but a module."""
+    names = _submodule_names(package, name)
+    found = [candidate for candidate in (name, *_CUSTOMARY) if candidate in names]
+    return _did_you_mean(found[0], found, f"{package.__name__}.{name}:") if found else ""
+
+
+def _submodule_names(package: Any, name: str) -> tuple[str, ...]:
+    """Return the global names in the code of a package's module, which is not run."""
+    if not hasattr(package, "__path__"):
+        return ()
+    full = f"{package.__name__}.{name}"
+    with contextlib.suppress(ImportError, SyntaxError, AttributeError, ValueError):
+        return tuple(importlib.util.find_spec(full).loader.get_code(full).co_names)  # type: ignore[union-attr]
+    return ()

@@ -17,7 +17,7 @@ from ..errors import ConfigError
 from ..http.reader import find_reader
 from ..server.server import Server, serve, with_address
 from ..wording import counted
-from ..wsgi.task import describe
+from ..wsgi.application import describe
 from . import logs, streams
 
 _log = logging.getLogger("aiowsgi.error")

@@ -8,10 +8,11 @@ import inspect
 import logging
 import traceback
 from collections.abc import Callable, Iterable
-from types import FunctionType, MethodType
+from types import FunctionType
 from typing import Any, Protocol
 
 from ..errors import ApplicationError, ClientDisconnected
+from .application import ASYNC, describe, objection_to_call
 from .environ import Environ
 from .file_wrapper import FilePart, FileWrapper
 from .headers import Fields, check_fields, check_status
@@ -49,14 +50,6 @@ class Responder(Protocol):
 
     def abort(self) -> None:
         """Give the response up, so that what was sent cannot look complete."""
-
-
-def describe(app: object) -> str:
-    """Return a name by which a person finds the application: "module:qualified.name"."""
-    # An instance's own attributes are left alone: they may be computed, and fail.
-    if isinstance(app, type | FunctionType | MethodType):
-        return f"{app.__module__}:{app.__qualname__}"
-    return f"{type(app).__module__}:{type(app).__qualname__} instance"
 
 
 def _comes_from_disconnect(error: BaseException) -> bool:
@@ -224,10 +217,12 @@ class Task:
                 _place(self._app, error),
             )
         else:
+            hint = objection_to_call(self._app, error)
             _log.error(
-                "The application %s raised an exception in %s",
+                "The application %s raised an exception in %s%s",
                 describe(self._app),
                 self._request(),
+                f": {hint}" if hint else "",
                 exc_info=error,
             )
         if self._committed:
@@ -289,8 +284,10 @@ def _wrong_result(result: object) -> str:
     if result is None:
         return "it returned None; return an iterable of bytes, such as [b'...'] or []"
     if inspect.iscoroutine(result) or inspect.isasyncgen(result):
+        return f"it returned {type(result).__name__}: {ASYNC}, or write def"
+    if callable(result):
         return (
-            f"it returned {type(result).__name__}: it is an async def, and WSGI is synchronous; "
-            "write def, or serve it with an ASGI server"
+            f"it returned {type(result).__name__}, which can be called; if that is the "
+            "application, name the call of what makes it: module:create_app()"
         )
     return f"it returned {type(result).__name__}; return an iterable of bytes, such as [b'...']"

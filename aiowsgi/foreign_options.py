@@ -1,0 +1,175 @@
+"""What users of other servers type, and what it is called here or what to do instead. Data only.
+
+Looked at only where a command is wrong. Options are those of gunicorn, uvicorn, waitress, uWSGI,
+granian and hypercorn that do not exist here.
+"""
+
+_TLS = "not yet: there is no TLS; put a proxy such as nginx in front"
+_LOG_FILE = (
+    "messages go to standard error and the access log to standard output: redirect them, or give "
+    "the loggers aiowsgi.error and aiowsgi.access handlers in the application"
+)
+_LOG_SETUP = (
+    "configure logging in the application: the loggers are aiowsgi.error and aiowsgi.access"
+)
+_LOG_FORMAT = (
+    "not yet: the access log has one format; give the logger aiowsgi.access a handler to change it"
+)
+_RELOAD = "not yet: this version does not reload; restart it"
+_RECYCLE = "not yet: a process serves until it is stopped, and is not replaced after a while"
+_ONE_PROCESS = (
+    "not yet: there is one process; for several cores, run several behind a load balancer"
+)
+_ARGUMENT = "name it in the argument instead: MODULE:CALLABLE, or the path of a file"
+_NEEDLESS = "leave it out: it is always so here"
+_NOTHING = "there is no such option, and no need for it"
+_PROXIES = (
+    "not yet: X-Forwarded-* and Forwarded are passed on and not interpreted; "
+    "a middleware of the application can do it"
+)
+_PREFIX = (
+    "not yet: SCRIPT_NAME is empty; a middleware of the application can set it, "
+    "and a proxy can cut the prefix"
+)
+_METRICS = (
+    "not yet: there are no metrics; kill -URG and server.inspect() show what the server is doing"
+)
+_WEBSOCKETS = "WSGI has no WebSockets; an ASGI server such as uvicorn has"
+_HTTP2 = "not yet: there is no HTTP/2; put a proxy such as nginx in front"
+_USER = "start it as the user that it shall run as, as a service manager does"
+_LOADED_FIRST = "leave it out: one process loads the application, before it listens"
+_SOCKET_MODE = "not yet: the file of a Unix socket has the permissions that the umask leaves"
+_ASYNC = "leave it out: connections are on an event loop, and the application on --threads"
+_STRICT = "there is no such option: a request that breaks the standard is refused"
+_SUPERVISOR = "run it under a supervisor, such as systemd or a container"
+_STATIC = "not yet: files are served by a proxy in front, or by the application"
+_SERVER_FIELD = "not yet: responses say Server: aiowsgi, unless the application sets the field"
+_ENVIRONMENT = "set the variables before the start: NAME=VALUE python -m aiowsgi"
+
+_BY_NAMES = (
+    # What is served, and where.
+    ("--listen", "write --bind HOST:PORT (or --backlog N, if a queue's length is meant)"),
+    ("--socket -s --http-socket --insecure-bind", "write --bind HOST:PORT or --bind unix:PATH"),
+    ("--uds --unix-socket", "write --bind unix:PATH"),
+    ("--fd", "write --bind fd:N"),
+    ("--uds-permissions --unix-socket-perms --chmod-socket --chown-socket", _SOCKET_MODE),
+    ("--reuse-port", "not yet: several processes share a socket that they inherit: --bind fd:N"),
+    ("--app-dir --working-dir", "it is called --chdir here"),
+    ("--pythonpath", "set PYTHONPATH in the environment, or see --chdir"),
+    ("--virtualenv --venv --home -H", "run the command of that environment: VENV/bin/aiowsgi"),
+    ("--wsgi-file --file", "name the file as the argument: python -m aiowsgi FILE.py"),
+    ("--module --callable --app --wsgi", _ARGUMENT),
+    ("--factory --call", "name the call in the argument instead: module:factory()"),
+    ("--paste --paster --ini-paste", "not yet: load it in a module: paste.deploy.loadapp()"),
+    ("--mount --manage-script-name", "not yet: one application is served, at /"),
+    ("--interface --protocol --lifespan", "leave it out: this server speaks HTTP and WSGI"),
+    ("--root-path --url-prefix --url-path-prefix", _PREFIX),
+    ("--url-scheme", "not yet: wsgi.url_scheme is http; a middleware can set it"),
+    ("--server-name", "not yet: SERVER_NAME is the address; applications use the Host field"),
+    ("--static-map --static-path-mount --static-path-route --check-static", _STATIC),
+    ("--config -c --ini --yaml --json --xml", "not yet: options stand on the command line"),
+    ("--check-config --print-config", "not yet: a wrong option is told before anything is served"),
+    ("--env -e --env-file --env-files", _ENVIRONMENT),
+    # Processes and threads.
+    ("--worker-class -k", _ASYNC),
+    ("--gevent --gevent-monkey-patch --asyncio --async --greenlet", _ASYNC),
+    ("--event-loop --asgi-loop", "it is called --loop here"),
+    ("--runtime-mode --task-impl --asyncore-use-poll --asyncore-loop-timeout", "see --loop"),
+    ("--http-parser", "it is called --http here"),
+    ("--processes --master -M --cheaper --respawn-failed-workers --respawn-interval", _ONE_PROCESS),
+    ("--preload --lazy-apps --lazy", _LOADED_FIRST),
+    ("--blocking-threads", "it is called --threads here"),
+    (
+        "--runtime-threads --runtime-blocking-threads",
+        "the application has --threads; the rest, one",
+    ),
+    ("--blocking-threads-idle-timeout", "not yet: threads stay once they are there"),
+    ("--enable-threads --single-interpreter --need-app --strict", _NEEDLESS),
+    ("--thunder-lock", "leave it out: there is one process"),
+    ("--offload-threads", "leave it out: the event loop sends files and finished responses"),
+    ("--reset-contextvars", _NEEDLESS),
+    ("--max-requests --limit-max-requests", _RECYCLE),
+    ("--max-requests-jitter --limit-max-requests-jitter", _RECYCLE),
+    ("--workers-lifetime --max-worker-lifetime --workers-max-rss --reload-on-rss", _RECYCLE),
+    ("--reload --reload-engine --reload-extra-file --reload-dir --reload-paths", _RELOAD),
+    ("--reload-include --reload-exclude --reload-delay", _RELOAD),
+    ("--touch-reload --py-autoreload --debug", _RELOAD),
+    ("--worker-connections --connection-limit", "it is called --max-connections here"),
+    ("--limit-concurrency --backpressure", "see --max-connections and --queue-size"),
+    # Process and system.
+    ("--daemon -D --daemonize", _SUPERVISOR),
+    ("--pid --pidfile --pid-file", f"not yet: there is no PID file; {_SUPERVISOR}"),
+    ("-p", f"which one is meant? --port; there is no PID file: {_SUPERVISOR}"),
+    ("--umask -m", "set it before the start: umask 027 && python -m aiowsgi"),
+    ("--user -u --uid --group -g --gid --initgroups", _USER),
+    ("--name -n --process-name --procname", "not yet: the process is called as it was started"),
+    ("--vacuum", "leave it out: the file of a Unix socket is removed at the end"),
+    ("--die-on-term", "leave it out: SIGTERM stops the server, with requests in flight finished"),
+    ("--worker-tmp-dir", "leave it out: there are no such files"),
+    ("--control-socket --no-control-socket", _METRICS),
+    ("-v", "write --version"),
+    ("--no-sendfile --enable-stdio-inheritance -R --recv-bytes --send-bytes", _NOTHING),
+    ("--emperor --cron --spooler --plugin --plugins", _SUPERVISOR),
+    # Timeouts.
+    (
+        "--timeout -t",
+        "which one is meant? --timeout-keep-alive, --timeout-header, --timeout-body, "
+        "--timeout-request, --timeout-write or --timeout-graceful",
+    ),
+    ("--harakiri", "it is called --timeout-request here"),
+    ("--graceful-timeout --timeout-graceful-shutdown", "it is called --timeout-graceful here"),
+    ("--workers-kill-timeout --reload-mercy", "it is called --timeout-graceful here"),
+    ("--keep-alive --http-keepalive --channel-timeout", "it is called --timeout-keep-alive here"),
+    ("--http1-keep-alive --no-http1-keep-alive", "see --timeout-keep-alive"),
+    ("--http1-header-read-timeout", "it is called --timeout-header here"),
+    (
+        "--http-timeout --socket-timeout --read-timeout",
+        "see --timeout-body for requests and --timeout-write for responses",
+    ),
+    ("--timeout-worker-healthcheck", _ONE_PROCESS),
+    # Limits and buffers.
+    ("--limit-request-field_size", "it is called --limit-request-field-size here"),
+    ("--max-request-body-size --limit-post", "it is called --limit-request-body here"),
+    (
+        "--max-request-header-size --h11-max-incomplete-event-size --http1-buffer-size "
+        "--buffer-size",
+        "it is called --limit-request-head here",
+    ),
+    ("--post-buffering --inbuf-overflow", "see --body-prefetch"),
+    ("--outbuf-overflow --outbuf-high-watermark", "see --response-buffer and --max-buffered"),
+    ("--cleanup-interval --channel-request-lookahead --http1-pipeline-flush", _NOTHING),
+    # Logging and metrics.
+    ("--access-logfile --error-logfile --error-log --log-file --logto --log", _LOG_FILE),
+    ("--access-logformat --access-log-format --access-log-fmt --log-format", _LOG_FORMAT),
+    ("--disable-logging", "write --no-access-log"),
+    ("--no-log", "write --no-access-log and --log-level critical"),
+    ("--log-config --log-config-json --logger-class", _LOG_SETUP),
+    ("--log-syslog --log-syslog-to --log-syslog-prefix --log-syslog-facility", _LOG_SETUP),
+    ("--capture-output --spew --use-colors --no-use-colors", _NOTHING),
+    ("--expose-tracebacks --no-expose-tracebacks", "tracebacks go to the log, never to clients"),
+    ("--log-socket-errors --disable-redirect-access-to-syslog", _NOTHING),
+    ("--statsd-host --statsd-prefix --dogstatsd-tags --stats", _METRICS),
+    ("--metrics --no-metrics --metrics-address --metrics-port --enable-backlog-metric", _METRICS),
+    # TLS, proxies, protocols.
+    ("--certfile --keyfile --keyfile-password --ca-certs --cert-reqs --ciphers --https", _TLS),
+    ("--ssl-certfile --ssl-keyfile --ssl-keyfile-password --ssl-version --ssl-cert-reqs", _TLS),
+    ("--ssl-ca-certs --ssl-ciphers --ssl-certificate --ssl-ca --ssl-client-verify", _TLS),
+    ("--ssl-crl --ssl-protocol-min --verify-mode --do-handshake-on-connect", _TLS),
+    ("--suppress-ragged-eofs", _TLS),
+    ("--forwarded-allow-ips --proxy-headers --no-proxy-headers", _PROXIES),
+    ("--trusted-proxy --trusted-proxy-count --trusted-proxy-headers --forwarder-headers", _PROXIES),
+    ("--clear-untrusted-proxy-headers --log-untrusted-proxy-headers", _PROXIES),
+    ("--proxy-protocol --proxy-allow-from", "not yet: the PROXY protocol is not understood"),
+    ("--header", "set the field in the application, or in a middleware"),
+    ("--server-header --no-server-header --ident", _SERVER_FIELD),
+    ("--date-header --no-date-header", "there is no such option: responses have a Date field"),
+    ("--ws --no-ws --ws-max-size --ws-max-queue --ws-ping-interval --ws-ping-timeout", _WEBSOCKETS),
+    ("--ws-per-message-deflate --websocket-ping-interval", _WEBSOCKETS),
+    ("--websocket-max-message-size", _WEBSOCKETS),
+    ("--http2 --http2-cleartext --http2-max-concurrent-streams --quic-bind", _HTTP2),
+    ("--permit-obsolete-folding --strip-header-spaces --casefold-http-method", _STRICT),
+    ("--permit-unconventional-http-method --permit-unconventional-http-version", _STRICT),
+)
+
+# What to say about an option, by each of its names.
+HINTS = {name: text for names, text in _BY_NAMES for name in names.split()}

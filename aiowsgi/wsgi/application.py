@@ -1,0 +1,77 @@
+"""Whether an object can be a WSGI application: the mistakes that can be told from its looks.
+
+Only what is certain is objected to: a decorator, a proxy or an extension in C may take anything.
+"""
+
+import inspect
+from functools import partial
+from types import FunctionType, MethodType
+from typing import Any
+
+ASYNC = (
+    "it is an async def, as ASGI applications are, and WSGI is synchronous: run it with an ASGI "
+    "server such as uvicorn or hypercorn, or wrap it in a2wsgi.ASGIMiddleware"
+)
+_ASGI = frozenset({"scope", "receive", "send"})
+
+
+def describe(app: object) -> str:
+    """Return a name by which a person finds the application: "module:qualified.name"."""
+    # An instance's own attributes are left alone, __class__ among them: they may be computed, and
+    # fail.
+    found: Any = app if issubclass(type(app), type | FunctionType | MethodType) else type(app)
+    return f"{found.__module__}:{found.__qualname__}{'' if found is app else ' instance'}"
+
+
+def objection(app: object, factory: str | None = None) -> str | None:
+    """Say why ``app`` is no WSGI application and what to do; None where it may be one.
+
+    ``factory`` is what to write if it turns out to make one: "module:create_app()".
+    """
+    call: Any = app
+    bound: tuple[object, ...] = ()
+    if not issubclass(type(app), type | FunctionType | MethodType | partial):
+        call, bound = type(app).__call__, (app,)
+        if type(call) is not FunctionType:
+            return None
+    if _is_async(call):
+        return ASYNC
+    try:
+        # Not what a decorator says of the function inside: it may call that with other arguments.
+        signature = inspect.signature(call, follow_wrapped=False)
+    except (TypeError, ValueError):  # It tells nothing of itself.
+        return None
+    if _fits(signature, *bound, None, None):
+        return None
+    if _ASGI & set(signature.parameters):
+        return ASYNC.replace("an async def", f"called with ({', '.join(signature.parameters)})")
+    names = ", ".join(list(signature.parameters)[len(bound) :]) or "nothing"
+    wrong = f"it takes {names}, and a WSGI application takes environ and start_response"
+    if factory and _fits(signature, *bound):
+        return f"{wrong}; if it makes the application, write {factory}"
+    return wrong
+
+
+def objection_to_call(app: object, error: BaseException) -> str | None:
+    """Say the same where it only showed as it was called, through a decorator."""
+    if type(app) is not FunctionType or not isinstance(error, TypeError):
+        return None
+    inner = inspect.unwrap(app)
+    if not str(error).startswith(f"{getattr(inner, '__qualname__', '')}() takes "):
+        return None
+    return objection(inner, f"{describe(app)}()")
+
+
+def _is_async(function: Any) -> bool:
+    if isinstance(function, type):
+        # What calls its instances: an ASGI application, perhaps of the second version.
+        function = function.__call__
+    return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
+
+
+def _fits(signature: inspect.Signature, *arguments: object) -> bool:
+    try:
+        signature.bind(*arguments)
+    except TypeError:
+        return False
+    return True
