@@ -26,7 +26,7 @@ from tools import tool
 import aiowsgi
 
 # Fail-safe: nothing on one machine takes this long.
-TIMEOUT = 10.0
+TIMEOUT = 30.0
 
 # Where the application finds the id of a request; a front overwrites what a client sends.
 ID_KEY = "HTTP_X_FRONT_ID"
