@@ -7,7 +7,7 @@ from typing import cast
 from ..bridge.response import ABORTED, FINISHED, LEFT
 from ..errors import ClientDisconnected, QueueFull, Refusal, RequestBodyError
 from ..http.request import RequestHead
-from ..http.response import CONTINUE, refusal_response
+from ..http.response import refusal_response
 from ..observe.inspection import RequestInfo
 from .clock import Clock, Expiry
 from .exchange import Exchange
@@ -202,14 +202,9 @@ class Protocol(asyncio.Protocol):
         """Look after an exchange: its thread has written, or wants to read."""
         if exchange is not self._exchange:
             return
-        body = exchange.body
-        if body is not None and self._receiver.receiving:
-            if self._receiver.continue_due and body.awaited:
-                self._receiver.continue_due = False
-                if not exchange.first_byte_at:
-                    self._transport.write(CONTINUE)
+        if exchange.body is not None and self._receiver.receiving:
+            self._receiver.on_demand(answered=exchange.first_byte_at > 0)
             self._clock.arm()
-            self._receiver.update_reading()
         self._flush()
         # Most responses are complete by now, and the state is another.
         if self._state is QUEUED and exchange is self._exchange:
@@ -232,12 +227,9 @@ class Protocol(asyncio.Protocol):
             exchange.calls.cancel(self._gone)
         if not (head.section.chunked or head.section.content_length):
             return
-        if head.section.expect_continue and not receiver.buffered:
-            receiver.continue_due = True
-            receiver.body = exchange.stream_body(b"")
-            self._dispatch(exchange)
+        if receiver.begin_body(head.section):
+            self._stream(exchange)
         else:
-            receiver.begin_body()
             self._enter(BODY)
 
     def on_body(self, data: bytes) -> None:
@@ -247,16 +239,17 @@ class Protocol(asyncio.Protocol):
             if not receiver.drop(data):
                 self._close(linger=True)
             return
-        receiver.take_body(data)
-        size = receiver.prefetched
-        incomplete = size != exchange.head.section.content_length
-        if size >= self._site.config.body_prefetch and incomplete:
-            receiver.body = exchange.stream_body(receiver.take_prefetch())
-            self._dispatch(exchange)
+        if receiver.take_body(data):
+            self._stream(exchange)
         else:
             self._clock.arm()
             if receiver.body is not None:
                 self._account()
+
+    def _stream(self, exchange: Exchange) -> None:
+        """Have the application read the body while it arrives."""
+        self._receiver.body = exchange.stream_body(self._receiver.take_prefetch())
+        self._dispatch(exchange)
 
     def on_end(self) -> None:
         """Take the end of the request."""

@@ -7,7 +7,8 @@ from ..bridge.body import RequestBody
 from ..bridge.pieces import Pieces
 from ..errors import Refusal
 from ..http.parser import Parser
-from ..http.request import BodyData, RequestHead
+from ..http.request import BodyData, FieldSection, RequestHead
+from ..http.response import CONTINUE
 from .pace import Pace
 from .site import Site
 
@@ -45,6 +46,7 @@ class Receiver:
 
     __slots__ = (
         "_dropped",
+        "_length",
         "_pace",
         "_parser",
         "_prefetch",
@@ -83,6 +85,8 @@ class Receiver:
         self.kept = 0
         # The client waits for a 100 before it sends the body.
         self.continue_due = False
+        # Of the body, where it is known.
+        self._length: int | None = None
         # Where the body of the request goes: into memory first, then to who reads it.
         self._prefetch: Pieces | None = None
         self.body: RequestBody | None = None
@@ -185,21 +189,41 @@ class Receiver:
 
     # The body of a request.
 
-    def begin_body(self) -> None:
-        """Expect the body of the request whose head has arrived."""
-        self._pace = Pace(self._site.clock())
+    def begin_body(self, section: FieldSection) -> bool:
+        """Expect the body of the request whose head has arrived.
 
-    def take_body(self, data: bytes) -> None:
-        """Take bytes of the body."""
+        Return whether it is streamed from its beginning: the client waits for a 100, which is sent
+        when the application reads.
+        """
+        self._length = section.content_length
+        if section.expect_continue and not self._parser.buffered:
+            self.continue_due = True
+            return True
+        self._pace = Pace(self._site.clock())
+        return False
+
+    def take_body(self, data: bytes) -> bool:
+        """Take bytes of the body. Return whether it has to be streamed from here on."""
         if self._pace is not None:
             self._pace.move(len(data), self._site.clock())
         if self.body is None:
             if self._prefetch is None:
                 self._prefetch = Pieces()
             self._prefetch.append(data)
-        else:
+            size = self._prefetch.size
+            return size >= self._site.config.body_prefetch and size != self._length
+        self.continue_due = False
+        self.body.feed(data)
+        return False
+
+    def on_demand(self, *, answered: bool) -> None:
+        """Let the client send, now that the body is read; ``answered`` if a response has begun."""
+        assert self.body is not None  # It is what is read.
+        if self.continue_due and self.body.awaited:
             self.continue_due = False
-            self.body.feed(data)
+            if not answered:
+                self._transport.write(CONTINUE)
+        self.update_reading()
 
     def drop(self, data: bytes) -> bool:
         """Drop bytes of a body that nobody reads. Return False where it is not worth the while."""
