@@ -94,20 +94,36 @@ async def test_a_body_that_is_read_keeps_the_connection(
             assert not says_close(response)
 
 
-async def test_an_application_that_reads_behind_its_head_still_gets_its_body(
-    start_server: StartServer,
+@pytest.mark.parametrize("first", [0, 1])
+async def test_an_application_that_reads_behind_its_head_gets_its_body(
+    start_server: StartServer, first: int
 ) -> None:
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterator[bytes]:
+        before = environ["wsgi.input"].read(first)
         start_response("200 OK", [("Content-Type", "text/plain")])
         yield b"read "
-        yield b"%d" % len(environ["wsgi.input"].read(-1))
+        yield b"%d" % len(before + environ["wsgi.input"].read(-1))
 
     server = await start_server(app)
     size = 4 * PREFETCH
     async with await connect(server) as client:
         response = await client.request(length_head(size) + b"x" * size)
         assert response.body == b"read %d" % size
-        assert says_close(response)
+        # Whoever has begun to read may go on.
+        assert says_close(response) is (not first)
+
+
+async def test_an_application_that_has_answered_reads_no_more(start_server: StartServer) -> None:
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        environ["wsgi.input"].read(1)
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b"hello"]
+
+    # The validator would hide that the answer is complete.
+    server = await start_server(app, validate=False)
+    async with await connect(server) as client:
+        await client.send(length_head(1 << 30) + b"x" * PREFETCH)
+        assert says_close(await client.receive())
         await assert_ended(client)
 
 

@@ -96,6 +96,12 @@ class RequestBody:
             return length - self.received > limit
 
     @property
+    def begun(self) -> bool:
+        """Whether some of it was read. Called on the pool thread."""
+        with self._condition:
+            return self.received > len(self._buffer)
+
+    @property
     def waiting(self) -> bool:
         """Whether a thread waits for the client to send something."""
         with self._condition:

@@ -296,6 +296,10 @@ class Exchange:
             server=self.protocol.server_address,
             client=self.protocol.client_address,
         )
+        if body is None and self.head.section.chunked:
+            # Most frameworks read nothing of a body without a length, whatever
+            # ``wsgi.input_terminated`` says; and it is known by now.
+            environ["CONTENT_LENGTH"] = str(len(self.prefetched))
         environ["aiowsgi.request_id"] = self.request_id
         environ["aiowsgi.queue_wait"] = self._started_at - self.ready_at
         environ["aiowsgi.disconnected"] = self.is_disconnected
@@ -313,19 +317,23 @@ class Exchange:
 
     def start(self, status: str, fields: Fields, length: int | None) -> None:
         """Take the head. See ``Responder``."""
-        if self.last or (self.body is not None and self._ends_with(self.body)):
+        if self.last or (self.body is not None and self._ends_with(self.body, length)):
             self.encoder.keep_alive = False
         self._head_bytes = self.encoder.start(status, fields, length)
 
-    def _ends_with(self, body: RequestBody) -> bool:
-        """Return whether the connection ends behind this response, for the sake of the body."""
+    def _ends_with(self, body: RequestBody, length: int | None) -> bool:
+        """Return whether the connection ends behind this response, for the sake of the body.
+
+        ``length`` is that of the response where all of it is there, and the application done.
+        """
         section = self.head.section
         if section.expect_continue and not body.awaited:
             # No 100 was sent, so the client may send its body or leave it out (RFC 9110 §10.1.1):
             # what it sends next cannot be told apart from a request.
             return True
-        # A close is announced where it is known (RFC 9112 §9.6), also to an application that goes
-        # on to read what it does not have yet.
+        if length is None and body.begun:
+            return False  # It may answer while it reads.
+        # RFC 9112 §9.6: announced where it is known.
         return body.is_too_long_to_drop(section.content_length, DRAIN_BYTES)
 
     def _take_head(self) -> bytes:
