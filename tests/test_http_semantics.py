@@ -633,6 +633,46 @@ async def test_refusal_is_an_answer_with_a_text_and_a_clean_close(
 
 
 @on_each_loop
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"HEAD / HTTP/1.1\r\n\r\n", 400),
+        (b"\r\nHEAD / HTTP/1.1\r\nHost: h\r\nno colon\r\n\r\n", 400),
+        (b"HEAD / HTTP/2.0\r\n", 505),
+        (b"HEAD nowhere HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+        (b"HEAD /" + b"x" * 10_000, 414),
+        (b"HEAD / HTTP/1.1\r\nHost: h\r\nContent-Length: 1001\r\n\r\n", 413),
+        (b"HEAD / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n", 400),
+    ],
+    ids=["host", "field", "version", "target", "long line", "length", "chunk"],
+)
+async def test_refused_head_has_no_body(
+    start_server: StartServer, data: bytes, status: int
+) -> None:
+    server = await start_server(path_app, limit_request_body=1000)
+    async with await connect(server) as client:
+        # Also behind another request.
+        assert (await client.request(GET)).status == 200
+        await client.send(data)
+        head = await client.read_until(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 %d " % status)
+        assert b"\r\nConnection: close\r\n" in head
+        client.half_close()
+        assert await client.read_until_eof() == b""
+
+
+async def test_head_that_comes_too_slowly_is_refused_without_a_body(
+    start_server: StartServer,
+) -> None:
+    server = await start_server(path_app, timeout_header=0.05)
+    async with await connect(server) as client:
+        await client.send(b"HEAD / HTTP/1.1\r\nHo")
+        assert (await client.read_until(b"\r\n\r\n")).startswith(b"HTTP/1.1 408 ")
+        client.half_close()
+        assert await client.read_until_eof() == b""
+
+
+@on_each_loop
 async def test_refused_client_that_sends_megabytes_can_still_read_the_answer(
     start_server: StartServer,
 ) -> None:

@@ -396,10 +396,11 @@ class Protocol(asyncio.Protocol):
 
     def _answer(self, refusal: Refusal, exchange: Exchange | None) -> None:
         self._enter(CLOSING)
-        method = "GET" if exchange is None else exchange.head.method
+        client, line = self.client_address[0], self._receiver.request_line
+        # RFC 9110 §9.3.2: HEAD gets no content, whatever is wrong with it.
+        method = line.partition(" ")[0] if exchange is None else exchange.head.method
         response = refusal_response(refusal, method=method, server=self._site.server_field)
         self._transport.write(response)
-        client, line = self.client_address[0], self._receiver.request_line
         self._site.log_access(client, exchange, refusal.status, line)
         self._close(linger=True)
 
