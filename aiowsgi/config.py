@@ -163,6 +163,10 @@ class Config:
     """threads that --timeout-request may give up and replace; then the server is unhealthy"""
     timeout_write: float = _seconds(60.0, _TIMEOUT)
     """longest time in which a client takes nothing of a response; then it is cut"""
+    min_response_rate: int = _bytes(500, _TIMEOUT, minimum=0)
+    """bytes a second that a client must take of a response, on average of the time in which the
+    server waits for it, once --timeout-write is over; else it is cut; 0 is no minimum
+    """
     timeout_graceful: float = _seconds(30.0, _TIMEOUT, minimum=0)
     """how long a shutdown waits for requests in flight"""
     drain_delay: float = _seconds(0.0, _TIMEOUT, minimum=0)

@@ -158,6 +158,19 @@ def test_client_that_takes_nothing_of_a_file_is_cut(connected: Connect) -> None:
     assert connection.closes == 1
 
 
+def test_client_that_takes_less_of_a_file_than_the_minimum_is_cut(connected: Connect) -> None:
+    connection = connected(min_response_rate=1 << 30)
+    connection.receive(GET)
+    connection.run_job()
+    connection.loop.advance(55)
+    connection.take()
+    connection.loop.advance(4.9)
+    assert not connection.transport.aborted
+    connection.loop.advance(2.2)
+    assert connection.transport.aborted
+    assert connection.closes == 1
+
+
 def test_client_that_takes_little_of_a_file_is_not_cut(connected: Connect) -> None:
     connection = connected()
     connection.receive(GET)

@@ -369,7 +369,7 @@ def test_request_that_is_cut_for_its_own_slowness_is_answered_once() -> None:
 
 def test_longest_idle_connections_are_closed_and_no_young_ones() -> None:
     with crowd() as some:
-        clients = []
+        clients: list[Client] = []
         for _ in range(30):
             clients.append(some.connect())
             some.loop.advance(0.25)
@@ -383,24 +383,101 @@ def test_longest_idle_connections_are_closed_and_no_young_ones() -> None:
             ]
 
 
-def test_nobody_in_the_midst_of_a_request_makes_room() -> None:
+def _want_room(some: Crowd, seconds: float) -> None:
+    """Ask for room as often as a listener does that has none."""
+    for _ in range(int(seconds / 0.5)):
+        some.site.relief.connections()
+        some.loop.advance(0.5)
+
+
+def test_whoever_is_not_waited_for_does_not_make_room() -> None:
     with crowd() as some:
-        clients = {
-            "head": some.ask(b"G"),
-            "body": some.ask(post(10, 1)),
-            "sending": some.finished(30_000),
-            "writer": some.writer(),
-            "reader": some.reader(),
-            "queued": some.ask(HELLO),
-        }
+        queued = some.ask(HELLO)
         answered = some.ask(post(200_000, 100_000, path="/hello"))
         some.pool.jobs.pop().run()
         some.loop.run_ready()
         assert answered.protocol._state is State.DRAIN
-        some.loop.advance(3)
-        some.site.relief.connections()
-        assert [name for name, client in clients.items() if client.closed] == []
+        _want_room(some, 20)
+        assert not queued.closed
         assert answered.protocol._state is State.DRAIN
+
+
+def test_slowest_clients_make_room_where_nobody_is_idle_one_each_time(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with crowd() as some:
+        clients = {
+            "head": some.ask(b"G"),
+            "sending": some.finished(30_000, 90_000),
+            "body": some.ask(post(10_000, 5_000)),
+            "writer": some.writer(),
+        }
+        quick = some.finished(50_000)
+        some.loop.advance(1)
+        quick.transport.take(49_000)
+
+        def gone() -> list[str]:
+            return [name for name, client in clients.items() if client.cut or client.status == 408]
+
+        some.site.relief.connections()
+        # Somebody may still become idle for long enough.
+        assert gone() == []
+        some.loop.advance(1)
+        some.site.relief.connections()
+        assert gone() == ["writer"]
+        some.site.relief.connections()
+        assert gone() == ["head", "writer"]
+        _want_room(some, 1)
+        assert gone() == ["head", "body", "writer"]
+        assert not quick.cut
+    assert "slow client" in caplog.text
+    assert "the server is short of connections" in caplog.text
+
+
+@pytest.mark.parametrize(("rate", "stays"), [(35 << 10, False), (260 << 10, True)])
+def test_readers_have_to_be_the_quicker_the_longer_room_is_short(rate: int, stays: bool) -> None:
+    """Up to a pace that deserves its connection."""
+    with crowd(response_buffer=1 << 30) as some:
+        readers = [some.finished(20_000_000) for _ in range(4)]
+        for _ in range(60):
+            some.site.relief.connections()
+            some.loop.advance(0.5)
+            for reader in readers:
+                if not reader.closed:
+                    reader.transport.take(rate // 2)
+        assert all(reader.closed is not stays for reader in readers)
+
+
+def test_one_look_serves_everybody_who_wants_room() -> None:
+    with crowd() as some:
+        for _ in range(40):
+            some.connect()
+        some.loop.advance(2)
+        connections, looks = some.site.connections, 0
+
+        class Counted(set[Protocol]):
+            def __iter__(self) -> Iterator[Protocol]:
+                nonlocal looks
+                looks += 1
+                return super().__iter__()
+
+        some.site.connections = Counted(connections)
+        for _ in range(1000):
+            some.site.relief.connections()
+        assert looks == 1
+        some.loop.advance(1)
+        assert not some.site.connections
+
+
+def test_look_for_room_keeps_nothing_of_connections_that_are_gone() -> None:
+    with crowd() as some:
+        for _ in range(40):
+            some.connect()
+        some.loop.advance(2)
+        some.site.relief.connections()
+        assert len(some.site.relief._idle) == 24
+        some.end()
+        assert not some.site.relief._idle
 
 
 async def _closed(client: RawClient) -> None:

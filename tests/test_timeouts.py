@@ -581,9 +581,11 @@ def test_thread_that_is_blocked_by_a_client_that_takes_nothing_is_released() -> 
     assert connection.disconnects == 1
 
 
-def test_client_that_takes_little_is_not_cut() -> None:
+def test_client_that_takes_little_is_not_cut_where_no_rate_is_asked_for() -> None:
     finished = threading.Event()
-    connection = connection_with(paused_generator([b"x" * 50_000] * 100, finished))
+    connection = connection_with(
+        paused_generator([b"x" * 50_000] * 100, finished), min_response_rate=0
+    )
     connection.transport.capacity = 0
     connection.receive(GET)
     thread = connection.start_job()
@@ -596,6 +598,45 @@ def test_client_that_takes_little_is_not_cut() -> None:
     connection.loop.advance(64)
     assert connection.transport.aborted
     connection.loop.run_ready()
+    thread.join(TIMEOUT)
+    assert finished.is_set()
+
+
+@pytest.mark.parametrize(("taken", "until"), [(20, 63), (100, 71), (10_000, 115)])
+def test_response_needs_its_rate_once_the_first_patience_is_over(taken: int, until: int) -> None:
+    """Ten bytes are worth a second, and none is worth more than the patience for silence."""
+    connection = connection_with(large, response_buffer=1 << 20, min_response_rate=10)
+    connection.transport.capacity = 0
+    connection.receive(GET)
+    connection.run_job()
+    connection.loop.advance(53)
+    connection.transport.take(taken)
+    # It is looked at every other second.
+    connection.loop.advance(until - 53 - 0.1)
+    assert not connection.transport.aborted
+    connection.loop.advance(2.2)
+    assert connection.transport.aborted
+    assert connection.closed
+
+
+def test_pauses_of_a_stream_make_its_client_no_faster() -> None:
+    """It takes each portion in time, and some 10 KB a second in all."""
+    finished = threading.Event()
+    connection = connection_with(
+        paused_generator([b"x" * 50_000] * 100, finished), min_response_rate=50_000
+    )
+    connection.transport.capacity = 0
+    connection.receive(GET)
+    thread = connection.start_job()
+    sender = connection.protocol._sender
+    drained = 0
+    while not connection.closed:
+        connection.loop.run_until(lambda: sender.waiting)
+        connection.loop.advance(25)
+        # Everything that is left: nothing is waited for until the next portion comes.
+        connection.transport.take(len(connection.transport.unsent))
+        drained += 1
+    assert drained == 3
     thread.join(TIMEOUT)
     assert finished.is_set()
 
@@ -626,7 +667,7 @@ def test_rest_of_a_response_is_sent_for_as_long_as_the_client_takes_it() -> None
     while connection.transport.unsent:
         connection.loop.advance(50)
         assert not connection.transport.aborted
-        connection.transport.take(20_000)
+        connection.transport.take(30_000)
     assert connection.sent.endswith(b"x" * 200_000)
 
 

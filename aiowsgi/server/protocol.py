@@ -117,6 +117,7 @@ class Protocol(asyncio.Protocol):
         self._enter(CLOSED)
         self._clock.stop()
         self._site.connections.discard(self)
+        self._site.relief.forget(self)
         if (exchange := self._exchange) is not None:
             self._exchange = None
             exchange.cancel()

@@ -4,6 +4,7 @@ A server that is not short of anything bears with every client that keeps to the
 """
 
 import logging
+from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from ..errors import Refusal
@@ -20,6 +21,8 @@ _log = logging.getLogger("aiowsgi.error")
 _SLOW = 16 << 10
 # By how much that pace rises with each look that finds nobody below it: tenfold in some 3 seconds.
 _GROWTH = 1.25
+# Nobody who moves so many bytes a second is cut to make room for a connection.
+_QUICK = 256 << 10
 # Seconds between two looks at all connections.
 _INTERVAL = 0.25
 # Seconds between two messages that clients were cut.
@@ -28,8 +31,10 @@ _SAID_EVERY = 10.0
 _RETRY_AFTER = 5
 # An idle connection is younger than this, in seconds, is not closed to make room.
 _YOUNG = 1.0
-# Idle connections that are closed at a time, because finding them is a look at all.
+# Idle connections that are closed at a time.
 _IDLE_AT_A_TIME = 16
+# Room that nobody has asked for in so many seconds is no longer short.
+_OVER = 2.0
 
 
 def overload(reason: str) -> Refusal:
@@ -44,6 +49,13 @@ class Relief:
         self._site = site
         self._threads_at = self._memory_at = self._said_at = float("-inf")
         self._slow = float(_SLOW)
+        # Who may go to make room for connections, the first one first, as far as the last look has
+        # found them: those that are idle, and since when; and those that are slow.
+        self._idle: OrderedDict[Protocol, float] = OrderedDict()
+        self._slowest: OrderedDict[Protocol, None] = OrderedDict()
+        self._slow_connection = float(_SLOW)
+        # When that look was; since when connections are short, and when they last were.
+        self._room_at = self._full_since = self._full_at = float("-inf")
         # Since it was last said.
         self._cut = 0
 
@@ -92,16 +104,58 @@ class Relief:
         self._report(cut, "memory")
 
     def connections(self) -> None:
-        """Close the connections that have been idle for the longest time."""
+        """Make room for a connection: close some that have been idle for the longest time. Where
+        there are none, cut the slowest client.
+        """
         now = self._site.clock()
+        if now - self._full_at > _OVER:
+            self._full_since, self._slow_connection = now, float(_SLOW)
+        self._full_at = now
+        if now - self._room_at >= _INTERVAL:
+            self._room_at = now
+            self._look_for_room(now)
+        if not self._close_idle() and self._slowest:
+            protocol, _ = self._slowest.popitem(last=False)
+            if (rate := protocol.rate()) is not None and rate < self._slow_connection:
+                protocol.give_way()
+                self._report(1, "connections")
+
+    def _look_for_room(self, now: float) -> None:
+        """Look at all connections, and remember who may go.
+
+        Clients that connect again and again have one look for them all, not one for each attempt.
+        """
+        self._slowest.clear()
         idle = [
-            (since, protocol)
+            (protocol, since)
             for protocol in self._site.connections
             if (since := protocol.idle_since) is not None and now - since >= _YOUNG
         ]
-        idle.sort(key=lambda item: item[0])
-        for _, protocol in idle[:_IDLE_AT_A_TIME]:
-            protocol.shut_down()
+        idle.sort(key=lambda item: item[1])
+        self._idle = OrderedDict(idle)
+        # Who has become idle just now may go a second later.
+        if idle or now - self._full_since < _YOUNG:
+            return
+        for rate, protocol in self._paces():
+            if rate < self._slow_connection:
+                self._slowest[protocol] = None
+        if not self._slowest:
+            self._slow_connection = min(self._slow_connection * _GROWTH, _QUICK)
+
+    def _close_idle(self) -> int:
+        """Close some of the idle connections that were found; return how many."""
+        closed = 0
+        while self._idle and closed < _IDLE_AT_A_TIME:
+            protocol, since = self._idle.popitem(last=False)
+            if protocol.idle_since == since:
+                protocol.shut_down()
+                closed += 1
+        return closed
+
+    def forget(self, protocol: "Protocol") -> None:
+        """Let go of a connection that is gone."""
+        self._idle.pop(protocol, None)
+        self._slowest.pop(protocol, None)
 
     def _paces(self) -> list[tuple[float, "Protocol"]]:
         """Return the clients that are waited for, the slowest first."""

@@ -46,7 +46,7 @@ class Sender:
         self._on_file_end = on_file_end
         self._file: FileSender | None = None
         self._paused = False
-        # Since the client is waited for; None while it is not.
+        # Of what the client takes of a response; None until it is first waited for.
         self._pace: Pace | None = None
         self._unsent = 0
         # Whether the client has to take something before there can be more.
@@ -84,6 +84,8 @@ class Sender:
             if tail is not None:
                 self._send_file(cast(FilePart, tail))
                 return OPEN
+        if progress is FINISHED:
+            self._pace = None
         return progress
 
     def _send_file(self, part: FilePart) -> None:
@@ -119,38 +121,42 @@ class Sender:
     # The client's pace.
 
     def _watch(self) -> None:
+        if self.waiting:
+            return
         self.waiting = True
+        now = self._site.clock()
         if self._pace is None:
-            self._pace = Pace(self._site.clock())
-            self._unsent = self._size()
+            self._pace = Pace(now)
+        else:
+            self._pace.resume(now)
+        self._unsent = self._size()
 
     def _unwatch(self) -> None:
-        if not self._paused and self._file is None:
-            self.waiting = False
-            self._pace = None
+        if not self.waiting or self._paused or self._file is not None:
+            return
+        now = self._site.clock()
+        self._look(now).rest(now)
+        self.waiting = False
 
     def _size(self) -> int:
         """Return how many bytes the client has not taken of what is being sent."""
         size = self._transport.get_write_buffer_size() + in_flight(self._transport)
         return size if self._file is None else size + self._file.unsent
 
-    def _look(self, now: float) -> Pace | None:
-        """Return the client's pace up to ``now``; None while it is not waited for."""
-        if self._pace is not None:
-            unsent = self._size()
-            self._pace.move(self._unsent - unsent, now)
-            self._unsent = unsent
+    def _look(self, now: float) -> Pace:
+        """Return the pace up to ``now`` of the client, which is waited for."""
+        assert self._pace is not None  # It has one since then.
+        unsent = self._size()
+        self._pace.move(self._unsent - unsent, now)
+        self._unsent = unsent
         return self._pace
 
     def time_left(self) -> float:
-        """Return the seconds until the client has taken nothing for too long; it is waited for."""
-        now = self._site.clock()
-        pace = self._look(now)
-        assert pace is not None  # As the caller has seen to.
-        return pace.patience_left(self._site.config.timeout_write, now)
+        """Return the seconds that the client has for the next bytes; it is waited for."""
+        config, now = self._site.config, self._site.clock()
+        return self._look(now).time_left(config.timeout_write, config.min_response_rate, now)
 
     def rate(self) -> float | None:
         """Return the bytes a second that the client takes; None while that cannot be said."""
         now = self._site.clock()
-        pace = self._look(now)
-        return None if pace is None else pace.rate(now)
+        return self._look(now).rate(now) if self.waiting else None

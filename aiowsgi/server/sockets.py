@@ -88,6 +88,6 @@ def in_flight(transport: asyncio.Transport) -> int:
     size = array.array("i", [0])
     try:
         ioctl(sock.fileno(), TIOCOUTQ, size)  # SIOCOUTQ, of sockets.
-    except OSError:
+    except (OSError, ValueError):  # It is closed.
         return 0
     return size[0]

@@ -64,8 +64,9 @@ RULES: dict[State, Rule] = {
         "503, close",
         "go on, then close",
     ),
-    # Two more clocks run only while the client is waited for: timeout_write while it takes nothing
-    # of the response, timeout_body and min_body_rate while a streamed body stays away.
+    # Two more clocks run only while the client is waited for: timeout_write and min_response_rate
+    # while it has to take something of the response, timeout_body and min_body_rate while a
+    # streamed body stays away.
     State.ACTIVE: Rule(
         "the application runs, or what it has answered is sent",
         "timeout_request",
