@@ -499,6 +499,18 @@ def test_a_responder_that_fails_at_the_end_is_not_asked_for_a_500(error: Excepti
     assert recorder.calls == ["start", "finish", "abort"]
 
 
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_class_derived_from_a_list_is_what_it_iterates_over(kind: type) -> None:
+    class Derived(kind):  # type: ignore[misc]
+        def __iter__(self) -> Iterator[bytes]:
+            return iter([b"iterated", b" over"])
+
+    recorder = run(answering(Derived([b"held"])))
+    assert b"".join(recorder.pieces) == b"iterated over"
+    # And what is checked is what is sent.
+    assert run(answering(Derived(["held"]))).pieces == [b"iterated", b" over"]
+
+
 # The client that went away.
 
 
@@ -517,15 +529,47 @@ def _wraps_context(error: BaseException) -> Any:
         raise ValueError("the upload failed")  # noqa: B904 - as applications do
 
 
-def _wraps_twice(error: BaseException) -> Any:
+def _misspells(error: BaseException) -> Any:
+    try:
+        raise error
+    except OSError:
+        logg.warning("the upload failed")  # type: ignore[name-defined]  # noqa: F821
+
+
+def _wraps_none(error: BaseException) -> Any:
+    try:
+        raise error
+    except OSError:
+        raise ValueError("the upload failed") from None
+
+
+def _causes_again(error: BaseException) -> Any:
     try:
         _wraps_context(error)
     except ValueError as again:
         raise SystemExit(1) from again
 
 
+def _wraps_twice(error: BaseException) -> Any:
+    try:
+        _wraps_cause(error)
+    except ValueError as again:
+        raise SystemExit(1) from again
+
+
 @pytest.mark.parametrize("gone", [ClientDisconnected("gone"), RequestBodyError("gone")])
-@pytest.mark.parametrize("fail", [_raise, _wraps_cause, _wraps_context, _wraps_twice])
+@pytest.mark.parametrize("fail", [_misspells, _wraps_context, _wraps_none, _causes_again])
+def test_mistake_of_an_application_whose_client_left_is_an_error(
+    gone: Exception, fail: Callable[[BaseException], Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    run(lambda environ, start_response: fail(gone))
+    (record,) = caplog.records
+    assert record.levelno == logging.ERROR
+    assert record.exc_info
+
+
+@pytest.mark.parametrize("gone", [ClientDisconnected("gone"), RequestBodyError("gone")])
+@pytest.mark.parametrize("fail", [_raise, _wraps_cause, _wraps_twice])
 def test_a_client_that_left_is_no_error(
     gone: Exception, fail: Callable[[BaseException], Any], caplog: pytest.LogCaptureFixture
 ) -> None:

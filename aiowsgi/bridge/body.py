@@ -171,7 +171,7 @@ class RequestBody:
             if not (self._buffer or self._finished or self._error or self._demanded):
                 self._demanded = demand = True
         if demand:
-            self._on_demand()
+            self._ask()
             demand = False
         with self._condition:
             if not self._ready():
@@ -186,8 +186,18 @@ class RequestBody:
                 self._full = False
                 demand = True
         if demand:
-            self._on_demand()
+            self._ask()
         return data
+
+    def _ask(self) -> None:
+        """Have the loop thread see to it that more comes."""
+        try:
+            self._on_demand()
+        except BaseException:
+            # It does not know, so that nothing will: nobody is to wait for that.
+            with self._condition:
+                self._error = self._error or RequestBodyError("the request body is lost")
+            raise
 
     def _ready(self) -> bool:
         return bool(self._buffer or self._finished or self._error)

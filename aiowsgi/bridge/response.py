@@ -198,7 +198,16 @@ class ResponseWriter:
             if self._woken or self._error is not None:
                 return
             self._woken = True
-        self._wake()
+        try:
+            self._wake()
+        except BaseException:
+            self._note_unwoken()
+            raise
+
+    def _note_unwoken(self) -> None:
+        """Take note that nobody was woken: what comes later must not count on it."""
+        with self._lock:
+            self._woken = False
 
     def _send_directly(self, pieces: list[bytes]) -> list[bytes]:
         """Give pieces to the kernel, as far as that takes them; return what is left."""
@@ -269,9 +278,7 @@ class ResponseWriter:
         try:
             self._wake()
         except BaseException:
-            # Nobody was woken: a later write must not count on it.
-            with self._lock:
-                self._woken = False
+            self._note_unwoken()
             raise
 
     def _append(self, piece: bytes) -> None:

@@ -39,8 +39,9 @@ class Deadline:
         if self._timer is None:
             self._start_timer(now, min(seconds, _FIRST_LOOK))
         elif self._timer_at > at:
-            self._timer.cancel()
+            late = self._timer
             self._start_timer(now, seconds)
+            late.cancel()
 
     def cancel(self) -> None:
         """Take the deadline away for good, and forget who is called."""
@@ -51,8 +52,8 @@ class Deadline:
             self._timer = None
 
     def _start_timer(self, now: float, seconds: float) -> None:
-        self._timer_at = now + seconds
         self._timer = self._loop.call_later(seconds, self._look)
+        self._timer_at = now + seconds
 
     def _look(self) -> None:
         self._timer = None

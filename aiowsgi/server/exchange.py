@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ..bridge.body import RequestBody
 from ..bridge.jobs import Job
 from ..bridge.response import OPEN, ResponseWriter
-from ..errors import ClientDisconnected, RequestBodyError, RequestTimeout
+from ..errors import ApplicationError, ClientDisconnected, RequestBodyError, RequestTimeout
 from ..http.request import RequestHead
 from ..http.response import ResponseEncoder
 from ..observe.access import CLIENT_CLOSED_REQUEST, AccessRecord, Times
@@ -249,8 +249,8 @@ class Exchange:
         try:
             self._site.context.copy().run(self._run)
         except BaseException:  # noqa: BLE001 - a defect here must not leave the client waiting
-            _log.critical("Serving %s failed", self.describe(), exc_info=True)
             self.abort()
+            _log.critical("Serving %s failed", self.describe(), exc_info=True)
         finally:
             if self.body is not None:
                 # Nobody reads on from the client where the loop is closed.
@@ -319,7 +319,11 @@ class Exchange:
         """Take the head. See ``Responder``."""
         if self.last or (self.body is not None and self._ends_with(self.body, length)):
             self.encoder.keep_alive = False
-        self._head_bytes = self.encoder.start(status, fields, length)
+        try:
+            self._head_bytes = self.encoder.start(status, fields, length)
+        except BaseException as error:
+            self._break_off(error)
+            raise
 
     def _ends_with(self, body: RequestBody, length: int | None) -> bool:
         """Return whether the connection ends behind this response, for the sake of the body.
@@ -343,14 +347,19 @@ class Exchange:
 
     def send(self, data: bytes) -> bool:
         """Take a piece of the body. See ``Responder``."""
-        pieces = self.encoder.encode(data, self._take_head())
-        if not self._ended:
-            if self.encoder.complete:
+        try:
+            pieces = self.encoder.encode(data, self._take_head())
+            if self._ended:
+                pass
+            elif self.encoder.complete:
                 # All that was declared is there: one hand-over less, and nothing left to wait for.
-                self._ended = True
                 self.writer.finish(pieces, queue=self._is_one_of_many())
+                self._ended = True
             else:
                 self.writer.write(pieces)
+        except BaseException as error:
+            self._break_off(error)
+            raise
         return self.encoder.wants_more
 
     def check(self) -> bool:
@@ -363,12 +372,16 @@ class Exchange:
     def finish(self, data: bytes) -> None:
         """Take the last piece of the body. See ``Responder``."""
         encoder = self.encoder
-        pieces = encoder.finish(data, self._take_head())
-        if encoder.excess or encoder.missing:
-            self._check_length()
-        if not self._ended:
-            self._ended = True
-            self.writer.finish(pieces, queue=self._is_one_of_many())
+        try:
+            pieces = encoder.finish(data, self._take_head())
+            if encoder.excess or encoder.missing:
+                self._check_length()
+            if not self._ended:
+                self.writer.finish(pieces, queue=self._is_one_of_many())
+                self._ended = True
+        except BaseException as error:
+            self._break_off(error)
+            raise
 
     def _is_one_of_many(self) -> bool:
         """Return whether to leave the end of the response to the loop thread.
@@ -386,11 +399,17 @@ class Exchange:
             part.close()
             self.finish(b"")
             return
-        pieces = self.encoder.finish(b"", self._take_head())
-        self._check_length()
-        self._ended = True
-        self.file = part
-        self.writer.finish(pieces, part)
+        try:
+            pieces = self.encoder.finish(b"", self._take_head())
+            self._check_length()
+            self.file = part
+            self.writer.finish(pieces, part)
+            self._ended = True
+        except BaseException as error:
+            if self.file is None:  # The writer does not own it yet.
+                part.close()
+            self._break_off(error)
+            raise
 
     def _check_length(self) -> None:
         """Warn where the body is not as long as the application has declared."""
@@ -411,5 +430,14 @@ class Exchange:
     def abort(self) -> None:
         """Give the response up. See ``Responder``."""
         if not self._ended:
-            self._ended = True
             self.writer.abort()
+            self._ended = True
+
+    def _break_off(self, error: BaseException) -> None:
+        """Give the response up where a step of it failed half way, as for want of memory.
+
+        What was encoded is lost, so that nothing may follow, whatever the application makes of the
+        error. Where the client is gone, or the application wrote behind the end, nothing is lost.
+        """
+        if not isinstance(error, (ClientDisconnected, ApplicationError)):
+            self.abort()

@@ -73,8 +73,8 @@ class Listener:
             self._retry.cancel()
             self._retry = None
         if not self._accepting and not self._closed and not self._broken:
-            self._accepting = True
             self._context.run(self._loop.add_reader, self.sock, self._accept)
+            self._accepting = True
 
     def _pause(self, seconds: float | None = None) -> None:
         """Stop accepting, for a while or until ``resume``."""

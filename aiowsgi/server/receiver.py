@@ -181,11 +181,11 @@ class Receiver:
             return
         if self.eof or self._transport.is_closing():
             return
-        self._reading = not full
         if full:
             self._transport.pause_reading()
         else:
             self._transport.resume_reading()
+        self._reading = not full
 
     # The body of a request.
 

@@ -10,7 +10,7 @@ from .exchange import Exchange
 from .pace import Pace
 from .sendfile import FileSender
 from .site import Site
-from .sockets import in_flight
+from .sockets import in_flight, reset
 
 # Bytes that the transport is given at a time.
 _TAKE_BYTES = 1 << 18
@@ -74,7 +74,12 @@ class Sender:
                 exchange.first_byte_at = self._site.clock()
             # Not writelines(), which in some releases of Python 3.12 and 3.13 knows neither that
             # the connection is lost (gh-136234) nor when to pause (CVE-2024-12254).
-            self._transport.write(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+            try:
+                self._transport.write(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+            except BaseException:
+                # They are lost, as for want of memory, and nothing may follow them.
+                reset(self._transport)
+                raise
         if self.waiting:
             return OPEN
         if progress is OPEN:

@@ -17,7 +17,7 @@ from ..bridge.jobs import JobQueue
 from ..bridge.mailbox import Mailbox
 from ..bridge.pool import ThreadPool
 from ..config import Config
-from ..errors import ConfigError, ServerStopped
+from ..errors import ClientDisconnected, ConfigError, ServerStopped
 from ..http.reader import Reader, find_reader
 from ..http.request import Limits
 from ..http.sections import FieldSections
@@ -355,7 +355,12 @@ class Server:
 
 
 def _deliver(exchange: Exchange) -> None:
-    exchange.protocol.on_wake(exchange)
+    try:
+        exchange.protocol.on_wake(exchange)
+    except BaseException:
+        # A defect, or no memory: in either case its client must not wait.
+        exchange.protocol.abort(ClientDisconnected("the server could not go on"))
+        raise
 
 
 class Serving:

@@ -122,8 +122,8 @@ class Site:
         if self._asked_at - before > _ALONE and not self.pool.starved:
             self._wake_pool()
         else:
-            self._waking = True
             self.loop.call_soon(self._wake_pool)
+            self._waking = True
 
     def _wake_pool(self) -> None:
         self._waking = False

@@ -53,14 +53,18 @@ class Responder(Protocol):
 
 
 def _comes_from_disconnect(error: BaseException) -> bool:
-    """Return whether the application failed because its client had gone."""
+    """Return whether the application failed because its client had gone.
+
+    Only the disconnect itself says so, and what was raised from it. Another exception that came up
+    while the application handled it (``__context__``) is a mistake in how it does that.
+    """
     seen: set[int] = set()
     cause: BaseException | None = error
     while cause is not None and id(cause) not in seen:  # Causes may run in a circle.
         if isinstance(cause, ClientDisconnected):
             return True
         seen.add(id(cause))
-        cause = cause.__cause__ or cause.__context__
+        cause = cause.__cause__
     return False
 
 
@@ -120,7 +124,9 @@ class Task:
             self._close(result)
 
     def _send_all(self, result: Any) -> None:
-        if isinstance(result, (list, tuple)) and not self._committed:
+        # What is checked is what is joined: a class derived from these may iterate over something
+        # else than it holds, and goes the way of all iterables.
+        if type(result) in (list, tuple) and not self._committed:
             for chunk in result:
                 if not isinstance(chunk, bytes):
                     raise ApplicationError(_wrong_chunk(chunk, "yielded"))
