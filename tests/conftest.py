@@ -2,7 +2,8 @@
 
 import contextlib
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 from wsgiref.types import WSGIApplication
 from wsgiref.validate import validator
@@ -22,6 +23,19 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 
 StartServer = Callable[..., Awaitable[aiowsgi.Server]]
+
+# Seconds that the threads of a test file have to end behind it. A fail-safe.
+TIMEOUT = 30.0
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_thread_is_left() -> Iterator[None]:
+    """See that the threads of a test file end with it, and do not disturb the next one."""
+    before = set(threading.enumerate())
+    yield
+    for thread in set(threading.enumerate()) - before:
+        thread.join(TIMEOUT)
+        assert not thread.is_alive(), f"the thread {thread.name} is left behind"
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from aiowsgi.server.states import timeouts
 from aiowsgi.wsgi.environ import base_environ
 
 # Fail-safe for what real threads do.
-TIMEOUT = 10.0
+TIMEOUT = 30.0
 
 
 class FakeTimer:

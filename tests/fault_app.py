@@ -21,7 +21,7 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 import aiowsgi
 
 # Fail-safe: no test leaves a gate closed for so long.
-PATIENCE = 30.0
+PATIENCE = 90.0
 
 BLOCK = bytes(1 << 16)
 LARGE = 160  # Blocks: 10 MiB.

@@ -27,12 +27,12 @@ from types import TracebackType
 from typing import NamedTuple
 
 # Fail-safe: nothing on the loopback interface takes this long.
-TIMEOUT = 10.0
+TIMEOUT = 30.0
 
 THREADS = 2
 # The main thread, and the one of the application that answers the harness.
 _OTHER_THREADS = 2
-GRACEFUL = 5.0
+GRACEFUL = 20.0
 FILE_SIZE = 10 << 20
 _READ_SIZE = 1 << 18
 

@@ -22,7 +22,7 @@ import pytest
 import aiowsgi
 
 # Fail-safe: nothing on the loopback interface takes this long.
-TIMEOUT = 10.0
+TIMEOUT = 30.0
 _READ_SIZE = 1 << 16
 
 Result = TypeVar("Result")

@@ -27,18 +27,18 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 
 LOOPS = ["asyncio", *(["uvloop"] if importlib.util.find_spec("uvloop") else [])]
 # Fail-safe, in seconds: long enough for a busy machine; a test that passes never waits for it.
-PATIENCE = 20.0
+PATIENCE = 60.0
 # A client with this receive buffer makes the server feel at once that it does not read.
 TINY_BUFFER = 2048
 KIB, MIB = 1 << 10, 1 << 20
 FILE_SIZE = 50 * MIB
 # No answer takes longer where a thread is free, in seconds, however busy the machine is with other
 # things. Half of them take a few milliseconds.
-AT_ONCE = 2.0
+AT_ONCE = 8.0
 # Where more threads wait for clients than there are spare ones, a client is cut for each request
 # that waits for a thread, once it has been slow for a second. The server looks once a second. The
 # rest is for a busy machine.
-FREED_WITHIN = 8.0
+FREED_WITHIN = 20.0
 # What the server says of that.
 CUT = (
     r"WARNING (Cut \d+ slow clients?: the server is short of (threads|memory)|Requests waited|"
@@ -349,7 +349,7 @@ class Probe:
         assert self._failure is None, f"hello was not answered: {self._failure!r}"
         late = [f"{seconds:.2f}" for seconds in self.seconds if seconds >= slowest]
         assert not late, f"hello took {late} seconds; the server says {self._server.log}"
-        assert statistics.median(self.seconds) < 0.3, "hello was answered slowly"
+        assert statistics.median(self.seconds) < 1.0, "hello was answered slowly"
         most = max(usage.threads for usage in self.usages)
         assert most <= threads, f"the server had {most} threads"
         most = max(usage.resident for usage in self.usages)

@@ -17,7 +17,7 @@ import httpx
 import pytest
 from conftest import StartServer
 
-PATIENCE = 10.0
+PATIENCE = 30.0
 DOWNLOAD = random.Random("download").randbytes((1 << 20) + 17)
 
 

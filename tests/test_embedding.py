@@ -25,7 +25,7 @@ from aiowsgi.errors import BindError, ConfigError
 from aiowsgi.server import server as server_module
 
 # Long enough for a busy machine; a test that passes never waits for it.
-PATIENCE = 10.0
+PATIENCE = 30.0
 
 Drive = Callable[[], Awaitable[None]]
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]

@@ -13,7 +13,7 @@ from conftest import StartServer
 from werkzeug.wrappers import Response as WerkzeugResponse
 
 # No wait in this file is longer: a handshake that fails, fails the test and does not hang it.
-PATIENCE = 10.0
+PATIENCE = 30.0
 
 
 class Shop:

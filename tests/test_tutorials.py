@@ -14,7 +14,7 @@ from conftest import StartServer
 
 import aiowsgi
 
-PATIENCE = 10.0
+PATIENCE = 30.0
 SOURCE = Path(apps.__file__).read_bytes()
 
 

@@ -15,7 +15,7 @@ from django.http import (
 from django.views.decorators.csrf import csrf_exempt
 
 # The longest wait of a view for its test.
-PATIENCE = 10.0
+PATIENCE = 30.0
 
 first_chunk_arrived = threading.Event()
 stream_closed = threading.Event()
