@@ -3,6 +3,7 @@
 import asyncio
 import heapq
 import itertools
+import socket
 import threading
 import time
 from collections import deque
@@ -102,6 +103,25 @@ class FakeLoop:
                 timer.callback()
                 self.run_ready()
         self.now = end
+
+
+class FakeSocket:
+    """The socket of a ``FakeTransport``: the kernel knows of none."""
+
+    def __init__(self) -> None:
+        self.shut_down = False
+
+    def fileno(self) -> int:
+        return -1
+
+    def shutdown(self, how: int) -> None:
+        assert how == socket.SHUT_RDWR
+        self.shut_down = True
+
+
+def make_protocol(site: Site) -> Protocol:
+    """Return the protocol of a connection in memory."""
+    return Protocol(site, cast(socket.socket, FakeSocket()))
 
 
 class FakeTransport:
@@ -293,7 +313,7 @@ class FakeConnection:
             on_disconnect=self._on_disconnect,
             clock=self.loop.time,
         )
-        self.protocol = Protocol(self.site)
+        self.protocol = make_protocol(self.site)
         self.transport = FakeTransport(self.loop, self.protocol)
         self.protocol.connection_made(cast(asyncio.Transport, self.transport))
 

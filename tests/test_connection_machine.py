@@ -16,7 +16,7 @@ from typing import Any
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 import pytest
-from fake_loop import FakeConnection, FakePool
+from fake_loop import FakeConnection, FakePool, make_protocol
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -56,7 +56,6 @@ from stepped_client import (
 
 from aiowsgi.errors import ServerStopped
 from aiowsgi.server.exchange import Exchange
-from aiowsgi.server.protocol import Protocol
 from aiowsgi.server.states import State
 
 BODY_LIMIT = 120_000
@@ -271,7 +270,7 @@ class Connections(RuleBasedStateMachine):
     @precondition(lambda self: self.has_room)
     @rule(tls=st.booleans(), capacity=capacities)
     def connect(self, tls: bool, capacity: int | None) -> None:
-        protocol = Protocol(self.site)
+        protocol = make_protocol(self.site)
         peer = Peer(self.loop, protocol, self.kernel, tls=tls)
         peer.capacity = capacity
         self.peers.append(peer)

@@ -266,7 +266,7 @@ def test_kernel_gets_all_pieces(
     pair: tuple[socket.socket, socket.socket], pieces: list[bytes]
 ) -> None:
     data = b"".join(pieces)
-    assert send_now(pair[0].fileno(), pieces) == len(data)
+    assert send_now(pair[0], pieces) == len(data)
     assert pair[1].recv(len(data), socket.MSG_WAITALL) == data
 
 
@@ -275,10 +275,10 @@ def test_full_kernel_takes_a_part_and_then_nothing(
     pair: tuple[socket.socket, socket.socket], pieces: list[bytes]
 ) -> None:
     sent = 0
-    while (count := send_now(pair[0].fileno(), pieces)) == sum(map(len, pieces)):
+    while (count := send_now(pair[0], pieces)) == sum(map(len, pieces)):
         sent += count
     sent += count
-    assert send_now(pair[0].fileno(), pieces) == 0
+    assert send_now(pair[0], pieces) == 0
     assert len(pair[1].recv(sent, socket.MSG_WAITALL)) == sent
 
 
@@ -287,7 +287,7 @@ def test_client_that_has_gone_takes_nothing(
     pair: tuple[socket.socket, socket.socket], pieces: list[bytes]
 ) -> None:
     pair[1].close()
-    assert send_now(pair[0].fileno(), pieces) == 0
+    assert send_now(pair[0], pieces) == 0
 
 
 # --- the server ----------------------------------------------------------------------------------

@@ -50,7 +50,7 @@ def test_other_processes_get_their_share_of_what_waits_on_a_socket_that_they_may
     loop = Loop()
     protocols = 0
 
-    def make_protocol() -> asyncio.Protocol:
+    def make_protocol(_: socket.socket) -> asyncio.Protocol:
         nonlocal protocols
         protocols += 1
         return asyncio.Protocol()
@@ -84,7 +84,7 @@ def test_broken_listener_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
             context=contextvars.copy_context(),
             has_room=lambda: True,
             make_room=lambda: None,
-            make_protocol=asyncio.Protocol,
+            make_protocol=lambda _: asyncio.Protocol(),
             on_failed=lambda: None,
         )
         for _ in range(3):

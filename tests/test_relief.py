@@ -14,7 +14,7 @@ from typing import Any, cast
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 import pytest
-from fake_loop import TIMEOUT, FakeConnection, FakeTransport
+from fake_loop import TIMEOUT, FakeConnection, FakeTransport, make_protocol
 from raw_client import RawClient, StartServer, connect, eventually, on_each_loop
 
 from aiowsgi.server.protocol import Protocol
@@ -59,7 +59,7 @@ class Client(FakeConnection):
 
     def __init__(self, first: FakeConnection) -> None:
         self.loop, self.pool, self.site = first.loop, first.pool, first.site
-        self.protocol = Protocol(self.site)
+        self.protocol = make_protocol(self.site)
         self.transport = FakeTransport(self.loop, self.protocol)
         self.protocol.connection_made(cast(asyncio.Transport, self.transport))
 

@@ -37,6 +37,7 @@ class Recorder:
     fields: list[tuple[str, str]] = field(default_factory=list)
     length: int | None = None
     pieces: list[bytes] = field(default_factory=list)
+    abandoned: bool = False
 
     def _called(self, name: str) -> None:
         self.calls.append(name)

@@ -160,6 +160,12 @@ class RequestBody:
             # The client may have to send all of its body before it reads the answer.
             self._on_demand()
 
+    def abandon(self, error: ClientDisconnected) -> None:
+        """Raise ``error`` from here on: the body is the parent's. See ``forks``."""
+        self._condition = threading.Condition(threading.Lock())
+        self._error = error
+        self._on_demand = _nobody_to_ask
+
     def read(self, size: int) -> bytes:
         """Return 1 to ``size`` bytes, or none at the end of the body.
 

@@ -31,6 +31,10 @@ class Budget:
         with self._lock:
             return self._used > self.limit
 
+    def abandon(self) -> None:
+        """Count for nobody. See ``forks``."""
+        self._lock = threading.Lock()
+
     def hold(self, held: int, size: int) -> int:
         """Count a holder with ``size`` in place of ``held``; return what it is counted with now."""
         if size < SMALL:

@@ -122,6 +122,15 @@ class ForeignPool:
         with self._lock:
             return list(self._running.values())
 
+    def abandon(self) -> None:
+        """Take nothing any more. See ``forks``."""
+        self._lock = threading.Lock()
+        self._closed = True
+        self._waiting = set()
+        self._running = {}
+        self._away = 0
+        self._on_stopped = []
+
     def _run(self, run: Callable[[], None], job: "_ForeignJob") -> None:
         if not job.future.set_running_or_notify_cancel():
             return

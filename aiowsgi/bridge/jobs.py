@@ -87,5 +87,8 @@ class JobQueue(Places, Protocol):
     def join(self) -> None:
         """Wait for threads that are about to end, behind ``on_stopped``."""
 
+    def abandon(self) -> None:
+        """Take nothing any more: this is a forked child. See ``forks``."""
+
     def running(self) -> list[Started]:
         """Return the threads that run jobs of this queue."""

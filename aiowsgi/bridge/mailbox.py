@@ -45,6 +45,11 @@ class Mailbox(Generic[Item]):
                 self._woken = False
             raise
 
+    def abandon(self) -> None:
+        """Wake nobody. See ``forks``."""
+        self._lock = threading.Lock()
+        self._woken = True
+
     def _collect(self) -> None:
         # What is posted from here on has a wake-up of its own, so that one pass is bounded.
         with self._lock:

@@ -12,6 +12,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from ..errors import QueueFull
 from ..wording import counted
+from . import forks
 from .jobs import Job, Started
 from .turns import Crowd, be_patient, be_punctual
 
@@ -61,9 +62,10 @@ def _started_by(job: _Job) -> Started | None:
 class _Call:
     """A call whose outcome goes to a future."""
 
-    __slots__ = ("_call", "_future")
+    __slots__ = ("_call", "_future", "_pool")
 
-    def __init__(self, call: Callable[[], Any], future: Future[Any]) -> None:
+    def __init__(self, pool: "ThreadPool", call: Callable[[], Any], future: Future[Any]) -> None:
+        self._pool = pool
         self._call = call
         self._future = future
 
@@ -72,7 +74,10 @@ class _Call:
             return
         try:
             result = self._call()
-        except BaseException as error:  # noqa: BLE001 - the caller gets it, whatever it is
+        except BaseException as error:
+            if self._pool.abandoned:
+                raise
+            # The caller gets it, whatever it is.
             self._future.set_exception(error)
             # The traceback knows this frame, and the future knows the traceback.
             del self
@@ -154,6 +159,9 @@ class ThreadPool(Executor):
         self._waking = False
         self._closed = False
         self._on_stopped: list[Callable[[], None]] = []
+        # Whether this is a forked child: the threads are its parent's.
+        self.abandoned = False
+        forks.watch(self)
 
     @property
     def threads(self) -> int:
@@ -231,7 +239,7 @@ class ThreadPool(Executor):
     ) -> Future[Result]:
         """Queue a call, as every Executor does. Raises QueueFull, or RuntimeError."""
         future: Future[Result] = Future()
-        job = _Job(self, _Call(partial(fn, *args, **kwargs), future))
+        job = _Job(self, _Call(self, partial(fn, *args, **kwargs), future))
         job.future = future
         self._enqueue(job, wake=True)
         # Who cancels the future frees the place of the job.
@@ -285,6 +293,17 @@ class ThreadPool(Executor):
             for thread in threads:
                 thread.join()
 
+    def abandon(self) -> None:
+        """Take nothing any more: there are no threads. See ``forks``."""
+        self._lock = threading.Lock()
+        self.abandoned = self._closed = True
+        self._jobs = deque()
+        self._running = set()
+        self._threads = []
+        self._living = self._away = self._lost = 0
+        self._idle = []
+        self._on_stopped = []
+
     def living_threads(self) -> list[threading.Thread]:
         """Return the threads that were started and have not ended."""
         with self._lock:
@@ -305,6 +324,8 @@ class ThreadPool(Executor):
 
     def _enqueue(self, job: _Job, wake: bool) -> None:
         with self._lock:
+            if self.abandoned:
+                raise RuntimeError(f"{forks.NOT_HERE} the thread pool; make another one")
             if self._closed:
                 raise RuntimeError("the thread pool is shut down")
             waiting = len(self._jobs)
@@ -437,9 +458,13 @@ class ThreadPool(Executor):
             assert run is not None  # It was neither run nor cancelled before.
             try:
                 run()
-            except BaseException:  # noqa: BLE001
+            except BaseException as error:  # noqa: BLE001
+                if self.abandoned:
+                    forks.leave(error)
                 # The top of a thread: jobs raise nothing, so this is a defect, and is not hidden.
                 _log.critical("A job of the thread pool failed", exc_info=True)
             del run
+            if self.abandoned:
+                forks.leave(None)
         for callback in on_stopped:
             callback()

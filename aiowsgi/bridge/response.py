@@ -365,3 +365,10 @@ class ResponseWriter:
                 self._room.notify_all()
         if tail is not None:
             tail.close()
+
+    def abandon(self, error: ClientDisconnected) -> None:
+        """Raise ``error`` from here on: the response is the parent's. See ``forks``."""
+        self._lock = threading.Lock()
+        self._room = None
+        self._error = error
+        self._let_go()

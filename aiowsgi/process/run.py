@@ -12,9 +12,11 @@ from typing import Any
 from wsgiref.types import WSGIApplication
 
 from .. import libc
+from ..bridge import forks
 from ..config import Config
 from ..errors import ConfigError
 from ..http.reader import find_reader
+from ..server.child import give_up_signals
 from ..server.server import Server, serve, with_address
 from ..wording import counted
 from ..wsgi.application import describe
@@ -160,6 +162,8 @@ class _Signals:
     def __init__(self, server: Server) -> None:
         self._server = server
         self._previous: dict[signal.Signals, Any] = {}
+        self._loop = asyncio.get_running_loop()
+        self._thread = forks.this_thread()
         # Set by the second signal.
         self.forced = asyncio.Event()
         self.exit_code = 0
@@ -171,7 +175,15 @@ class _Signals:
                 self._handle(number, self._stop)
             for number in _INSPECT_SIGNALS:
                 self._handle(number, self._inspect)
+            forks.watch(self)
         return self
+
+    def abandon(self) -> None:
+        """Give signals their defaults: this is a forked child. See ``bridge.forks``."""
+        give_up_signals(self._loop)
+        if forks.this_thread() == self._thread:
+            # Whoever has forked on the loop's thread must not come back to the loop.
+            self._loop.call_soon(forks.leave, None)
 
     def _handle(self, number: signal.Signals, handler: Callable[[int], None]) -> None:
         loop = asyncio.get_running_loop()

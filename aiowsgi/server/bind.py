@@ -28,6 +28,8 @@ class ListeningSocket:
         self, sock: socket.socket, path: str | None = None, *, inherited: bool = False
     ) -> None:
         sock.setblocking(False)
+        # One that was inherited, or made by somebody else, may be: no child is to keep the port.
+        sock.set_inheritable(False)
         if sock.family in (socket.AF_INET, socket.AF_INET6) and _NOTSENT_LOWAT is not None:
             # Connections inherit it. Else the kernel queues megabytes for a slow client, and says
             # so late that there is room again that the client looks as if it took nothing.

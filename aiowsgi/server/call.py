@@ -38,6 +38,9 @@ class Calls:
 
     def run(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
         """Run a coroutine on the loop thread and return its result. Blocks any other thread."""
+        if self.gone is not None:
+            coroutine.close()
+            raise self.gone.anew()
         future: Future[Result] = Future()
         # In a copy of the calling thread's context. The loop thread ends the wait: when the
         # coroutine ends, and when the client leaves or the server stops, which cancel it.

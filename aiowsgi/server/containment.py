@@ -4,8 +4,11 @@ A module of its own because it is never compiled: not in all releases of Python 
 coroutine hand a cancellation on to what it awaits.
 """
 
+import os
 from collections.abc import Coroutine
 from typing import Any, TypeVar
+
+from ..bridge import forks
 
 Result = TypeVar("Result")
 
@@ -19,8 +22,19 @@ class Contained(Exception):
 
 
 async def contain(coroutine: Coroutine[Any, Any, Result]) -> Result:
-    """Await a coroutine. What would end the event loop is raised as Contained."""
+    """Await a coroutine. What would end the event loop is raised as Contained.
+
+    Does not return in a forked child, whose event loop is its parent's.
+    """
+    process = os.getpid()
     try:
-        return await coroutine
-    except (SystemExit, KeyboardInterrupt) as error:
+        result = await coroutine
+    except (Exception, SystemExit, KeyboardInterrupt) as error:
+        if os.getpid() != process:
+            forks.leave(error)
+        if isinstance(error, Exception):
+            raise
         raise Contained(error) from error
+    if os.getpid() != process:
+        forks.leave(None)
+    return result

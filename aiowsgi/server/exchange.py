@@ -2,13 +2,21 @@
 
 import contextlib
 import logging
+import socket
 from io import BytesIO
 from typing import TYPE_CHECKING
 
+from ..bridge import forks
 from ..bridge.body import RequestBody
 from ..bridge.jobs import Job
 from ..bridge.response import OPEN, ResponseWriter
-from ..errors import ApplicationError, ClientDisconnected, RequestBodyError, RequestTimeout
+from ..errors import (
+    ApplicationError,
+    ClientDisconnected,
+    RequestBodyError,
+    RequestTimeout,
+    ServerStopped,
+)
 from ..http.request import RequestHead
 from ..http.response import ResponseEncoder
 from ..observe.access import CLIENT_CLOSED_REQUEST, AccessRecord, Times
@@ -40,11 +48,11 @@ class Exchange:
     """
 
     __slots__ = (
-        "_descriptor",
         "_ended",
         "_head_bytes",
         "_number",
         "_site",
+        "_socket",
         "_started_at",
         "body",
         "calls",
@@ -68,7 +76,7 @@ class Exchange:
         # The head, until it travels with the first bytes of the body.
         self._head_bytes = b""
         self._ended = False
-        self._descriptor = -1
+        self._socket: socket.socket | None = None
         self.protocol = protocol
         self.head = head
         # When it got where, by the site's clock; 0 where it did not. See ``Times``.
@@ -228,9 +236,9 @@ class Exchange:
         )
         return self.body
 
-    def allow_direct(self, descriptor: int) -> None:
-        """Let the thread send to ``descriptor`` itself. Everything before this is sent."""
-        self._descriptor = descriptor
+    def allow_direct(self, sock: socket.socket) -> None:
+        """Let the thread send itself. Everything before this is sent."""
+        self._socket = sock
         self.writer.allow_direct(self._send_now)
 
     def disconnect(self, error: ClientDisconnected) -> None:
@@ -242,13 +250,27 @@ class Exchange:
             gone = type(error) is ClientDisconnected
             self.body.abort(RequestBodyError(str(error)) if gone else error)
 
+    def abandon(self, error: ClientDisconnected) -> None:
+        """Do nothing any more: this is a forked child. See ``bridge.forks``."""
+        self.calls.gone = ServerStopped(str(error))
+        self.writer.abandon(error)
+        if self.body is not None:
+            self.body.abandon(RequestBodyError(str(error)))
+
     # On a pool thread.
 
+    @property
+    def abandoned(self) -> bool:
+        """Whether this is a forked child. See ``Responder``."""
+        return self._site.abandoned
+
     def run(self) -> None:
-        """Answer the request. Raises nothing."""
+        """Answer the request. Raises nothing, and does not return in a forked child."""
         try:
             self._site.context.copy().run(self._run)
-        except BaseException:  # noqa: BLE001 - a defect here must not leave the client waiting
+        except BaseException as error:  # noqa: BLE001 - a defect must not leave the client waiting
+            if self._site.abandoned:
+                forks.leave(error)
             self.abort()
             _log.critical("Serving %s failed", self.describe(), exc_info=True)
         finally:
@@ -256,6 +278,8 @@ class Exchange:
                 # Nobody reads on from the client where the loop is closed.
                 with contextlib.suppress(RuntimeError):
                     self.body.drop()
+        if self._site.abandoned:
+            forks.leave(None)
 
     def is_disconnected(self) -> bool:
         """Return whether the client has gone, or has ended its side. Called on any thread.
@@ -313,7 +337,8 @@ class Exchange:
     def _send_now(self, pieces: list[bytes]) -> int:
         if not self.first_byte_at:
             self.first_byte_at = self._site.clock()
-        return send_now(self._descriptor, pieces)
+        assert self._socket is not None  # As ``allow_direct`` has seen to.
+        return send_now(self._socket, pieces)
 
     def start(self, status: str, fields: Fields, length: int | None) -> None:
         """Take the head. See ``Responder``."""

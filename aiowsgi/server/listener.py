@@ -29,10 +29,10 @@ class Listener:
     """Accepts on a listening socket, which it owns, and makes a protocol for each connection.
 
     Arguments: ``has_room()`` says whether another connection is welcome; ``make_room()`` is called
-    where somebody waits for it in vain; ``make_protocol()``; ``on_failed()`` is called where a
-    protocol was made and never connected; ``context`` is what callbacks run in. Unlike
-    ``asyncio.Server`` it leaves connections to the kernel, or to another process, while there is no
-    room. Everything is called on the loop thread.
+    where somebody waits for it in vain; ``make_protocol(connection)``, of an accepted socket;
+    ``on_failed()`` is called where a protocol was made and never connected; ``context`` is what
+    callbacks run in. Unlike ``asyncio.Server`` it leaves connections to the kernel, or to another
+    process, while there is no room. Everything is called on the loop thread.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Listener:
         context: Context,
         has_room: Callable[[], bool],
         make_room: Callable[[], None],
-        make_protocol: Callable[[], asyncio.Protocol],
+        make_protocol: Callable[[socket.socket], asyncio.Protocol],
         on_failed: Callable[[], None],
     ) -> None:
         self._listening = listening
@@ -60,12 +60,17 @@ class Listener:
         # When it was last said that connections cannot be accepted.
         self._said_at = float("-inf")
         self._retry: asyncio.TimerHandle | None = None
-        self._connecting: set[asyncio.Task[None]] = set()
+        self._connecting: dict[asyncio.Task[None], socket.socket] = {}
 
     @property
     def sock(self) -> socket.socket:
         """The listening socket."""
         return self._listening.socket
+
+    def abandon(self) -> list[int]:
+        """Accept no more, in a forked child. Return the descriptors that are its parent's."""
+        self._closed = True
+        return [self.sock.fileno(), *(sock.fileno() for sock in self._connecting.values())]
 
     def resume(self) -> None:
         """Accept, from now on or again."""
@@ -123,9 +128,10 @@ class Listener:
                 # Anything else is one client's trouble: it left before it was accepted.
                 continue
             connection.setblocking(False)
-            task = self._loop.create_task(self._set_up(connection, self._make_protocol()))
-            self._connecting.add(task)
-            task.add_done_callback(self._connecting.discard)
+            protocol = self._make_protocol(connection)
+            task = self._loop.create_task(self._set_up(connection, protocol))
+            self._connecting[task] = connection
+            task.add_done_callback(self._connecting.pop)
 
     async def _set_up(self, connection: socket.socket, protocol: asyncio.Protocol) -> None:
         try:

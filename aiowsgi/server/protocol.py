@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import socket
 from typing import cast
 
 from ..bridge.response import ABORTED, FINISHED, LEFT
@@ -15,7 +16,7 @@ from .receiver import Receiver
 from .relief import overload
 from .sender import Sender
 from .site import Site
-from .sockets import descriptor, half_close, host_and_port, reset
+from .sockets import addresses, half_close, reset
 from .states import (
     ACTIVE,
     BODY,
@@ -37,7 +38,6 @@ class Protocol(asyncio.Protocol):
 
     __slots__ = (
         "_clock",
-        "_descriptor",
         "_exchange",
         "_gone",
         "_held",
@@ -47,6 +47,7 @@ class Protocol(asyncio.Protocol):
         "_requests",
         "_sender",
         "_site",
+        "_socket",
         "_state",
         "_transport",
         "accepted_at",
@@ -54,12 +55,13 @@ class Protocol(asyncio.Protocol):
         "server_address",
     )
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, sock: socket.socket) -> None:
         self._site = site
+        self._socket = sock
         self._state = IDLE
         self._exchange: Exchange | None = None
         self._requests = 0
-        # What the budget counts of the bytes that are kept here.
+        # What the budget counts of what is kept here.
         self._held = 0
         # Why the request was refused while its application was running.
         self._refusal: Refusal | None = None
@@ -71,14 +73,10 @@ class Protocol(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the connection over."""
         self._transport = cast(asyncio.Transport, transport)
-        self._descriptor = descriptor(self._transport)
         self._receiver = Receiver(self._site, self._transport, self)
-        self._sender = Sender(self._site, self._transport, self._on_file_end)
+        self._sender = Sender(self._site, self._transport, self._socket, self._on_file_end)
         self._clock = Clock(self._site, self._receiver, self._sender, self._on_expiry)
-        host, port = host_and_port(transport.get_extra_info("sockname"))
-        # A Unix socket has no host; PEP 3333 wants one.
-        self.server_address = (host or "localhost", port or "80")
-        self.client_address = host_and_port(transport.get_extra_info("peername"))
+        self.server_address, self.client_address = addresses(transport)
         self._site.connections.add(self)
         self._enter(IDLE)
         if self._site.closing:
@@ -161,6 +159,12 @@ class Protocol(asyncio.Protocol):
         else:
             self._transport.abort()
 
+    def abandon(self, error: ClientDisconnected) -> list[int]:
+        """Give up, in a forked child. Return the descriptors that are its parent's."""
+        if self._exchange is not None:
+            self._exchange.abandon(error)
+        return self._sender.abandon()
+
     def inspect(self, stacks: dict[int, str]) -> RequestInfo | None:
         """Return what is in flight, if anything."""
         client = self.client_address[0]
@@ -190,11 +194,11 @@ class Protocol(asyncio.Protocol):
         return self._clock.rate()
 
     def give_way(self) -> None:
-        """Free what is held for a client that is too slow for a busy server."""
+        """Free what is held for a client that is too slow."""
         if self._sender.waiting:
             self._gone = ClientDisconnected("the client was too slow for a busy server")
             reset(self._transport)
-            # The transport says so later.
+            # The transport says it later.
             self.connection_lost(None)
         else:
             self.refuse(Refusal(408, "the request comes too slowly for a busy server"))
@@ -285,8 +289,8 @@ class Protocol(asyncio.Protocol):
             self._account()
             if self._exchange is not exchange:
                 return  # It was refused.
-        if self._descriptor >= 0 and not self._receiver.continue_due:
-            exchange.allow_direct(self._descriptor)
+        if not self._receiver.continue_due:
+            self._sender.allow_direct(exchange)
         try:
             exchange.job = self._site.pool.start(exchange.run, wake=False)
         except QueueFull:
@@ -426,7 +430,7 @@ class Protocol(asyncio.Protocol):
             self._account()
 
     def _enter(self, state: State) -> None:
-        """Change the state: the only place to do so."""
+        """Change the state, here only."""
         self._state = state
         self._clock.enter(state, self._exchange)
 

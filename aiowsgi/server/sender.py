@@ -1,6 +1,7 @@
 """The sending side of one connection: responses, as far and as fast as the client takes them."""
 
 import asyncio
+import socket
 from collections.abc import Callable
 from typing import cast
 
@@ -10,7 +11,7 @@ from .exchange import Exchange
 from .pace import Pace
 from .sendfile import FileSender
 from .site import Site
-from .sockets import in_flight, reset
+from .sockets import in_flight, is_plain, reset, shut_down
 
 # Bytes that the transport is given at a time.
 _TAKE_BYTES = 1 << 18
@@ -23,8 +24,9 @@ def _nobody_to_tell(complete: bool) -> None:
 class Sender:
     """Moves what threads have written to the transport. Everything happens on the loop thread.
 
-    Arguments: the site, the transport, and ``on_file_end(complete)``, called when a file that is
-    the body of a response was sent, or could not be sent to its end.
+    Arguments: the site, the transport and its socket, which it closes, and
+    ``on_file_end(complete)``, called when a file that is the body of a response was sent, or could
+    not be sent to its end.
     """
 
     __slots__ = (
@@ -32,17 +34,25 @@ class Sender:
         "_on_file_end",
         "_pace",
         "_paused",
+        "_plain",
         "_site",
+        "_socket",
         "_transport",
         "_unsent",
         "waiting",
     )
 
     def __init__(
-        self, site: Site, transport: asyncio.Transport, on_file_end: Callable[[bool], None]
+        self,
+        site: Site,
+        transport: asyncio.Transport,
+        sock: socket.socket,
+        on_file_end: Callable[[bool], None],
     ) -> None:
         self._site = site
         self._transport = transport
+        self._socket = sock
+        self._plain = is_plain(transport)
         self._on_file_end = on_file_end
         self._file: FileSender | None = None
         self._paused = False
@@ -59,6 +69,11 @@ class Sender:
     def buffered(self) -> int:
         """How many bytes wait in memory for the client."""
         return self._transport.get_write_buffer_size() if self._paused else 0
+
+    def allow_direct(self, exchange: Exchange) -> None:
+        """Let the thread of an exchange send itself, if it can. Everything before this is sent."""
+        if self._plain:
+            exchange.allow_direct(self._socket)
 
     def flush(self, exchange: Exchange) -> Progress:
         """Send what the thread has written, as far as the client takes it.
@@ -122,6 +137,12 @@ class Sender:
         if self._file is not None:
             self._file.close()
             self._file = None
+        shut_down(self._socket)
+
+    def abandon(self) -> list[int]:
+        """Return the descriptors that are the parent's, in a forked child."""
+        own = [self._socket.fileno()]
+        return own if self._file is None else own + self._file.abandon()
 
     # The client's pace.
 

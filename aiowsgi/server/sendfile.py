@@ -52,6 +52,10 @@ class FileSender:
         """How many bytes of the file have not been handed over."""
         return self._part.size
 
+    def abandon(self) -> list[int]:
+        """Return the descriptors that are the parent's, in a forked child."""
+        return [] if self._waiting_on is None else [self._waiting_on]
+
     def send(self) -> None:
         """Send as much as there is room for, and go on when there is more."""
         if self._closed:

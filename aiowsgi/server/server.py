@@ -11,6 +11,7 @@ from concurrent.futures import Executor
 from types import TracebackType
 from wsgiref.types import WSGIApplication
 
+from ..bridge import forks
 from ..bridge.budget import Budget
 from ..bridge.foreign import ForeignPool
 from ..bridge.jobs import JobQueue
@@ -25,6 +26,7 @@ from ..observe.inspection import Inspection, RequestInfo, stacks_of
 from ..observe.refusals import DroppedFields
 from ..wsgi.environ import base_environ
 from . import bind
+from .child import give_up_descriptors, give_up_signals
 from .exchange import Exchange
 from .listener import Listener
 from .protocol import Protocol
@@ -117,13 +119,15 @@ class Server:
         self._close_called = asyncio.Event()
         # Whether a shutdown had to cut connections or to leave threads behind.
         self.was_cut = False
+        self._thread = forks.this_thread()
         for listener in self._listeners:
             listener.resume()
+        forks.watch(self)
 
     @property
     def sockets(self) -> tuple[socket.socket, ...]:
         """The listening sockets; none once the server is closing."""
-        return () if self._closing else tuple(listener.sock for listener in self._listeners)
+        return tuple(listener.sock for listener in self._listeners) if self.is_serving() else ()
 
     @property
     def urls(self) -> tuple[str, ...]:
@@ -188,7 +192,7 @@ class Server:
 
     def is_serving(self) -> bool:
         """Return whether connections are accepted."""
-        return self._closing is None
+        return self._closing is None and not self._site.abandoned
 
     def close(self) -> None:
         """Begin to stop: no more connections, idle ones closed, requests in flight finished.
@@ -219,8 +223,13 @@ class Server:
         self._changed.set()
 
     def _is_elsewhere(self, call: Callable[[], None]) -> bool:
-        """Return whether the caller is not on the loop's thread, where ``call`` is then called."""
+        """Return whether the caller is not on the loop's thread, where ``call`` is then called.
+
+        Not in a forked child: the loop's thread is the parent's.
+        """
         loop = self._site.loop
+        if self._site.abandoned:
+            return True
         try:
             if asyncio.get_running_loop() is loop:
                 return False
@@ -233,6 +242,8 @@ class Server:
 
     async def wait_closed(self) -> None:
         """Wait until ``close`` has been called and everything has ended."""
+        if self._site.abandoned:
+            return
         await self._close_called.wait()
         assert self._closing is not None  # Set before the event.
         # Whoever is cancelled while waiting stops waiting; the shutdown goes on.
@@ -259,12 +270,22 @@ class Server:
         self.close()
         await self.wait_closed()
 
+    def abandon(self) -> None:
+        """Leave everything to the parent: this is a forked child. See ``bridge.forks``."""
+        if forks.this_thread() != self._thread:
+            give_up_signals(self._site.loop)
+        descriptors = self._site.abandon()
+        for listener in self._listeners:
+            descriptors += listener.abandon()
+        self._connections = 0
+        give_up_descriptors(descriptors)
+
     def _has_room(self) -> bool:
         return self._connections < self._config.max_connections
 
-    def _make_protocol(self) -> Protocol:
+    def _make_protocol(self, sock: socket.socket) -> Protocol:
         self._connections += 1
-        return Protocol(self._site)
+        return Protocol(self._site, sock)
 
     def _on_disconnect(self) -> None:
         self._connections -= 1

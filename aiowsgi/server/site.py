@@ -13,17 +13,19 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from wsgiref.types import WSGIApplication
 
+from ..bridge import forks
 from ..bridge.budget import Budget
 from ..bridge.jobs import JobQueue
 from ..bridge.mailbox import Mailbox
 from ..bridge.turns import be_patient
 from ..config import Config
+from ..errors import ClientDisconnected, ServerStopped
 from ..http.sections import FieldSections
 from ..observe import access
 from ..observe.refusals import Refusals
 from ..observe.waits import Waits
 from ..wsgi.environ import Environ
-from .call import Calls
+from .call import Calls, current_calls
 from .relief import Relief
 
 if TYPE_CHECKING:
@@ -71,6 +73,8 @@ class Site:
     cut_at: float = math.inf
     # No further request is awaited on any connection.
     closing: bool = False
+    # This is a forked child: everything is the parent's. See ``bridge.forks``.
+    abandoned: bool = False
     # For stamps, in seconds; timers go by the loop's own time.
     clock: Callable[[], float] = time.monotonic
     # Makes the ids of requests unique among processes and restarts.
@@ -108,6 +112,22 @@ class Site:
             access.write(access.AccessRecord(client, request_line, status))
         else:
             access.write(exchange.access_record(client, status))
+
+    def abandon(self) -> list[int]:
+        """Give up, in a forked child. Return the descriptors that are its parent's."""
+        self.abandoned = True
+        gone = ClientDisconnected(f"{forks.NOT_HERE} the request")
+        descriptors: list[int] = []
+        for protocol in self.connections:
+            descriptors += protocol.abandon(gone)
+        self.connections = set()
+        # Those of a request whose connection has gone.
+        if (calls := current_calls.get(None)) is not None:
+            calls.gone = ServerStopped(str(gone))
+        self.mailbox.abandon()
+        self.budget.abandon()
+        self.pool.abandon()
+        return descriptors
 
     def wake_pool_soon(self) -> None:
         """Wake the pool once for all requests that were queued in this pass of the loop.

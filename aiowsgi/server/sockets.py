@@ -3,20 +3,30 @@
 import array
 import asyncio
 import contextlib
-import os
 import socket
 import struct
+import sys
 from fcntl import ioctl
 from termios import TIOCOUTQ
 
 from .. import libc
 
+Address = tuple[str, str]
 
-def host_and_port(name: object) -> tuple[str, str]:
+
+def _host_and_port(name: object) -> Address:
     """Return a socket name as text; empty where there is none: the peer may be gone already."""
     if isinstance(name, tuple):
         return str(name[0]), str(name[1])
     return "", ""
+
+
+def addresses(transport: asyncio.BaseTransport) -> tuple[Address, Address]:
+    """Return host and port of the server's end of a connection, and of the client's."""
+    host, port = _host_and_port(transport.get_extra_info("sockname"))
+    # A Unix socket has no host; PEP 3333 wants one.
+    server = host or "localhost", port or "80"
+    return server, _host_and_port(transport.get_extra_info("peername"))
 
 
 # send(2) without letting go of the interpreter: a chunk is out before it could be had again, and
@@ -27,26 +37,29 @@ _MOST_BYTES = 1 << 17
 _FLAGS = socket.MSG_DONTWAIT | getattr(socket, "MSG_NOSIGNAL", 0)
 # What is sent belongs into one packet with what comes next.
 _MORE = _FLAGS | getattr(socket, "MSG_MORE", 0)
+# connect(2) to no address, by which Linux resets a connection at once.
+_connect = libc.find("connect", "c_int", "c_int", "c_char_p", "c_uint")
+_NOBODY = struct.pack("H14x", socket.AF_UNSPEC)
 
 
-def descriptor(transport: asyncio.Transport) -> int:
-    """Return the descriptor of a connection whose bytes are sent as they are; -1 without one."""
-    sock: socket.socket | None = transport.get_extra_info("socket")
-    if sock is None or transport.get_extra_info("sslcontext") is not None:
-        return -1
-    return sock.fileno()
+def is_plain(transport: asyncio.Transport) -> bool:
+    """Return whether the bytes of a connection go out as they are, on a socket."""
+    if transport.get_extra_info("sslcontext") is not None:
+        return False
+    return transport.get_extra_info("socket") is not None
 
 
-def send_now(descriptor: int, pieces: list[bytes]) -> int:
+def send_now(sock: socket.socket, pieces: list[bytes]) -> int:
     """Give pieces to the kernel, without waiting; return how many bytes it took.
 
     Called on any thread. Errors show when the loop thread sends what is left.
     """
     if _send is None or sum(map(len, pieces)) > _MOST_BYTES:
         try:
-            return os.writev(descriptor, pieces)
+            return sock.sendmsg(pieces, (), _FLAGS)
         except OSError:
             return 0
+    descriptor = sock.fileno()  # -1 once it is closed.
     sent = 0
     last = len(pieces) - 1
     for number, piece in enumerate(pieces):
@@ -64,7 +77,20 @@ def reset(transport: asyncio.Transport) -> None:
         # Closing with a linger time of zero sends RST instead of FIN.
         with contextlib.suppress(OSError):  # Some systems refuse where the client is gone already.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        # But not while another process has the socket, too.
+        if _connect is not None and sys.platform == "linux":
+            _connect(sock.fileno(), _NOBODY, len(_NOBODY))
     transport.abort()
+
+
+def shut_down(sock: socket.socket) -> None:
+    """End a connection that is about to be closed, for whoever has the socket.
+
+    To close it says nothing to the client while a child, forked or about to be another program, has
+    it as well.
+    """
+    with contextlib.suppress(OSError):  # The client was faster.
+        sock.shutdown(socket.SHUT_RDWR)
 
 
 def half_close(transport: asyncio.Transport) -> None:

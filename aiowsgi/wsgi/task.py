@@ -26,6 +26,10 @@ _NOT_CHUNKS = (str, bytes, bytearray, memoryview)
 class Responder(Protocol):
     """Where a task sends the response. All methods are called on the task's thread."""
 
+    @property
+    def abandoned(self) -> bool:
+        """Whether this is a forked child, and the request its parent's: nothing more is of use."""
+
     def start(self, status: str, fields: Fields, length: int | None) -> None:
         """Take the head; it travels with the first bytes of the body, or with the end.
 
@@ -113,13 +117,20 @@ class Task:
         self._committed = False
 
     def run(self) -> None:
-        """Call the application and send what it answers. Raises nothing."""
+        """Call the application and send what it answers.
+
+        Raises nothing, but in a forked child whatever it is that the application has left it with.
+        """
         result: Any = None
         try:
             result = self._app(self._environ, self._start_response)
             self._send_all(result)
-        except BaseException as error:  # noqa: BLE001 - also SystemExit: it ends this request only
-            self._fail(error)
+        except BaseException as error:
+            if self._responder.abandoned:
+                # To be closed by the parent: a connection to a database, say, is shared with it.
+                result = None
+                raise
+            self._fail(error)  # Also SystemExit: it ends this request only.
         finally:
             self._close(result)
 
@@ -140,6 +151,8 @@ class Task:
         iterable = hasattr(result, "__iter__") or hasattr(result, "__getitem__")
         if not iterable or isinstance(result, _NOT_CHUNKS):
             raise ApplicationError(_wrong_result(result))
+        if self._responder.abandoned:
+            raise ClientDisconnected("a forked child answers nothing")
         for chunk in result:
             if not isinstance(chunk, bytes):
                 raise ApplicationError(_wrong_chunk(chunk, "yielded"))
@@ -252,7 +265,10 @@ class Task:
             close = getattr(result, "close", None)
             if close is not None:
                 close()
-        except BaseException as error:  # noqa: BLE001 - the response is out; nobody else can tell
+        except BaseException as error:
+            if self._responder.abandoned:
+                raise
+            # The response is out; nobody else can tell.
             if _comes_from_disconnect(error):
                 return
             _log.error(

@@ -1,0 +1,46 @@
+"""What a forked child has of its parent's event loop: descriptors, and handlers of signals."""
+
+import asyncio
+import contextlib
+import functools
+import os
+import signal
+from collections.abc import Iterable
+
+
+def give_up_descriptors(descriptors: Iterable[int]) -> None:
+    """Let go of descriptors that the parent goes on to use; -1 is none.
+
+    /dev/null takes the place of each: whatever still knows the number, such as the copy of the
+    event loop, would close or write what gets it next.
+    """
+    null = -1
+    with contextlib.suppress(OSError):
+        null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in descriptors:
+        if descriptor >= 0:
+            with contextlib.suppress(OSError):
+                if null >= 0:
+                    os.dup2(null, descriptor, inheritable=False)
+                else:  # There are too many. One less is no worse.
+                    os.close(descriptor)
+    if null >= 0:
+        os.close(null)
+
+
+def give_up_signals(loop: asyncio.AbstractEventLoop) -> None:
+    """Give signals that the loop handles their defaults: it runs in the parent only.
+
+    The parent would be woken, too, and would take them for its own.
+    """
+    with contextlib.suppress(ValueError):
+        signal.set_wakeup_fd(-1)
+    for number in signal.valid_signals():
+        with contextlib.suppress(Exception):
+            loop.remove_signal_handler(number)
+    # Cancels the main task of the loop.
+    handler = signal.getsignal(signal.SIGINT)
+    if isinstance(handler, functools.partial):
+        owner = getattr(handler.func, "__self__", None)
+        if isinstance(owner, asyncio.Runner):
+            signal.signal(signal.SIGINT, signal.default_int_handler)

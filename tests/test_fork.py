@@ -1,0 +1,368 @@
+"""Applications that fork: the child leaves everything to its parent, and ends as it wants to.
+
+The servers are processes of their own, for the tests' own process is not one to be forked: some are
+``python -m aiowsgi``, some a program that embeds the server.
+"""
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+# Fail-safe, in seconds.
+TIMEOUT = 30.0
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+needs_proc = pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="needs /proc")
+pytestmark = needs_fork
+
+
+def eventually(condition: Callable[[], object], what: str) -> None:
+    limit = time.monotonic() + TIMEOUT
+    while not condition():
+        assert time.monotonic() < limit, f"waited in vain until {what}"
+        time.sleep(0.005)  # Of what another process does, nobody tells.
+
+
+class Client:
+    """A connection that knows where an answer ends, so that anything behind it shows."""
+
+    def __init__(self, port: int) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), TIMEOUT)
+        self._data = b""
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+    def send(self, path: str, *, version: str = "1.1", fields: str = "") -> None:
+        self.socket.sendall(f"GET /{path} HTTP/{version}\r\nHost: h\r\n{fields}\r\n".encode())
+
+    def _fill(self) -> None:
+        more = self.socket.recv(65536)
+        assert more, f"the connection has ended behind {self._data!r}"
+        self._data += more
+
+    def _through(self, mark: bytes) -> bytes:
+        while mark not in self._data:
+            self._fill()
+        found, _, self._data = self._data.partition(mark)
+        return found
+
+    def _take(self, size: int) -> bytes:
+        while len(self._data) < size:
+            self._fill()
+        found, self._data = self._data[:size], self._data[size:]
+        return found
+
+    def receive(self) -> str:
+        """Return the body of one answer with status 200."""
+        head = self._through(b"\r\n\r\n").lower()
+        assert head.startswith(b"http/1.1 200 "), head
+        if length := re.search(rb"content-length: (\d+)", head):
+            return self._take(int(length[1])).decode()
+        body = b""
+        while size := int(self._through(b"\r\n"), 16):
+            body += self._take(size)
+            self._take(2)
+        self._take(2)
+        return body.decode()
+
+    def ask(self, path: str, **more: str) -> str:
+        self.send(path, **more)
+        return self.receive()
+
+    def end(self) -> bytes:
+        """Return what comes before the server's end."""
+        data, self._data = self._data, b""
+        while more := self.socket.recv(65536):
+            data += more
+        return data
+
+
+class Server:
+    """A process that serves ``forking_app``, in a process group of its own."""
+
+    def __init__(self, folder: Path, *command: str) -> None:
+        self._log = folder / "err"
+        with self._log.open("wb") as err:
+            self.process = subprocess.Popen(
+                [sys.executable, "-W", "ignore::DeprecationWarning", *command],
+                cwd=Path(__file__).parent,
+                stdout=subprocess.DEVNULL,
+                stderr=err,
+                start_new_session=True,
+            )
+        self.port = 0
+
+    def wait_started(self) -> None:
+        eventually(
+            lambda: re.search(r"127\.0\.0\.1:(\d+) with", self.log()) or self.process.poll(),
+            "the server started",
+        )
+        started = re.search(r"127\.0\.0\.1:(\d+) with", self.log())
+        assert started, self.log()
+        self.port = int(started[1])
+
+    def log(self) -> str:
+        return self._log.read_text("utf-8")
+
+    def connect(self) -> Client:
+        return Client(self.port)
+
+    def ask(self, path: str) -> str:
+        with self.connect() as client:
+            return client.ask(path)
+
+    def refuses(self) -> bool:
+        """Return whether nobody listens on the port."""
+        try:
+            self.connect().socket.close()
+        except ConnectionRefusedError:
+            return True
+        return False
+
+    def end(self) -> None:
+        # Children, too.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(TIMEOUT)
+
+
+Start = Callable[..., Server]
+
+
+def _starter(folder: Path) -> Iterator[Start]:
+    with contextlib.ExitStack() as stack:
+
+        def start(loop: str, *options: str, embedded: bool = False) -> Server:
+            command = ["forking_app.py", loop]
+            if not embedded:
+                command = ["-m", "aiowsgi", "forking_app:application", "--bind=127.0.0.1:0"]
+                command += [f"--loop={loop}", "--threads=4", *options]
+            server = Server(folder, *command)
+            stack.callback(server.end)
+            server.wait_started()
+            return server
+
+        yield start
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    yield from _starter(tmp_path)
+
+
+@pytest.fixture(
+    scope="module",
+    params=[("asyncio", False), ("uvloop", False), ("asyncio", True), ("uvloop", True)],
+    ids=["asyncio", "uvloop", "asyncio-embedded", "uvloop-embedded"],
+)
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """Return a server that goes on serving, whatever its children do."""
+    loop, embedded = request.param
+    if loop == "uvloop":
+        pytest.importorskip("uvloop")
+    for start in _starter(tmp_path_factory.mktemp("server")):
+        yield start(loop, embedded=embedded)
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def loop(request: pytest.FixtureRequest) -> str:
+    if request.param == "uvloop":
+        pytest.importorskip("uvloop")
+    name: str = request.param
+    return name
+
+
+# --- how a child ends ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "answer"),
+    [
+        ("in_the_call?exits", "7"),
+        ("in_the_call?exits_with_text", "1"),
+        ("in_the_call?exits_without_code", "0"),
+        ("in_the_call?raises", "1"),
+        ("in_the_call?interrupts", "1"),
+        ("in_the_call?answers", "0"),
+        ("in_the_call?answers_badly", "0"),
+        ("in_the_call?iterates", "0"),
+        ("in_the_call?writes", "0"),
+        ("in_the_call?reads", "0"),
+        ("in_the_call?sends_a_file", "0"),
+        ("in_the_call?asks_the_loop", "1"),
+        ("in_the_call?asks_who_is_there", "3"),
+        ("in_the_call?uses_the_pool", "4"),
+        ("in_the_call?stops_the_server", "6"),
+        ("in_the_body?ends", "begun,0"),
+        ("in_the_body?goes+on", "begun,0"),
+        ("in_the_body?exits", "begun,7"),
+        ("in_the_body?raises", "begun,1"),
+        ("on_the_loop?returns", "0"),
+        ("on_the_loop?exits", "7"),
+        ("on_the_loop?raises", "1"),
+        ("on_a_pool_thread?returns", "0"),
+        ("on_a_pool_thread?exits", "7"),
+        ("on_a_pool_thread?raises", "1"),
+    ],
+)
+def test_child_ends_with_the_code_it_asks_for_and_answers_nothing(
+    server: Server, path: str, answer: str
+) -> None:
+    with server.connect() as client, server.connect() as other:
+        assert other.ask("hello") == "hello"
+        assert client.ask(path) == answer
+        # Behind one answer there is the next one.
+        assert client.ask("hello") == "hello"
+        assert other.ask("hello") == "hello"
+
+
+@pytest.mark.parametrize(
+    ("query", "code"), [("returns", "0"), ("exits", "7"), ("raises", "1"), ("exits_with_text", "1")]
+)
+def test_child_that_is_forked_behind_the_response_ends_in_the_same_way(
+    server: Server, query: str, code: str
+) -> None:
+    with server.connect() as client:
+        before = client.ask("codes")
+        assert client.ask(f"InClose?{query}") == "closing"
+        eventually(lambda: client.ask("codes") == before + code, "the child has ended")
+
+
+def test_child_says_what_was_wrong(server: Server) -> None:
+    said = len(server.log())
+    server.ask("in_the_call?raises")
+    assert "ValueError: the child fails\n" in server.log()[said:]
+    said = len(server.log())
+    server.ask("in_the_call?exits_with_text")
+    assert server.log()[said:] == "what went wrong\n"
+    said = len(server.log())
+    server.ask("in_the_call?answers")
+    assert server.log()[said:] == ""
+
+
+def test_child_with_a_streamed_body_reads_no_byte_of_it(server: Server) -> None:
+    with server.connect() as client:
+        client.send(
+            "in_the_call?reads", fields="Transfer-Encoding: chunked\r\nExpect: 100-continue\r\n"
+        )
+        # Its parent does not read, either.
+        assert client.receive() == "1"
+    assert "RequestBodyError: this is a forked child" in server.log()
+
+
+def test_child_on_the_loop_that_comes_back_to_it_ends(start: Start, loop: str) -> None:
+    server = start(loop)
+    assert server.ask("on_the_loop?waits") == "0"
+    assert server.ask("hello") == "hello"
+
+
+# --- what it shares ------------------------------------------------------------------------------
+
+
+def test_process_is_terminated_and_its_parent_is_not(server: Server) -> None:
+    pid = server.ask("as_process")
+    assert server.ask(f"terminates?{pid}") == str(-signal.SIGTERM)
+    assert server.ask("hello") == "hello"
+    assert "Stopping" not in server.log()
+
+
+@needs_proc
+def test_child_has_no_socket_of_its_parent(server: Server) -> None:
+    with server.connect() as idle:
+        idle.ask("hello")
+        pid = server.ask("as_process")
+        folder = Path("/proc", pid, "fd")
+        inodes = _tcp_inodes(server.port)
+        assert inodes
+
+        def held() -> set[str]:
+            return {os.readlink(link) for link in folder.iterdir()} & inodes
+
+        # It may have begun a moment ago.
+        eventually(lambda: not held(), "the child has let go of everything")
+        server.ask(f"terminates?{pid}")
+
+
+def _tcp_inodes(port: int) -> set[str]:
+    """Return the sockets at the server's end, as /proc names them."""
+    rows = [row.split() for row in Path("/proc/net/tcp").read_text("ascii").splitlines()[1:]]
+    ours = [row for row in rows if int(row[1].rpartition(":")[2], 16) == port]
+    return {f"socket:[{row[9]}]" for row in ours if row[9] != "0"}
+
+
+@needs_proc
+def test_another_program_inherits_no_descriptor(server: Server) -> None:
+    listing = server.ask("another_program")
+    descriptors = re.findall(r" (\d+) -> (\S+)", listing)
+    # Its own look at the folder, and the standard streams.
+    assert len(descriptors) == 4, listing
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+def test_signal_to_the_process_group_counts_once(
+    start: Start, loop: str, number: signal.Signals
+) -> None:
+    server = start(loop)
+    with socket.create_server(("127.0.0.1", 0)) as gate, server.connect() as client:
+        gate.settimeout(TIMEOUT)
+        for _ in range(3):
+            server.ask("as_process")
+        client.send(f"waits?{gate.getsockname()[1]}")
+        waiting, _ = gate.accept()
+        os.killpg(server.process.pid, number)
+        eventually(lambda: "Stopping on" in server.log(), "the signal is noticed")
+        eventually(server.refuses, "no more connections are accepted")
+        waiting.close()
+        assert client.receive() == "waited"
+    assert server.process.wait(TIMEOUT) == 0
+    assert "second" not in server.log()
+
+
+def test_port_is_free_when_the_server_has_stopped_though_a_child_lives(
+    start: Start, loop: str
+) -> None:
+    server = start(loop)
+    child = int(server.ask("as_process"))
+    server.process.kill()
+    server.process.wait(TIMEOUT)
+    eventually(server.refuses, "nobody listens")
+    os.kill(child, 0)  # It lives.
+
+
+# --- the end of a connection ---------------------------------------------------------------------
+
+
+def test_connection_ends_for_the_client_though_a_child_has_it(start: Start, loop: str) -> None:
+    server = start(loop, "--timeout-keep-alive=0.5", "--timeout-write=0.5")
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(server.connect()) for _ in range(5)]
+        closing, idle, silent, broken, slow = clients
+        for client in (closing, idle, broken):
+            client.ask("hello")
+        slow.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.send("endless")
+        server.ask("behind_pythons_back")
+        closing.send("hello", fields="Connection: close\r\n")
+        assert closing.end().endswith(b"\r\n\r\nhello")
+        broken.send("breaks_off", version="1.0")
+        # What was sent so far must not look complete.
+        with pytest.raises(ConnectionResetError):
+            broken.end()
+        assert (idle.end(), silent.end()) == (b"", b"")
+        with pytest.raises(ConnectionResetError):
+            slow.end()
