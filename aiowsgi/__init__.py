@@ -5,6 +5,7 @@ from .config import Config
 from .errors import (
     AiowsgiError,
     ApplicationError,
+    BindError,
     ClientDisconnected,
     ConfigError,
     QueueFull,
@@ -14,13 +15,15 @@ from .errors import (
 )
 from .process.run import run
 from .server.call import run_coroutine
-from .server.server import Server, serve
+from .server.server import Server
+from .server.serving import serve
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AiowsgiError",
     "ApplicationError",
+    "BindError",
     "ClientDisconnected",
     "Config",
     "ConfigError",

@@ -23,7 +23,7 @@ from .errors import BindError, ConfigError, LoadError
 from .process import streams
 from .process.importer import load_application
 from .process.run import serve_until_signal
-from .server.server import with_address
+from .server.serving import with_address
 
 # Exit codes. A wrong command is told from a right one that failed.
 _FAILURE = 1

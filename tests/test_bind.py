@@ -13,7 +13,7 @@ import pytest
 
 from aiowsgi.errors import BindError, ConfigError
 from aiowsgi.server import bind as module
-from aiowsgi.server.bind import ListeningSocket, address_of, bind, url_of
+from aiowsgi.server.bind import ListeningSocket, address_of, bind, bind_all, place_of, url_of
 
 Bind = Callable[[str], list[socket.socket]]
 
@@ -347,6 +347,137 @@ def test_closing_outlives_a_socket_file_that_is_gone(folder: Path) -> None:
     assert listening.socket.fileno() == -1
 
 
+def test_relative_path_where_there_is_no_directory_any_more(
+    bound: Bind, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = folder / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(BindError, match="cannot bind unix:s: No such file or directory"):
+        bound("unix:s")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has abstract sockets")
+def test_abstract_unix_socket_has_no_file(
+    bound: Bind, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    name = f"aiowsgi-test-{os.getpid()}"
+    (sock,) = bound(f"unix:@{name}")
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(5)
+        client.connect(f"\0{name}")
+    assert url_of(sock) == f"unix:@{name}"
+    assert list(folder.iterdir()) == []
+    with pytest.raises(BindError, match="another program listens there"):
+        bound(f"unix:@{name}")
+
+
+def test_abstract_unix_socket_elsewhere_is_told(
+    bound: Bind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module.sys, "platform", "darwin")
+    with pytest.raises(ConfigError, match=r"only Linux has abstract .* unix:\./@s for a file"):
+        bound("unix:@s")
+
+
+# Several addresses.
+
+
+@pytest.fixture
+def all_bound() -> Iterator[Bind]:
+    """Return ``all_bound(*addresses)`` -> sockets, which are closed at the end of the test."""
+    listening: list[ListeningSocket] = []
+
+    def make(*addresses: str) -> list[socket.socket]:
+        made = bind_all(addresses, backlog=8)
+        listening.extend(made)
+        return [item.socket for item in made]
+
+    yield make
+    for item in listening:
+        item.close()
+
+
+def _free_port() -> int:
+    with socket.socket(socket.AF_INET6) as sock:
+        sock.bind(("::", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+@needs_ipv6
+@pytest.mark.parametrize("ipv4", ["0.0.0.0", "", "*", "127.0.0.1"])
+@pytest.mark.parametrize("first", [True, False])
+def test_all_interfaces_of_both_families_share_a_port(
+    all_bound: Callable[..., list[socket.socket]], ipv4: str, first: bool
+) -> None:
+    port = _free_port()
+    addresses = [f"[::]:{port}", f"{ipv4}:{port}"]
+    sockets = all_bound(*(addresses if first else reversed(addresses)))
+    assert {sock.family for sock in sockets} == {socket.AF_INET, socket.AF_INET6}
+    for sock in sockets:
+        host = "127.0.0.1" if sock.family is socket.AF_INET else "::1"
+        with socket.create_connection((host, port), timeout=5) as client:
+            sock.settimeout(5)
+            # It came through the socket of its own family.
+            accepted, peer = sock.accept()
+            accepted.close()
+            assert peer[1] == client.getsockname()[1]
+
+
+@needs_ipv6
+def test_all_interfaces_of_ipv6_alone_are_what_the_system_makes_of_them(
+    all_bound: Callable[..., list[socket.socket]],
+) -> None:
+    with socket.socket(socket.AF_INET6) as plain:
+        default = plain.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+    # Another port is another matter.
+    sock, _ = all_bound("[::]:0", f"127.0.0.1:{_free_port()}")
+    assert sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) == default
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("127.0.0.1:{}", "127.0.0.1:{}"),
+        ("0.0.0.0:{}", "127.0.0.1:{}"),
+        ("127.0.0.1:{}", ":{}"),
+    ],
+)
+def test_addresses_that_collide_are_both_named(
+    all_bound: Callable[..., list[socket.socket]], one: str, other: str
+) -> None:
+    port = _free_port()
+    one, other = one.format(port), other.format(port)
+    with pytest.raises(BindError) as caught:
+        all_bound(one, other)
+    assert str(caught.value) == (
+        f"cannot bind {other}: it collides with {one}, which is bound already; leave one out"
+    )
+    assert caught.value.errno == errno.EADDRINUSE
+    # The first one was bound, and is free again.
+    all_bound(one)
+
+
+def test_unix_socket_that_is_named_twice(
+    all_bound: Callable[..., list[socket.socket]], folder: Path
+) -> None:
+    with pytest.raises(BindError, match=r"it collides with unix:.*/s, which is bound already"):
+        all_bound(f"unix:{folder}/s", f"unix:{folder}/s")
+    assert list(folder.iterdir()) == []
+
+
+def test_address_that_another_program_has_is_not_blamed_on_the_others(
+    all_bound: Callable[..., list[socket.socket]],
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(BindError, match="another program listens there"):
+            all_bound("127.0.0.1:0", f"127.0.0.1:{port}")
+
+
 # Inherited descriptors.
 
 
@@ -399,7 +530,7 @@ def test_descriptor_that_cannot_listen_stays_the_callers(bound: Bind) -> None:
         (("::", 8000, 0, 0), "http://[::1]:8000"),
         (("192.0.2.7", 80), "http://192.0.2.7:80"),
         ("/run/app.sock", "unix:/run/app.sock"),
-        (b"\0abstract", "unix:\0abstract"),
+        (b"\0abstract", "unix:@abstract"),
     ],
 )
 def test_url_is_one_that_a_browser_on_this_machine_can_open(name: Any, url: str) -> None:
@@ -408,6 +539,29 @@ def test_url_is_one_that_a_browser_on_this_machine_can_open(name: Any, url: str)
             return name
 
     assert url_of(Named()) == url  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("address", "everywhere"),
+    [
+        ("0.0.0.0:0", True),
+        (":0", True),
+        ("*:0", True),
+        pytest.param("[::]:0", True, marks=needs_ipv6),
+        ("127.0.0.1:0", False),
+        pytest.param("[::1]:0", False, marks=needs_ipv6),
+    ],
+)
+def test_place_tells_whether_it_is_on_all_interfaces(
+    bound: Bind, address: str, everywhere: bool
+) -> None:
+    (sock,) = bound(address)
+    assert place_of(sock) == f"{url_of(sock)}{' (on all interfaces)' if everywhere else ''}"
+
+
+def test_place_of_a_unix_socket_is_its_path(bound: Bind, folder: Path) -> None:
+    (sock,) = bound(f"unix:{folder}/s")
+    assert place_of(sock) == f"unix:{folder}/s"
 
 
 @pytest.mark.parametrize(

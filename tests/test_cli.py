@@ -290,6 +290,8 @@ def test_version_names_what_an_issue_should(capsys: pytest.CaptureFixture[str]) 
         (["a:b", "--bind", ":1", "--port", "2"], "--host and --port are the short form of one"),
         (["a:b", "--bind", ":1", "--host", "::"], "--host and --port are the short form of one"),
         (["a:b", "--bind"], "argument -b/--bind: expected one argument"),
+        (["a:b", "--host", "unix:/run/x"], "is a whole address, not a host; write --bind unix:/"),
+        (["a:b", "--host", "0.0.0.0:80"], "is a whole address, not a host; write --bind 0.0.0.0"),
     ],
 )
 def test_wrong_option_is_told_in_one_line_with_the_remedy(
@@ -399,6 +401,7 @@ def test_wrong_application_is_told_in_one_line(
         (["--bind", "nonsense"], "cannot bind 'nonsense': write HOST:PORT"),
         (["--bind", "unix:"], "cannot bind unix:: write unix:PATH"),
         (["--bind", "fd:x"], "cannot bind fd:x: write fd:N"),
+        (["--bind", "unix:@"], "cannot bind unix:@: write unix:PATH"),
     ],
 )
 def test_text_that_is_no_address_is_a_wrong_command(
@@ -479,8 +482,8 @@ def test_second_address_in_use_frees_the_first(
     made: list[bind.ListeningSocket] = []
     real = bind.bind
 
-    def watched(address: str, *, backlog: int) -> list[bind.ListeningSocket]:
-        sockets = real(address, backlog=backlog)
+    def watched(address: str, **more: Any) -> list[bind.ListeningSocket]:
+        sockets = real(address, **more)
         made.extend(sockets)
         return sockets
 

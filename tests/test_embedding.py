@@ -21,7 +21,7 @@ import httpx
 import pytest
 
 import aiowsgi
-from aiowsgi.errors import BindError, ConfigError
+from aiowsgi import BindError, ConfigError
 from aiowsgi.server import server as server_module
 
 # Long enough for a busy machine; a test that passes never waits for it.
@@ -415,7 +415,167 @@ async def test_used_second_address_closes_the_first(leftovers: None) -> None:
 @pytest.mark.parametrize("app", [None, "app:application", hello({}, lambda *_: lambda _: None)])
 async def test_what_cannot_be_called_is_refused(app: Any) -> None:
     with pytest.raises(ConfigError, match="is not callable"):
-        await aiowsgi.serve(app, "127.0.0.1", 0)
+        aiowsgi.serve(app, "127.0.0.1", 0)
+
+
+# Mistakes.
+
+
+def test_server_that_is_neither_awaited_nor_entered_is_told() -> None:
+    serving = [aiowsgi.serve(hello)]
+    with pytest.warns(RuntimeWarning, match="neither awaited nor entered, and serves nothing") as w:
+        serving.clear()
+    assert f"serve({__name__}:hello)" in str(w[0].message)
+
+
+@pytest.mark.parametrize("enter", [False, True])
+async def test_server_that_could_not_start_was_not_forgotten(enter: bool) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        serving = aiowsgi.serve(hello, *taken.getsockname())
+        with pytest.raises(BindError):
+            await (serving.__aenter__() if enter else serving)
+    # A warning would be an error here.
+    del serving
+    gc.collect()
+
+
+@pytest.mark.parametrize("name", ["url", "urls", "sockets", "close", "wait_closed", "threads"])
+async def test_attribute_of_the_server_before_there_is_one_is_told(name: str) -> None:
+    serving = aiowsgi.serve(hello, "127.0.0.1", 0)
+    with pytest.raises(AttributeError, match=rf"before it is awaited .* then server\.{name}$"):
+        getattr(serving, name)
+    async with serving:
+        pass
+
+
+async def test_attribute_that_nobody_has_is_an_ordinary_error() -> None:
+    serving = aiowsgi.serve(hello, "127.0.0.1", 0)
+    with pytest.raises(AttributeError, match=r"^'Serving' object has no attribute 'nothing'$"):
+        _ = serving.nothing  # type: ignore[attr-defined]
+    async with serving:
+        pass
+
+
+Function = Callable[..., Any]
+both = pytest.mark.parametrize("function", [aiowsgi.serve, aiowsgi.run])
+
+
+@both
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((8000, "127.0.0.1"), r"in this order: not 8000 and '127\.0\.0\.1', but such as '127"),
+        ((8000,), "in this order: not 8000 and None"),
+        (("127.0.0.1", "8000"), "in this order: not '127.0.0.1' and '8000'"),
+        ((b"127.0.0.1", 80), "the host must be a str and the port an int, not b'127"),
+        (("127.0.0.1", 80.0), "the host must be a str and the port an int, not '127.0.0.1' and 80"),
+    ],
+)
+def test_host_and_port_of_other_types_are_told(
+    function: Function, arguments: tuple[Any, ...], message: str
+) -> None:
+    with pytest.raises(TypeError, match=message):
+        function(hello, *arguments)
+
+
+@both
+@pytest.mark.parametrize("host", ["unix:/run/x", "fd:3", "127.0.0.1:80", "[::1]:80", "a:"])
+def test_whole_address_as_host_is_told(function: Function, host: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        function(hello, host, 80)
+    assert str(caught.value) == (
+        f"{host!r} is a whole address, not a host; write --bind {host}, "
+        f"or config=aiowsgi.Config(bind=({host!r},))"
+    )
+
+
+@both
+@pytest.mark.parametrize("port", [-1, 65536])
+def test_number_that_is_no_port_is_told(function: Function, port: int) -> None:
+    with pytest.raises(ConfigError, match=f"^{port} is not a port; a port is a number from 0 to"):
+        function(hello, "127.0.0.1", port)
+
+
+@both
+def test_dict_as_configuration_is_told(function: Function) -> None:
+    with pytest.raises(TypeError, match=r"must be an aiowsgi\.Config, not dict; write config=aio"):
+        function(hello, config={"threads": 4})
+
+
+@both
+def test_option_as_keyword_is_told(function: Function) -> None:
+    name = function.__name__
+    with pytest.raises(TypeError) as caught:
+        function(hello, "127.0.0.1", 0, threads=4)
+    assert str(caught.value) == (
+        f"{name}() got an unexpected keyword argument 'threads'; "
+        "write config=aiowsgi.Config(threads=4)"
+    )
+    with pytest.raises(TypeError) as caught:
+        function(hello, qqq=4)
+    assert str(caught.value) == f"{name}() got an unexpected keyword argument 'qqq'"
+
+
+def test_factory_and_asgi_application_are_told() -> None:
+    def create_app() -> Any: ...
+
+    async def asgi(scope: Any, receive: Any, send: Any) -> None: ...
+
+    with pytest.raises(ConfigError, match=r"create_app is not a WSGI .* write .*create_app\(\)$"):
+        aiowsgi.serve(create_app)
+    with pytest.raises(ConfigError, match=r"asgi is not a WSGI application: it is an async def"):
+        aiowsgi.serve(asgi)  # type: ignore[arg-type]
+
+
+def test_start_without_a_loop_is_told_and_binds_nothing(
+    leftovers: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As under trio: a coroutine runs, and asyncio knows of no loop.
+    monkeypatch.setattr(
+        server_module.bind, "bind", lambda *_, **__: pytest.fail("it was bound before")
+    )
+    steps = aiowsgi.serve(hello, "127.0.0.1", 0).__await__()
+    with pytest.raises(RuntimeError, match="a running asyncio event loop, which that of trio is"):
+        next(steps)
+
+
+@pytest.mark.parametrize("given", [False, True])
+async def test_start_that_fails_closes_what_it_had_bound(
+    leftovers: None, monkeypatch: pytest.MonkeyPatch, given: bool
+) -> None:
+    loop = asyncio.get_running_loop()
+    real, calls = loop.add_reader, 0
+
+    def add_reader(*args: Any, **named: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == (1 if given else 2):
+            raise OSError(errno.ENOSPC, "no space")
+        real(*args, **named)
+
+    config = aiowsgi.Config(bind=("127.0.0.1:0", "127.0.0.1:0"))
+    with monkeypatch.context() as patched, socket.create_server(("127.0.0.1", 0)) as sock:
+        patched.setattr(loop, "add_reader", add_reader)
+        with pytest.raises(OSError, match="no space"):
+            await aiowsgi.serve(hello, config=config, sock=sock if given else None)
+        # A socket of the program's stays its own.
+        assert sock.fileno() != -1
+
+
+async def test_server_says_what_it_serves_where_and_in_which_state() -> None:
+    app = Gated()
+    server = await aiowsgi.serve(app, "127.0.0.1", 0)
+    prefix = f"<aiowsgi.Server of {__name__}:Gated instance at {server.url}, "
+    assert repr(server) == f"{prefix}serving>"
+    async with connect(server) as client:
+        client.send()
+        await app.wait_entered()
+        server.close()
+        assert repr(server) == f"{prefix}closing>"
+        app.release.set()
+        assert await client.receive() == b"hello"
+    await server.wait_closed()
+    assert repr(server) == f"{prefix}closed>"
 
 
 # Stopping.

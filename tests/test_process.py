@@ -414,6 +414,13 @@ async def test_two_addresses_are_served_and_told(start: Start) -> None:
         assert (await get(second)).status_code == 200
 
 
+async def test_server_on_all_interfaces_says_so(start: Start) -> None:
+    async with start(bind=("127.0.0.1:0", ":0")) as process:
+        first, second = process.urls
+        assert re.fullmatch(r"http://127\.0\.0\.1:\d+", first)
+        assert re.fullmatch(r"http://127\.0\.0\.1:\d+ \(on all interfaces\)", second)
+
+
 async def test_unix_socket_is_served_and_its_file_removed_at_the_end(
     start: Start, project: Path
 ) -> None:

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Never
 from wsgiref.types import WSGIApplication
 
 from .. import libc
@@ -16,8 +16,10 @@ from ..bridge import forks
 from ..config import Config
 from ..errors import ConfigError
 from ..http.reader import find_reader
+from ..server.bind import place_of
 from ..server.child import give_up_signals
-from ..server.server import Server, serve, with_address
+from ..server.server import Server
+from ..server.serving import refuse_options, serve, with_address
 from ..wording import counted
 from ..wsgi.application import describe
 from . import logs, streams
@@ -47,6 +49,7 @@ def run(
     port: int | None = None,
     *,
     config: Config | None = None,
+    **options: Never,
 ) -> None:
     """Serve a WSGI application until the process gets SIGINT or SIGTERM: the blocking form.
 
@@ -55,6 +58,7 @@ def run(
     loggers ``aiowsgi.error`` and ``aiowsgi.access`` have handlers already. Raises ConfigError, and
     RuntimeError inside a running event loop.
     """
+    refuse_options("run", options)
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -62,7 +66,7 @@ def run(
     else:
         raise RuntimeError("aiowsgi.run() blocks; in a coroutine, await aiowsgi.serve() instead")
     streams.open_missing()
-    serve_until_signal(app, with_address(config or Config(), host, port), name=describe(app))
+    serve_until_signal(app, with_address(config, host, port), name=describe(app))
 
 
 def serve_until_signal(
@@ -137,7 +141,7 @@ async def _serve(
         _log.info(
             "Serving %s at %s with %s on %s (press Ctrl-C to stop)",
             name,
-            ", ".join(server.urls),
+            ", ".join(place_of(sock) for sock in server.sockets),
             counted(server.threads, "thread"),
             machinery,
         )

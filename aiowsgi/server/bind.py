@@ -7,11 +7,13 @@ import re
 import socket
 import stat
 import sys
+from collections.abc import Sequence
 
 from ..errors import BindError, ConfigError
 
 _HOST_PORT = re.compile(r"(?:\[(?P<ipv6>[^\]]+)\]|(?P<host>[^:\[\]]*)):(?P<port>[0-9]{1,5})")
-
+# All interfaces: no address to connect to, but what is bound to it can be reached at this one.
+_WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 # Linux has it since 3.12, under this number. Interpreters that were built against older headers, as
 # many are so that they run everywhere, do not know the name.
@@ -55,7 +57,9 @@ def _identity(path: str) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _tcp_sockets(address: str, host: str, port: int, backlog: int) -> list[socket.socket]:
+def _tcp_sockets(
+    address: str, host: str, port: int, backlog: int, ipv6_only: bool
+) -> list[socket.socket]:
     # As text it would load the codec of international names with its tables, also for an ASCII one.
     node = host.encode() if host.isascii() else host
     try:
@@ -74,7 +78,7 @@ def _tcp_sockets(address: str, host: str, port: int, backlog: int) -> list[socke
             if os.name == "posix":
                 # Else a port stays taken for a minute after a restart (TIME_WAIT).
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6 and len(found) > 1:
+            if family == socket.AF_INET6 and (ipv6_only or len(found) > 1):
                 # The IPv4 address of the same host has a socket of its own.
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             # All addresses of a host share the port that the kernel chose for the first.
@@ -112,15 +116,26 @@ def _remove_stale(address: str, path: str) -> None:
             os.unlink(path)
 
 
-def _unix_socket(address: str, path: str, backlog: int) -> socket.socket:
-    if not path:
+def _unix_socket(address: str, path: str, backlog: int) -> ListeningSocket:
+    if path in ("", "@"):
         raise ConfigError(f"cannot bind {address}: write unix:PATH")
     if not hasattr(socket, "AF_UNIX"):
         raise ConfigError(f"cannot bind {address}: this system has no Unix sockets")
+    is_abstract = path[0] == "@"
+    if is_abstract and sys.platform != "linux":
+        raise ConfigError(
+            f"cannot bind {address}: only Linux has abstract Unix sockets; "
+            f"write unix:PATH, or unix:./{path} for a file of that name"
+        )
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        _remove_stale(address, path)
-        sock.bind(path)
+        if is_abstract:
+            sock.bind(f"\0{path[1:]}")
+        else:
+            # Absolute, so that it is found again wherever the process has gone.
+            path = os.path.abspath(path)
+            _remove_stale(address, path)
+            sock.bind(path)
         sock.listen(backlog)
     except BindError:
         sock.close()
@@ -128,7 +143,7 @@ def _unix_socket(address: str, path: str, backlog: int) -> socket.socket:
     except OSError as error:
         sock.close()
         raise _explained(address, error) from error
-    return sock
+    return ListeningSocket(sock, None if is_abstract else path)
 
 
 def _inherited_socket(address: str, number: str, backlog: int) -> socket.socket:
@@ -160,35 +175,85 @@ def _explained(address: str, error: OSError) -> BindError:
             hint = "this machine does not have that address"
         case _:
             hint = error.strerror or str(error)
+    return _bind_error(address, hint, error)
+
+
+def _bind_error(address: str, hint: str, error: OSError) -> BindError:
     explained = BindError(f"cannot bind {address}: {hint}")
     explained.errno = error.errno
     return explained
 
 
-def bind(address: str, *, backlog: int) -> list[ListeningSocket]:
+def _host_and_port(address: str) -> tuple[str, int] | None:
+    """Return the parts of HOST:PORT or [IPV6]:PORT; None where it is neither."""
+    match = _HOST_PORT.fullmatch(address)
+    if match is None or int(match["port"]) > 65535:
+        return None
+    host: str = match["ipv6"] or match["host"]
+    return "0.0.0.0" if host in ("", "*") else host, int(match["port"])
+
+
+def bind_all(addresses: Sequence[str], *, backlog: int) -> list[ListeningSocket]:
+    """Return listening sockets for all addresses. If one fails, the others are closed again.
+
+    [::]:PORT takes connections of IPv4 too, where the system has it so, unless one of the other
+    addresses is to take them. Raises ConfigError.
+    """
+    sockets: list[ListeningSocket] = []
+    try:
+        for index, address in enumerate(addresses):
+            try:
+                sockets += bind(
+                    address,
+                    backlog=backlog,
+                    ipv6_only=any(_is_ipv4_beside(other, address) for other in addresses),
+                )
+            except BindError as error:
+                before = [other for other in addresses[:index] if _collide(other, address)]
+                if error.errno != errno.EADDRINUSE or not before:
+                    raise
+                hint = f"it collides with {before[0]}, which is bound already; leave one out"
+                raise _bind_error(address, hint, error) from error
+    except BaseException:
+        for sock in sockets:
+            sock.close()
+        raise
+    return sockets
+
+
+def _is_ipv4_beside(other: str, address: str) -> bool:
+    """Return whether ``other`` takes IPv4 on the port of ``address``, which is [IPV6]:PORT."""
+    one, two = _host_and_port(address), _host_and_port(other)
+    return bool(one and two and one[1] == two[1] and ":" in one[0] and ":" not in two[0])
+
+
+def _collide(one: str, other: str) -> bool:
+    """Return whether two addresses are the same, or one is a part of the other."""
+    first, second = _host_and_port(one), _host_and_port(other)
+    if first is None or second is None:
+        return one == other
+    hosts = {first[0], second[0]}
+    return first[1] == second[1] and (len(hosts) == 1 or not hosts.isdisjoint(_WILDCARDS))
+
+
+def bind(address: str, *, backlog: int, ipv6_only: bool = False) -> list[ListeningSocket]:
     """Return listening sockets for an address.
 
-    ``address`` is HOST:PORT, [IPV6]:PORT, unix:PATH or fd:N; port 0 lets the kernel choose. A host
-    name with several addresses gives a socket for each. Raises ConfigError.
+    ``address`` is HOST:PORT, [IPV6]:PORT, unix:PATH, unix:@NAME or fd:N; port 0 lets the kernel
+    choose. A host name with several addresses gives a socket for each. Raises ConfigError.
     """
     scheme, _, rest = address.partition(":")
     if scheme == "unix":
-        # Absolute, so that it is found again wherever the process has gone.
-        path = os.path.abspath(rest) if rest else ""
-        return [ListeningSocket(_unix_socket(address, path, backlog), path)]
+        return [_unix_socket(address, rest, backlog)]
     if scheme == "fd":
         sock = _inherited_socket(address, rest.removeprefix("//"), backlog)
         return [ListeningSocket(sock, inherited=True)]
-    match = _HOST_PORT.fullmatch(address)
-    if match is None or int(match["port"]) > 65535:
+    parts = _host_and_port(address)
+    if parts is None:
         raise ConfigError(
             f"cannot bind {address!r}: write HOST:PORT, [IPV6]:PORT, unix:PATH or fd:N"
         )
-    interface: str = match["ipv6"] or match["host"]
-    if interface in ("", "*"):
-        interface = "0.0.0.0"
-    sockets = _tcp_sockets(address, interface, int(match["port"]), backlog)
-    return [ListeningSocket(sock) for sock in sockets]
+    return [ListeningSocket(sock) for sock in _tcp_sockets(address, *parts, backlog, ipv6_only)]
 
 
 def adopt(sock: socket.socket, *, backlog: int) -> ListeningSocket:
@@ -210,9 +275,16 @@ def address_of(host: str, port: int) -> str:
 def url_of(sock: socket.socket) -> str:
     """Return the URL that a browser on this machine can open; for a Unix socket, unix:PATH."""
     name = sock.getsockname()
+    if isinstance(name, bytes) and name[:1] == b"\0":
+        return f"unix:@{os.fsdecode(name[1:])}"
     if not isinstance(name, tuple):
         return f"unix:{name if isinstance(name, str) else os.fsdecode(name)}"
     host: str = name[0]
-    # A wildcard is no address to connect to.
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"http://{address_of(host, name[1])}"
+    return f"http://{address_of(_WILDCARDS.get(host, host), name[1])}"
+
+
+def place_of(sock: socket.socket) -> str:
+    """Return the URL, and whether others than this machine find the application there."""
+    name = sock.getsockname()
+    everywhere = isinstance(name, tuple) and name[0] in _WILDCARDS
+    return f"{url_of(sock)}{' (on all interfaces)' if everywhere else ''}"

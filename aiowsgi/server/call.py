@@ -108,17 +108,19 @@ def run_coroutine(coroutine: Coroutine[Any, Any, Result]) -> Result:
     if not asyncio.iscoroutine(coroutine):
         raise TypeError(f"run_coroutine() takes a coroutine, not {type(coroutine).__name__}")
     calls = current_calls.get(None)
-    problem = None
-    if calls is None:
+    if _is_on_loop():
+        problem = "run_coroutine() would block the event loop; await the coroutine instead"
+    elif calls is None:
         problem = "run_coroutine() works inside a call of a WSGI application served by aiowsgi"
     else:
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            pass
-        else:
-            problem = "run_coroutine() would block the event loop; await the coroutine instead"
-    if calls is None or problem is not None:
-        coroutine.close()
-        raise RuntimeError(problem)
-    return calls.run(coroutine)
+        return calls.run(coroutine)
+    coroutine.close()
+    raise RuntimeError(problem)
+
+
+def _is_on_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

@@ -3,10 +3,9 @@
 import asyncio
 import contextlib
 import contextvars
-import dataclasses
 import logging
 import socket
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from concurrent.futures import Executor
 from types import TracebackType
 from wsgiref.types import WSGIApplication
@@ -18,12 +17,13 @@ from ..bridge.jobs import JobQueue
 from ..bridge.mailbox import Mailbox
 from ..bridge.pool import ThreadPool
 from ..config import Config
-from ..errors import ClientDisconnected, ConfigError, ServerStopped
-from ..http.reader import Reader, find_reader
+from ..errors import ClientDisconnected, ServerStopped
+from ..http.reader import Reader
 from ..http.request import Limits
 from ..http.sections import FieldSections
 from ..observe.inspection import Inspection, RequestInfo, stacks_of
 from ..observe.refusals import DroppedFields
+from ..wsgi.application import describe
 from ..wsgi.environ import base_environ
 from . import bind
 from .child import give_up_descriptors, give_up_signals
@@ -111,6 +111,7 @@ class Server:
             )
             for sock in sockets
         ]
+        self._urls = tuple(bind.url_of(sock.socket) for sock in sockets)
         # Accepted and not gone: also those that are being set up.
         self._connections = 0
         # Set when something has changed that a shutdown waits for.
@@ -124,6 +125,13 @@ class Server:
             listener.resume()
         forks.watch(self)
 
+    def __repr__(self) -> str:
+        state = "serving"
+        if self._closing is not None:
+            state = "closed" if self._closing.done() else "closing"
+        app = describe(self._site.app)
+        return f"<aiowsgi.Server of {app} at {', '.join(self._urls)}, {state}>"
+
     @property
     def sockets(self) -> tuple[socket.socket, ...]:
         """The listening sockets; none once the server is closing."""
@@ -132,7 +140,7 @@ class Server:
     @property
     def urls(self) -> tuple[str, ...]:
         """Where a browser on this machine finds the application; "unix:PATH" for a Unix socket."""
-        return tuple(bind.url_of(sock) for sock in self.sockets)
+        return () if self._closing else self._urls
 
     @property
     def url(self) -> str:
@@ -382,97 +390,3 @@ def _deliver(exchange: Exchange) -> None:
         # A defect, or no memory: in either case its client must not wait.
         exchange.protocol.abort(ClientDisconnected("the server could not go on"))
         raise
-
-
-class Serving:
-    """What ``serve`` returns: await it, or enter it with ``async with``, to get the server."""
-
-    def __init__(
-        self,
-        app: WSGIApplication,
-        config: Config,
-        sock: socket.socket | None,
-        executor: Executor | None,
-    ) -> None:
-        self._app = app
-        self._config = config
-        self._sock = sock
-        self._executor = executor
-        self._server: Server | None = None
-
-    def __await__(self) -> Generator[None, None, Server]:
-        return self._start().__await__()
-
-    async def __aenter__(self) -> Server:
-        self._server = await self._start()
-        return self._server
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        assert self._server is not None  # It was entered.
-        await self._server.__aexit__(exc_type, exc, tb)
-
-    async def _start(self) -> Server:
-        if not callable(self._app):
-            raise ConfigError(f"the application {self._app!r} is not callable")
-        if self._executor is not None and not isinstance(self._executor, Executor):
-            raise ConfigError(
-                f"the executor {self._executor!r} is not a concurrent.futures.Executor"
-            )
-        reader = find_reader(self._config.http)
-        sockets: list[bind.ListeningSocket] = []
-        try:
-            if self._sock is not None:
-                sockets.append(bind.adopt(self._sock, backlog=self._config.backlog))
-            else:
-                for address in self._config.bind:
-                    sockets += bind.bind(address, backlog=self._config.backlog)
-        except BaseException:
-            for sock in sockets:
-                sock.close()
-            raise
-        return Server(self._app, self._config, sockets, self._executor, reader)
-
-
-def serve(
-    app: WSGIApplication,
-    host: str | None = None,
-    port: int | None = None,
-    *,
-    config: Config | None = None,
-    sock: socket.socket | None = None,
-    executor: Executor | None = None,
-) -> Serving:
-    """Serve a WSGI application in the running event loop.
-
-    Use it as ``async with serve(app, "127.0.0.1", 8000) as server:``, which drains and stops the
-    server at the end of the block, or as ``server = await serve(app)``.
-
-    Arguments:
-        app: the WSGI application (PEP 3333).
-        host, port: where to listen, instead of ``config.bind``; port 0 lets the kernel choose.
-        config: all other options.
-        sock: a bound stream socket to listen on instead; the server closes it.
-        executor: runs the application instead of a pool of the server's own, and is left running
-            when the server stops. A ``ThreadPool`` may be shared between servers.
-
-    Raises ConfigError where the application is not callable or an address cannot be bound.
-
-    It installs no signal handlers, configures no logging, and changes no global state.
-    """
-    config = Config() if config is None else config
-    if sock is not None and (host is not None or port is not None):
-        raise ConfigError("give either host and port, or sock")
-    return Serving(app, with_address(config, host, port), sock, executor)
-
-
-def with_address(config: Config, host: str | None, port: int | None) -> Config:
-    """Return the configuration with ``host`` and ``port`` as its one address, if one is given."""
-    if host is None and port is None:
-        return config
-    address = bind.address_of("127.0.0.1" if host is None else host, 8000 if port is None else port)
-    return dataclasses.replace(config, bind=(address,))

@@ -1,0 +1,192 @@
+"""How a server starts: what ``serve`` takes, and what of it is a mistake."""
+
+import asyncio
+import contextlib
+import dataclasses
+import re
+import socket
+import warnings
+from collections.abc import Generator, Mapping
+from concurrent.futures import Executor
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Never
+from wsgiref.types import WSGIApplication
+
+from ..config import Config
+from ..errors import ConfigError
+from ..http.reader import find_reader
+from ..wsgi.application import describe, objection
+from . import bind
+from .server import Server
+
+_OPTIONS = frozenset(field.name for field in dataclasses.fields(Config))
+# What some write into the host: unix:PATH, fd:N, HOST:PORT or [IPV6]:PORT.
+_WHOLE_ADDRESS = re.compile(r"(?:unix|fd):.*|[^:]*:[0-9]*|\[.*\]:[0-9]*", re.DOTALL)
+
+
+class Serving:
+    """What ``serve`` returns: await it, or enter it with ``async with``, to get the server."""
+
+    # Where there is nothing that could be forgotten: it is not there yet, or in use.
+    _forgotten = False
+
+    def __init__(
+        self,
+        app: WSGIApplication,
+        config: Config,
+        sock: socket.socket | None,
+        executor: Executor | None,
+    ) -> None:
+        self._app = app
+        self._config = config
+        self._sock = sock
+        self._executor = executor
+        self._server: Server | None = None
+        self._forgotten = True
+
+    def __await__(self) -> Generator[None, None, Server]:
+        return self._start().__await__()
+
+    async def __aenter__(self) -> Server:
+        self._server = await self._start()
+        return self._server
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        assert self._server is not None  # It was entered.
+        await self._server.__aexit__(exc_type, exc, tb)
+
+    def __del__(self) -> None:
+        if self._forgotten:
+            warnings.warn(
+                f"serve({describe(self._app)}) was neither awaited nor entered, and serves "
+                "nothing; write 'async with aiowsgi.serve(...) as server:' or "
+                "'server = await aiowsgi.serve(...)'",
+                RuntimeWarning,
+                stacklevel=1,
+                source=self,
+            )
+
+    if not TYPE_CHECKING:  # A type checker knows without it what there is.
+
+        def __getattr__(self, name: str) -> Never:
+            text = f"{type(self).__name__!r} object has no attribute {name!r}"
+            if hasattr(Server, name):
+                text = (
+                    f"what serve() returns has no {name!r} before it is awaited or entered; write "
+                    "'server = await aiowsgi.serve(...)' or 'async with aiowsgi.serve(...) as "
+                    f"server:', and then server.{name}"
+                )
+            raise AttributeError(text, name=name, obj=self)
+
+    async def _start(self) -> Server:
+        self._forgotten = False
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            raise RuntimeError(
+                "serve() works in a running asyncio event loop, which that of trio is not; begin "
+                "with asyncio.run(main()), or have aiowsgi.run(app) make a loop of its own"
+            ) from None
+        reader = find_reader(self._config.http)
+        backlog = self._config.backlog
+        if self._sock is None:
+            sockets = bind.bind_all(self._config.bind, backlog=backlog)
+        else:
+            sockets = [bind.adopt(self._sock, backlog=backlog)]
+        try:
+            return Server(self._app, self._config, sockets, self._executor, reader)
+        except BaseException:
+            for sock in sockets:
+                # Some may be accepted on by now.
+                with contextlib.suppress(NotImplementedError):
+                    loop.remove_reader(sock.socket)
+                if sock.socket is not self._sock:  # That of the caller stays the caller's.
+                    sock.close()
+            raise
+
+
+def serve(
+    app: WSGIApplication,
+    host: str | None = None,
+    port: int | None = None,
+    *,
+    config: Config | None = None,
+    sock: socket.socket | None = None,
+    executor: Executor | None = None,
+    **options: Never,
+) -> Serving:
+    """Serve a WSGI application in the running event loop.
+
+    Use it as ``async with serve(app, "127.0.0.1", 8000) as server:``, which drains and stops the
+    server at the end of the block, or as ``server = await serve(app)``.
+
+    Arguments:
+        app: the WSGI application (PEP 3333).
+        host, port: where to listen, instead of ``config.bind``; port 0 lets the kernel choose.
+        config: all other options.
+        sock: a bound stream socket to listen on instead; the server closes it.
+        executor: runs the application instead of a pool of the server's own, and is left running
+            when the server stops. A ``ThreadPool`` may be shared between servers.
+
+    Raises ConfigError where the application cannot be one, and, once it is awaited, BindError where
+    an address cannot be listened on. A start that fails leaves nothing bound. Raises TypeError for
+    arguments of other types, and RuntimeError where it is awaited outside of an asyncio event loop.
+
+    It installs no signal handlers, configures no logging, and changes no global state.
+    """
+    refuse_options("serve", options)
+    if not callable(app):
+        raise ConfigError(f"the application {app!r} is not callable")
+    if (wrong := objection(app, f"{describe(app)}()")) is not None:
+        raise ConfigError(f"{describe(app)} is not a WSGI application: {wrong}")
+    if sock is not None and (host is not None or port is not None):
+        raise ConfigError("give either host and port, or sock")
+    if executor is not None and not isinstance(executor, Executor):
+        raise ConfigError(f"the executor {executor!r} is not a concurrent.futures.Executor")
+    return Serving(app, with_address(config, host, port), sock, executor)
+
+
+def with_address(config: Config | None, host: str | None, port: int | None) -> Config:
+    """Return the configuration with ``host`` and ``port`` as its one address, if one is given.
+
+    Raises TypeError and ConfigError where they are no such.
+    """
+    config = Config() if config is None else config
+    if not isinstance(config, Config):
+        raise TypeError(
+            f"config must be an aiowsgi.Config, not {type(config).__name__}; "
+            "write config=aiowsgi.Config(threads=4)"
+        )
+    if isinstance(host, int) or isinstance(port, str):
+        raise TypeError(
+            "the host is a str and the port an int, in this order: "
+            f"not {host!r} and {port!r}, but such as '127.0.0.1', 8000"
+        )
+    if host is None and port is None:
+        return config
+    host, port = "127.0.0.1" if host is None else host, 8000 if port is None else port
+    if not isinstance(host, str) or not isinstance(port, int):
+        raise TypeError(f"the host must be a str and the port an int, not {host!r} and {port!r}")
+    if _WHOLE_ADDRESS.fullmatch(host):
+        raise ConfigError(
+            f"{host!r} is a whole address, not a host; write --bind {host}, "
+            f"or config=aiowsgi.Config(bind=({host!r},))"
+        )
+    if not 0 <= port <= 65535:
+        raise ConfigError(f"{port} is not a port; a port is a number from 0 to 65535")
+    return dataclasses.replace(config, bind=(bind.address_of(host, port),))
+
+
+def refuse_options(function: str, options: Mapping[str, Any]) -> None:
+    """Raise TypeError where a function was given options that it does not take.
+
+    Those of ``Config`` are taken for such everywhere.
+    """
+    for name, value in options.items():
+        hint = f"; write config=aiowsgi.Config({name}={value!r})" if name in _OPTIONS else ""
+        raise TypeError(f"{function}() got an unexpected keyword argument {name!r}{hint}")
