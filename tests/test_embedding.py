@@ -1085,7 +1085,7 @@ async def test_shutdown_waits_for_requests_in_the_executor_of_the_program() -> N
             closed.set()
 
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
-        start_response("200 OK", [("Content-Type", "text/plain")])
+        start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "5")])
         return Result([b"hello"])
 
     with aiowsgi.ThreadPool(2) as pool:
@@ -1110,7 +1110,7 @@ async def test_coroutine_behind_the_answer_is_cancelled_when_the_time_is_over() 
                 raise
 
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
-        start_response("200 OK", [("Content-Type", "text/plain")])
+        start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "5")])
         return Result([b"hello"])
 
     config = aiowsgi.Config(timeout_graceful=0.05)
