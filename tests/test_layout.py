@@ -49,8 +49,11 @@ OUTSIDE: Mapping[str, frozenset[str]] = {
     "selectors": LOOP,
     "ssl": LOOP,
     # All locks are in the bridge. A process must know whether it is on the main thread, where alone
-    # signals are handled; the demo is an application, and runs on several threads.
-    "threading": frozenset({"bridge", "process.run", "demo"}),
+    # signals are handled, and must not wait for who reads its logs; the demo is an application, and
+    # runs on several threads.
+    "threading": frozenset(
+        {"bridge", "process.run", "process.log_writer", "process.streams", "demo"}
+    ),
     "_thread": frozenset({"bridge"}),
     "queue": frozenset({"bridge"}),
     "h11": frozenset({"http.h11_reader"}),

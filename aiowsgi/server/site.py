@@ -22,6 +22,7 @@ from ..config import Config
 from ..errors import ClientDisconnected, ServerStopped
 from ..http.sections import FieldSections
 from ..observe import access
+from ..observe.loggers import access_log
 from ..observe.refusals import Refusals
 from ..observe.waits import Waits
 from ..wsgi.environ import Environ
@@ -106,7 +107,7 @@ class Site:
 
         Without an exchange it was refused, and ``request_line`` is what is known of it.
         """
-        if not self.config.access_log or not access.log.isEnabledFor(logging.INFO):
+        if not self.config.access_log or not access_log.isEnabledFor(logging.INFO):
             return
         if exchange is None:
             access.write(access.AccessRecord(client, request_line, status))
