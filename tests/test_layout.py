@@ -13,13 +13,14 @@ PACKAGE = "aiowsgi"
 ROOT = Path(__file__).parent.parent / PACKAGE
 
 # What each room may import of the package, besides itself. A room may stand for one module of it.
-DATA = frozenset({"errors", "config", "wording"})
+DATA = frozenset({"errors", "config", "remembered", "wording"})
 # What is of use on every floor above.
 SYSTEM = frozenset({"libc"})
 BELOW_SERVER = DATA | SYSTEM | {"http", "wsgi", "bridge", "observe"}
 MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "errors": frozenset(),
     "wording": frozenset(),
+    "remembered": frozenset(),
     "config": frozenset({"errors"}),
     "http": DATA,
     # http/request.py is data: what a parser yields.
