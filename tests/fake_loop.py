@@ -308,7 +308,7 @@ class FakeConnection:
             pool=cast(JobQueue, self.pool),
             budget=Budget(config.max_buffered),
             mailbox=mailbox,
-            base_environ=base_environ(software="test", multithread=False),
+            base_environ=base_environ(software="test", multithread=False, multiprocess=False),
             server_field="Server: test\r\n",
             on_disconnect=self._on_disconnect,
             clock=self.loop.time,

@@ -1029,6 +1029,27 @@ async def test_one_thread_is_told_to_the_application() -> None:
             assert (await get(server.url)).text == told
 
 
+@pytest.mark.parametrize(("kind", "told"), [("address", "False"), ("sock", "True"), ("fd", "True")])
+async def test_sockets_that_another_process_may_have_are_told_to_the_application_and_kept(
+    kind: str, told: str
+) -> None:
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [repr(environ["wsgi.multiprocess"]).encode()]
+
+    given: dict[str, Any] = {"host": "127.0.0.1", "port": 0}
+    if kind != "address":
+        sock = socket.create_server(("127.0.0.1", 0))
+        sock.set_inheritable(True)
+        given = {"sock": sock}
+    if kind == "fd":
+        given = {"config": aiowsgi.Config(bind=(f"fd:{sock.detach()}",))}
+    async with aiowsgi.serve(app, **given) as server:
+        assert (await get(server.url)).text == told
+        # No program that the application starts gets it in passing.
+        assert not server.sockets[0].get_inheritable()
+
+
 @pytest.mark.parametrize(
     ("option", "request_head", "status"),
     [

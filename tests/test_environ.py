@@ -18,7 +18,7 @@ from aiowsgi.http.sections import FieldSections
 from aiowsgi.wsgi.environ import base_environ, build_environ
 from aiowsgi.wsgi.file_wrapper import FileWrapper
 
-BASE = base_environ(software="aiowsgi/1", multithread=True)
+BASE = base_environ(software="aiowsgi/1", multithread=True, multiprocess=False)
 
 
 def head_of(target: str = "/", *fields: str, method: str = "GET") -> RequestHead:
@@ -135,8 +135,9 @@ def test_standard_error_may_be_set_to_errors(errors: Any, monkeypatch: pytest.Mo
     assert stream.getvalue() == "once"
 
 
-def test_multithread_tells_the_truth() -> None:
-    assert base_environ(software="x", multithread=False)["wsgi.multithread"] is False
+def test_multithread_and_multiprocess_tell_the_truth() -> None:
+    environ = base_environ(software="x", multithread=False, multiprocess=True)
+    assert (environ["wsgi.multithread"], environ["wsgi.multiprocess"]) == (False, True)
 
 
 def test_each_request_has_an_environ_of_its_own() -> None:

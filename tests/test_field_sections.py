@@ -309,7 +309,7 @@ def test_servers_share_nothing() -> None:
 
 # The environ's part.
 
-BASE = base_environ(software="x", multithread=True)
+BASE = base_environ(software="x", multithread=True, multiprocess=False)
 
 
 def environ_of(head: RequestHead) -> dict[str, Any]:

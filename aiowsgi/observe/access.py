@@ -1,10 +1,11 @@
 """The access log: one line a request on the logger ``aiowsgi.access``, in the combined format."""
 
+import logging
 import time
 from functools import lru_cache
 from typing import NamedTuple
 
-from .loggers import access_log
+log = logging.getLogger("aiowsgi.access")
 
 # Nobody answered: the client was gone. The number that nginx made customary.
 CLIENT_CLOSED_REQUEST = 499
@@ -86,4 +87,4 @@ def format_record(record: AccessRecord, now: float) -> str:
 
 def write(record: AccessRecord) -> None:
     """Log a record. Called on the loop thread."""
-    access_log.info("%s", format_record(record, time.time()))
+    log.info("%s", format_record(record, time.time()))

@@ -264,7 +264,8 @@ def adopt(sock: socket.socket, *, backlog: int) -> ListeningSocket:
         sock.listen(backlog)
     except OSError as error:
         raise BindError(f"cannot listen on {sock!r}: {error.strerror}") from error
-    return ListeningSocket(sock)
+    # The caller may have forked since it was made, and will hardly say so.
+    return ListeningSocket(sock, inherited=True)
 
 
 def address_of(host: str, port: int) -> str:

@@ -1,6 +1,7 @@
 """From a WSGI call to the event loop and back."""
 
 import asyncio
+import contextlib
 import contextvars
 from collections.abc import Coroutine
 from concurrent.futures import CancelledError, Future, wait
@@ -65,7 +66,8 @@ class Calls:
         for task, future in (futures or {}).items():
             # The thread goes on at once, however long the coroutine takes to end.
             future.set_exception(error.anew())
-            task.cancel()
+            with contextlib.suppress(RuntimeError):  # The loop is closed.
+                task.cancel()
 
     def _start(self, coroutine: Coroutine[Any, Any, Any], future: Future[Any]) -> None:
         if self.gone is not None:

@@ -29,7 +29,7 @@ from ..wsgi.input import streamed_input
 from ..wsgi.task import Task
 from .call import Calls, current_calls
 from .receiver import DRAIN_BYTES
-from .site import Site
+from .site import LOOP_CLOSED, Site
 from .sockets import send_now
 
 if TYPE_CHECKING:
@@ -94,10 +94,10 @@ class Exchange:
         # Whether its response has to announce that the connection will close.
         self.last = False
         self.encoder = ResponseEncoder(
-            site.heads,
             method=head.method,
             version=head.section.version,
             keep_alive=head.section.keep_alive,
+            server=site.server_field,
         )
         self.writer = ResponseWriter(
             self._wake,
@@ -276,7 +276,7 @@ class Exchange:
         finally:
             if self.body is not None:
                 # Nobody reads on from the client where the loop is closed.
-                with contextlib.suppress(RuntimeError):
+                with contextlib.suppress(ServerStopped):
                     self.body.drop()
         if self._site.abandoned:
             forks.leave(None)
@@ -329,10 +329,13 @@ class Exchange:
         environ["aiowsgi.disconnected"] = self.is_disconnected
         environ["aiowsgi.deadline"] = self.seconds_left
         environ["aiowsgi.stopping"] = self.is_stopping
-        Task(self._site.app, environ, self, self._site.checks, request=self.describe).run()
+        Task(self._site.app, environ, self, request=self.describe).run()
 
     def _wake(self) -> None:
-        self._site.mailbox.post(self)
+        try:
+            self._site.mailbox.post(self)
+        except RuntimeError as error:
+            raise ServerStopped(LOOP_CLOSED) from error
 
     def _send_now(self, pieces: list[bytes]) -> int:
         if not self.first_byte_at:
@@ -455,7 +458,8 @@ class Exchange:
     def abort(self) -> None:
         """Give the response up. See ``Responder``."""
         if not self._ended:
-            self.writer.abort()
+            with contextlib.suppress(ServerStopped):  # Its end is known.
+                self.writer.abort()
             self._ended = True
 
     def _break_off(self, error: BaseException) -> None:

@@ -89,6 +89,11 @@ class Listener:
         if seconds is not None:
             self._retry = self._loop.call_later(seconds, self.resume)
 
+    def end(self) -> None:
+        """Close the socket, without the loop: that is closed. Called on the thread that does so."""
+        self._closed = True
+        self._listening.close()
+
     async def close(self) -> None:
         """Stop accepting, close the socket, and wait for connections that are being set up."""
         self._closed = True

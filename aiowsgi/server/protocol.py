@@ -159,6 +159,11 @@ class Protocol(asyncio.Protocol):
         else:
             self._transport.abort()
 
+    def end(self, error: ClientDisconnected) -> None:
+        """Release everything at once: the transport does not live on to say that it is lost."""
+        self._gone = error
+        self.connection_lost(None)
+
     def abandon(self, error: ClientDisconnected) -> list[int]:
         """Give up, in a forked child. Return the descriptors that are its parent's."""
         if self._exchange is not None:
@@ -196,10 +201,8 @@ class Protocol(asyncio.Protocol):
     def give_way(self) -> None:
         """Free what is held for a client that is too slow."""
         if self._sender.waiting:
-            self._gone = ClientDisconnected("the client was too slow for a busy server")
             reset(self._transport)
-            # The transport says it later.
-            self.connection_lost(None)
+            self.end(ClientDisconnected("the client was too slow for a busy server"))
         else:
             self.refuse(Refusal(408, "the request comes too slowly for a busy server"))
 
@@ -404,7 +407,7 @@ class Protocol(asyncio.Protocol):
         client, line = self.client_address[0], self._receiver.request_line
         # RFC 9110 §9.3.2: HEAD gets no content, whatever is wrong with it.
         method = line.partition(" ")[0] if exchange is None else exchange.head.method
-        response = refusal_response(refusal, self._site.heads, method=method)
+        response = refusal_response(refusal, method=method, server=self._site.server_field)
         self._transport.write(response)
         self._site.log_access(client, exchange, refusal.status, line)
         self._close(linger=True)

@@ -1,6 +1,7 @@
 """Sends a file to a client on the loop thread, as fast as the client takes it."""
 
 import asyncio
+import contextlib
 import errno
 import logging
 import os
@@ -133,6 +134,7 @@ class FileSender:
 
     def _stop_waiting(self) -> None:
         if self._waiting_on is not None:
-            self._loop.remove_writer(self._waiting_on)
+            with contextlib.suppress(RuntimeError):  # The loop is closed.
+                self._loop.remove_writer(self._waiting_on)
             os.close(self._waiting_on)
             self._waiting_on = None

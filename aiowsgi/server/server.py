@@ -29,6 +29,7 @@ from . import bind
 from .child import give_up_descriptors, give_up_signals
 from .exchange import Exchange
 from .listener import Listener
+from .loop_end import LoopEnd
 from .protocol import Protocol
 from .site import Site
 from .states import timeouts
@@ -95,7 +96,11 @@ class Server:
             mailbox=Mailbox(
                 lambda collect: loop.call_soon_threadsafe(collect, context=self._context), _deliver
             ),
-            base_environ=base_environ(software=_PRODUCT, multithread=pool.threads > 1),
+            base_environ=base_environ(
+                software=_PRODUCT,
+                multithread=pool.threads > 1,
+                multiprocess=any(sock.inherited for sock in sockets),
+            ),
             server_field=f"Server: {_PRODUCT}\r\n",
             on_disconnect=self._on_disconnect,
         )
@@ -124,11 +129,12 @@ class Server:
         for listener in self._listeners:
             listener.resume()
         forks.watch(self)
+        self._loop_end = LoopEnd(loop, self._on_loop_end)
 
     def __repr__(self) -> str:
-        state = "serving"
-        if self._closing is not None:
-            state = "closed" if self._closing.done() else "closing"
+        state = "serving" if self.is_serving() else "closed"
+        if self._closing is not None and not self._closing.done() and not self._is_over():
+            state = "closing"
         app = describe(self._site.app)
         return f"<aiowsgi.Server of {app} at {', '.join(self._urls)}, {state}>"
 
@@ -140,7 +146,7 @@ class Server:
     @property
     def urls(self) -> tuple[str, ...]:
         """Where a browser on this machine finds the application; "unix:PATH" for a Unix socket."""
-        return () if self._closing else self._urls
+        return self._urls if self.is_serving() else ()
 
     @property
     def url(self) -> str:
@@ -200,7 +206,11 @@ class Server:
 
     def is_serving(self) -> bool:
         """Return whether connections are accepted."""
-        return self._closing is None and not self._site.abandoned
+        return self._closing is None and not self._is_over()
+
+    def _is_over(self) -> bool:
+        """Return whether there is no loop any more: it is closed, or this is a forked child."""
+        return self._site.abandoned or self._site.loop.is_closed()
 
     def close(self) -> None:
         """Begin to stop: no more connections, idle ones closed, requests in flight finished.
@@ -233,24 +243,23 @@ class Server:
     def _is_elsewhere(self, call: Callable[[], None]) -> bool:
         """Return whether the caller is not on the loop's thread, where ``call`` is then called.
 
-        Not in a forked child: the loop's thread is the parent's.
+        If there is one: what a loop served has ended with it.
         """
         loop = self._site.loop
-        if self._site.abandoned:
+        if self._is_over():
             return True
         try:
             if asyncio.get_running_loop() is loop:
                 return False
         except RuntimeError:
             pass
-        # A loop that is closed has stopped what it served.
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(call, context=self._context)
         return True
 
     async def wait_closed(self) -> None:
         """Wait until ``close`` has been called and everything has ended."""
-        if self._site.abandoned:
+        if self._is_over():
             return
         await self._close_called.wait()
         assert self._closing is not None  # Set before the event.
@@ -301,6 +310,13 @@ class Server:
         for listener in self._listeners:
             listener.resume()
 
+    def _on_loop_end(self) -> None:
+        """Cut everything: the loop was closed before the server was."""
+        if not self._site.abandoned:
+            for listener in self._listeners:
+                listener.end()
+            self._site.end()
+
     def _cut(self) -> None:
         self.was_cut = True
         error = ServerStopped("the server stopped")
@@ -327,6 +343,7 @@ class Server:
             await self._until(self._no_connections, _ABORT_TIMEOUT)
         # 6. Threads have what is left of the time; they are not waited for without end.
         await self._stop_pool()
+        self._loop_end.cancel()
 
     def _time_left(self) -> float:
         return self._site.cut_at - self._site.clock()

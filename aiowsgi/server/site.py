@@ -20,14 +20,11 @@ from ..bridge.mailbox import Mailbox
 from ..bridge.turns import be_patient
 from ..config import Config
 from ..errors import ClientDisconnected, ServerStopped
-from ..http.response import ResponseHeads
 from ..http.sections import FieldSections
 from ..observe import access
-from ..observe.loggers import access_log
 from ..observe.refusals import Refusals
 from ..observe.waits import Waits
 from ..wsgi.environ import Environ
-from ..wsgi.headers import HeaderChecks
 from .call import Calls, current_calls
 from .relief import Relief
 
@@ -36,6 +33,9 @@ if TYPE_CHECKING:
     from .protocol import Protocol
 
 _log = logging.getLogger("aiowsgi.error")
+
+# What the application sees where the host has closed its loop, and not the server.
+LOOP_CLOSED = "the event loop was closed"
 
 # A request for which none came before in this time, in seconds, is probably alone.
 _ALONE = 0.001
@@ -88,15 +88,11 @@ class Site:
     _asked_at: float = 0.0
     # Runs while the loop thread is patient. See ``bridge.turns``.
     _patience: asyncio.TimerHandle | None = None
-    # What applications answer with is checked and made once, and remembered.
-    checks: HeaderChecks = field(default_factory=HeaderChecks)
-    heads: ResponseHeads = field(init=False)
     relief: Relief = field(init=False)
     waits: Waits = field(init=False)
     refusals: Refusals = field(init=False)
 
     def __post_init__(self) -> None:
-        self.heads = ResponseHeads(self.server_field)
         self.relief = Relief(self)
         self.waits = Waits(self.pool.threads, self.clock)
         self.refusals = Refusals(self.clock)
@@ -113,12 +109,25 @@ class Site:
 
         Without an exchange it was refused, and ``request_line`` is what is known of it.
         """
-        if not self.config.access_log or not access_log.isEnabledFor(logging.INFO):
+        if not self.config.access_log or not access.log.isEnabledFor(logging.INFO):
             return
         if exchange is None:
             access.write(access.AccessRecord(client, request_line, status))
         else:
             access.write(exchange.access_record(client, status))
+
+    def end(self) -> None:
+        """Cut everything, without the loop: that is closed. Called on the thread that does so."""
+        gone = ServerStopped(LOOP_CLOSED)
+        self.draining = self.closing = True
+        self.cut_at = self.clock()
+        for protocol in list(self.connections):
+            # Resets it, if need be. That it is lost, the transport cannot say any more.
+            with contextlib.suppress(RuntimeError):
+                protocol.abort(gone)
+            with contextlib.suppress(RuntimeError):
+                protocol.end(gone)
+        self.pool.stop(lambda: None, cancel=True)
 
     def abandon(self) -> list[int]:
         """Give up, in a forked child. Return the descriptors that are its parent's."""

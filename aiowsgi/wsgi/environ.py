@@ -25,15 +25,19 @@ _OF_EACH_REQUEST = (
 )
 
 
-def base_environ(*, software: str, multithread: bool) -> Environ:
-    """Return the part of the environ that is the same for all requests of a server."""
+def base_environ(*, software: str, multithread: bool, multiprocess: bool) -> Environ:
+    """Return the part of the environ that is the same for all requests of a server.
+
+    ``multithread`` and ``multiprocess`` say whether the application may be called by another
+    thread, or another process, at the same time.
+    """
     return {
         "SCRIPT_NAME": "",
         "SERVER_SOFTWARE": software,
         "wsgi.version": (1, 0),
         "wsgi.url_scheme": "http",
         "wsgi.multithread": multithread,
-        "wsgi.multiprocess": False,
+        "wsgi.multiprocess": multiprocess,
         "wsgi.run_once": False,
         # The end of the input is the end of the body, also where CONTENT_LENGTH is missing.
         "wsgi.input_terminated": True,
@@ -62,8 +66,7 @@ def _section_environ(base: Environ, section: FieldSection) -> Environ:
     environ["SERVER_PROTOCOL"] = section.version
     repeated: dict[str, list[str]] = {}
     for name, value in section.fields:
-        # Only names of the usual length are worth remembering: clients choose them, and all of them
-        # take 64 KiB at most.
+        # Only names of the usual length are worth remembering; clients choose them.
         key = _known_key(name) if len(name) <= 64 else _environ_key(name)
         if key is None:
             continue
