@@ -212,5 +212,13 @@ def test_error_of_the_application_itself_is_not_blamed_on_its_arguments() -> Non
     assert objection_to_call(MAY_BE_ONE["instance"], TypeError("x")) is None
 
 
+def test_decorators_in_a_circle_end() -> None:
+    def one(*args: Any) -> None:
+        raise TypeError("other")
+
+    one.__wrapped__ = one  # type: ignore[attr-defined]
+    assert objection_to_call(one, _error(one)) is None
+
+
 def test_instance_that_fails_on_every_attribute_is_described() -> None:
     assert describe(Fails()) == f"{__name__}:Fails instance"

@@ -14,6 +14,7 @@ import threading
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 from wsgiref.types import StartResponse, WSGIEnvironment
 
@@ -537,6 +538,37 @@ def test_start_without_a_loop_is_told_and_binds_nothing(
     steps = aiowsgi.serve(hello, "127.0.0.1", 0).__await__()
     with pytest.raises(RuntimeError, match="a running asyncio event loop, which that of trio is"):
         next(steps)
+
+
+@pytest.mark.parametrize(
+    ("module", "function", "name", "patch"),
+    [
+        ("gevent.monkey", "is_module_patched", "threading", "gevent.monkey.patch_all"),
+        ("eventlet.patcher", "is_monkey_patched", "thread", "eventlet.monkey_patch"),
+    ],
+)
+@pytest.mark.parametrize("patched", [False, True])
+async def test_threads_that_are_none_are_told(
+    monkeypatch: pytest.MonkeyPatch,
+    module: str,
+    function: str,
+    name: str,
+    patch: str,
+    patched: bool,
+) -> None:
+    # Both are tried for real by hand: what they do to a process cannot be taken back.
+    asked = SimpleNamespace(**{function: lambda what: patched and what == name})
+    monkeypatch.setitem(sys.modules, module, asked)  # type: ignore[arg-type]
+    if not patched:
+        async with aiowsgi.serve(hello, "127.0.0.1", 0) as server:
+            assert (await get(server.url)).text == "hello"
+        return
+    with pytest.raises(ConfigError) as caught:
+        await aiowsgi.serve(hello, "127.0.0.1", 0)
+    assert str(caught.value) == (
+        f"{patch}() has replaced threads and locks in this process, and the server needs real ones "
+        f"beside its event loop; leave it out, or write {patch}(thread=False)"
+    )
 
 
 @pytest.mark.parametrize("given", [False, True])

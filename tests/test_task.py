@@ -698,6 +698,30 @@ def test_an_async_application_is_recognised(
     assert "ASGI" in caplog.text
 
 
+def test_a_factory_that_is_called_as_the_application_is_recognised(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def create_app(*args: Any) -> Any:
+        return answering([])
+
+    assert run(create_app).is_500
+    assert "it returned function, which can be called; if that is the application" in caplog.text
+    assert "name the call of what makes it: module:create_app()" in caplog.text
+
+
+def test_a_decorated_factory_is_recognised(caplog: pytest.LogCaptureFixture) -> None:
+    def create_app() -> Any: ...
+
+    @functools.wraps(create_app)
+    def decorated(*args: Any) -> Any:
+        return create_app(*args)
+
+    assert run(decorated).is_500
+    (record,) = caplog.records
+    assert f"raised an exception in {REQUEST}: it takes nothing, and" in record.getMessage()
+    assert record.exc_info is not None
+
+
 @pytest.mark.parametrize("result", [[b"a"], iter([b"a"]), [], iter([])])
 def test_a_forgotten_start_response_is_named(result: Any, caplog: pytest.LogCaptureFixture) -> None:
     assert run(answering(result, start=False)).is_500

@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import re
 import socket
+import sys
 import warnings
 from collections.abc import Generator, Mapping
 from concurrent.futures import Executor
@@ -92,6 +93,7 @@ class Serving:
                 "serve() works in a running asyncio event loop, which that of trio is not; begin "
                 "with asyncio.run(main()), or have aiowsgi.run(app) make a loop of its own"
             ) from None
+        _refuse_green_threads()
         reader = find_reader(self._config.http)
         backlog = self._config.backlog
         if self._sock is None:
@@ -180,6 +182,21 @@ def with_address(config: Config | None, host: str | None, port: int | None) -> C
     if not 0 <= port <= 65535:
         raise ConfigError(f"{port} is not a port; a port is a number from 0 to 65535")
     return dataclasses.replace(config, bind=(bind.address_of(host, port),))
+
+
+def _refuse_green_threads() -> None:
+    """Raise ConfigError where threads are none: with gevent or eventlet nothing would ever stop."""
+    gevent, eventlet = sys.modules.get("gevent.monkey"), sys.modules.get("eventlet.patcher")
+    if gevent is not None and gevent.is_module_patched("threading"):
+        patch = "gevent.monkey.patch_all"
+    elif eventlet is not None and eventlet.is_monkey_patched("thread"):
+        patch = "eventlet.monkey_patch"
+    else:
+        return
+    raise ConfigError(
+        f"{patch}() has replaced threads and locks in this process, and the server needs real ones "
+        f"beside its event loop; leave it out, or write {patch}(thread=False)"
+    )
 
 
 def refuse_options(function: str, options: Mapping[str, Any]) -> None:

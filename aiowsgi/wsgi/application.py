@@ -13,6 +13,7 @@ ASYNC = (
     "server such as uvicorn or hypercorn, or wrap it in a2wsgi.ASGIMiddleware"
 )
 _ASGI = frozenset({"scope", "receive", "send"})
+_MAX_DECORATORS = 20
 
 
 def describe(app: object) -> str:
@@ -53,13 +54,18 @@ def objection(app: object, factory: str | None = None) -> str | None:
 
 
 def objection_to_call(app: object, error: BaseException) -> str | None:
-    """Say the same where it only showed as it was called, through a decorator."""
-    if type(app) is not FunctionType or not isinstance(error, TypeError):
-        return None
-    inner = inspect.unwrap(app)
-    if not str(error).startswith(f"{getattr(inner, '__qualname__', '')}() takes "):
-        return None
-    return objection(inner, f"{describe(app)}()")
+    """Say the same where it only showed as it was called, through decorators. Raises nothing."""
+    inner: Any = app
+    for _ in range(_MAX_DECORATORS):
+        if type(inner) is not FunctionType or not isinstance(error, TypeError):
+            return None
+        if str(error).startswith(f"{inner.__qualname__}() takes "):
+            # That of the innermost: a decorator mostly bears its name.
+            found = objection(inner, f"{describe(app)}()")
+            if found is not None:
+                return found
+        inner = inner.__dict__.get("__wrapped__")
+    return None
 
 
 def _is_async(function: Any) -> bool:
