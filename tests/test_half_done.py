@@ -3,6 +3,7 @@
 Whatever a step takes note of, it does so once the step is done.
 """
 
+import asyncio
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -11,7 +12,9 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 
 import pytest
 from fake_loop import TIMEOUT, FakeConnection, FakeLoop
+from raw_client import StartServer, connect, eventually
 
+import aiowsgi
 from aiowsgi.bridge.body import RequestBody
 from aiowsgi.bridge.budget import Budget
 from aiowsgi.errors import RequestBodyError
@@ -165,6 +168,56 @@ def test_reader_that_could_not_ask_does_not_wait(initial: bytes) -> None:
 
     threading.Thread(target=read_on, daemon=True).start()
     assert ended.wait(TIMEOUT)
+
+
+async def test_coroutine_that_fails_when_it_is_cancelled_is_logged(
+    start_server: StartServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    begun = asyncio.Event()
+
+    async def wait() -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise ValueError("a mistake in the cleaning up")
+
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        start_response("200 OK", [*PLAIN])
+        aiowsgi.run_coroutine(wait())
+        return []
+
+    server = await start_server(app)
+    async with await connect(server) as client:
+        await client.send(GET)
+        async with asyncio.timeout(TIMEOUT):
+            await begun.wait()
+    await eventually(lambda: "a mistake in the cleaning up" in caplog.text)
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+
+async def test_coroutine_that_cannot_be_started_does_not_keep_its_thread(
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def nothing() -> None:
+        raise AssertionError
+
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        start_response("200 OK", [*PLAIN])
+        try:
+            aiowsgi.run_coroutine(nothing())
+        except MemoryError:
+            return [b"no memory"]
+        return []
+
+    server = await start_server(app)
+    async with await connect(server) as client:
+        await client.send(GET[:-2])
+        await eventually(lambda: server._site.connections)
+        loop = asyncio.get_running_loop()
+        monkeypatch.setattr(loop, "create_task", FailsOnce(loop.create_task))
+        await client.send(GET[-2:])
+        assert (await client.receive()).body == b"no memory"
 
 
 def test_deadline_that_could_not_be_moved_is_reached_when_it_was(

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import contextvars
+import logging
 from collections.abc import Coroutine
 from concurrent.futures import CancelledError, Future, wait
 from typing import Any, TypeVar
@@ -11,6 +12,8 @@ from ..errors import ClientDisconnected, ServerStopped
 from .containment import Contained, contain
 
 Result = TypeVar("Result")
+
+_log = logging.getLogger("aiowsgi.error")
 
 # A thread that waits for the loop looks this often, in seconds, whether there still is one.
 _LOOP_CHECK = 5.0
@@ -74,7 +77,14 @@ class Calls:
             coroutine.close()
             future.set_exception(self.gone.anew())
             return
-        task = self._loop.create_task(contain(coroutine))
+        contained = contain(coroutine)
+        try:
+            task = self._loop.create_task(contained)
+        except Exception as error:  # noqa: BLE001 - the application is told, or would wait for ever
+            contained.close()
+            coroutine.close()
+            future.set_exception(error)
+            return
         if self._futures is None:
             self._futures = {}
         self._futures[task] = future
@@ -85,7 +95,10 @@ class Calls:
             coroutine.close()  # It may have been cancelled before it began.
             error = None if task.cancelled() else task.exception()
             if self._futures is None or self._futures.pop(task, None) is None:
-                return  # Nobody waits for it any more.
+                # Nobody waits for it any more, and nobody else can tell.
+                if error is not None and not isinstance(error, ClientDisconnected):
+                    _log.error("A coroutine failed when it was cancelled", exc_info=error)
+                return
             if task.cancelled():
                 future.set_exception(CancelledError())
             elif error is not None:

@@ -270,6 +270,7 @@ class Task:
                 raise
             # The response is out; nobody else can tell.
             if _comes_from_disconnect(error):
+                _log.debug("The client went away during %s: %s", self._request(), error)
                 return
             _log.error(
                 "The close() of what %s returned failed in %s",
