@@ -7,7 +7,6 @@ Every option comes from a field of ``Config``; only ``--host`` and ``--port``, t
 import argparse
 import dataclasses
 import importlib
-import logging
 import os
 import sys
 import textwrap
@@ -20,7 +19,7 @@ from typing import Any, NoReturn
 from . import __version__
 from .config import Config, Option, help_texts, parse_port
 from .errors import BindError, ConfigError, LoadError
-from .process import streams
+from .process import logs, streams
 from .process.importer import load_application
 from .process.run import serve_until_signal
 from .server.serving import with_address
@@ -248,7 +247,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if (folder := _current_directory()) not in sys.path:
             sys.path.insert(0, folder)
         app, name = load_application(path)
-        return serve_until_signal(app, config, name=name, on_cut=_exit_now)
+        code = serve_until_signal(app, config, name=name, on_cut=_exit_now)
+        if not streams.flush(logs.AT_EXIT):
+            os._exit(code)
+        return code
     except LoadError as error:
         _print_cause(error)
         code = _FAILURE
@@ -267,9 +269,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _exit_now(code: int) -> None:
     """End the process although threads of the application are still at work."""
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    logs.drain(logs.AT_EXIT)
+    streams.flush(logs.AT_EXIT, handlers=True)
     os._exit(code)
 
 

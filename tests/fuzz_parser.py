@@ -40,7 +40,7 @@ with instrumented:
     from aiowsgi.http.httptools_reader import HTTPTOOLS
     from aiowsgi.http.parser import Parser
     from aiowsgi.http.request import BodyData, Event, Limits, RequestHead
-    from aiowsgi.http.response import ResponseEncoder
+    from aiowsgi.http.response import ResponseEncoder, ResponseHeads
     from aiowsgi.http.sections import FieldSections
     from aiowsgi.wsgi.headers import check_fields, check_status
 
@@ -335,7 +335,10 @@ def fuzz_response(data: bytes) -> None:
 
     method, version = "HEAD" if flags & 2 else "GET", "HTTP/1.1" if flags & 4 else "HTTP/1.0"
     encoder = ResponseEncoder(
-        method=method, version=version, keep_alive=flags & 8 == 8, server="Server: fuzzed\r\n"
+        ResponseHeads("Server: fuzzed\r\n"),
+        method=method,
+        version=version,
+        keep_alive=flags & 8 == 8,
     )
     if flags & 16:  # The application returned a list.
         body = [b"".join(body)]

@@ -13,13 +13,14 @@ PACKAGE = "aiowsgi"
 ROOT = Path(__file__).parent.parent / PACKAGE
 
 # What each room may import of the package, besides itself. A room may stand for one module of it.
-DATA = frozenset({"errors", "config", "wording"})
+DATA = frozenset({"errors", "config", "remembered", "wording"})
 # What is of use on every floor above.
 SYSTEM = frozenset({"libc"})
 BELOW_SERVER = DATA | SYSTEM | {"http", "wsgi", "bridge", "observe"}
 MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "errors": frozenset(),
     "wording": frozenset(),
+    "remembered": frozenset(),
     "config": frozenset({"errors"}),
     "http": DATA,
     # http/request.py is data: what a parser yields.
@@ -49,8 +50,11 @@ OUTSIDE: Mapping[str, frozenset[str]] = {
     "selectors": LOOP,
     "ssl": LOOP,
     # All locks are in the bridge. A process must know whether it is on the main thread, where alone
-    # signals are handled; the demo is an application, and runs on several threads.
-    "threading": frozenset({"bridge", "process.run", "demo"}),
+    # signals are handled, and must not wait for who reads its logs; the demo is an application, and
+    # runs on several threads.
+    "threading": frozenset(
+        {"bridge", "process.run", "process.log_writer", "process.streams", "demo"}
+    ),
     "_thread": frozenset({"bridge"}),
     "queue": frozenset({"bridge"}),
     "h11": frozenset({"http.h11_reader"}),

@@ -856,14 +856,18 @@ def test_second_signal_returns_though_a_thread_is_stuck(
 
 
 @pytest.fixture
-def fresh_loggers(monkeypatch: pytest.MonkeyPatch) -> tuple[logging.Logger, logging.Logger]:
+def fresh_loggers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[tuple[logging.Logger, logging.Logger]]:
     """Return the two loggers, without handlers; everything is taken back."""
     loggers = logging.getLogger("aiowsgi.error"), logging.getLogger("aiowsgi.access")
     for logger in loggers:
         for attribute, value in {"handlers": [], "propagate": True, "disabled": False}.items():
             monkeypatch.setattr(logger, attribute, value)
         monkeypatch.setattr(logger, "level", logging.NOTSET)
-    return loggers
+    monkeypatch.setattr(logging, "lastResort", logging.lastResort)
+    yield loggers
+    logs.drain(PATIENCE)
 
 
 def test_logging_goes_to_the_two_streams(
@@ -874,6 +878,7 @@ def test_logging_goes_to_the_two_streams(
     error.info("too quiet")
     error.warning("loud")
     access.info("a line")
+    logs.drain(PATIENCE)
     out, err = capsys.readouterr()
     assert out == "a line\n"
     assert err.endswith(" WARNING loud\n")
@@ -888,16 +893,14 @@ def test_logging_is_configured_once(
     assert [len(logger.handlers) for logger in fresh_loggers] == [1, 1]
 
 
-def test_logger_that_has_a_handler_is_left_alone_but_enabled(
+def test_logger_that_has_a_handler_is_left_alone(
     fresh_loggers: tuple[logging.Logger, logging.Logger],
 ) -> None:
     error, _ = fresh_loggers
     handler = logging.NullHandler()
     error.addHandler(handler)
     error.setLevel(logging.ERROR)
-    error.disabled = True
     logs.configure("debug")
     assert error.handlers == [handler]
     assert error.level == logging.ERROR
     assert error.propagate
-    assert not error.disabled

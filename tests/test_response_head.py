@@ -13,6 +13,7 @@ from aiowsgi.http.response import (
     CONTINUE,
     BodyFraming,
     ResponseEncoder,
+    ResponseHeads,
     refusal_response,
     response_framing,
     status_text,
@@ -20,6 +21,7 @@ from aiowsgi.http.response import (
 
 NONE, LENGTH, CHUNKED, CLOSE = BodyFraming
 SERVER = "Server: aiowsgi/1\r\n"
+HEADS = ResponseHeads(SERVER)
 NOW = 784111777  # RFC 9110 §5.6.7: Sun, 06 Nov 1994 08:49:37 GMT.
 
 
@@ -31,7 +33,7 @@ def _clock(monkeypatch: pytest.MonkeyPatch) -> None:
 def encoder(
     method: str = "GET", version: str = "HTTP/1.1", *, keep_alive: bool = True
 ) -> ResponseEncoder:
-    return ResponseEncoder(method=method, version=version, keep_alive=keep_alive, server=SERVER)
+    return ResponseEncoder(HEADS, method=method, version=version, keep_alive=keep_alive)
 
 
 def head_lines(raw: bytes) -> list[str]:
@@ -437,7 +439,7 @@ def test_a_continue_is_an_interim_response() -> None:
 
 @pytest.mark.parametrize("status", [400, 408, 413, 414, 417, 431, 500, 501, 503, 505])
 def test_a_refusal_is_a_whole_response_that_closes(status: int) -> None:
-    raw = refusal_response(Refusal(status, "because of this"), method="POST", server=SERVER)
+    raw = refusal_response(Refusal(status, "because of this"), HEADS, method="POST")
     message, body, behind = as_client_reads(raw, "POST")
     headers = dict(message.headers)
     assert (message.status_code, behind) == (status, b"")
@@ -452,18 +454,18 @@ def test_a_refusal_is_a_whole_response_that_closes(status: int) -> None:
 @pytest.mark.parametrize("seconds", [0, 1, 30])
 def test_a_refusal_says_when_to_try_again(seconds: int) -> None:
     refusal = Refusal(503, "full", retry_after=seconds)
-    message, _, _ = as_client_reads(refusal_response(refusal, method="GET", server=SERVER))
+    message, _, _ = as_client_reads(refusal_response(refusal, HEADS, method="GET"))
     assert dict(message.headers)[b"retry-after"] == str(seconds).encode()
 
 
 def test_a_refusal_of_head_has_no_body() -> None:
-    raw = refusal_response(Refusal(400, "because"), method="HEAD", server=SERVER)
+    raw = refusal_response(Refusal(400, "because"), HEADS, method="HEAD")
     assert re.search(rb"\r\nContent-Length: [1-9][0-9]*\r\n", raw)
     head_lines(raw)
 
 
 def test_a_refusal_is_encoded_as_it_says() -> None:
-    raw = refusal_response(Refusal(400, "caf\xe9 \u2603"), method="GET", server=SERVER)
+    raw = refusal_response(Refusal(400, "caf\xe9 \u2603"), HEADS, method="GET")
     _, body, _ = as_client_reads(raw)
     assert body.decode("utf-8").endswith(": caf\xe9 \u2603\n")
 

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from aiowsgi.errors import ClientDisconnected, RequestBodyError
 from aiowsgi.wsgi.application import describe
 from aiowsgi.wsgi.file_wrapper import FilePart
+from aiowsgi.wsgi.headers import HeaderChecks
 from aiowsgi.wsgi.task import Task
 
 REQUEST = "GET /path [id-1]"
@@ -96,7 +97,7 @@ def run(app: Callable[..., Any], recorder: Recorder | None = None) -> Recorder:
     recorder = recorder or Recorder()
     environ: dict[str, Any] = {}
     setup_testing_defaults(environ)
-    Task(app, environ, recorder, request=lambda: REQUEST).run()
+    Task(app, environ, recorder, HeaderChecks(), request=lambda: REQUEST).run()
     return recorder
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from wsgiref.handlers import format_date_time
 
 from ..errors import Refusal
+from ..remembered import Remembered
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -56,9 +57,9 @@ class _Head(NamedTuple):
     whole: bool
 
 
-# Most applications answer with the same few, again and again; where they leave Content-Length out,
-# with one for each length.
-@lru_cache(maxsize=512)
+_Key = tuple[str, tuple[tuple[str, str], ...], int | None, bool, bool, bool]
+
+
 def _response_head(
     status: str,
     fields: tuple[tuple[str, str], ...],
@@ -118,6 +119,48 @@ def _response_head(
     return _Head(status_code, framing, body, keep_alive, text, whole)
 
 
+# So many heads of so many bytes are remembered: 4 MB at most, with what a field costs beyond its
+# characters.
+_MOST_HEADS = 512
+_LONGEST_HEAD = 4096
+_FIELD_SIZE = 160
+
+
+class ResponseHeads:
+    """The response heads of one server. On any thread.
+
+    Most applications answer with the same few, again and again; where they leave Content-Length
+    out, with one for each length. ``server`` is the line that is sent where the application sets no
+    Server field.
+    """
+
+    __slots__ = ("_known", "_remembered", "_server")
+
+    def __init__(self, server: str) -> None:
+        self._server = server
+        self._remembered = Remembered[_Key, _Head](_MOST_HEADS, _LONGEST_HEAD)
+        self._known = self._remembered.known
+
+    def head(
+        self,
+        status: str,
+        fields: tuple[tuple[str, str], ...],
+        length: int | None,
+        head_request: bool,
+        http_11: bool,
+        keep_alive: bool,
+    ) -> _Head:
+        """Return the head of a response; ``length`` is that of its body, where it is known."""
+        key = (status, fields, length, head_request, http_11, keep_alive)
+        head = self._known.get(key)
+        if head is None:
+            head = _response_head(
+                status, fields, length, head_request, http_11, keep_alive, self._server
+            )
+            self._remembered.note(key, head, len(head.lines) + _FIELD_SIZE * len(fields))
+        return head
+
+
 @lru_cache(maxsize=2)
 def _date_and_end(second: int) -> bytes:
     return f"Date: {format_date_time(second)}\r\n\r\n".encode()
@@ -135,24 +178,25 @@ class ResponseEncoder:
         "_chunk_open",
         "_framing",
         "_head_request",
+        "_heads",
         "_http_11",
         "_remaining",
         "body_size",
         "excess",
         "keep_alive",
         "missing",
-        "server",
         "status_code",
     )
 
-    def __init__(self, *, method: str, version: str, keep_alive: bool, server: str) -> None:
+    def __init__(
+        self, heads: ResponseHeads, *, method: str, version: str, keep_alive: bool
+    ) -> None:
+        self._heads = heads
         self._head_request = method == "HEAD"
         self._http_11 = version == "HTTP/1.1"
         self._framing = NONE
         self._remaining = 0
         self._chunk_open = False
-        # The line that is sent where the application sets no Server field.
-        self.server = server
         # Whether another request may follow on the connection.
         self.keep_alive = keep_alive
         # 0 until the head is encoded.
@@ -184,14 +228,8 @@ class ResponseEncoder:
         Arguments: the status ("200 OK"), fields that were validated already, and the length of the
         whole body in bytes where it is known though no Content-Length was given.
         """
-        head = _response_head(
-            status,
-            fields,
-            length,
-            self._head_request,
-            self._http_11,
-            self.keep_alive,
-            self.server,
+        head = self._heads.head(
+            status, fields, length, self._head_request, self._http_11, self.keep_alive
         )
         self.status_code, self._framing, self._remaining, self.keep_alive, lines, whole = head
         return lines if whole else lines + _date_and_end(int(time.time()))
@@ -258,9 +296,9 @@ def status_text(code: int) -> str:
     return f"{code} {HTTPStatus(code).phrase}"
 
 
-def refusal_response(refusal: Refusal, *, method: str, server: str) -> bytes:
+def refusal_response(refusal: Refusal, heads: ResponseHeads, *, method: str) -> bytes:
     """Return the whole response to a request that is refused; the connection closes after it."""
-    encoder = ResponseEncoder(method=method, version="HTTP/1.1", keep_alive=False, server=server)
+    encoder = ResponseEncoder(heads, method=method, version="HTTP/1.1", keep_alive=False)
     body = f"{status_text(refusal.status)}: {refusal.reason}\n".encode()
     fields = [("Content-Type", "text/plain; charset=utf-8")]
     if refusal.retry_after is not None:

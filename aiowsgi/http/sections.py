@@ -6,10 +6,10 @@ and by nothing else: so these bytes are the key, and the decisions are the value
 """
 
 import re
-from array import array
 from collections.abc import Callable
 
 from ..errors import Refusal
+from ..remembered import Remembered
 from .framing import request_framing, without_repetitions
 from .lines import ordinary_section
 from .reader import Reader
@@ -47,7 +47,7 @@ class FieldSections:
         "_header_map",
         "_lines",
         "_on_dropped",
-        "_seen",
+        "_remembered",
         "known",
         "limits",
         "reader",
@@ -69,13 +69,11 @@ class FieldSections:
         # A head of up to so many bytes, without its last two line ends, has no line or section that
         # is longer than any limit, so that nothing has to be measured.
         self.unmeasured = min(limits.request_line, limits.field_size, limits.head) - 4
-        self.known: dict[bytes, FieldSection] = {}
+        # Many sections come once only, where proxies or clients number their requests.
+        self._remembered = Remembered[bytes, FieldSection](_MOST_SECTIONS, _LONGEST_SECTION)
+        self.known = self._remembered.known
         # Single lines, for sections that differ in a few: 0.5 MB at most.
         self._lines: dict[bytes, Field] = {}
-        # The hashes of sections that came once, where no other has taken their place since. Many
-        # come once only, where proxies or clients number their requests: those are not worth the
-        # memory, and shall not drive out the others.
-        self._seen = array("q", bytes(8 * _MOST_SECTIONS))
 
     def read_ordinary(self, raw: bytes) -> FieldSection | None:
         """Return a section; None where a ``HeadScanner`` has to look at its head.
@@ -95,14 +93,8 @@ class FieldSections:
         if ambiguous := [name for name, _ in fields if b"_" in name]:
             fields = self._mapped(fields, ambiguous)
         section = FieldSection(version, fields, *framing)
-        if len(raw) <= _LONGEST_SECTION and len(section.fields) <= _MOST_FIELDS:
-            mark = hash(raw)
-            place = mark % _MOST_SECTIONS
-            if self._seen[place] == mark:
-                if len(self.known) == _MOST_SECTIONS:
-                    del self.known[next(iter(self.known))]
-                self.known[raw] = section
-            self._seen[place] = mark
+        if len(section.fields) <= _MOST_FIELDS:
+            self._remembered.note(raw, section, len(raw))
         return section
 
     def _mapped(self, fields: list[Field], ambiguous: list[bytes]) -> list[Field]:

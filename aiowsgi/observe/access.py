@@ -1,11 +1,10 @@
 """The access log: one line a request on the logger ``aiowsgi.access``, in the combined format."""
 
-import logging
 import time
 from functools import lru_cache
 from typing import NamedTuple
 
-log = logging.getLogger("aiowsgi.access")
+from .loggers import access_log
 
 # Nobody answered: the client was gone. The number that nginx made customary.
 CLIENT_CLOSED_REQUEST = 499
@@ -87,4 +86,4 @@ def format_record(record: AccessRecord, now: float) -> str:
 
 def write(record: AccessRecord) -> None:
     """Log a record. Called on the loop thread."""
-    log.info("%s", format_record(record, time.time()))
+    access_log.info("%s", format_record(record, time.time()))

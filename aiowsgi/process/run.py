@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, Never
 from wsgiref.types import WSGIApplication
@@ -86,8 +87,15 @@ def serve_until_signal(
     reader = find_reader(config.http)
     logs.configure(config.log_level)
     _set_up_heaps()
-    with asyncio.Runner(loop_factory=loop_factory) as runner:
-        return runner.run(_serve(app, config, name, f"{loop_name} with {reader.name}", on_cut))
+    machinery = f"{loop_name} with {reader.name}"
+    deadline = 0.0
+    try:
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            exit_code, deadline = runner.run(_serve(app, config, name, machinery, on_cut))
+    finally:
+        # Readers of the logs that are merely slow have what is left of the time.
+        logs.drain(deadline - time.monotonic())
+    return exit_code
 
 
 def _set_up_heaps() -> None:
@@ -133,11 +141,12 @@ async def _serve(
     name: str,
     machinery: str,
     on_cut: Callable[[int], None],
-) -> int:
+) -> tuple[int, float]:
+    """Serve; return the exit code, and when the time to stop is over."""
     server = await serve(app, config=config)
     _trim_heaps()
     closed = asyncio.ensure_future(server.wait_closed())
-    with _Signals(server) as signals:
+    with _Signals(server, config.drain_delay + config.timeout_graceful) as signals:
         _log.info(
             "Serving %s at %s with %s on %s (press Ctrl-C to stop)",
             name,
@@ -157,14 +166,17 @@ async def _serve(
             closed.cancel()
     if server.was_cut or signals.forced.is_set():
         on_cut(signals.exit_code)
-    return signals.exit_code
+    return signals.exit_code, signals.deadline
 
 
 class _Signals:
     """The first signal to stop does so gracefully, the second one now; another one only looks."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, grace: float) -> None:
         self._server = server
+        # How many seconds there are to stop, and when they are over.
+        self._grace = grace
+        self.deadline = 0.0
         self._previous: dict[signal.Signals, Any] = {}
         self._loop = asyncio.get_running_loop()
         self._thread = forks.this_thread()
@@ -213,9 +225,11 @@ class _Signals:
         name = signal.Signals(number).name
         if self._server.is_serving():
             _log.info("Stopping on %s: finishing requests in flight (again to stop now)", name)
+            self.deadline = time.monotonic() + self._grace
             self._server.close()
         else:
             _log.warning("Stopping now on a second %s", name)
             # What a shell reports of a process that a signal ended.
             self.exit_code = 128 + number
+            self.deadline = 0.0
             self.forced.set()

@@ -1,7 +1,10 @@
 """Descriptors 0 to 2 of a process that is a server and nothing else. Not used when embedded."""
 
+import contextlib
+import logging
 import os
 import sys
+import threading
 
 _STREAMS = (("stdin", os.O_RDONLY, "r"), ("stdout", os.O_WRONLY, "w"), ("stderr", os.O_WRONLY, "w"))
 
@@ -23,3 +26,29 @@ def open_missing() -> None:
             stream = open(number, mode, errors="backslashreplace", closefd=False)  # noqa: SIM115
             setattr(sys, name, stream)
             setattr(sys, f"__{name}__", stream)
+
+
+def flush(timeout: float, *, handlers: bool = False) -> bool:
+    """Write what the application has printed and logged, for at most ``timeout`` seconds.
+
+    Return False where that has not ended, which the end of the interpreter would wait for: a reader
+    is stuck, or a thread that prints. With ``handlers`` the handlers of ``logging`` are closed too.
+    """
+
+    def work() -> None:
+        if handlers:
+            logging.shutdown()
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except OSError:
+                # The reader is gone. The interpreter would complain of it at its end.
+                with contextlib.suppress(OSError, ValueError):
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            except ValueError:
+                pass  # Closed.
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(timeout)
+    return not thread.is_alive()

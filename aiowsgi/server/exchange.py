@@ -94,10 +94,10 @@ class Exchange:
         # Whether its response has to announce that the connection will close.
         self.last = False
         self.encoder = ResponseEncoder(
+            site.heads,
             method=head.method,
             version=head.section.version,
             keep_alive=head.section.keep_alive,
-            server=site.server_field,
         )
         self.writer = ResponseWriter(
             self._wake,
@@ -329,7 +329,7 @@ class Exchange:
         environ["aiowsgi.disconnected"] = self.is_disconnected
         environ["aiowsgi.deadline"] = self.seconds_left
         environ["aiowsgi.stopping"] = self.is_stopping
-        Task(self._site.app, environ, self, request=self.describe).run()
+        Task(self._site.app, environ, self, self._site.checks, request=self.describe).run()
 
     def _wake(self) -> None:
         try:

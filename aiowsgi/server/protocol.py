@@ -407,7 +407,7 @@ class Protocol(asyncio.Protocol):
         client, line = self.client_address[0], self._receiver.request_line
         # RFC 9110 §9.3.2: HEAD gets no content, whatever is wrong with it.
         method = line.partition(" ")[0] if exchange is None else exchange.head.method
-        response = refusal_response(refusal, method=method, server=self._site.server_field)
+        response = refusal_response(refusal, self._site.heads, method=method)
         self._transport.write(response)
         self._site.log_access(client, exchange, refusal.status, line)
         self._close(linger=True)

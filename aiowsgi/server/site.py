@@ -20,11 +20,14 @@ from ..bridge.mailbox import Mailbox
 from ..bridge.turns import be_patient
 from ..config import Config
 from ..errors import ClientDisconnected, ServerStopped
+from ..http.response import ResponseHeads
 from ..http.sections import FieldSections
 from ..observe import access
+from ..observe.loggers import access_log
 from ..observe.refusals import Refusals
 from ..observe.waits import Waits
 from ..wsgi.environ import Environ
+from ..wsgi.headers import HeaderChecks
 from .call import Calls, current_calls
 from .relief import Relief
 
@@ -88,11 +91,15 @@ class Site:
     _asked_at: float = 0.0
     # Runs while the loop thread is patient. See ``bridge.turns``.
     _patience: asyncio.TimerHandle | None = None
+    # What applications answer with is checked and made once, and remembered.
+    checks: HeaderChecks = field(default_factory=HeaderChecks)
+    heads: ResponseHeads = field(init=False)
     relief: Relief = field(init=False)
     waits: Waits = field(init=False)
     refusals: Refusals = field(init=False)
 
     def __post_init__(self) -> None:
+        self.heads = ResponseHeads(self.server_field)
         self.relief = Relief(self)
         self.waits = Waits(self.pool.threads, self.clock)
         self.refusals = Refusals(self.clock)
@@ -109,7 +116,7 @@ class Site:
 
         Without an exchange it was refused, and ``request_line`` is what is known of it.
         """
-        if not self.config.access_log or not access.log.isEnabledFor(logging.INFO):
+        if not self.config.access_log or not access_log.isEnabledFor(logging.INFO):
             return
         if exchange is None:
             access.write(access.AccessRecord(client, request_line, status))

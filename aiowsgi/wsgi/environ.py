@@ -66,7 +66,8 @@ def _section_environ(base: Environ, section: FieldSection) -> Environ:
     environ["SERVER_PROTOCOL"] = section.version
     repeated: dict[str, list[str]] = {}
     for name, value in section.fields:
-        # Only names of the usual length are worth remembering; clients choose them.
+        # Only names of the usual length are worth remembering: clients choose them, and all of them
+        # take 64 KiB at most.
         key = _known_key(name) if len(name) <= 64 else _environ_key(name)
         if key is None:
             continue

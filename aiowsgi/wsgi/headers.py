@@ -2,12 +2,12 @@
 
 import logging
 import re
-from collections.abc import Sequence
 from functools import cache, lru_cache
 from typing import Any
 from wsgiref.util import is_hop_by_hop
 
 from ..errors import ApplicationError
+from ..remembered import Remembered
 
 Fields = tuple[tuple[str, str], ...]
 
@@ -17,6 +17,13 @@ _STATUS = re.compile(r"[1-9][0-9]{2} [\t\x20-\x7e\x80-\xff]*")
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _NOT_IN_VALUE = re.compile(r"[^\t\x20-\x7e\x80-\xff]")
 _LENGTH = re.compile(r"[0-9]{1,18}")
+_LONGEST_NAME = 64
+# So much of what applications answer with is remembered: 2 MB at most, with what a field costs
+# beyond its characters.
+_MOST = 512
+_LONGEST = 4096
+_FIELD_SIZE = 160
+_LONGEST_STATUS = 64
 
 
 def check_status(status: Any) -> str:
@@ -29,17 +36,14 @@ def check_status(status: Any) -> str:
         raise ApplicationError(
             f"start_response got {status!r} as status; write a str such as '200 OK'"
         )
-    return _check_status_text(str.__str__(status))
-
-
-@lru_cache(maxsize=256)
-def _check_status_text(status: str) -> str:
-    if _STATUS.fullmatch(status) is None:
+    # What is checked is what is sent: a subclass may format itself as something else.
+    text: str = str.__str__(status)
+    if _STATUS.fullmatch(text) is None:
         raise ApplicationError(
-            f"start_response got the status {status!r}; "
+            f"start_response got the status {text!r}; "
             "write three digits, a space and a reason, such as '200 OK'"
         )
-    return status
+    return text
 
 
 # Fields that concern the connection alone, which is the server's (RFC 9110 §7.6.1): the response
@@ -68,9 +72,8 @@ def _connection(value: str) -> bool:
     return "close" in options
 
 
-@lru_cache(maxsize=1024)
 def _check_name(name: str) -> str:
-    """Return a sound field name in lower case; the few that are used are checked once each."""
+    """Return a sound field name in lower case."""
     if _NAME.fullmatch(name) is None:
         raise ApplicationError(f"the header name {name!r} is not a token (RFC 9110 §5.1)")
     lower = name.lower()
@@ -81,6 +84,10 @@ def _check_name(name: str) -> str:
     return lower
 
 
+# The few that are used are checked once each. Names are no secrets, and are not of one server.
+_known_name = lru_cache(maxsize=1024)(_check_name)
+
+
 def check_fields(headers: Any) -> Fields:
     """Return a copy of the header fields, if all are sound. Raise ApplicationError."""
     if not isinstance(headers, (list, tuple)):
@@ -88,13 +95,10 @@ def check_fields(headers: Any) -> Fields:
             f"start_response got the headers as {type(headers).__name__}; "
             "write a list of (name, value) tuples"
         )
-    try:
-        return _check_all(tuple(headers))
-    except TypeError:  # Something in it has no hash, and is no tuple of str.
-        return _check_each(headers)
+    return _check_each(tuple(headers))
 
 
-def _check_each(headers: Sequence[Any]) -> Fields:
+def _check_each(headers: tuple[Any, ...]) -> Fields:
     fields: list[tuple[str, str]] = []
     lengths = 0
     for item in headers:
@@ -105,7 +109,7 @@ def _check_each(headers: Sequence[Any]) -> Fields:
             raise ApplicationError(_not_text(item))
         # What is checked is what is sent: a subclass may format itself as something else.
         name, value = str.__str__(name), str.__str__(value)
-        lower = _check_name(name)
+        lower = _known_name(name) if len(name) <= _LONGEST_NAME else _check_name(name)
         # Plain text, which most values are, is recognised faster than it is searched.
         if not (value.isascii() and value.isprintable()) and _NOT_IN_VALUE.search(value):
             raise ApplicationError(
@@ -128,8 +132,44 @@ def _check_each(headers: Sequence[Any]) -> Fields:
     return tuple(fields)
 
 
-# Most applications answer with the same few, again and again.
-_check_all = lru_cache(maxsize=512)(_check_each)
+class HeaderChecks:
+    """``check_status`` and ``check_fields`` for one server, which remembers what has passed them.
+
+    Most applications answer with the same few, again and again. On any thread.
+    """
+
+    __slots__ = ("_fields", "_known_fields", "_known_statuses", "_statuses")
+
+    def __init__(self) -> None:
+        self._statuses = Remembered[str, str](_MOST, _LONGEST_STATUS)
+        self._fields = Remembered[Fields, Fields](_MOST, _LONGEST)
+        self._known_statuses = self._statuses.known
+        self._known_fields = self._fields.known
+
+    def status(self, status: Any) -> str:
+        """See ``check_status``."""
+        if type(status) is str and (known := self._known_statuses.get(status)) is not None:
+            return known
+        text = check_status(status)
+        self._statuses.note(text, text, len(text))
+        return text
+
+    def fields(self, headers: Any) -> Fields:
+        """See ``check_fields``."""
+        if type(headers) is not list:
+            return check_fields(headers)
+        given = tuple(headers)
+        try:
+            known = self._known_fields.get(given)
+        except TypeError:  # Something in it has no hash, and is no tuple of str.
+            known = None
+        if known is not None:
+            return known
+        fields = _check_each(given)
+        # Plain text only: who derives from it may hold more than its characters.
+        size = sum(len(name) + len(value) + _FIELD_SIZE for name, value in fields)
+        self._fields.note(fields, fields, size)
+        return fields
 
 
 def _not_text(item: tuple[Any, Any]) -> str:

@@ -15,7 +15,7 @@ from ..errors import ApplicationError, ClientDisconnected
 from .application import ASYNC, describe, objection_to_call
 from .environ import Environ
 from .file_wrapper import FilePart, FileWrapper
-from .headers import Fields, check_fields, check_status
+from .headers import Fields, HeaderChecks
 
 _log = logging.getLogger("aiowsgi.error")
 _OWN_MODULES = __name__.removesuffix("task")
@@ -85,12 +85,13 @@ def _place(app: object, error: BaseException) -> str:
 class Task:
     """Runs the application for one request.
 
-    Arguments: the application, its environ, where the response goes, and a description of the
-    request for the error log ("GET /path [id]").
+    Arguments: the application, its environ, where the response goes, what checks its head, and a
+    description of the request for the error log ("GET /path [id]").
     """
 
     __slots__ = (
         "_app",
+        "_checks",
         "_committed",
         "_environ",
         "_fields",
@@ -104,12 +105,14 @@ class Task:
         app: Callable[..., Iterable[bytes]],
         environ: Environ,
         responder: Responder,
+        checks: HeaderChecks,
         *,
         request: Callable[[], str],
     ) -> None:
         self._app = app
         self._environ = environ
         self._responder = responder
+        self._checks = checks
         self._request = request
         self._status: str | None = None
         self._fields: Fields = ()
@@ -200,7 +203,7 @@ class Task:
             raise ApplicationError(
                 "it called start_response twice; only an error handler may, with exc_info"
             )
-        self._status, self._fields = check_status(status), check_fields(headers)
+        self._status, self._fields = self._checks.status(status), self._checks.fields(headers)
         return self._write
 
     def _write(self, data: Any) -> None:
