@@ -252,6 +252,15 @@ def test_missing_module_of_a_package_names_its_neighbour(write: Write) -> None:
     )
 
 
+@pytest.mark.parametrize("path", ["pkg.web.application", "pkg.web.application:x"])
+def test_dot_in_place_of_the_colon(write: Write, path: str) -> None:
+    write("pkg/__init__.py", "")
+    write("pkg/web.py", APPLICATION)
+    assert _refusal(path) == (
+        "there is no module 'pkg.web.application'; did you mean 'pkg.web:application'?"
+    )
+
+
 # Attributes that are not there.
 
 

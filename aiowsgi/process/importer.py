@@ -127,7 +127,11 @@ def _missing_module(name: str) -> ConfigError:
     import pkgutil
 
     parent, _, last = name.rpartition(".")
-    paths = getattr(importlib.import_module(parent), "__path__", None) if parent else ["."]
+    package = importlib.import_module(parent) if parent else None
+    if hasattr(package, last):
+        # A dot where the colon belongs.
+        return ConfigError(f"there is no module {name!r}; did you mean '{parent}:{last}'?")
+    paths = getattr(package, "__path__", None) if package else ["."]
     if paths is None:
         return ConfigError(f"{parent!r} is a module, not a package: it has no module {last!r}")
     found = [module.name for module in pkgutil.iter_modules(paths)]
