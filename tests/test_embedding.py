@@ -540,6 +540,15 @@ def test_start_without_a_loop_is_told_and_binds_nothing(
         next(steps)
 
 
+async def test_coroutine_on_the_loop_is_to_be_awaited() -> None:
+    # Of the two things that are wrong, the one that helps: no request is needed to await it.
+    coroutine = asyncio.sleep(0)
+    with pytest.raises(RuntimeError, match="would block the event loop; await the coroutine inst"):
+        aiowsgi.run_coroutine(coroutine)
+    # It was closed, so that it does not warn.
+    assert coroutine.cr_frame is None
+
+
 @pytest.mark.parametrize(
     ("module", "function", "name", "patch"),
     [
