@@ -239,14 +239,18 @@ class TestTelling:
     ) -> None:
         pool = ForeignPool(by_hand, queue_size=1)
         seen: list[object] = []
-        first = pool.start(lambda: seen.append((first.started(), pool.running(), pool.waiting)))
+
+        def look() -> None:
+            seen.append((first.started(), pool.running(), pool.waiting))
+
+        first = pool.start(look)
         second = pool.start(nothing)
         assert (first.started(), pool.running(), pool.waiting) == (None, [], 2)
         by_hand.run()
         thread = threading.current_thread()
         assert thread.ident is not None
         since = Started(thread.name, thread.ident, 1000.0)
-        assert seen == [(since, [since], 1)]
+        assert seen == [(since, [since._replace(run=look)], 1)]
         clock.now += 5
         # It is still of interest when it has ended.
         assert first.started() == since

@@ -221,9 +221,9 @@ async def test_server_tells_all_phases_at_once(start_server: StartServer, tmp_pa
         by_target = {info.target: info for info in inspection.requests}
         assert {target: info.phase for target, info in by_target.items()} == {
             **phases,
-            "": "finishing",
+            "/close": "finishing",
         }
-        assert "in close" in by_target[""].stack
+        assert "in close" in by_target["/close"].stack
         assert by_target["/a"].stack.count("# In the application: running.") == 1
         assert inspection.connections == 6
         assert inspection.idle == 2
@@ -292,12 +292,44 @@ async def test_thread_that_was_given_up_is_still_shown(start_server: StartServer
     async with await connect(server) as client:
         assert (await client.request(GET)).status == 504
     (info,) = server.inspect().requests
-    assert info.phase == "finishing"
+    assert (info.phase, info.method, info.target) == ("finishing", "GET", "/a?b=c")
     assert "# In the application: running." in info.stack
     assert "; 1 thread lost; unhealthy" in str(server.inspect())
     app.go_on.set()
     await eventually(lambda: server.inspect().requests == ())
     assert "lost" not in str(server.inspect())
+
+
+@on_each_loop
+async def test_thread_whose_client_has_left_shows_its_request(start_server: StartServer) -> None:
+    app = Waiting()
+    server = await start_server(app)
+    async with await connect(server) as client:
+        await client.send(GET)
+        await eventually(lambda: "# In the application: running." in str(server.inspect()))
+        client.reset()
+    await eventually(lambda: [i.phase for i in server.inspect().requests] == ["finishing"])
+    (info,) = server.inspect().requests
+    assert (info.method, info.target, info.client) == ("GET", "/a?b=c", "127.0.0.1")
+    assert info.request_id
+    assert "# In the application: running." in info.stack
+    assert re.match(
+        r"finishing on aiowsgi-\d+-\d+ for .* s: GET /a\?b=c \[.+\] from 127\.0\.0\.1\n", str(info)
+    )
+    app.go_on.set()
+    await eventually(lambda: server.inspect().requests == ())
+
+
+@on_each_loop
+async def test_work_of_a_shared_pool_has_no_request(start_server: StartServer) -> None:
+    go_on = threading.Event()
+    with aiowsgi.ThreadPool(2) as pool:
+        server = await start_server(Waiting(), executor=pool)
+        # The executor's own affair: the server tells of what it has given to it.
+        work = pool.submit(go_on.wait, TIMEOUT)
+        assert server.inspect().requests == ()
+        go_on.set()
+        assert work.result(TIMEOUT)
 
 
 # --- as text -------------------------------------------------------------------------------------

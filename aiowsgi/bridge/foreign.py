@@ -138,7 +138,7 @@ class ForeignPool:
         with self._lock:
             self._waiting.discard(job.future)
             job.taken = Started(thread.name, thread.ident or 0, time.monotonic())
-            self._running[job] = job.taken
+            self._running[job] = job.taken._replace(run=run)
         try:
             run()
         finally:

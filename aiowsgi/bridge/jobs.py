@@ -17,6 +17,8 @@ class Started(NamedTuple):
     at: float
     # Of the thread, as the system counts them.
     native_id: int = 0
+    # What it runs, where that was asked for; None once that is over.
+    run: Callable[[], None] | None = None
 
 
 class Job(Protocol):
@@ -91,4 +93,4 @@ class JobQueue(Places, Protocol):
         """Take nothing any more: this is a forked child. See ``forks``."""
 
     def running(self) -> list[Started]:
-        """Return the threads that run jobs of this queue."""
+        """Return the threads that run jobs of this queue, and what they run."""

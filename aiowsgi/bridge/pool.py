@@ -28,7 +28,7 @@ class _Job:
 
     def __init__(self, pool: "ThreadPool", run: Callable[[], None]) -> None:
         self._pool = pool
-        # None once it has begun or was cancelled: who keeps a job does not keep what it ran.
+        # None once it has ended or was cancelled: who keeps a job does not keep what it ran.
         self.run: Callable[[], None] | None = run
         self.queued_at = time.monotonic()
         # By which thread (its name, and its numbers here and in the system), and when.
@@ -193,9 +193,14 @@ class ThreadPool(Executor):
             return self._crowd.computing
 
     def running(self) -> list[Started]:
-        """Return the threads that run jobs."""
+        """Return the threads that run jobs, and what they run."""
         with self._lock:
-            return self._started_jobs()
+            # A thread lets go of that without the lock, a moment before its job ends.
+            return [
+                started._replace(run=job.run)
+                for job in self._running
+                if (started := _started_by(job)) is not None
+            ]
 
     def start(self, run: Callable[[], None], *, wake: bool = True) -> Job:
         """Queue ``run``, which raises nothing: the lean way in.
@@ -454,7 +459,7 @@ class ThreadPool(Executor):
             if job is None:
                 turn.acquire()
                 continue
-            run, job.run, job.future = job.run, None, None
+            run, job.future = job.run, None
             assert run is not None  # It was neither run nor cancelled before.
             try:
                 run()
@@ -463,6 +468,7 @@ class ThreadPool(Executor):
                     forks.leave(error)
                 # The top of a thread: jobs raise nothing, so this is a defect, and is not hidden.
                 _log.critical("A job of the thread pool failed", exc_info=True)
+            job.run = None
             del run
             if self.abandoned:
                 forks.leave(None)

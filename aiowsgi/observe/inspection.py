@@ -43,10 +43,10 @@ class RequestInfo:
 
     ``phase`` is "reading" (it arrives), "queued" (it waits for a thread), "running", "blocked" (the
     application waits until the client sends or takes something), "sending" (the application has
-    ended) or "finishing" (a thread is at work although its response is complete, or was given up;
-    only that much is known of it). ``age`` counts seconds from the whole head, or from the first
-    byte while that arrives, or from when its thread began while it is finishing. ``thread`` and
-    ``stack`` are empty where no thread is at work; id, method and target while no head is complete.
+    ended) or "finishing" (a thread is at work although its client has left, its response is
+    complete, or it was given up). ``age`` counts seconds from the whole head, or from the first
+    byte while that arrives. ``thread`` and ``stack`` are empty where no thread is at work; id,
+    method and target while no head is complete.
     """
 
     phase: str

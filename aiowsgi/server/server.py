@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import contextvars
+import dataclasses
 import logging
 import socket
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from wsgiref.types import WSGIApplication
 from ..bridge import forks
 from ..bridge.budget import Budget
 from ..bridge.foreign import ForeignPool
-from ..bridge.jobs import JobQueue
+from ..bridge.jobs import JobQueue, Started
 from ..bridge.mailbox import Mailbox
 from ..bridge.pool import ThreadPool
 from ..config import Config
@@ -21,7 +22,7 @@ from ..errors import ClientDisconnected, ServerStopped
 from ..http.reader import Reader
 from ..http.request import Limits
 from ..http.sections import FieldSections
-from ..observe.inspection import Inspection, RequestInfo, stacks_of
+from ..observe.inspection import Inspection, stacks_of
 from ..observe.refusals import DroppedFields
 from ..wsgi.application import describe
 from ..wsgi.environ import base_environ
@@ -179,18 +180,17 @@ class Server:
         found = (protocol.inspect(stacks) for protocol in site.connections)
         requests = [request for request in found if request is not None]
         known = {request.thread for request in requests}
-        now = site.clock()
-        # Threads behind a complete response, and those that timeout_request has given up.
+        # Threads whose client has left, those behind a complete response, and those that
+        # timeout_request has given up.
         requests += [
-            RequestInfo(
+            dataclasses.replace(
+                exchange.inspect(exchange.protocol.client_address[0], stacks),
                 phase="finishing",
-                age=now - started.at,
-                client="",
                 thread=started.thread,
                 stack=stacks.get(started.ident, ""),
             )
             for started in busy
-            if started.thread not in known
+            if started.thread not in known and (exchange := _exchange_of(started)) is not None
         ]
         requests.sort(key=lambda request: -request.age)
         return Inspection(
@@ -393,11 +393,19 @@ class Server:
             left = pool.running()
             stacks = stacks_of(started.ident for started in left)
             for started in left:
+                exchange = _exchange_of(started)
                 _log.warning(
-                    "The application does not return; the thread %s is left behind at:\n%s",
+                    "The application does not return%s; the thread %s is left behind at:\n%s",
+                    "" if exchange is None else f" from {exchange.describe()}",
                     started.thread,
                     stacks.get(started.ident, ""),
                 )
+
+
+def _exchange_of(started: Started) -> Exchange | None:
+    """Return what a busy thread answers; None where it is just through with that."""
+    exchange = getattr(started.run, "__self__", None)
+    return exchange if isinstance(exchange, Exchange) else None
 
 
 def _deliver(exchange: Exchange) -> None:
