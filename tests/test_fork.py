@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 
@@ -269,6 +270,32 @@ def test_child_on_the_loop_that_comes_back_to_it_ends(start: Start, loop: str) -
     server = start(loop)
     assert server.ask("on_the_loop?waits") == "0"
     assert server.ask("hello") == "hello"
+
+
+def test_child_ends_although_a_thread_of_its_parent_is_in_the_midst_of_printing() -> None:
+    program = """
+        import os
+        import sys
+        import threading
+
+        from aiowsgi.bridge import forks
+
+        class Stuck:
+            def write(self, data):
+                with lock:
+                    pass
+
+            flush = fileno = None
+
+        lock = threading.Lock()
+        lock.acquire()  # As the buffer of a stream is, whose reader does not read.
+        sys.stdout = sys.stderr = Stuck()
+        if pid := os.fork():
+            os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        forks.leave(SystemExit("what went wrong"))
+    """
+    process = subprocess.run([sys.executable, "-c", dedent(program)], timeout=TIMEOUT)
+    assert process.returncode == 1
 
 
 # --- what it shares ------------------------------------------------------------------------------

@@ -31,6 +31,8 @@ class Watched(Protocol):
 
 
 _watched: "weakref.WeakSet[Watched]" = weakref.WeakSet()
+# A child that has come to its end has so many seconds to say why.
+_LAST_WORDS = 1.0
 _ALL_SIGNALS = signal.valid_signals()
 # The signals that threads had blocked which are about to fork, by the numbers of the threads.
 _masks: dict[int, set[int | signal.Signals]] = {}
@@ -85,25 +87,29 @@ def leave(error: BaseException | None) -> NoReturn:
     exception, whose traceback is printed, and 0 where it has returned or has gone on to answer the
     request, well or badly. Nothing of the parent's is shut down: no ``atexit``, no event loop.
     """
-    code = 0
+    code = 1
+    said: BaseException | object = error
+    if isinstance(error, SystemExit):
+        said = error.code
+        if said is None or isinstance(said, int):
+            code, said = (said or 0) & 0xFF, None
+    elif error is None or type(error) in (ClientDisconnected, ApplicationError):
+        code, said = 0, None
     try:
-        if isinstance(error, SystemExit):
-            code = _exit_code(error)
-        elif error is not None and type(error) not in (ClientDisconnected, ApplicationError):
-            code = 1
-            traceback.print_exception(error)
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(Exception):
-                stream.flush()
+        # On a thread, because the streams have locks, which others may have held when it forked.
+        speaker = threading.Thread(target=_say, args=(said,), daemon=True)
+        speaker.start()
+        speaker.join(_LAST_WORDS)
     finally:
         os._exit(code)
 
 
-def _exit_code(error: SystemExit) -> int:
-    """Return the exit code that is asked for, as ``sys.exit`` understands it."""
-    if error.code is None:
-        return 0
-    if isinstance(error.code, int):
-        return error.code & 0xFF
-    print(error.code, file=sys.stderr)
-    return 1
+def _say(last: object) -> None:
+    """Write what is there to say, an exception or a text, and what the streams still hold."""
+    if isinstance(last, BaseException):
+        traceback.print_exception(last)
+    elif last is not None:
+        print(last, file=sys.stderr)
+    for stream in (sys.stderr, sys.stdout):
+        with contextlib.suppress(Exception):
+            stream.flush()

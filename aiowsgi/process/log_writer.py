@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TextIO
 
+from ..bridge import forks
 from ..wording import counted
 
 # So much waits for a slow reader; what comes beyond is dropped.
@@ -78,8 +79,7 @@ class LogWriter:
         # to be dropped.
         self._broken = False
         self._said_at = float("-inf")
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._go_direct)
+        forks.watch(self)
 
     def put(self, line: str) -> None:
         """Have a line written, some time soon. Does not block; drops it where too many wait."""
@@ -137,8 +137,11 @@ class LogWriter:
             self._thread = None
         return self._thread is not None
 
-    def _go_direct(self) -> None:
-        """Go on in a forked child, which has no such thread; what is queued is the parent's."""
+    def abandon(self) -> None:
+        """Go on without a thread in a forked child; what is queued is the parent's.
+
+        See ``bridge.forks``.
+        """
         self._changed = threading.Condition(threading.RLock())
         self._lines.clear()
         self._size = self._dropped = self._writing = 0
