@@ -114,6 +114,9 @@ class FakeSocket:
     def fileno(self) -> int:
         return -1
 
+    def sendmsg(self, *args: object) -> int:
+        raise BlockingIOError
+
     def shutdown(self, how: int) -> None:
         assert how == socket.SHUT_RDWR
         self.shut_down = True
