@@ -424,6 +424,8 @@ APPLICATION = """
             logging.config.dictConfig({"version": 1})
         if environ["PATH_INFO"] == "/raise":
             raise RuntimeError("of the application")
+        if environ["PATH_INFO"] == "/print":
+            print("x" * 300_000)
         if environ["PATH_INFO"] == "/fork":
             child = os.fork()
             if not child:
@@ -495,6 +497,18 @@ def test_both_outputs_that_nobody_reads_stop_neither(tmp_path: Path) -> None:
     with Served(tmp_path, "--timeout-graceful", "0.5") as served:
         served.ask(*["/raise"] * 300)
         assert served.stop() == 0
+
+
+def test_application_that_prints_to_nobody_does_not_stop_the_end(tmp_path: Path) -> None:
+    with (
+        Served(tmp_path, "--timeout-graceful", "0.5") as served,
+        socket.create_connection(served.address, PATIENCE) as client,
+    ):
+        client.sendall(b"GET /print HTTP/1.1\r\nHost: h\r\n\r\n")
+        # Others are served, and logged, while it is stuck.
+        served.ask(*[LONG] * 50)
+        assert served.stop() == 0
+        assert client.recv(1) == b""
 
 
 def test_output_without_a_reader_is_told_once(tmp_path: Path) -> None:

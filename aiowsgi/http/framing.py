@@ -8,6 +8,7 @@ import re
 from typing import NamedTuple
 
 from ..errors import Refusal
+from ..wording import counted
 from .grammar import QUOTED_STRING, TOKEN
 from .request import Field, Limits
 from .target import is_authority
@@ -96,7 +97,7 @@ def _check_content_length(values: list[str], limits: Limits) -> int:
     digits = values[0].lstrip("0")
     length = int(digits or "0") if len(digits) <= _LENGTH_DIGITS else None
     if length is None or length > limits.body:
-        raise Refusal(413, f"the request body is longer than {limits.body} bytes")
+        raise Refusal(413, f"the request body is longer than {counted(limits.body, 'byte')}")
     return length
 
 

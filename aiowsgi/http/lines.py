@@ -8,6 +8,7 @@ depend on how the bytes were split on their way.
 import re
 
 from ..errors import Refusal
+from ..wording import counted
 from .grammar import QUOTED_STRING, TOKEN
 from .request import Limits
 
@@ -127,7 +128,7 @@ class HeadScanner:
                 _check_request_line(line)
             elif line:
                 if self._lines - 1 > self._limits.fields:
-                    raise Refusal(431, f"more than {self._limits.fields} header fields")
+                    raise Refusal(431, f"more than {counted(self._limits.fields, 'header field')}")
                 _check_field_line(line)
             else:
                 return self._base, self._start
@@ -162,10 +163,10 @@ class HeadScanner:
         if size <= allowed and room >= 0:
             return
         if room < ceiling:
-            raise Refusal(431, f"the request head is longer than {limits.head} bytes")
+            raise Refusal(431, f"the request head is longer than {counted(limits.head, 'byte')}")
         if self._lines == 0:
-            raise Refusal(414, f"the request line is longer than {ceiling} bytes")
-        raise Refusal(431, f"a header field is longer than {ceiling} bytes")
+            raise Refusal(414, f"the request line is longer than {counted(ceiling, 'byte')}")
+        raise Refusal(431, f"a header field is longer than {counted(ceiling, 'byte')}")
 
 
 class ChunkScanner:
@@ -224,12 +225,12 @@ class ChunkScanner:
         if stop - start > limit:
             if self._trailers is None and _HUGE_CHUNK_SIZE.match(buffer, start, start + limit):
                 raise self._too_large()
-            raise Refusal(status, f"a line of the {where} is longer than {limit} bytes")
+            raise Refusal(status, f"a line of the {where} is longer than {counted(limit, 'byte')}")
         self._seen = stop - start if end < 0 else 0
         return end
 
     def _too_large(self) -> Refusal:
-        return Refusal(413, f"the request body is longer than {self._limits.body} bytes")
+        return Refusal(413, f"the request body is longer than {counted(self._limits.body, 'byte')}")
 
     def _scan_chunk_line(self, buffer: Buffer, start: int) -> int:
         end = self._line_end(buffer, start, _CHUNK_LINE_LIMIT, "chunked body", 400)
@@ -282,7 +283,7 @@ class ChunkScanner:
         self._trailers += 1
         # Not counted in bytes: fields times their size is the bound.
         if self._trailers > self._limits.fields:
-            raise Refusal(431, f"more than {self._limits.fields} trailer fields")
+            raise Refusal(431, f"more than {counted(self._limits.fields, 'trailer field')}")
         line = bytes(buffer[start:end])
         _check_field_line(line)
         name = line.partition(b":")[0].lower()

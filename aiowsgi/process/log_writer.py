@@ -85,22 +85,24 @@ class LogWriter:
         """Have a line written, some time soon. Does not block; drops it where too many wait."""
         data = f"{line}\n".encode(self._encoding, "backslashreplace")
         with self._changed:
-            if not self._direct:
+            direct = self._direct
+            if not direct:
                 if self._size + len(data) > _MOST_BYTES or len(self._lines) >= _MOST_LINES:
                     self._dropped += 1
                     return
                 self._lines.append(data)
                 self._size += len(data)
-                if self._thread is not None:
-                    if self._idle:
-                        self._idle = False
-                        self._changed.notify_all()
-                    return
-                if self._start():
-                    return
-                self._lines.pop()
-                self._size -= len(data)
-        self._write(data)
+                if self._idle:
+                    self._idle = False
+                    self._changed.notify_all()
+            start = not direct and self._thread is None
+            if start:
+                self._ending = False
+                self._thread = threading.Thread(target=self._work, name="aiowsgi-log", daemon=True)
+        if direct:
+            self._write(data)
+        elif start:
+            self._start()
 
     def drain(self, timeout: float) -> str:
         """Wait until everything is written: for ``timeout`` seconds, and not for a stuck reader.
@@ -127,15 +129,18 @@ class LogWriter:
             self._size = self._writing = 0
             return self._say_dropped() if self._dropped else ""
 
-    def _start(self) -> bool:
-        """Start the thread; return False where there can be none. The lock is held."""
-        self._ending = False
-        self._thread = threading.Thread(target=self._work, name="aiowsgi-log", daemon=True)
+    def _start(self) -> None:
+        """Start the thread, or do its work once. Without the lock, which it may need to begin."""
+        assert self._thread is not None  # Whoever has made it starts it.
         try:
             self._thread.start()
         except RuntimeError:  # At the limit of threads, or at the end of the interpreter.
-            self._thread = None
-        return self._thread is not None
+            with self._changed:
+                self._thread = None
+                data = b"".join(self._lines)
+                self._lines.clear()
+                self._size = 0
+            self._write(data)
 
     def abandon(self) -> None:
         """Go on without a thread in a forked child; what is queued is the parent's.
