@@ -393,13 +393,27 @@ def _want_room(some: Crowd, seconds: float) -> None:
 def test_whoever_is_not_waited_for_does_not_make_room() -> None:
     with crowd() as some:
         queued = some.ask(HELLO)
-        answered = some.ask(post(200_000, 100_000, path="/hello"))
-        some.pool.jobs.pop().run()
-        some.loop.run_ready()
-        assert answered.protocol._state is State.DRAIN
         _want_room(some, 20)
         assert not queued.closed
-        assert answered.protocol._state is State.DRAIN
+
+
+@pytest.mark.parametrize("state", [State.DRAIN, State.CLOSING])
+def test_client_that_is_answered_and_does_not_end_makes_room(state: State) -> None:
+    with crowd() as some:
+        if state is State.DRAIN:
+            answered = some.ask(post(200_000, 100_000, path="/hello"))
+            answered.run_job()
+        else:
+            answered = some.ask(b"nonsense\r\n\r\n")
+        assert answered.protocol._state is state
+        for _ in range(4):
+            some.site.relief.connections()
+            some.loop.advance(0.5)
+            if not answered.closed:
+                answered.receive(b"x")
+        some.loop.advance(0.5)
+        some.site.relief.connections()
+        assert answered.cut
 
 
 def test_slowest_clients_make_room_where_nobody_is_idle_one_each_time(

@@ -10,7 +10,7 @@ from .pace import FIRST_MOMENTS
 from .receiver import Receiver
 from .sender import Sender
 from .site import Site
-from .states import ACTIVE, BODY, HEAD, IDLE, LINGER_TIMEOUT, QUEUED, State
+from .states import ACTIVE, BODY, IDLE, LINGER_TIMEOUT, QUEUED, State
 
 # Less than this many seconds are none: loops round their clocks.
 _NOW = 0.001
@@ -99,9 +99,16 @@ class Clock:
         """Return the bytes a second that the client moves, if it is waited for."""
         if self._sender.waiting:
             return self._sender.rate()
-        if self._state is not HEAD:
-            return self._receiver.rate()
-        return self._receiver.buffered / self.age if self.age >= FIRST_MOMENTS else None
+        match self._state:
+            case State.HEAD:
+                moved = self._receiver.buffered
+            case State.DRAIN:
+                moved = self._receiver.dropped
+            case State.CLOSING:
+                moved = 0  # There is only its end to come.
+            case _:
+                return self._receiver.rate()
+        return moved / self.age if self.age >= FIRST_MOMENTS else None
 
     def stop(self) -> None:
         """Let go of everything, also of the owner: the connection is gone."""

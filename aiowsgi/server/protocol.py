@@ -200,7 +200,7 @@ class Protocol(asyncio.Protocol):
 
     def give_way(self) -> None:
         """Free what is held for a client that is too slow."""
-        if self._sender.waiting:
+        if self._sender.waiting or self._state >= DRAIN:
             reset(self._transport)
             self.end(ClientDisconnected("the client was too slow for a busy server"))
         else:

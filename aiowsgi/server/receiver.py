@@ -45,7 +45,6 @@ class Receiver:
     """
 
     __slots__ = (
-        "_dropped",
         "_length",
         "_pace",
         "_parser",
@@ -57,6 +56,7 @@ class Receiver:
         "_yielding",
         "body",
         "continue_due",
+        "dropped",
         "dropping",
         "eof",
         "kept",
@@ -77,7 +77,7 @@ class Receiver:
         # request and the end of its response: pipelined requests wait (RFC 9112 §9.3.2).
         self.receiving = True
         # Bytes of a body that nobody reads.
-        self._dropped = 0
+        self.dropped = 0
         # Whether everything is dropped: the connection is closing.
         self.dropping = False
         self.eof = False
@@ -227,8 +227,8 @@ class Receiver:
 
     def drop(self, data: bytes) -> bool:
         """Drop bytes of a body that nobody reads. Return False where it is not worth the while."""
-        self._dropped += len(data)
-        return self._dropped <= DRAIN_BYTES
+        self.dropped += len(data)
+        return self.dropped <= DRAIN_BYTES
 
     def take_prefetch(self) -> bytes:
         """Return what has arrived of the body, and forget it.
@@ -250,7 +250,7 @@ class Receiver:
     def forget_body(self) -> None:
         """Drop what is left of the body: nobody reads it any more."""
         self._pace = None
-        self._dropped = 0
+        self.dropped = 0
         self._prefetch = None
         self.body = None
         self.continue_due = False
