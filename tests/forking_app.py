@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ProcessPoolExecutor
 from typing import Any
 from wsgiref.types import StartResponse, WSGIEnvironment
 
@@ -22,6 +22,7 @@ import aiowsgi
 
 _processes = multiprocessing.get_context("fork")
 _pool = aiowsgi.ThreadPool(2)
+_process_pool: ProcessPoolExecutor | None = None
 _servers: list[aiowsgi.Server] = []
 
 
@@ -121,6 +122,24 @@ def stops_the_server(*_: object) -> Iterable[bytes]:
     sys.exit(6)
 
 
+def serves(*_: object) -> Iterable[bytes]:
+    """Run a server of its own, and ask it."""
+
+    def ask(address: Any) -> bytes:
+        with socket.create_connection(address, timeout=30) as client:
+            client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            answer = b""
+            while data := client.recv(1000):
+                answer += data
+        return answer
+
+    async def main() -> bytes:
+        async with aiowsgi.serve(answers, "127.0.0.1", 0) as server:
+            return await asyncio.to_thread(ask, server.sockets[0].getsockname())
+
+    sys.exit(8 if asyncio.run(main()).endswith(b"child") else 9)
+
+
 CHILDREN: dict[str, Callable[..., Iterable[bytes]]] = {
     child.__name__: child
     for child in (
@@ -139,6 +158,7 @@ CHILDREN: dict[str, Callable[..., Iterable[bytes]]] = {
         asks_who_is_there,
         uses_the_pool,
         stops_the_server,
+        serves,
     )
 }
 
@@ -227,6 +247,14 @@ def terminates(query: str, *_: object) -> list[bytes]:
     return [b"gone"]
 
 
+def in_a_process_pool(query: str, *_: object) -> list[bytes]:
+    """Let another process compute something."""
+    global _process_pool
+    if _process_pool is None:
+        _process_pool = ProcessPoolExecutor(2, mp_context=_processes)
+    return [str(_process_pool.submit(pow, 2, int(query)).result(30)).encode()]
+
+
 def behind_pythons_back(query: str, *_: object) -> list[bytes]:
     """Fork as a library may that is written in C. The child keeps what it has."""
     libc = ctypes.PyDLL(None)
@@ -273,6 +301,7 @@ PLACES: dict[str, Callable[..., Any]] = {
         on_a_pool_thread,
         as_process,
         terminates,
+        in_a_process_pool,
         behind_pythons_back,
         another_program,
         waits,

@@ -209,6 +209,7 @@ def loop(request: pytest.FixtureRequest) -> str:
         ("in_the_call?asks_who_is_there", "3"),
         ("in_the_call?uses_the_pool", "4"),
         ("in_the_call?stops_the_server", "6"),
+        ("in_the_call?serves", "8"),
         ("in_the_body?ends", "begun,0"),
         ("in_the_body?goes+on", "begun,0"),
         ("in_the_body?exits", "begun,7"),
@@ -306,6 +307,18 @@ def test_process_is_terminated_and_its_parent_is_not(server: Server) -> None:
     assert server.ask(f"terminates?{pid}") == str(-signal.SIGTERM)
     assert server.ask("hello") == "hello"
     assert "Stopping" not in server.log()
+
+
+def test_process_pool_works_and_ends_with_the_server(start: Start, loop: str) -> None:
+    server = start(loop)
+    assert server.ask("in_a_process_pool?10") == "1024"
+    assert server.ask("hello") == "hello"
+    server.process.terminate()
+    assert server.process.wait(TIMEOUT) == 0
+    # Nobody is left of the group.
+    with pytest.raises(ProcessLookupError):
+        os.killpg(server.process.pid, 0)
+    assert "second" not in server.log()
 
 
 @needs_proc

@@ -134,7 +134,9 @@ class Site:
                 protocol.abort(gone)
             with contextlib.suppress(RuntimeError):
                 protocol.end(gone)
-        self.pool.stop(lambda: None, cancel=True)
+        # The garbage collector may close a loop that nobody has, in the midst of anything.
+        with contextlib.suppress(RuntimeError):
+            self.pool.stop(lambda: None, cancel=True)
 
     def abandon(self) -> list[int]:
         """Give up, in a forked child. Return the descriptors that are its parent's."""
