@@ -4,6 +4,7 @@ Each crowd does to a server process what its test says. All the while a probe sa
 answered at once; and when the crowd has left, nothing of it is left behind.
 """
 
+import contextlib
 import socket
 import threading
 import time
@@ -230,6 +231,32 @@ def test_idle_connections_make_room_at_the_limit(loop: str) -> None:
         closed = idle.closed()
         assert closed == sorted(closed, reverse=True)
         assert 40 <= sum(closed) < 80
+
+
+def test_readers_that_take_some_20_kb_a_second_do_not_keep_every_connection() -> None:
+    stop = threading.Event()
+
+    def read_slowly(readers: Crowd) -> None:
+        while not stop.wait(0.05):
+            for sock in readers.sockets:
+                if is_readable(sock):
+                    with contextlib.suppress(ConnectionError):  # It was cut.
+                        sock.recv(1000)
+
+    with (
+        ServerProcess(LOOPS[0], "--max-connections", "10") as server,
+        Crowd(server, 10, receive_buffer=TINY_BUFFER) as readers,
+    ):
+        readers.send(get("/stream/0"))
+        readers.wait_for_bytes()
+        thread = threading.Thread(target=read_slowly, args=(readers,))
+        thread.start()
+        try:
+            with Crowd(server, 3) as newcomers:
+                assert newcomers.ask(get("/hello")) == {(200, b"hello"): 3}
+        finally:
+            stop.set()
+            thread.join()
 
 
 # --- limits --------------------------------------------------------------------------------------
