@@ -376,9 +376,14 @@ def int_status(environ: WSGIEnvironment, start_response: Any) -> Any:
     return [b"Hello"]
 
 
-async def async_app(environ: WSGIEnvironment, start_response: StartResponse) -> Any:
+async def _async_app(environ: WSGIEnvironment, start_response: StartResponse) -> Any:
     start_response("200 OK", [*PLAIN])
     return [b"Hello"]
+
+
+def async_app(environ: WSGIEnvironment, start_response: StartResponse) -> Any:
+    """Be a middleware: without it, the mistake is told at the start."""
+    return _async_app(environ, start_response)
 
 
 class NotWSGI:
