@@ -20,8 +20,10 @@ from . import __version__
 from .config import Config, Option, help_texts, parse_port
 from .errors import BindError, ConfigError, LoadError
 from .process import logs, streams
+from .process.ending import end_within, exit_on_signal
 from .process.importer import load_application
 from .process.run import serve_until_signal
+from .process.signals import Signals
 from .server.serving import with_address
 
 # Exit codes. A wrong command is told from a right one that failed.
@@ -237,8 +239,27 @@ def _as_option(message: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit code."""
+    """Run the command; return its exit code.
+
+    Without ``arguments`` it is the process itself: its signals are handled from the beginning, and
+    its end has a limit.
+    """
     streams.open_missing()
+    if arguments is not None:
+        signals = Signals()
+        try:
+            return _run(arguments, signals, lambda exit_code, seconds: None)
+        finally:
+            signals.restore()
+    signals = Signals(without_server=exit_on_signal)
+    signals.unblock()
+    signals.install()
+    return _run(sys.argv[1:], signals, end_within)
+
+
+def _run(
+    arguments: Sequence[str], signals: Signals, on_stopped: Callable[[int, float | None], None]
+) -> int:
     path, config = parse_arguments(arguments)
     try:
         if config.chdir:
@@ -247,7 +268,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if (folder := _current_directory()) not in sys.path:
             sys.path.insert(0, folder)
         app, name = load_application(path)
-        code = serve_until_signal(app, config, name=name, on_cut=_exit_now)
+        code = serve_until_signal(app, config, name=name, signals=signals, on_stopped=on_stopped)
         if not streams.flush(logs.AT_EXIT):
             os._exit(code)
         return code
@@ -264,14 +285,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = _USAGE
         message = str(error)
     print(f"aiowsgi: error: {message}", file=sys.stderr)
+    # The application may have started threads before it failed.
+    on_stopped(code, config.timeout_graceful)
     return code
-
-
-def _exit_now(code: int) -> None:
-    """End the process although threads of the application are still at work."""
-    logs.drain(logs.AT_EXIT)
-    streams.flush(logs.AT_EXIT, handlers=True)
-    os._exit(code)
 
 
 def _change_directory(path: str) -> None:

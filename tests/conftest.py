@@ -11,6 +11,7 @@ from wsgiref.validate import validator
 import pytest
 
 import aiowsgi
+from aiowsgi.server import server as server_module
 
 # What ``repr`` shows of most objects.
 _ADDRESS = re.compile(r"\bat 0x[0-9a-f]+>")
@@ -20,6 +21,12 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     """Refuse a name that is another one in each process: it cannot be repeated, nor distributed."""
     if _ADDRESS.search(item.nodeid):
         raise pytest.UsageError(f"the id of a test holds the address of an object: {item.nodeid}")
+
+
+@pytest.fixture(autouse=True)
+def slow_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let threads that were released come back late, as on a machine that is busy."""
+    monkeypatch.setattr(server_module, "_ABORT_TIMEOUT", 5.0)
 
 
 StartServer = Callable[..., Awaitable[aiowsgi.Server]]

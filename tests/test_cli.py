@@ -91,7 +91,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, Config, str]]:
     """Return the list of what the command would have served: application, options, name."""
     calls: list[tuple[Any, Config, str]] = []
 
-    def serve_until_signal(app: Any, config: Config, *, name: str, on_cut: Any) -> int:
+    def serve_until_signal(app: Any, config: Config, *, name: str, **_: Any) -> int:
         calls.append((app, config, name))
         return 0
 
@@ -614,7 +614,7 @@ def test_chdir_changes_where_the_application_is_found(
 
 def test_exit_code_is_that_of_the_server(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     write("app.py", APPLICATION)
-    monkeypatch.setattr(cli, "serve_until_signal", lambda app, config, *, name, on_cut: 143)
+    monkeypatch.setattr(cli, "serve_until_signal", lambda app, config, **_: 143)
     assert cli.main(["app:application"]) == 143
 
 

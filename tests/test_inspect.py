@@ -492,8 +492,8 @@ def messages(monkeypatch: pytest.MonkeyPatch) -> "queue.SimpleQueue[str]":
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-@pytest.mark.parametrize("before", [signal.SIG_DFL, signal.SIG_IGN, Waiting], ids="dio")
-def test_program_that_serves_for_a_while_has_its_own_handler_back(
+@pytest.mark.parametrize("before", [signal.SIG_DFL, signal.SIG_IGN], ids="di")
+def test_program_that_serves_for_a_while_has_its_signals_back(
     messages: "queue.SimpleQueue[str]", loop: str, before: Any
 ) -> None:
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:

@@ -50,10 +50,17 @@ OUTSIDE: Mapping[str, frozenset[str]] = {
     "selectors": LOOP,
     "ssl": LOOP,
     # All locks are in the bridge. A process must know whether it is on the main thread, where alone
-    # signals are handled, and must not wait for who reads its logs; the demo is an application, and
-    # runs on several threads.
+    # signals are handled, which threads hold its end, and must not wait for who reads its logs; the
+    # demo is an application, and runs on several threads.
     "threading": frozenset(
-        {"bridge", "process.run", "process.log_writer", "process.streams", "demo"}
+        {
+            "bridge",
+            "process.signals",
+            "process.ending",
+            "process.log_writer",
+            "process.streams",
+            "demo",
+        }
     ),
     "_thread": frozenset({"bridge"}),
     "queue": frozenset({"bridge"}),
@@ -368,7 +375,7 @@ class TestTheChecks:
         [
             ("bridge.pool", "import threading, queue"),
             ("bridge.", "import threading"),
-            ("process.run", "import threading, asyncio"),
+            ("process.signals", "import threading, asyncio"),
             ("server.protocol", "import asyncio, socket"),
             ("", "import asyncio"),
             ("http.h11_reader", "import h11"),

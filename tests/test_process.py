@@ -816,6 +816,7 @@ def test_second_signal_returns_though_a_thread_is_stuck(
     monkeypatch: pytest.MonkeyPatch, quiet_logs: "queue.Queue[str]"
 ) -> None:
     from aiowsgi.process.run import serve_until_signal
+    from aiowsgi.process.signals import Signals
 
     captured = Captured(monkeypatch)
     entered, release = threading.Event(), threading.Event()
@@ -842,11 +843,17 @@ def test_second_signal_returns_though_a_thread_is_stuck(
     driver = threading.Thread(target=drive)
     driver.start()
     config = aiowsgi.Config(bind=("127.0.0.1:0",))
-    assert serve_until_signal(app, config, name="app") == 128 + signal.SIGTERM
+    signals = Signals()
+    try:
+        code = serve_until_signal(app, config, name="app", signals=signals)
+    finally:
+        signals.restore()
+    assert code == 128 + signal.SIGTERM
     driver.join(PATIENCE)
     assert quiet_logs.get_nowait() == "Stopping now on a second SIGTERM"
     # The thread comes back to a loop that is gone; an exception would be an error of the test.
-    (stuck,) = set(threading.enumerate()) - before
+    left = set(threading.enumerate()) - before
+    (stuck,) = [thread for thread in left if re.fullmatch(r"aiowsgi-\d+-\d+", thread.name)]
     release.set()
     stuck.join(PATIENCE)
     assert not stuck.is_alive()

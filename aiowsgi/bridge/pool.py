@@ -85,7 +85,7 @@ class _Call:
             self._future.set_result(result)
 
 
-class _Thread(threading.Thread):
+class PoolThread(threading.Thread):
     """A thread that the interpreter does not wait for at its end.
 
     Threads that a job starts are ordinary ones all the same: ``Thread`` takes ``daemon`` from the
@@ -353,7 +353,7 @@ class ThreadPool(Executor):
             self._waking = True
             self._idle.pop().release()
         elif len(self._jobs) + len(self._running) > self._living:
-            thread = _Thread(target=self._work, name=f"{self._name}-{next(self._numbers)}")
+            thread = PoolThread(target=self._work, name=f"{self._name}-{next(self._numbers)}")
             self._waking = True
             try:
                 thread.start()

@@ -38,8 +38,9 @@ from .states import timeouts
 _log = logging.getLogger("aiowsgi.error")
 
 _PRODUCT = "aiowsgi"
-# Once everything is cut, threads get this many seconds to come back from the application.
-_ABORT_TIMEOUT = 2.0
+# Once everything is cut, threads get this many seconds to come back from the application. A process
+# ends within half a second then.
+_ABORT_TIMEOUT = 0.25
 
 
 class Server:
@@ -126,6 +127,8 @@ class Server:
         self._close_called = asyncio.Event()
         # Whether a shutdown had to cut connections or to leave threads behind.
         self.was_cut = False
+        # Whether threads are among that.
+        self.left_threads_behind = False
         self._thread = forks.this_thread()
         for listener in self._listeners:
             listener.resume()
@@ -168,6 +171,11 @@ class Server:
         Further ones are not replaced. A process that is not healthy is best started anew.
         """
         return self._site.healthy
+
+    @property
+    def time_left(self) -> float:
+        """Seconds until a shutdown cuts what is in flight; infinity while there is none."""
+        return self._site.cut_at - self._site.clock()
 
     def inspect(self) -> Inspection:
         """Return what the server is doing: the requests in flight, and the stacks of their threads.
@@ -345,9 +353,6 @@ class Server:
         await self._stop_pool()
         self._loop_end.cancel()
 
-    def _time_left(self) -> float:
-        return self._site.cut_at - self._site.clock()
-
     def _no_connections(self) -> bool:
         return self._connections == 0
 
@@ -358,7 +363,7 @@ class Server:
         """
         while not done():
             self._changed.clear()
-            left = self._time_left() + grace
+            left = self.time_left + grace
             if left <= 0:
                 return False
             with contextlib.suppress(TimeoutError):
@@ -389,7 +394,7 @@ class Server:
         if await self._until(lambda: stopped, _ABORT_TIMEOUT):
             pool.join()  # Each thread has said that it is about to end.
         else:
-            self.was_cut = True
+            self.was_cut = self.left_threads_behind = True
             left = pool.running()
             stacks = stacks_of(started.ident for started in left)
             for started in left:

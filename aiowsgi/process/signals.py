@@ -1,0 +1,229 @@
+"""What each signal does to a process that serves. Not used when embedded.
+
+Handlers are installed and taken away here and nowhere else.
+"""
+
+import asyncio
+import contextlib
+import os
+import select
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from ..bridge import forks
+from ..observe.loggers import error_log
+from ..server.child import give_up_signals
+from ..server.server import Server
+from ..wsgi.application import describe
+
+_STOP = (signal.SIGINT, signal.SIGTERM)
+
+
+def _existing(*names: str) -> frozenset[signal.Signals]:
+    return frozenset(getattr(signal, name) for name in names if hasattr(signal, name))
+
+
+# Writes what is going on to the error log. One that other servers give no other meaning, and that
+# does nothing to a process which does not expect it; SIGINFO is Ctrl-T where there is one.
+_INSPECT = _existing("SIGURG", "SIGINFO")
+# As gunicorn has it, and as Ctrl-\ in a terminal is meant.
+_STOP_NOW = _existing("SIGQUIT")
+# They mean something to other servers, and by default they end a process without a word.
+_REFUSED = {
+    "SIGHUP": "a single process cannot reload its application; start it again",
+    "SIGUSR1": "there are no log files to open again: logs go to standard output and error",
+    "SIGUSR2": "this process cannot start its successor; start that, then send SIGTERM to this one",
+}
+
+
+class Signals:
+    """The signal handlers of a process, from its beginning to its end.
+
+    While a server is attached, SIGINT and SIGTERM stop it: the first one gracefully, the second one
+    now. Else ``without_server(number)`` is called, between any two instructions of the main thread;
+    without it the signal does what it did before ``install``.
+
+    A handler that the application has installed for one of the two is called when the server begins
+    to stop. Any other signal for which there is a handler already, or which is ignored (``nohup``
+    does that to SIGHUP), is left as it is.
+    """
+
+    def __init__(self, *, without_server: Callable[[int], None] | None = None) -> None:
+        self._without_server = without_server or self._pass_on
+        # What was there before.
+        self._previous: dict[signal.Signals, Any] = {}
+        # The application's own handlers of the signals that stop.
+        self._chained: dict[signal.Signals, Callable[[int, FrameType | None], object]] = {}
+        self._had_terminal = _has_terminal()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._server: Server | None = None
+        # The one that the loop runs on.
+        self._thread = 0
+        self._handled_by_loop: list[signal.Signals] = []
+        # Those that the loop has yet to come to.
+        self._unseen: deque[int] = deque()
+        # Set when the server is to stop now.
+        self.forced = asyncio.Event()
+        self.exit_code = 0
+
+    def unblock(self) -> None:
+        """Let signals come that whoever started this process has blocked."""
+        if hasattr(signal, "pthread_sigmask"):
+            numbers = {*_STOP, *_INSPECT, *_STOP_NOW, *_existing(*_REFUSED)}
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
+
+    def install(self) -> None:
+        """Handle every signal. Called again, it takes the ones that stop back.
+
+        Does nothing on other threads than the main one, which alone is given signals: whoever runs
+        a server there stops it otherwise.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            return
+        forks.watch(self)
+        for number in _STOP:
+            found = signal.getsignal(number)
+            if found != self._on_signal:
+                self._replace(number, found)
+                if callable(found) and found is not signal.default_int_handler:
+                    self._chained[number] = found
+        for number in (*_INSPECT, *_STOP_NOW, *_existing(*_REFUSED)):
+            found = signal.getsignal(number)
+            # To ignore a signal that only looks is what happens by default.
+            if found is signal.SIG_DFL or (found is signal.SIG_IGN and number in _INSPECT):
+                self._replace(number, found)
+
+    def _replace(self, number: signal.Signals, found: Any) -> None:
+        self._previous.setdefault(number, found)
+        signal.signal(number, self._on_signal)
+
+    def restore(self) -> None:
+        """Put back what handlers of ours have replaced."""
+        for number, previous in (self._previous | self._chained).items():
+            # None: it was not installed from Python.
+            if previous is not None and signal.getsignal(number) == self._on_signal:
+                signal.signal(number, previous)
+        self._previous.clear()
+        self._chained.clear()
+
+    def abandon(self) -> None:
+        """Have nothing to do with signals: this is a forked child. See ``bridge.forks``."""
+        loop, self._loop, self._server = self._loop, None, None
+        if loop is not None:
+            give_up_signals(loop)
+            if forks.this_thread() == self._thread:
+                # Whoever has forked on the loop's thread must not come back to the loop.
+                loop.call_soon(forks.leave, None)
+        self._unseen.clear()
+        self.restore()
+
+    def attach(self, server: Server) -> None:
+        """Stop ``server``, from now on. Called on its loop's thread."""
+        self._loop, self._server = asyncio.get_running_loop(), server
+        self._thread = forks.this_thread()
+        self._handled_by_loop = [n for n in _INSPECT if signal.getsignal(n) == self._on_signal]
+        for number in self._handled_by_loop:
+            # It also has the loop wake up for all others, whichever thread the system interrupts.
+            with contextlib.suppress(NotImplementedError):  # Windows.
+                self._loop.add_signal_handler(number, self._act, number)
+        for number, handler in self._chained.items():
+            error_log.info(
+                "%s stops the server, and then calls the application's own handler %s",
+                number.name,
+                describe(handler),
+            )
+
+    def detach(self) -> None:
+        """Forget the server. Called on its loop's thread."""
+        loop, self._loop, self._server = self._loop, None, None
+        assert loop is not None  # It was attached.
+        for number in self._handled_by_loop:
+            with contextlib.suppress(NotImplementedError):
+                loop.remove_signal_handler(number)
+            signal.signal(number, self._on_signal)
+        # What the loop has not come to, it never will.
+        while self._unseen:
+            self._on_signal(self._unseen.popleft(), None)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._loop is not None:
+            # This runs between any two instructions, those that hold a lock among them.
+            self._unseen.append(number)
+            self._loop.call_soon_threadsafe(self._act_on_unseen)
+        elif number in _STOP or number in _STOP_NOW:
+            self._without_server(number)
+        elif reason := _REFUSED.get(signal.Signals(number).name):
+            say(f"Ignored {signal.Signals(number).name}: {reason}")
+
+    def _pass_on(self, number: int) -> None:
+        self.restore()
+        signal.raise_signal(number)
+
+    def _act_on_unseen(self) -> None:
+        while self._server is not None and self._unseen:
+            self._act(signal.Signals(self._unseen.popleft()))
+
+    def _act(self, number: signal.Signals) -> None:
+        """Do what a signal asks for. Called on the loop thread."""
+        server, name = self._server, number.name
+        assert server is not None  # It is attached.
+        if number in _INSPECT:
+            # A warning, because it was asked for: a log level does not silence it.
+            error_log.warning("Asked by %s: %s", name, server.inspect())
+        elif number in _STOP_NOW:
+            self._stop_now(number, f"on {name}")
+        elif number in _STOP and not server.is_serving():
+            self._stop_now(number, f"on a second {name}")
+        elif number in _STOP or (name == "SIGHUP" and self._is_hung_up()):
+            error_log.info("Stopping on %s: finishing requests in flight (again to stop now)", name)
+            server.close()
+            self._call_chained(number)
+        else:
+            error_log.warning("Ignored %s: %s", name, _REFUSED[name])
+
+    def _is_hung_up(self) -> bool:
+        """Return whether the terminal has gone: its window, or the connection to it.
+
+        Then nobody is left to press Ctrl-C.
+        """
+        return self._had_terminal and not _has_terminal()
+
+    def _stop_now(self, number: int, reason: str) -> None:
+        error_log.warning("Stopping now %s", reason)
+        # What a shell reports of a process that a signal ended.
+        self.exit_code = 128 + number
+        self.forced.set()
+
+    def _call_chained(self, number: signal.Signals) -> None:
+        handler = self._chained.get(number)
+        if handler is None:
+            return
+        try:
+            handler(number, None)
+        except (SystemExit, KeyboardInterrupt):
+            pass  # What it asks for is under way.
+        except Exception:  # noqa: BLE001 - it must not keep the server from stopping
+            error_log.exception("The handler %s of the application failed", describe(handler))
+
+
+def say(text: str) -> None:
+    """Write a line to standard error, unless that would block. For signal handlers.
+
+    They may have interrupted whoever holds the lock of a stream or of a logger.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        if select.select([], [2], [], 0)[1]:
+            os.write(2, f"aiowsgi: {text}\n".encode())
+
+
+def _has_terminal() -> bool:
+    """Return whether there is a terminal that this process was started from."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True

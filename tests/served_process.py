@@ -1,0 +1,93 @@
+"""A server in a process of its own, for tests that do not run on an event loop."""
+
+import contextlib
+import queue
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+# Long enough for a busy machine; a test that passes never waits for it.
+PATIENCE = 20.0
+
+# To be put behind what else a test has its application do.
+ANSWER = """
+def application(environ, start_response):
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "5")])
+    return [b"hello"]
+"""
+
+
+class ServedProcess:
+    """What a test knows of it: what it has said on standard error, and its end."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self.process = process
+        self.pid = process.pid
+        self.lines: list[str] = []
+        self._new: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self._new.put(line.rstrip("\n"))
+        self._new.put(None)
+
+    def said(self, pattern: str) -> re.Match[str]:
+        """Wait for a line behind those that were waited for; return its match."""
+        while (line := self._new.get(timeout=PATIENCE)) is not None:
+            self.lines.append(line)
+            if match := re.search(pattern, line):
+                return match
+        raise AssertionError(f"it ended, did not say {pattern!r}, but:\n" + "\n".join(self.lines))
+
+    def port(self) -> int:
+        """Wait until it serves."""
+        return int(self.said(r" Serving .* at http://127\.0\.0\.1:(\d+) ")[1])
+
+    def signal(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def ended(self) -> int:
+        """Wait for its end; return the exit code."""
+        code = self.process.wait(PATIENCE)
+        while (line := self._new.get(timeout=PATIENCE)) is not None:
+            self.lines.append(line)
+        return code
+
+    def stop(self) -> int:
+        self.signal(signal.SIGTERM)
+        return self.ended()
+
+
+@contextlib.contextmanager
+def served(
+    folder: Path,
+    source: str,
+    *options: str,
+    command: tuple[str, ...] = (sys.executable, "-m", "aiowsgi", "app:application"),
+    bind: tuple[str, ...] = ("--bind", "127.0.0.1:0"),
+    preexec: Callable[[], object] | None = None,
+    **more: Any,
+) -> Iterator[ServedProcess]:
+    """Serve the application in ``source``, which becomes ``app.py``."""
+    (folder / "app.py").write_text(dedent(source))
+    with subprocess.Popen(
+        [*command, *bind, *options],
+        cwd=folder,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=preexec,
+        **{"stdout": subprocess.DEVNULL, **more},
+    ) as process:
+        try:
+            yield ServedProcess(process)
+        finally:
+            process.kill()

@@ -1,0 +1,156 @@
+"""The end of a process whose application has threads, or other work, of its own."""
+
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+from served_process import ANSWER, PATIENCE, served
+
+from aiowsgi.process import ending
+from aiowsgi.server import server as server_module
+
+# Read before a test replaces it.
+ABORT_TIMEOUT = server_module._ABORT_TIMEOUT
+
+# What holds the end of a process for ever, and which thread that is.
+HOLDERS = {
+    "thread": (
+        """
+        import threading
+
+        def work_for_ever():
+            threading.Event().wait()
+
+        threading.Thread(target=work_for_ever, name="mine").start()
+        """,
+        "mine",
+    ),
+    "executor": (
+        """
+        import threading
+        from concurrent.futures import ThreadPoolExecutor
+
+        def work_for_ever():
+            threading.Event().wait()
+
+        executor = ThreadPoolExecutor(4, thread_name_prefix="mine")
+        executor.submit(work_for_ever)
+        # This one is idle by then, and is not to be named.
+        executor.submit(int)
+        """,
+        "mine_0",
+    ),
+    "atexit": (
+        """
+        import atexit
+        import threading
+
+        @atexit.register
+        def work_for_ever():
+            threading.Event().wait()
+        """,
+        "MainThread",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", HOLDERS)
+def test_work_that_does_not_end_is_named_and_the_process_ends(tmp_path: Path, kind: str) -> None:
+    source, name = HOLDERS[kind]
+    with served(tmp_path, dedent(source) + ANSWER, "--timeout-graceful", "300ms") as process:
+        process.port()
+        process.signal(signal.SIGTERM)
+        found = process.said(r"WARNING .* the thread (\S+) of the application is still at work")
+        assert found[1] == name
+        process.said(r"in work_for_ever$")
+        assert process.ended() == 0
+        assert sum("still at work" in line for line in process.lines) == 1
+
+
+def test_work_that_was_given_to_threads_of_the_event_loop_is_named_too(tmp_path: Path) -> None:
+    source = """
+        import asyncio
+        import sys
+        import threading
+
+        import aiowsgi
+
+        def work_for_ever():
+            print("begun", file=sys.stderr, flush=True)
+            threading.Event().wait()
+
+        def application(environ, start_response):
+            aiowsgi.run_coroutine(asyncio.to_thread(work_for_ever))
+    """
+    with served(tmp_path, source, "--timeout-graceful", "300ms") as process:
+        with socket.create_connection(("127.0.0.1", process.port()), PATIENCE) as client:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
+            process.said("begun")
+            process.signal(signal.SIGTERM)
+            process.said("the thread (asyncio|uvloop)_0 of the application is still at work")
+        assert process.ended() == 0
+        assert sum("still at work" in line for line in process.lines) == 1
+
+
+def test_work_that_ends_in_time_is_waited_for(tmp_path: Path) -> None:
+    source = """
+        import sys
+        import threading
+
+        def work():
+            threading.main_thread().join()
+            print("done", file=sys.stderr)
+
+        def application(environ, start_response):
+            # Not a daemon, though the thread that runs this is none that is waited for.
+            threading.Thread(target=work).start()
+            start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "0")])
+            return []
+    """
+    with served(tmp_path, source) as process:
+        url = f"http://127.0.0.1:{process.port()}/"
+        subprocess.run(
+            [sys.executable, "-c", f"import urllib.request as r; r.urlopen({url!r}).read()"],
+            check=True,
+        )
+        assert process.stop() == 0
+        assert process.lines[-1] == "done"
+        assert not any("still at work" in line for line in process.lines)
+
+
+def test_second_signal_ends_the_wait(tmp_path: Path) -> None:
+    with served(tmp_path, dedent(HOLDERS["thread"][0]) + ANSWER) as process:
+        process.port()
+        process.signal(signal.SIGTERM)
+        process.said("Stopping on SIGTERM")
+        assert process.stop() == 143
+
+
+def test_failed_start_does_not_wait_for_ever_either(tmp_path: Path) -> None:
+    source = dedent(HOLDERS["thread"][0]) + "1 / 0\n"
+    with served(tmp_path, source, "--timeout-graceful", "300ms") as process:
+        process.said("aiowsgi: error: importing the module 'app' failed")
+        process.said("the thread mine of the application is still at work")
+        assert process.ended() == 1
+
+
+def test_output_that_nobody_reads_does_not_hold_the_end(tmp_path: Path) -> None:
+    source = """
+        import sys
+
+        sys.stdout = open(1, "w", buffering=1 << 24, closefd=False)
+        sys.stdout.write("x" * (1 << 23))
+    """
+    options = ("--timeout-graceful", "300ms")
+    # The pipe is read by nobody while it is there.
+    with served(tmp_path, dedent(source) + ANSWER, *options, stdout=subprocess.PIPE) as process:
+        process.port()
+        assert process.stop() == 0
+
+
+def test_steps_behind_the_time_for_shutdown_take_half_a_second_together() -> None:
+    assert ABORT_TIMEOUT + ending._LEAST + ending._FLUSH_TIMEOUT < 0.5

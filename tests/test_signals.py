@@ -1,0 +1,309 @@
+"""What each signal does, in each phase of the life of a process."""
+
+import collections
+import contextlib
+import fcntl
+import logging
+import os
+import pty
+import queue
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import termios
+import threading
+from pathlib import Path
+from textwrap import dedent
+from types import FrameType
+
+import httpx
+import pytest
+from served_process import ANSWER, PATIENCE, served
+
+import aiowsgi
+from aiowsgi.process.signals import Signals
+
+# It is imported for as long as the process lives, and swallows whatever is thrown into it.
+SLOW_IMPORT = """
+    import sys
+    import time
+
+    while True:
+        try:
+            print("importing", file=sys.stderr, flush=True)
+            time.sleep(600)
+        except BaseException as error:
+            print("swallowed", repr(error), file=sys.stderr, flush=True)
+"""
+
+STOPS = [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGQUIT, 131)]
+
+
+in_each_loop = pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+
+
+def ask(port: int) -> str:
+    return httpx.get(f"http://127.0.0.1:{port}/", timeout=PATIENCE, trust_env=False).text
+
+
+# While the application is imported.
+
+
+@pytest.mark.parametrize(("number", "code"), STOPS)
+def test_stop_while_importing_ends_at_once(
+    tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    with served(tmp_path, SLOW_IMPORT) as process:
+        process.said("importing")
+        process.signal(number)
+        assert process.ended() == code
+        assert process.lines == ["importing"]
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare")
+@pytest.mark.parametrize(("number", "code"), STOPS)
+def test_first_process_of_a_container_is_ended_while_importing(
+    tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    unshare = ("unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child")
+    if subprocess.run([*unshare, "true"], capture_output=True).returncode:
+        pytest.skip("the system gives no namespaces")
+    command = (*unshare, sys.executable, "-m", "aiowsgi", "app:application")
+    with served(tmp_path, SLOW_IMPORT, command=command) as process:
+        process.said("importing")
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+        (first,) = map(int, children.split())
+        os.kill(first, number)
+        assert process.ended() == code
+
+
+def test_signals_that_do_not_stop_do_not_stop_an_import(tmp_path: Path) -> None:
+    with served(tmp_path, SLOW_IMPORT) as process:
+        process.said("importing")
+        for name in ("SIGHUP", "SIGUSR1", "SIGUSR2", "SIGURG"):
+            process.signal(getattr(signal, name))
+            if name != "SIGURG":
+                process.said(f"^aiowsgi: Ignored {name}: ")
+        assert process.stop() == 143
+        assert not any("swallowed" in line for line in process.lines)
+
+
+# While it serves.
+
+
+@in_each_loop
+def test_signals_of_other_servers_are_refused_with_what_to_do_instead(
+    tmp_path: Path, loop: str
+) -> None:
+    pytest.importorskip(loop)
+    with served(tmp_path, ANSWER, "--loop", loop) as process:
+        port = process.port()
+        process.signal(signal.SIGHUP)
+        process.said("WARNING Ignored SIGHUP: .* start it again$")
+        process.signal(signal.SIGUSR1)
+        process.said("WARNING Ignored SIGUSR1: .* logs go to standard output and error$")
+        process.signal(signal.SIGUSR2)
+        process.said("WARNING Ignored SIGUSR2: .* then send SIGTERM to this one$")
+        assert ask(port) == "hello"
+        assert process.stop() == 0
+
+
+@in_each_loop
+def test_quit_stops_now(tmp_path: Path, loop: str) -> None:
+    pytest.importorskip(loop)
+    source = """
+        def application(environ, start_response):
+            start_response("200 OK", [("Content-Type", "text/plain")])
+            return iter(lambda: b"x", None)
+    """
+    with served(tmp_path, source, "--loop", loop) as process:
+        with httpx.stream("GET", f"http://127.0.0.1:{process.port()}/", trust_env=False) as stream:
+            pieces = stream.iter_raw()
+            assert next(pieces).startswith(b"x")
+            process.signal(signal.SIGQUIT)
+            with pytest.raises((httpx.NetworkError, httpx.RemoteProtocolError)):
+                collections.deque(pieces, maxlen=0)
+        assert process.ended() == 131
+        assert any(line.endswith("WARNING Stopping now on SIGQUIT") for line in process.lines)
+
+
+def test_hangup_that_was_ignored_stays_ignored(tmp_path: Path) -> None:
+    def ignore() -> None:  # As nohup does.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    with served(tmp_path, ANSWER, preexec=ignore) as process:
+        process.port()
+        process.signal(signal.SIGHUP)
+        process.signal(signal.SIGUSR1)
+        process.said("Ignored SIGUSR1")
+        assert process.stop() == 0
+        assert not any("SIGHUP" in line for line in process.lines)
+
+
+def test_blocked_signals_are_let_through(tmp_path: Path) -> None:
+    def block() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+
+    with served(tmp_path, ANSWER, preexec=block) as process:
+        process.port()
+        process.signal(signal.SIGUSR1)
+        process.said("Ignored SIGUSR1")
+        assert process.stop() == 0
+
+
+def test_process_whose_terminal_has_gone_stops(tmp_path: Path) -> None:
+    keyboard, terminal = pty.openpty()
+
+    def have_terminal() -> None:
+        os.setsid()
+        fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
+
+    try:
+        with served(
+            tmp_path, ANSWER, preexec=have_terminal, stdin=terminal, pass_fds=(terminal,)
+        ) as process:
+            process.port()
+            # Somebody who is still there has sent it.
+            process.signal(signal.SIGHUP)
+            process.said("Ignored SIGHUP")
+            os.close(keyboard)
+            process.said("Stopping on SIGHUP: finishing requests in flight")
+            assert process.ended() == 0
+    finally:
+        os.close(terminal)
+        with contextlib.suppress(OSError):
+            os.close(keyboard)
+
+
+# The application's own handlers.
+
+
+@in_each_loop
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("raise SystemExit(5)", []),
+        ("raise KeyboardInterrupt", []),
+        ("1 / 0", ["ZeroDivisionError: division by zero"]),
+        ("stop.set()", []),
+    ],
+)
+def test_handler_that_the_application_installed_is_called_when_the_server_stops(
+    tmp_path: Path, loop: str, what: str, said: list[str]
+) -> None:
+    pytest.importorskip(loop)
+    source = f"""
+        import os
+        import signal
+        import threading
+
+        stop = threading.Event()
+
+        def on_term(number, frame):
+            text = f"on_term {{number}} {{threading.current_thread().name}}\\n"
+            os.write(2, text.encode())
+            {what}
+
+        signal.signal(signal.SIGTERM, on_term)
+    """
+    source = dedent(source) + ANSWER
+    with served(tmp_path, source, "--loop", loop) as process:
+        process.said("INFO SIGTERM stops the server, and then calls .* own handler app:on_term$")
+        assert ask(process.port()) == "hello"
+        assert process.stop() == 0
+        assert "on_term 15 MainThread" in process.lines
+        assert any("Stopping on SIGTERM" in line for line in process.lines)
+        assert [line for line in process.lines if "Error" in line] == said
+
+
+def test_handlers_of_signals_that_do_not_stop_are_the_applications(tmp_path: Path) -> None:
+    source = """
+        import faulthandler
+        import signal
+        import sys
+
+        faulthandler.register(signal.SIGUSR1)
+        signal.signal(signal.SIGHUP, lambda number, _: print("mine", file=sys.stderr, flush=True))
+    """
+    source = dedent(source) + ANSWER
+    with served(tmp_path, source) as process:
+        process.port()
+        process.signal(signal.SIGUSR1)
+        process.said(r"^Current thread 0x")
+        process.signal(signal.SIGHUP)
+        process.said("^mine$")
+        assert process.stop() == 0
+        assert not any("Ignored" in line for line in process.lines)
+
+
+# The blocking form, in a program that goes on.
+
+
+@in_each_loop
+def test_handlers_of_a_program_are_called_and_put_back(loop: str) -> None:
+    pytest.importorskip(loop)
+    calls: queue.SimpleQueue[int] = queue.SimpleQueue()
+    begun = threading.Event()
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        calls.put(number)
+
+    def drive() -> None:
+        with contextlib.suppress(httpx.HTTPError):
+            httpx.get(f"http://127.0.0.1:{port}/", timeout=PATIENCE, trust_env=False)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def app(environ: object, start_response: object) -> list[bytes]:
+        begun.set()
+        raise RuntimeError
+
+    before = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    numbers = (signal.SIGTERM, signal.SIGUSR1)
+    # Else the process would have its logging configured.
+    handler_of_logs = logging.NullHandler()
+    package = logging.getLogger("aiowsgi")
+    package.addHandler(handler_of_logs)
+    try:
+        for number in numbers:
+            signal.signal(number, handler)
+        listening = socket.create_server(("127.0.0.1", 0))
+        port = listening.getsockname()[1]
+        driver = threading.Thread(target=drive)
+        driver.start()
+        config = aiowsgi.Config(bind=(f"fd:{listening.detach()}",), loop=loop)
+        aiowsgi.run(app, config=config)
+        driver.join(PATIENCE)
+        assert begun.is_set()
+        assert [calls.get(timeout=PATIENCE) for _ in numbers] == [signal.SIGUSR1, signal.SIGTERM]
+        assert calls.empty()
+        assert [signal.getsignal(number) for number in numbers] == [handler, handler]
+    finally:
+        package.removeHandler(handler_of_logs)
+        for number in numbers:
+            signal.signal(number, before[number])
+    after = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    assert after == before
+
+
+def test_signal_before_there_is_a_server_does_what_it_did_before() -> None:
+    before = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    signals = Signals()
+    signals.install()
+    try:
+        assert signal.getsignal(signal.SIGINT) != before[signal.SIGINT]
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signals.restore()
+    assert {number: signal.getsignal(number) for number in signal.valid_signals()} == before
+
+
+def test_nothing_is_installed_on_another_thread() -> None:
+    before = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    thread = threading.Thread(target=Signals().install)
+    thread.start()
+    thread.join(PATIENCE)
+    assert {number: signal.getsignal(number) for number in signal.valid_signals()} == before
