@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import logging
 import re
+import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -45,8 +46,12 @@ def clean_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.delenv("PORT", raising=False)
     loggers = [logging.getLogger(f"aiowsgi.{name}") for name in ("error", "access")]
+    handlers_of_signals = {number: signal.getsignal(number) for number in signal.valid_signals()}
     before = [(logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
     yield
+    for number, handler in handlers_of_signals.items():
+        if signal.getsignal(number) != handler:
+            signal.signal(number, handler)
     for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
         logger.handlers[:], logger.propagate = handlers, propagate
         logger.setLevel(level)
