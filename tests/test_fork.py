@@ -353,6 +353,57 @@ def test_another_program_inherits_no_descriptor(server: Server) -> None:
     assert len(descriptors) == 4, listing
 
 
+@pytest.mark.parametrize(("who", "kept"), [("main", True), ("application", False)])
+def test_child_is_woken_by_signals_only_where_it_has_the_thread_that_is(
+    loop: str, who: str, kept: bool
+) -> None:
+    """The server's loop runs on another thread than the one that handles signals."""
+    program = """
+        import asyncio
+        import os
+        import signal
+        import socket
+        import threading
+        import urllib.request
+
+        import aiowsgi
+
+        def fork():
+            pid = os.fork()
+            if not pid:
+                os._exit(signal.set_wakeup_fd(-1) == ours.fileno())
+            return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+        def application(environ, start_response):
+            start_response("200 OK", [])
+            return [str(fork()).encode()]
+
+        async def serve():
+            global url
+            async with aiowsgi.serve(application, "127.0.0.1", 0) as server:
+                url = server.url
+                serving.set()
+                await asyncio.Event().wait()
+
+        factory = None
+        if LOOP == "uvloop":
+            import uvloop
+            factory = uvloop.new_event_loop
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        signal.set_wakeup_fd(ours.fileno())
+        serving = threading.Event()
+        runner = asyncio.Runner(loop_factory=factory)
+        threading.Thread(target=runner.run, args=(serve(),), daemon=True).start()
+        assert serving.wait(30)
+        kept = fork() if WHO == "main" else int(urllib.request.urlopen(url, timeout=30).read())
+        os._exit(kept)
+    """
+    program = f"LOOP, WHO = {loop!r}, {who!r}\n{dedent(program)}"
+    process = subprocess.run([sys.executable, "-W", "ignore", "-c", program], timeout=TIMEOUT)
+    assert process.returncode == kept
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
 def test_signal_to_the_process_group_counts_once(
     start: Start, loop: str, number: signal.Signals

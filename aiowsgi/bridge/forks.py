@@ -34,8 +34,9 @@ _watched: "weakref.WeakSet[Watched]" = weakref.WeakSet()
 # A child that has come to its end has so many seconds to say why.
 _LAST_WORDS = 1.0
 _ALL_SIGNALS = signal.valid_signals()
-# The signals that threads had blocked which are about to fork, by the numbers of the threads.
-_masks: dict[int, set[int | signal.Signals]] = {}
+# Threads that are about to fork, by their numbers: the signals that they had blocked, and whether
+# they are the main thread.
+_forking: dict[int, tuple[set[int | signal.Signals], bool]] = {}
 
 
 def watch(thing: Watched) -> None:
@@ -43,41 +44,50 @@ def watch(thing: Watched) -> None:
     _watched.add(thing)
 
 
-def _block_signals() -> None:
+def _begin() -> None:
     """Hold up signals: a child would take them as its parent does, and tell that of each."""
-    _masks[this_thread()] = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    signal.pthread_sigmask(signal.SIG_BLOCK, _ALL_SIGNALS)
+    if _watched:
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        _forking[this_thread()] = mask, is_main_thread()
+        signal.pthread_sigmask(signal.SIG_BLOCK, _ALL_SIGNALS)
 
 
-def _unblock_signals() -> None:
-    if (mask := _masks.pop(this_thread(), None)) is not None:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+def _go_on() -> None:
+    if (forking := _forking.pop(this_thread(), None)) is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, forking[0])
 
 
-def _abandon_all() -> None:
+def _go_on_in_child() -> None:
+    _, was_main_thread = _forking.get(this_thread(), (None, True))
     for thing in list(_watched):
         # The others have to be abandoned, too.
         with contextlib.suppress(Exception):
             thing.abandon()
     _watched.clear()
+    if not was_main_thread:
+        # Whatever the main thread waits for signals with, it does so in the parent only.
+        signal.set_wakeup_fd(-1)
     # The exception that an interrupt raises would get lost here. It ends the child instead.
     raises = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if raises:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    _unblock_signals()
+    _go_on()
     if raises:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_block_signals, after_in_parent=_unblock_signals, after_in_child=_abandon_all
-    )
+    os.register_at_fork(before=_begin, after_in_parent=_go_on, after_in_child=_go_on_in_child)
 
 
 def this_thread() -> int:
     """Return the number of the calling thread. A thread that has forked keeps it in the child."""
     return threading.get_ident()
+
+
+def is_main_thread() -> bool:
+    """Return whether the calling thread is the one that is given signals."""
+    return threading.current_thread() is threading.main_thread()
 
 
 def leave(error: BaseException | None) -> NoReturn:

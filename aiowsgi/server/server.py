@@ -130,6 +130,8 @@ class Server:
         # Whether threads are among that.
         self.left_threads_behind = False
         self._thread = forks.this_thread()
+        # Only there a loop can handle them.
+        self._may_handle_signals = forks.is_main_thread()
         for listener in self._listeners:
             listener.resume()
         forks.watch(self)
@@ -297,7 +299,7 @@ class Server:
 
     def abandon(self) -> None:
         """Leave everything to the parent: this is a forked child. See ``bridge.forks``."""
-        if forks.this_thread() != self._thread:
+        if self._may_handle_signals and forks.this_thread() != self._thread:
             give_up_signals(self._site.loop)
         descriptors = self._site.abandon()
         for listener in self._listeners:
