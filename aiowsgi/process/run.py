@@ -14,6 +14,7 @@ from ..config import Config
 from ..errors import ConfigError
 from ..http.reader import find_reader
 from ..server.bind import place_of
+from ..server.descriptors import raise_limit
 from ..server.serving import refuse_options, serve, with_address
 from ..wording import counted
 from ..wsgi.application import describe
@@ -85,6 +86,7 @@ def serve_until_signal(
     reader = find_reader(config.http)
     logs.configure(config.log_level)
     _set_up_heaps()
+    raise_limit(config.max_connections)
     machinery = f"{loop_name} with {reader.name}"
     deadline = 0.0
     try:

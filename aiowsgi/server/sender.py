@@ -7,6 +7,7 @@ from typing import cast
 
 from ..bridge.response import FINISHED, OPEN, Progress
 from ..wsgi.file_wrapper import FilePart
+from .descriptors import DESCRIPTORS_OF_A_FILE
 from .exchange import Exchange
 from .pace import Pace
 from .sendfile import FileSender
@@ -109,14 +110,19 @@ class Sender:
         return progress
 
     def _send_file(self, part: FilePart) -> None:
+        self._site.file_descriptors += DESCRIPTORS_OF_A_FILE
         self._file = FileSender(self._transport, self._site.loop, part, self._end_file)
         self._watch()
         self._file.send()
 
     def _end_file(self, complete: bool) -> None:
-        self._file = None
+        self._forget_file()
         self._unwatch()
         self._on_file_end(complete)
+
+    def _forget_file(self) -> None:
+        self._file = None
+        self._site.file_descriptors -= DESCRIPTORS_OF_A_FILE
 
     def pause(self) -> None:
         """Take note that the transport holds bytes which the kernel does not take yet."""
@@ -136,7 +142,7 @@ class Sender:
         self._on_file_end = _nobody_to_tell
         if self._file is not None:
             self._file.close()
-            self._file = None
+            self._forget_file()
         shut_down(self._socket)
 
     def abandon(self) -> list[int]:

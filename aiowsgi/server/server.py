@@ -28,6 +28,7 @@ from ..wsgi.application import describe
 from ..wsgi.environ import base_environ
 from . import bind
 from .child import give_up_descriptors, give_up_signals
+from .descriptors import left_for_connections, limit
 from .exchange import Exchange
 from .listener import Listener
 from .loop_end import LoopEnd
@@ -121,6 +122,17 @@ class Server:
         self._urls = tuple(bind.url_of(sock.socket) for sock in sockets)
         # Accepted and not gone: also those that are being set up.
         self._connections = 0
+        # How many descriptors all connections may have together.
+        self._descriptors = left_for_connections()
+        if self._descriptors < config.max_connections:
+            _log.warning(
+                "There is room for %d connections, not for max_connections (%d): the process may "
+                "have %d open files, and keeps some for the application; raise that limit "
+                "(ulimit -n, LimitNOFILE= of systemd, --ulimit nofile= of Docker)",
+                self._descriptors,
+                config.max_connections,
+                limit(),
+            )
         # Set when something has changed that a shutdown waits for.
         self._changed = asyncio.Event()
         self._closing: asyncio.Task[None] | None = None
@@ -308,7 +320,11 @@ class Server:
         give_up_descriptors(descriptors)
 
     def _has_room(self) -> bool:
-        return self._connections < self._config.max_connections
+        connections = self._connections
+        return (
+            connections < self._config.max_connections
+            and connections + self._site.file_descriptors < self._descriptors
+        )
 
     def _make_protocol(self, sock: socket.socket) -> Protocol:
         self._connections += 1

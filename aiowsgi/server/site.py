@@ -69,6 +69,8 @@ class Site:
     # Called when a connection is gone.
     on_disconnect: Callable[[], None]
     connections: set["Protocol"] = field(default_factory=set)
+    # Those that connections have beside their sockets, for the files that they send.
+    file_descriptors: int = 0
     # Coroutines that applications have asked for.
     calls: dict[asyncio.Task[Any], Calls] = field(default_factory=dict)
     # Requests are still answered, with Connection: close. Pool threads read this and the next one

@@ -1,0 +1,66 @@
+"""How many descriptors the process may have, and how many of them are for connections."""
+
+import os
+
+try:
+    import resource
+except ImportError:  # Windows has no such limit.
+    resource = None  # type: ignore[assignment]
+
+# Those of the application: a quarter of all, within these bounds.
+_RESERVE_LEAST = 64
+_RESERVE_MOST = 1024
+# A connection has a socket, and up to two more while a file is sent on it.
+DESCRIPTORS_OF_A_FILE = 2
+# More than that is not to be had on some systems that claim to have no limit (macOS: OPEN_MAX).
+_SURE = 10240
+
+
+def limit() -> float:
+    """Return how many descriptors the process may have; infinity where there is no limit."""
+    if resource is None:
+        return float("inf")
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return float("inf") if soft == resource.RLIM_INFINITY else soft
+
+
+def reserve(limit: float) -> float:
+    """Return how many of ``limit`` descriptors the application keeps."""
+    return max(_RESERVE_LEAST, min(limit // 4, _RESERVE_MOST))
+
+
+def left_for_connections() -> float:
+    """Return how many descriptors connections may have, beside those that are open; at least 1."""
+    most = limit()
+    return max(most - reserve(most) - _open_now(), 1)
+
+
+def raise_limit(max_connections: int) -> None:
+    """Let the process have the descriptors that so many connections need, if it may.
+
+    Not more: some programs that it starts would close each that there could be, and the system
+    call select() knows only the first 1024.
+    """
+    if resource is None:
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = max_connections * (1 + DESCRIPTORS_OF_A_FILE) + _RESERVE_MOST + _open_now()
+    for most in (wanted, _SURE):
+        if hard != resource.RLIM_INFINITY:
+            most = min(most, hard)
+        if soft == resource.RLIM_INFINITY or soft >= most:
+            return
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        except (OSError, ValueError):
+            continue
+        return
+
+
+def _open_now() -> int:
+    for folder in ("/proc/self/fd", "/dev/fd"):
+        try:
+            return len(os.listdir(folder))
+        except OSError:
+            continue
+    return 0
