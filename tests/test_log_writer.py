@@ -425,7 +425,7 @@ APPLICATION = """
         if environ["PATH_INFO"] == "/raise":
             raise RuntimeError("of the application")
         if environ["PATH_INFO"] == "/print":
-            print("x" * 300_000)
+            print("x" * int(environ["QUERY_STRING"]))
         if environ["PATH_INFO"] == "/fork":
             child = os.fork()
             if not child:
@@ -451,6 +451,8 @@ class Served:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 pass_fds=(listening.fileno(),),
+                # What is printed waits in a buffer, as it does by default.
+                env={**os.environ, "PYTHONUNBUFFERED": ""},
             )
             # Its end is the end of every wait for it.
             self._watchdog = threading.Timer(2 * PATIENCE, self.process.kill)
@@ -504,7 +506,7 @@ def test_application_that_prints_to_nobody_does_not_stop_the_end(tmp_path: Path)
         Served(tmp_path, "--timeout-graceful", "0.5") as served,
         socket.create_connection(served.address, PATIENCE) as client,
     ):
-        client.sendall(b"GET /print HTTP/1.1\r\nHost: h\r\n\r\n")
+        client.sendall(b"GET /print?300000 HTTP/1.1\r\nHost: h\r\n\r\n")
         # Others are served, and logged, while it is stuck.
         served.ask(*[LONG] * 50)
         assert served.stop() == 0
@@ -516,11 +518,24 @@ def test_output_without_a_reader_is_told_once(tmp_path: Path) -> None:
         assert served.process.stdout is not None
         assert served.process.stderr is not None
         served.process.stdout.close()
-        served.ask(*["/"] * 20)
+        served.ask("/print?5", *["/"] * 20)
         assert served.stop() == 0
         text = served.process.stderr.read().decode()
     assert text.count("standard output cannot be written to: Broken pipe") == 1
     assert "Traceback" not in text
+    assert "Exception ignored" not in text
+
+
+def test_errors_without_a_reader_are_told_to_the_other_output(tmp_path: Path) -> None:
+    with Served(tmp_path) as served:
+        assert served.process.stdout is not None
+        assert served.process.stderr is not None
+        served.process.stderr.close()
+        served.ask(*["/raise"] * 20)
+        assert served.stop() == 0
+        text = served.process.stdout.read().decode()
+    assert text.count("standard error cannot be written to: Broken pipe") == 1
+    assert text.count(" 500 ") == 20
 
 
 def test_reader_that_is_merely_slow_gets_every_line(tmp_path: Path) -> None:

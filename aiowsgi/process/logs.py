@@ -9,7 +9,7 @@ from ..observe.loggers import ServerLogger, access_log, error_log
 from .log_writer import LogWriter
 
 # Seconds that an exit waits for readers of the logs where nobody has given them more.
-AT_EXIT = 0.2
+AT_EXIT = 0.15
 
 _FORM = "%(asctime)s %(levelname)s %(message)s"
 
