@@ -142,7 +142,9 @@ class Config:
     """bytes of all requests and responses that are buffered, for all clients together; above it
     the slowest clients are cut
     """
-    spare_threads: int = _count(64, _THREADS, minimum=0)
+    spare_threads: int | None = _count(
+        None, _THREADS, minimum=0, default_text="64; 0 with one thread"
+    )
     """further threads, used while others wait for slow clients to send or take bytes"""
 
     timeout_keep_alive: float = _seconds(65.0, _TIMEOUT)
@@ -203,6 +205,8 @@ class Config:
         for item in fields(self):
             option: Option = item.metadata["option"]
             value = getattr(self, item.name)
+            if value is None and item.default is None:
+                continue  # It follows from others.
             if option.choices is not None and value not in option.choices:
                 raise ConfigError(
                     f"{item.name} must be one of {', '.join(option.choices)}, not {value!r}"
@@ -225,6 +229,14 @@ class Config:
                 f"workers must be 1 in this version, not {self.workers}; "
                 "for several cores, run several behind a load balancer"
             )
+
+    @property
+    def most_spare_threads(self) -> int:
+        """The number of ``spare_threads``, also where none is given."""
+        if self.spare_threads is not None:
+            return self.spare_threads
+        # One thread means one call at a time.
+        return 64 if self.threads > 1 else 0
 
 
 def help_texts() -> Mapping[str, str]:

@@ -274,7 +274,13 @@ class FakePool:
     def waiting(self) -> int:
         return sum(job.taken is None and not job.cancelled for job in self.jobs)
 
-    def start(self, run: Callable[[], None], *, wake: bool = True) -> Job:
+    def start(
+        self,
+        run: Callable[[], None],
+        failed: Callable[[], None],
+        *,
+        wake: bool = True,
+    ) -> Job:
         if self.full:
             raise QueueFull("no room")
         self.jobs.append(job := FakeJob(self, run))

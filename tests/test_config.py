@@ -169,7 +169,7 @@ def test_a_number_may_be_its_minimum_and_not_less(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NUMBERS)
-@pytest.mark.parametrize("value", ["5", None, True, False, b"5", (5,), 1j], ids=ascii)
+@pytest.mark.parametrize("value", ["5", True, False, b"5", (5,), 1j], ids=ascii)
 def test_a_number_is_a_number(name: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=f"^{name} must be a number, not") as e:
         Config(**{name: value})
@@ -286,3 +286,16 @@ def test_short_names_are_told_apart() -> None:
     shorts = [option.short for option in OPTIONS.values() if option.short is not None]
     assert len(set(shorts)) == len(shorts)
     assert all(re.fullmatch("-[a-z]", short) for short in shorts)
+
+
+def test_one_thread_has_no_spare_ones_unless_they_are_asked_for() -> None:
+    assert Config(threads=2).most_spare_threads == 64
+    assert Config(threads=1).most_spare_threads == 0
+    assert Config(threads=1, spare_threads=3).most_spare_threads == 3
+    assert Config(threads=2, spare_threads=0).most_spare_threads == 0
+
+
+@pytest.mark.parametrize("name", sorted(set(NUMBERS) - {"spare_threads"}))
+def test_a_number_is_not_missing(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{name} must be a number, not None"):
+        Config(**{name: None})

@@ -152,7 +152,7 @@ def test_end_of_a_response_is_left_to_the_loop_thread_where_other_short_requests
     assert exchange is not None
     exchange.writer.allow_direct(kernel.send)
     for _ in range(others):
-        connection.pool.start(lambda: None)
+        connection.pool.start(lambda: None, lambda: None)
     connection.pool.jobs.pop(0).run()
     assert kernel.taken.endswith(b"hello") is direct
     connection.loop.run_ready()

@@ -30,6 +30,7 @@ import pytest
 
 import aiowsgi
 from aiowsgi.process import logs
+from aiowsgi.server.serving import Serving
 
 # Long enough for a busy machine; a test that passes never waits for it.
 PATIENCE = 20.0
@@ -742,14 +743,14 @@ class Captured:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._started: queue.Queue[tuple[aiowsgi.Server, asyncio.AbstractEventLoop]] = queue.Queue()
-        real = aiowsgi.serve
+        real = Serving
 
         async def serve(*args: Any, **options: Any) -> aiowsgi.Server:
             server = await real(*args, **options)
             self._started.put((server, asyncio.get_running_loop()))
             return server
 
-        monkeypatch.setattr("aiowsgi.process.run.serve", serve)
+        monkeypatch.setattr("aiowsgi.process.run.Serving", serve)
 
     def wait(self) -> tuple[aiowsgi.Server, asyncio.AbstractEventLoop]:
         return self._started.get(timeout=PATIENCE)

@@ -771,3 +771,24 @@ def test_the_application_is_named_so_that_a_person_finds_it() -> None:
     assert describe(App()) == f"{prefix} instance"
     assert describe(App().__call__) == f"{prefix}.__call__"
     assert describe(functools.partial(run)) == "functools:partial instance"
+
+
+def test_subclass_of_list_is_closed() -> None:
+    """A list itself has nothing to close."""
+
+    class Closing(list[bytes]):
+        closed = 0
+
+        def close(self) -> None:
+            self.closed += 1
+
+    result = Closing([b"hello"])
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        start_response("200 OK", [])
+        return result
+
+    responder = Recorder()
+    Task(app, {}, responder, request=lambda: REQUEST).run()
+    assert responder.pieces == [b"hello"]
+    assert result.closed == 1

@@ -37,8 +37,10 @@ from hypothesis.stateful import (
 )
 
 from aiowsgi.bridge import pool as pool_module
+from aiowsgi.bridge import threads as threads_module
 from aiowsgi.bridge.jobs import Job as Handle
 from aiowsgi.bridge.jobs import Started
+from aiowsgi.bridge.locks import make_lock
 from aiowsgi.bridge.pool import ThreadPool
 from aiowsgi.errors import QueueFull
 
@@ -67,25 +69,25 @@ class TellingLock:
     """A lock that tells when it was released."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = make_lock()
         self._released = threading.Condition()
         # Called once, by the thread that releases the lock next.
         self.at_release: Callable[[], None] | None = None
 
     def __enter__(self) -> None:
-        self._lock.acquire()
+        self._lock.__enter__()
 
     def __exit__(self, *exc_info: object) -> None:
         # Before the release: behind it the next thread may come here first.
         hook, self.at_release = self.at_release, None
-        self._lock.release()
+        self._lock.__exit__()
         if hook is not None:
             hook()
         with self._released:
             self._released.notify_all()
 
-    def locked(self) -> bool:
-        return self._lock.locked()
+    def _is_owned(self) -> bool:
+        return self._lock._is_owned()
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
         with self._released:
@@ -150,7 +152,7 @@ class Watched:
         """
         pool = self.pool
         self.lock.wait_until(
-            lambda: len(pool._jobs) + len(pool._running) == unfinished and not pool._waking
+            lambda: len(pool._jobs) + len(pool._running) == unfinished and pool._waking is None
         )
 
     @property
@@ -159,7 +161,7 @@ class Watched:
 
     def settle_threads(self, living: int) -> None:
         """Wait until so many threads are left that have not made up their mind to end."""
-        self.lock.wait_until(lambda: self.pool._living == living)
+        self.lock.wait_until(lambda: len(self.pool._living) == living)
 
     def join(self) -> None:
         """Wait until no thread is left: each tells of its end a moment before."""
@@ -223,6 +225,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The clock of the pools that are made in the test."""
     clock = Clock()
     monkeypatch.setattr(pool_module, "time", clock)
+    monkeypatch.setattr(threads_module, "time", clock)
     return clock
 
 
@@ -713,7 +716,7 @@ class TestCancelling:
 
         class Argument:
             def __del__(self) -> None:
-                locked.append(watched.lock.locked())
+                locked.append(watched.lock._is_owned())
 
         watched.pool.submit(id, Argument())
         watched.pool.shutdown(wait=False, cancel_futures=True)
@@ -1003,7 +1006,7 @@ class TestPlaces:
         (other,) = watched.busy()
         other.end()
         watched.settle(1)
-        assert watched.pool._living == 2  # It may be needed again.
+        assert len(watched.pool._living) == 2  # It may be needed again.
         away.do(watched.pool.rejoin)
         watched.settle_threads(1)
         away.end()
@@ -1034,7 +1037,7 @@ class TestPlaces:
             job.end()
         watched.settle()
         watched.busy(2)
-        assert watched.pool._living == 2
+        assert len(watched.pool._living) == 2
 
     def test_the_pool_is_starved_when_jobs_wait_and_no_spare_thread_is_left(
         self, make: MakePool
@@ -1617,10 +1620,10 @@ class PoolMachine(RuleBasedStateMachine):
         assert pool.lost == self.lost
         assert pool.starved is (bool(self.waiting) and self.away > self.spare_threads)
         most = self.max_threads + self.spare_threads + self.max_lost_threads
-        assert len(self.running) <= pool._living <= most
+        assert len(self.running) <= len(pool._living) <= most
         if not self.running:
             # Those that took the places of others are gone again.
-            self.watched.lock.wait_until(lambda: pool._living <= self.max_threads)
+            self.watched.lock.wait_until(lambda: len(pool._living) <= self.max_threads)
         self.check_runs()
 
     def check_runs(self) -> None:

@@ -1,25 +1,37 @@
 """Threads that keep their place in the queue for the interpreter, while others compute."""
 
+import asyncio
+import contextlib
 import ctypes
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
+from typing import Any
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 import pytest
 from conftest import StartServer
-from raw_client import connect, eventually, on_each_loop
+from raw_client import RawClient, connect, eventually, on_each_loop
 
+import aiowsgi
 from aiowsgi.bridge import turns
 from aiowsgi.bridge.jobs import Started
 from aiowsgi.bridge.pool import ThreadPool
+from aiowsgi.bridge.turns import find_patience
+from aiowsgi.config import Config
+from aiowsgi.server.serving import Serving
 
+PATIENCE = find_patience()
 pytestmark = pytest.mark.skipif(
-    not turns._USUAL, reason="only Linux and the global interpreter lock know patience"
+    PATIENCE is None, reason="only Linux and the global interpreter lock know patience"
 )
 # Fail-safe, in seconds.
 TIMEOUT = 20.0
 GET = b"GET /%b HTTP/1.1\r\nHost: h\r\n\r\n"
+# Prints how late it may be woken itself, in nanoseconds.
+TELL_SLACK = "import ctypes; print(ctypes.CDLL(None).prctl(30, 0, 0, 0, 0))"
 
 
 def slack() -> int:
@@ -27,21 +39,47 @@ def slack() -> int:
     return found
 
 
+USUAL = slack()
+
+
 def is_patient() -> bool:
     found = slack()
-    assert found in (turns._USUAL, turns._PUNCTUAL, turns._PATIENCE)
-    return found == turns._PATIENCE
+    assert found in (USUAL, turns._LATE)
+    return found == turns._LATE
 
 
-def test_patience_is_the_calling_thread_s_own() -> None:
+def slack_of_a_process() -> int:
+    ran = subprocess.run([sys.executable, "-c", TELL_SLACK], stdout=subprocess.PIPE, check=True)
+    return int(ran.stdout)
+
+
+def slack_of_a_thread() -> int:
+    seen: list[int] = []
+    thread = threading.Thread(target=lambda: seen.append(slack()))
+    thread.start()
+    thread.join(TIMEOUT)
+    return seen[0]
+
+
+@pytest.fixture
+def patience() -> Iterator[turns.Patience]:
+    """What a process of our own would have. The loop thread is as before at the end of the test."""
+    assert PATIENCE is not None
+    yield PATIENCE
+    left_behind = is_patient()
+    PATIENCE.end()
+    assert not left_behind
+
+
+def test_patience_is_the_calling_thread_s_own(patience: turns.Patience) -> None:
     seen: list[bool] = []
-    turns.be_patient(True)
+    patience.begin()
     try:
         assert is_patient()
 
         def look() -> None:
             # A thread begins like the one that has started it.
-            turns.be_patient(False)
+            patience.end()
             seen.append(is_patient())
 
         thread = threading.Thread(target=look)
@@ -49,33 +87,38 @@ def test_patience_is_the_calling_thread_s_own() -> None:
         thread.join(TIMEOUT)
         assert is_patient()
     finally:
-        turns.be_patient(False)
+        patience.end()
     assert not is_patient()
     assert seen == [False]
 
 
-@pytest.mark.parametrize(
-    ("usual", "expected"), [(turns._DEFAULT, turns._PUNCTUAL), (70_000, 70_000), (500, 500)]
-)
-def test_job_is_woken_on_time_unless_the_process_was_told_to_be_late(
-    usual: int, expected: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(turns, "_USUAL", usual)
-    pool = ThreadPool(1)
+def test_patience_ends_as_the_process_was_told_to_be() -> None:
+    assert PATIENCE is not None
+    told = turns.Patience(PATIENCE._prctl, 70_000)
+    told.begin()
+    told.end()
     try:
-        assert pool.submit(slack).result(TIMEOUT) == expected
+        assert slack() == 70_000
     finally:
-        pool.shutdown()
+        PATIENCE.end()
 
 
-def test_system_without_patience_knows_no_punctuality(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turns, "_USUAL", 0)
+def test_looking_for_patience_changes_nothing() -> None:
     before = slack()
-    pool = ThreadPool(1)
-    try:
-        assert pool.submit(slack).result(TIMEOUT) == before
-    finally:
-        pool.shutdown()
+    assert find_patience() is not None
+    assert slack() == before
+
+
+def test_real_time_thread_knows_no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns.libc, "find", lambda *asked: lambda *arguments: 0)
+    assert find_patience() is None
+
+
+def test_interpreter_that_cannot_call_prctl_knows_no_patience(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(turns.libc, "find", lambda *asked: None)
+    assert find_patience() is None
 
 
 def test_clock_of_a_thread_counts_what_it_computes() -> None:
@@ -153,16 +196,22 @@ def test_looks_are_rare() -> None:
 
 
 class Burners:
-    """An application whose threads compute until they are told to stop; /fast answers at once."""
+    """An application that computes until it is told to stop; its other paths look at slacks."""
 
     def __init__(self) -> None:
         self.stop = threading.Event()
-        self.patient: list[bool] = []
+        # Of the threads that run the application, and of those and the processes that they start.
+        self.seen: list[int] = []
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        if environ["PATH_INFO"] == "/burn":
-            self.burn()
-        self.patient.append(is_patient())
+        match environ["PATH_INFO"]:
+            case "/burn":
+                self.burn()
+            case "/children":
+                self.seen += slack_of_a_thread(), slack_of_a_process()
+            case "/coroutine":
+                self.seen += aiowsgi.run_coroutine(self.start_children())
+        self.seen.append(slack())
         start_response("200 OK", [("Content-Length", "0")])
         return []
 
@@ -170,6 +219,13 @@ class Burners:
         end = time.monotonic() + TIMEOUT
         while not self.stop.is_set():
             assert time.monotonic() < end, "nobody stops it"
+
+    async def start_children(self) -> list[int]:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", TELL_SLACK, stdout=subprocess.PIPE
+        )
+        output, _ = await process.communicate()
+        return [slack(), await asyncio.to_thread(slack), int(output)]
 
 
 @pytest.fixture
@@ -179,58 +235,111 @@ def burners() -> Iterator[Burners]:
     burners.stop.set()
 
 
-@on_each_loop
-async def test_loop_thread_is_patient_while_jobs_compute(
-    start_server: StartServer, burners: Burners
-) -> None:
-    server = await start_server(burners, validate=False)
-    async with await connect(server) as one, await connect(server) as two:
+@contextlib.asynccontextmanager
+async def burning(
+    burners: Burners, patience: turns.Patience | None, **options: Any
+) -> AsyncIterator[tuple[aiowsgi.Server, RawClient]]:
+    """A server, two of whose threads compute, and a client that may ask for more."""
+    config = Config(bind=("127.0.0.1:0",), threads=4, **options)
+    async with (
+        Serving(burners, config, None, None, patience) as server,
+        await connect(server) as one,
+        await connect(server) as two,
+        await connect(server) as client,
+    ):
         await one.send(GET % b"burn")
         await two.send(GET % b"burn")
-        async with await connect(server) as client:
+        await eventually(
+            lambda: [info.phase for info in server.inspect().requests] == ["running"] * 2
+        )
+        yield server, client
+        burners.stop.set()
 
-            async def ask() -> bool:
-                await client.send(GET % b"fast")
-                assert (await client.receive()).status == 200
-                return is_patient()
 
-            while not await ask():
-                pass
-            burners.stop.set()
-            await eventually(lambda: not is_patient())
-        assert (await one.receive()).status == (await two.receive()).status == 200
+async def ask(client: RawClient, path: bytes = b"fast") -> None:
+    await client.send(GET % path)
+    assert (await client.receive()).status == 200
+
+
+async def become_patient(client: RawClient) -> None:
+    end = time.monotonic() + TIMEOUT
+    while not is_patient():
+        assert time.monotonic() < end, "the loop thread does not become patient"
+        await ask(client)
+
+
+@on_each_loop
+async def test_loop_thread_is_patient_while_jobs_compute(
+    start_server: StartServer, burners: Burners, patience: turns.Patience
+) -> None:
+    async with burning(burners, patience) as (_, client):
+        await become_patient(client)
+        burners.stop.set()
+        await eventually(lambda: not is_patient())
     # A thread with a job is like all others.
-    assert not any(burners.patient)
+    assert set(burners.seen) == {USUAL}
+
+
+@on_each_loop
+async def test_embedded_server_changes_no_thread(
+    start_server: StartServer, burners: Burners
+) -> None:
+    """What the program around it starts meanwhile would be late for ever."""
+    async with burning(burners, None) as (server, client):
+        pool = server._site.pool
+        assert isinstance(pool, ThreadPool)
+        end = time.monotonic() + 5 * turns._INTERVAL
+        while time.monotonic() < end:
+            await ask(client)
+            assert not pool.crowded
+            assert slack() == USUAL
+        assert await asyncio.to_thread(slack) == USUAL
+        await ask(client, b"children")
+    assert set(burners.seen) == {USUAL}
+
+
+async def test_what_a_request_starts_is_not_patient(
+    burners: Burners, patience: turns.Patience
+) -> None:
+    async with burning(burners, patience) as (_, client):
+        await become_patient(client)
+        await ask(client, b"children")
+    assert set(burners.seen) == {USUAL}
+
+
+@on_each_loop
+async def test_what_a_coroutine_starts_is_not_patient(
+    start_server: StartServer, burners: Burners, patience: turns.Patience
+) -> None:
+    async with burning(burners, patience) as (_, client):
+        await become_patient(client)
+        await ask(client, b"coroutine")
+        assert set(burners.seen) == {USUAL}
+        # It may have left anything behind on the loop thread.
+        for _ in range(10):
+            await ask(client)
+            assert not is_patient()
 
 
 @on_each_loop
 async def test_server_that_stops_leaves_no_patience_behind(
-    start_server: StartServer, burners: Burners
+    start_server: StartServer, burners: Burners, patience: turns.Patience
 ) -> None:
-    server = await start_server(burners, validate=False, timeout_graceful=0.1)
-    async with await connect(server) as one, await connect(server) as two:
-        await one.send(GET % b"burn")
-        await two.send(GET % b"burn")
-        async with await connect(server) as client:
-            while not is_patient():
-                await client.send(GET % b"fast")
-                assert (await client.receive()).status == 200
+    async with burning(burners, patience, timeout_graceful=0.1) as (server, client):
+        await become_patient(client)
         server.close()
         await server.wait_closed()
-    assert not is_patient()
+        assert not is_patient()
 
 
-def test_idle_thread_is_patient_while_jobs_compute(
-    burners: Burners, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_idle_thread_is_patient_while_jobs_compute(burners: Burners) -> None:
     idle: dict[int, bool] = {}
 
-    def be_patient(patient: bool) -> None:
-        idle[threading.get_ident()] = patient
+    def prctl(option: int, value: int, *more: int) -> int:
+        idle[threading.get_ident()] = value == turns._LATE
+        return 0
 
-    monkeypatch.setattr("aiowsgi.bridge.pool.be_patient", be_patient)
-    monkeypatch.setattr("aiowsgi.bridge.pool.be_punctual", lambda: be_patient(False))
-    pool = ThreadPool(3)
+    pool = ThreadPool(3, patience=turns.Patience(prctl, USUAL))
     try:
         for _ in range(2):
             pool.start(burners.burn)
@@ -247,3 +356,14 @@ def test_idle_thread_is_patient_while_jobs_compute(
     finally:
         burners.stop.set()
         pool.shutdown()
+
+
+def test_thread_that_a_patient_one_starts_is_as_usual(patience: turns.Patience) -> None:
+    pool = ThreadPool(1, patience=patience)
+    patience.begin()
+    try:
+        seen = pool.submit(slack).result(TIMEOUT)
+    finally:
+        patience.end()
+        pool.shutdown()
+    assert seen == USUAL

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from ..errors import ClientDisconnected, RequestBodyError
 from .budget import Budget
 from .jobs import SHORT_WAIT, Places
+from .locks import make_lock, reentered
 
 
 def _nobody_to_ask() -> None:
@@ -34,6 +35,7 @@ class RequestBody:
         "_full",
         "_held",
         "_high_water",
+        "_lock",
         "_on_demand",
         "_places",
         "_short_wait",
@@ -56,7 +58,9 @@ class RequestBody:
         self._places = places
         # Protects everything below. Taken by the loop thread to feed and by the pool thread to
         # read; the pool thread waits on it, and feed, finish and abort each end the wait.
-        self._condition = threading.Condition(threading.Lock())
+        # Whoever comes into the middle of that on the same thread may look, but not read.
+        self._lock = make_lock()
+        self._condition = threading.Condition(self._lock)  # type: ignore[arg-type]
         self._buffer = bytearray(initial)
         self._held = budget.hold(0, len(initial))  # What the budget counts.
         self._waiting = False
@@ -162,7 +166,8 @@ class RequestBody:
 
     def abandon(self, error: ClientDisconnected) -> None:
         """Raise ``error`` from here on: the body is the parent's. See ``forks``."""
-        self._condition = threading.Condition(threading.Lock())
+        self._lock = make_lock()
+        self._condition = threading.Condition(self._lock)  # type: ignore[arg-type]
         self._error = error
         self._on_demand = _nobody_to_ask
 
@@ -173,6 +178,8 @@ class RequestBody:
         usually a RequestBodyError, when the rest of the body will never come.
         """
         demand = False
+        if self._lock._is_owned():
+            raise reentered("the request body")
         with self._condition:
             if not (self._buffer or self._finished or self._error or self._demanded):
                 self._demanded = demand = True
@@ -218,8 +225,8 @@ class RequestBody:
         began = time.monotonic()
         try:
             if not self._condition.wait_for(self._ready, self._short_wait):
-                self._places.leave()
                 try:
+                    self._places.leave()
                     self._condition.wait_for(self._ready)
                 finally:
                     self._places.rejoin()

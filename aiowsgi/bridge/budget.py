@@ -1,6 +1,6 @@
 """The bytes that may be buffered for all clients together."""
 
-import threading
+from .locks import make_lock
 
 # Less than this is not worth a lock: a holder of it counts as nothing.
 SMALL = 1 << 14
@@ -15,25 +15,24 @@ class Budget:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         # Protects the sum. Taken by the loop thread and by pool threads for a few instructions,
-        # also while they hold the lock of a body or a writer.
-        self._lock = threading.Lock()
+        # also while they hold the lock of a body or a writer. To look at it takes no lock: what was
+        # seen with one would be old as well by the time that use is made of it.
+        self._lock = make_lock()
         self._used = 0
 
     @property
     def used(self) -> int:
         """The sum of what all holders are counted with."""
-        with self._lock:
-            return self._used
+        return self._used
 
     @property
     def exceeded(self) -> bool:
         """Whether more is held than may be."""
-        with self._lock:
-            return self._used > self.limit
+        return self._used > self.limit
 
     def abandon(self) -> None:
         """Count for nobody. See ``forks``."""
-        self._lock = threading.Lock()
+        self._lock = make_lock()
 
     def hold(self, held: int, size: int) -> int:
         """Count a holder with ``size`` in place of ``held``; return what it is counted with now."""
@@ -48,5 +47,4 @@ class Budget:
         """Return whether a holder that is counted with ``held`` may hold ``size``."""
         if size < SMALL:
             return True
-        with self._lock:
-            return self._used + size - held <= self.limit
+        return self._used + size - held <= self.limit

@@ -10,6 +10,7 @@ from typing import Any
 from ..errors import QueueFull
 from ..wording import counted
 from .jobs import Job, Started
+from .locks import make_lock
 from .pool import ThreadPool
 
 _log = logging.getLogger("aiowsgi.error")
@@ -28,10 +29,11 @@ class ForeignPool:
         self._queue_size = queue_size
         # Protects everything below. Taken to start, cancel and stop on the loop thread, and by the
         # executor's threads around each job.
-        self._lock = threading.Lock()
+        self._lock = make_lock()
         self._waiting: set[Future[None]] = set()
         self._running: dict[_ForeignJob, Started] = {}
-        self._away = 0
+        # Threads that wait for clients, by their numbers.
+        self._away: set[int] = set()
         self._closed = False
         self._on_stopped: list[Callable[[], None]] = []
 
@@ -46,10 +48,16 @@ class ForeignPool:
         return count if isinstance(count, int) else 2
 
     @property
+    def concurrent(self) -> bool:
+        """Whether several jobs may run at the same time, on whatever threads."""
+        if isinstance(self._executor, ThreadPool):
+            return self._executor.concurrent
+        return self.threads > 1
+
+    @property
     def waiting(self) -> int:
-        """How many jobs wait for a thread."""
-        with self._lock:
-            return len(self._waiting)
+        """How many jobs wait for a thread, a moment ago."""
+        return len(self._waiting)
 
     @property
     def lost(self) -> int:
@@ -60,8 +68,7 @@ class ForeignPool:
     @property
     def starved(self) -> bool:
         """Whether jobs wait because of threads that wait for clients."""
-        with self._lock:
-            return bool(self._waiting) and self._away > 0
+        return bool(self._waiting) and bool(self._away)
 
     @property
     def crowded(self) -> bool:
@@ -71,14 +78,20 @@ class ForeignPool:
     def leave(self) -> None:
         """Count the calling thread as one that waits for a client."""
         with self._lock:
-            self._away += 1
+            self._away.add(threading.get_ident())
 
     def rejoin(self) -> None:
         """Count the calling thread as one that works."""
         with self._lock:
-            self._away -= 1
+            self._away.discard(threading.get_ident())
 
-    def start(self, run: Callable[[], None], *, wake: bool = True) -> Job:
+    def start(
+        self,
+        run: Callable[[], None],
+        failed: Callable[[], None] = lambda: None,
+        *,
+        wake: bool = True,
+    ) -> Job:
         """Queue ``run``. Raises QueueFull, or RuntimeError once the executor is shut down."""
         # Carries the job's state: the executor's own future comes too late, for the job may have
         # begun by then.
@@ -92,7 +105,7 @@ class ForeignPool:
             self._waiting.add(future)
         job = _ForeignJob(self, future)
         try:
-            outer = self._executor.submit(self._run, run, job)
+            outer = self._executor.submit(self._run, run, job, failed)
         except BaseException:
             self._drop(future)
             raise
@@ -124,26 +137,36 @@ class ForeignPool:
 
     def abandon(self) -> None:
         """Take nothing any more. See ``forks``."""
-        self._lock = threading.Lock()
+        self._lock = make_lock()
         self._closed = True
         self._waiting = set()
         self._running = {}
-        self._away = 0
+        self._away = set()
         self._on_stopped = []
 
-    def _run(self, run: Callable[[], None], job: "_ForeignJob") -> None:
+    def _run(
+        self,
+        run: Callable[[], None],
+        job: "_ForeignJob",
+        failed: Callable[[], None],
+    ) -> None:
         if not job.future.set_running_or_notify_cancel():
             return
-        thread = threading.current_thread()
-        with self._lock:
-            self._waiting.discard(job.future)
-            job.taken = Started(thread.name, thread.ident or 0, time.monotonic())
-            self._running[job] = job.taken._replace(run=run)
         try:
+            thread = threading.current_thread()
+            with self._lock:
+                job.taken = Started(thread.name, thread.ident or 0, time.monotonic())
+                self._running[job] = job.taken._replace(run=run)
+                self._waiting.discard(job.future)
             run()
+        except BaseException:
+            failed()
+            raise
         finally:
             with self._lock:
-                del self._running[job]
+                self._running.pop(job, None)
+                self._waiting.discard(job.future)
+                self._away.discard(threading.get_ident())
             self._look()
 
     def _on_done(self, outer: Future[None], future: Future[None]) -> None:

@@ -55,6 +55,10 @@ class JobQueue(Places, Protocol):
         """How many jobs may run at the same time."""
 
     @property
+    def concurrent(self) -> bool:
+        """Whether several jobs may run at the same time, on whatever threads."""
+
+    @property
     def waiting(self) -> int:
         """How many jobs wait for a thread."""
 
@@ -70,8 +74,11 @@ class JobQueue(Places, Protocol):
     def crowded(self) -> bool:
         """Whether several jobs compute, so that threads wait for the interpreter. See ``turns``."""
 
-    def start(self, run: Callable[[], None], *, wake: bool) -> Job:
+    def start(self, run: Callable[[], None], failed: Callable[[], None], *, wake: bool) -> Job:
         """Queue ``run``, which raises nothing. Raises QueueFull.
+
+        Should it not be run to its end all the same, because an exception was raised in its thread
+        from elsewhere or memory is short, then ``failed()`` is called there.
 
         Without ``wake`` the job may stay in the queue until ``wake`` is called: a caller that
         queues several jobs in a row does that once.

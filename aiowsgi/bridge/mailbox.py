@@ -1,9 +1,10 @@
 """Hand-over from any thread to the loop thread, with one wake-up for everything that is ready."""
 
 import logging
-import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
+
+from .locks import make_lock
 
 Item = TypeVar("Item")
 
@@ -23,8 +24,9 @@ class Mailbox(Generic[Item]):
         self._wake = wake
         self._deliver = deliver
         # Protects the list and the flag. Taken by pool threads to post and by the loop thread to
-        # collect, each for a few instructions.
-        self._lock = threading.Lock()
+        # collect, each for a few instructions. Whoever comes into the middle of that on the same
+        # thread may post as well.
+        self._lock = make_lock()
         self._items: list[Item] = []
         self._woken = False
 
@@ -33,28 +35,31 @@ class Mailbox(Generic[Item]):
 
         Raises RuntimeError where the loop is closed and nobody will ever collect.
         """
-        with self._lock:
-            self._items.append(item)
-            if self._woken:
-                return
-            self._woken = True
+        waking = False
         try:
+            with self._lock:
+                self._items.append(item)
+                if self._woken:
+                    return
+                self._woken = waking = True
             self._wake(self._collect)
         except BaseException:
-            with self._lock:
-                self._woken = False
+            if waking:
+                # Perhaps nobody was woken, and one wake-up too many does no harm.
+                with self._lock:
+                    self._woken = False
             raise
 
     def abandon(self) -> None:
         """Wake nobody. See ``forks``."""
-        self._lock = threading.Lock()
+        self._lock = make_lock()
         self._woken = True
 
     def _collect(self) -> None:
         # What is posted from here on has a wake-up of its own, so that one pass is bounded.
         with self._lock:
-            items, self._items = self._items, []
             self._woken = False
+            items, self._items = self._items, []
         for item in items:
             try:
                 self._deliver(item)

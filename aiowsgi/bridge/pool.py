@@ -1,5 +1,6 @@
 """The thread pool: a bounded queue of jobs and the threads that run them."""
 
+import contextlib
 import itertools
 import logging
 import threading
@@ -8,13 +9,15 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from functools import partial
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 from ..errors import QueueFull
 from ..wording import counted
 from . import forks
 from .jobs import Job, Started
-from .turns import Crowd, be_patient, be_punctual
+from .locks import make_lock, reentered
+from .threads import Call, PoolThread, QueuedJob
+from .turns import Crowd, Patience
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -23,96 +26,15 @@ _log = logging.getLogger("aiowsgi.error")
 _pool_numbers = itertools.count(1)
 
 
-class _Job:
-    __slots__ = ("_pool", "future", "lost", "queued_at", "run", "running", "taken_at", "taken_by")
-
-    def __init__(self, pool: "ThreadPool", run: Callable[[], None]) -> None:
-        self._pool = pool
-        # None once it has ended or was cancelled: who keeps a job does not keep what it ran.
-        self.run: Callable[[], None] | None = run
-        self.queued_at = time.monotonic()
-        # By which thread (its name, and its numbers here and in the system), and when.
-        self.taken_by: tuple[str, int, int] | None = None
-        self.taken_at = 0.0
-        # Whether that is still at it.
-        self.running = False
-        # Whether it does not count any more although it runs.
-        self.lost = False
-        # Of a job that came through ``submit``.
-        self.future: Future[Any] | None = None
-
-    def cancel(self) -> bool:
-        return self._pool._cancel(self)
-
-    def started(self) -> Started | None:
-        return self._pool._started(self)
-
-    def write_off(self) -> bool:
-        return self._pool._write_off(self)
-
-
-def _started_by(job: _Job) -> Started | None:
-    """Return which thread has taken a job. The lock of the pool is held."""
-    if job.taken_by is None:
-        return None
-    name, ident, native_id = job.taken_by
-    return Started(name, ident, job.taken_at, native_id)
-
-
-class _Call:
-    """A call whose outcome goes to a future."""
-
-    __slots__ = ("_call", "_future", "_pool")
-
-    def __init__(self, pool: "ThreadPool", call: Callable[[], Any], future: Future[Any]) -> None:
-        self._pool = pool
-        self._call = call
-        self._future = future
-
-    def __call__(self) -> None:
-        if not self._future.set_running_or_notify_cancel():
-            return
-        try:
-            result = self._call()
-        except BaseException as error:
-            if self._pool.abandoned:
-                raise
-            # The caller gets it, whatever it is.
-            self._future.set_exception(error)
-            # The traceback knows this frame, and the future knows the traceback.
-            del self
-        else:
-            self._future.set_result(result)
-
-
-class PoolThread(threading.Thread):
-    """A thread that the interpreter does not wait for at its end.
-
-    Threads that a job starts are ordinary ones all the same: ``Thread`` takes ``daemon`` from the
-    thread that starts it, and would be cut at the end of the process without a word.
-    """
-
-    _is_running_jobs = False
-
-    @property
-    def daemon(self) -> bool:  # type: ignore[override]
-        """Whether the interpreter does without its end: asked before ``run``, and for children."""
-        return not self._is_running_jobs
-
-    def run(self) -> None:
-        # Whether this thread is waited for has been settled when it was started.
-        self._is_running_jobs = True
-        super().run()
-
-
 class ThreadPool(Executor):
     """A ``concurrent.futures.Executor`` with a bounded queue and daemon threads.
 
     Arguments: ``max_threads`` that run jobs at the same time, each started when it is first needed;
     ``queue_size``, the number of jobs that may wait while all threads are busy. A server's own pool
     also has: ``spare_threads``, how many threads that wait for clients (``leave``) are replaced;
-    ``max_lost_threads``, how many that are written off are replaced; and ``queue_target``, the
-    seconds that the oldest job may have waited before the newest are run first.
+    ``max_lost_threads``, how many that are written off are replaced; ``queue_target``, the seconds
+    that the oldest job may have waited before the newest are run first; and ``patience`` for idle
+    threads, in a process of our own.
 
     One pool may serve several servers and the work of the program around them.
 
@@ -129,6 +51,7 @@ class ThreadPool(Executor):
         spare_threads: int = 0,
         max_lost_threads: int = 0,
         queue_target: float = float("inf"),
+        patience: Patience | None = None,
     ) -> None:
         if max_threads < 1:
             raise ValueError("max_threads must be at least 1")
@@ -139,24 +62,28 @@ class ThreadPool(Executor):
         self._spare_threads = spare_threads
         self._max_lost_threads = max_lost_threads
         self._queue_target = queue_target
+        self._patience = patience
         self._name = f"aiowsgi-{next(_pool_numbers)}"
         self._numbers = itertools.count(1)
         # Protects everything below and the state of every job. Taken by whoever submits or cancels
-        # and by the threads between jobs, for a few instructions.
-        self._lock = threading.Lock()
-        self._jobs: deque[_Job] = deque()
-        self._running: set[_Job] = set()
-        # Those that have not ended, and some that have.
-        self._threads: list[threading.Thread] = []
-        self._living = 0
-        # Of the running jobs: those that wait for a client, and those that were written off.
-        self._away = 0
-        self._lost = 0
-        # One for each idle thread, which waits until it is released.
-        self._idle: list[threading.Lock] = []
+        # and by the threads between jobs, for a few instructions. A look without it, at how many
+        # there are of something, is one at the moment before. A thread may end anywhere between
+        # two jobs (see ``threads``): each step can be left out, and can be taken twice.
+        self._lock = make_lock()
+        self._jobs: deque[QueuedJob] = deque()
+        self._running: set[QueuedJob] = set()
+        # Of the running jobs, those that were written off.
+        self._lost: set[QueuedJob] = set()
+        # Threads that wait for clients, by their numbers: those of the pool, and the application's.
+        self._away: set[int] = set()
+        # Those that will look into the queue again, and all that have not ended.
+        self._living: set[PoolThread] = set()
+        self._threads: list[PoolThread] = []
+        # The idle ones, each waiting for its turn; the last that became so is used first.
+        self._idle: dict[PoolThread, None] = {}
+        # One that was woken, or started, and has not looked into the queue yet.
+        self._waking: PoolThread | None = None
         self._crowd = Crowd()
-        # Whether a thread was woken, or started, that has not looked into the queue yet.
-        self._waking = False
         self._closed = False
         self._on_stopped: list[Callable[[], None]] = []
         # Whether this is a forked child: the threads are its parent's.
@@ -169,46 +96,49 @@ class ThreadPool(Executor):
         return self._max_threads
 
     @property
+    def concurrent(self) -> bool:
+        """Whether several jobs may run at the same time, on whatever threads."""
+        return self._max_threads + self._spare_threads + self._max_lost_threads > 1
+
+    @property
     def waiting(self) -> int:
-        """How many jobs wait for a thread."""
-        with self._lock:
-            return len(self._jobs)
+        """How many jobs wait for a thread, a moment ago."""
+        return len(self._jobs)
 
     @property
     def lost(self) -> int:
-        """How many jobs were written off and still run."""
-        with self._lock:
-            return self._lost
+        """How many jobs were written off and still run, a moment ago."""
+        return len(self._lost)
 
     @property
     def starved(self) -> bool:
         """Whether jobs wait because more threads wait for clients than there are spare ones."""
-        with self._lock:
-            return bool(self._jobs) and self._away > self._spare_threads
+        return bool(self._jobs) and len(self._away) > self._spare_threads
 
     @property
     def crowded(self) -> bool:
-        """Whether several jobs compute, as far as is known. See ``turns``."""
-        with self._lock:
-            return self._crowd.computing
+        """Whether several jobs compute, as far as was known a moment ago. See ``turns``."""
+        return self._crowd.computing
 
     def running(self) -> list[Started]:
         """Return the threads that run jobs, and what they run."""
         with self._lock:
-            # A thread lets go of that without the lock, a moment before its job ends.
-            return [
-                started._replace(run=job.run)
-                for job in self._running
-                if (started := _started_by(job)) is not None
-            ]
+            return [now for job in self._running if (now := job.at_work()) is not None]
 
-    def start(self, run: Callable[[], None], *, wake: bool = True) -> Job:
-        """Queue ``run``, which raises nothing: the lean way in.
+    def start(
+        self,
+        run: Callable[[], None],
+        failed: Callable[[], None] = lambda: None,
+        *,
+        wake: bool = True,
+    ) -> Job:
+        """Queue ``run``, which raises nothing: the lean way in. See ``JobQueue.start``.
 
-        Called on any thread; does not block. Raises QueueFull, or RuntimeError after ``shutdown``
-        and where the system has no thread to give. See ``JobQueue.start`` for ``wake``.
+        Called on any thread; does not block. Raises QueueFull, or RuntimeError after ``shutdown``,
+        where the system has no thread to give, and from a signal handler or a destructor that has
+        interrupted the pool itself.
         """
-        job = _Job(self, run)
+        job = QueuedJob(self, run, failed)
         self._enqueue(job, wake)
         return job
 
@@ -219,20 +149,20 @@ class ThreadPool(Executor):
         """
         with self._lock:
             self._wake_one()
-            now = time.monotonic()
-            if self._crowd.is_due(now):
-                self._crowd.look(self._started_jobs(), now)
+            if self._patience is not None and self._crowd.is_due(now := time.monotonic()):
+                self._crowd.look(self.running(), now)
 
     def leave(self) -> None:
         """Stop counting the calling thread, one of the pool's. See ``Places``."""
+        self._check()
         with self._lock:
-            self._away += 1
+            self._away.add(threading.get_ident())
             self._wake_one()
 
     def rejoin(self) -> None:
         """Count the calling thread again."""
         with self._lock:
-            self._away -= 1
+            self._away.discard(threading.get_ident())
             self._dismiss_surplus()
 
     def submit(
@@ -242,9 +172,10 @@ class ThreadPool(Executor):
         *args: Parameters.args,
         **kwargs: Parameters.kwargs,
     ) -> Future[Result]:
-        """Queue a call, as every Executor does. Raises QueueFull, or RuntimeError."""
+        """Queue a call, as every Executor does. Raises as ``start`` does."""
         future: Future[Result] = Future()
-        job = _Job(self, _Call(self, partial(fn, *args, **kwargs), future))
+        call = Call(self, partial(fn, *args, **kwargs), future)
+        job = QueuedJob(self, call, call.fail)
         job.future = future
         self._enqueue(job, wake=True)
         # Who cancels the future frees the place of the job.
@@ -266,21 +197,22 @@ class ThreadPool(Executor):
 
         With ``cancel`` the jobs that have not started are dropped. Does not block.
         """
-        dropped: list[_Job] = []
+        dropped: list[QueuedJob] = []
         # Let go of behind the lock: destructors may do anything.
-        runs: list[Callable[[], None] | None] = []
+        runs: list[object] = []
+        self._check()
         with self._lock:
             self._closed = True
             if cancel:
                 for job in self._jobs:
                     dropped.append(job)
-                    runs.append(job.run)
-                    job.run = None
+                    runs += job.run, job.failed
+                    job.run = job.failed = None
                 self._jobs.clear()
             # Jobs that nobody has woken a thread for are still run.
             self._wake_one()
-            for turn in self._idle:
-                turn.release()
+            for thread in self._idle:
+                thread.wake()
             self._idle.clear()
             stopped = not self._living
             if not stopped:
@@ -300,13 +232,12 @@ class ThreadPool(Executor):
 
     def abandon(self) -> None:
         """Take nothing any more: there are no threads. See ``forks``."""
-        self._lock = threading.Lock()
+        self._lock = make_lock()
         self.abandoned = self._closed = True
         self._jobs = deque()
         self._running = set()
         self._threads = []
-        self._living = self._away = self._lost = 0
-        self._idle = []
+        self._living, self._away, self._lost, self._idle = set(), set(), set(), {}
         self._on_stopped = []
 
     def living_threads(self) -> list[threading.Thread]:
@@ -314,20 +245,22 @@ class ThreadPool(Executor):
         with self._lock:
             return [thread for thread in self._threads if thread.is_alive()]
 
-    def _started_jobs(self) -> list[Started]:
-        """Return the threads that run jobs. The lock is held."""
-        return [started for job in self._running if (started := _started_by(job)) is not None]
+    def _check(self) -> None:
+        """Raise RuntimeError in the middle of another call on the same thread. See ``locks``."""
+        if self._lock._is_owned():
+            raise reentered("the thread pool")
 
     def _room(self) -> int:
         """Return how many more jobs may run. The lock is held."""
         room = self._max_threads - len(self._running)
         if self._away:
-            room += min(self._away, self._spare_threads)
+            room += min(len(self._away), self._spare_threads)
         if self._lost:
-            room += min(self._lost, self._max_lost_threads)
+            room += min(len(self._lost), self._max_lost_threads)
         return room
 
-    def _enqueue(self, job: _Job, wake: bool) -> None:
+    def _enqueue(self, job: QueuedJob, wake: bool) -> None:
+        self._check()
         with self._lock:
             if self.abandoned:
                 raise RuntimeError(f"{forks.NOT_HERE} the thread pool; make another one")
@@ -341,67 +274,79 @@ class ThreadPool(Executor):
             if wake:
                 try:
                     self._wake_one()
-                except RuntimeError:
+                except BaseException:
                     self._jobs.remove(job)
                     raise
 
     def _wake_one(self) -> None:
         """Wake a thread, or start one, unless one is on its way. The lock is held."""
-        if self._waking or not self._jobs or self._room() <= 0:
+        if self._waking is not None or not self._jobs or self._room() <= 0:
             return
         if self._idle:
-            self._waking = True
-            self._idle.pop().release()
-        elif len(self._jobs) + len(self._running) > self._living:
-            thread = PoolThread(target=self._work, name=f"{self._name}-{next(self._numbers)}")
-            self._waking = True
-            try:
-                thread.start()
-            except RuntimeError:
-                self._waking = False
-                # The threads that there are will come to the job; without any, nobody will.
-                if not self._living:
-                    raise
-            else:
-                self._living += 1
-                self._threads = [old for old in self._threads if old.is_alive()]
-                self._threads.append(thread)
+            thread = next(reversed(self._idle))
+            thread.wake()
+            self._waking = thread
+            del self._idle[thread]
+        elif len(self._jobs) + len(self._running) > len(self._living):
+            self._start_thread()
+
+    def _start_thread(self) -> None:
+        """Start a thread, or raise where there is none to do without it. The lock is held."""
+        thread = PoolThread(self._work, f"{self._name}-{next(self._numbers)}")
+        self._threads = [old for old in self._threads if old in self._living or old.is_alive()]
+        try:
+            self._threads.append(thread)
+            self._living.add(thread)
+            self._waking = thread
+            thread.start()
+        except BaseException as error:
+            self._waking = None
+            self._living.discard(thread)
+            # The threads that there are will come to the job; without any, nobody will.
+            if not (self._living and isinstance(error, RuntimeError | MemoryError)):
+                raise
 
     def _dismiss_surplus(self) -> None:
         """Let an idle thread look whether there are too many of them. The lock is held."""
         if self._idle and self._is_surplus():
             # The one that was used least recently.
-            self._idle.pop(0).release()
+            thread = next(iter(self._idle))
+            thread.wake()
+            del self._idle[thread]
 
     def _is_surplus(self) -> bool:
         """Return whether there are more threads than may run. The lock is held."""
-        return self._living > self._room() + len(self._running)
+        return len(self._living) > self._room() + len(self._running)
 
-    def _cancel(self, job: _Job) -> bool:
+    def cancel_job(self, job: QueuedJob) -> bool:
+        """Take a job out of the queue. See ``Job.cancel``."""
+        if self._lock._is_owned():
+            return False  # A destructor came into the middle of something: it may just begin.
         with self._lock:
-            if job.taken_by is not None:
+            if job.thread is not None:
                 return False
             # What it would have run is let go of behind the lock: destructors may do anything.
-            run, job.run = job.run, None
-            if run is not None:
+            let_go = job.run, job.failed
+            job.run = job.failed = None
+            if let_go[0] is not None:
                 self._jobs.remove(job)
         return True
 
-    def _started(self, job: _Job) -> Started | None:
+    def started_job(self, job: QueuedJob) -> Started | None:
+        """Return which thread runs a job, or has run it. See ``Job.started``."""
         with self._lock:
-            return _started_by(job)
+            return job.taken()
 
-    def _write_off(self, job: _Job) -> bool:
+    def write_off_job(self, job: QueuedJob) -> bool:
+        """Stop counting a job as one that runs. See ``Job.write_off``."""
         with self._lock:
-            if not job.running:
+            if job not in self._running:
                 return False
-            if not job.lost:
-                job.lost = True
-                self._lost += 1
-                self._wake_one()
+            self._lost.add(job)
+            self._wake_one()
             return True
 
-    def _next_job(self, taken_by: tuple[str, int, int]) -> _Job | None:
+    def _next_job(self, thread: PoolThread) -> QueuedJob | None:
         """Take a job out of the queue, if there is one that may run. The lock is held."""
         if not self._jobs or self._room() <= 0:
             return None
@@ -409,68 +354,97 @@ class ThreadPool(Executor):
         # Where the delay stays high, somebody has to wait too long. The oldest have done so
         # already, and their clients may have given up; the newest can still be served in time.
         late = now - self._jobs[0].queued_at > self._queue_target
-        job = self._jobs.pop() if late else self._jobs.popleft()
-        job.taken_by = taken_by
+        job = self._jobs[-1 if late else 0]
+        # First of all: from here on `_settle` knows of it.
+        thread.job = job
         job.taken_at = now
-        job.running = True
+        job.thread = thread
         self._running.add(job)
+        if late:
+            self._jobs.pop()
+        else:
+            self._jobs.popleft()
         self._wake_one()
         return job
 
-    def _account_for(self, job: _Job) -> None:
+    def _account_for(self, job: QueuedJob, thread: PoolThread) -> None:
         """Take the end of a job. The lock is held."""
-        job.running = False
         self._running.discard(job)
-        if job.lost:
-            self._lost -= 1
+        self._lost.discard(job)
+        if self._away:
+            # It has come back from wherever it waited.
+            self._away.discard(threading.get_ident())
+        thread.job = None
 
-    def _work(self) -> None:
-        me = threading.current_thread().name, threading.get_ident(), threading.get_native_id()
-        # Released to wake this thread: by whoever queues a job, by another thread, or by `stop`.
-        turn = threading.Lock()
-        turn.acquire()
-        # Threads begin as patient as the one that starts them.
-        be_punctual()
+    def _work(self, thread: PoolThread) -> None:
+        try:
+            self._run_jobs(thread)
+        except BaseException:  # noqa: BLE001
+            # The top of a thread. Somebody has raised it here from elsewhere, between two jobs.
+            _log.error("The thread %s of the pool is replaced", thread.name, exc_info=True)
+        finally:
+            on_stopped: list[Callable[[], None]] = []
+            try:
+                self._settle(thread, on_stopped)
+            except BaseException:  # noqa: BLE001 - once more: this must be done
+                self._settle(thread, on_stopped)
+        for callback in on_stopped:
+            callback()
+
+    def _settle(self, thread: PoolThread, on_stopped: list[Callable[[], None]]) -> None:
+        """Settle the accounts of a thread that ends; return who has to be told of the last end.
+
+        Whatever has ended it, and wherever. Threads in its place are started as they are needed.
+        """
+        with self._lock:
+            self._arrive(thread)
+            if (job := thread.job) is not None:
+                begun = job.failed is None
+                if not begun and job not in self._jobs:
+                    self._jobs.appendleft(job)
+                self._account_for(job, thread)
+                if not begun:
+                    job.thread = None
+            self._living.discard(thread)
+            with contextlib.suppress(RuntimeError, MemoryError):  # The next job tries again.
+                self._wake_one()
+            if self._closed and not self._living:
+                on_stopped += self._on_stopped
+                self._on_stopped = []
+
+    def _arrive(self, thread: PoolThread) -> None:
+        """Take note that a thread looks into the queue. The lock is held."""
+        self._living.add(thread)
+        self._idle.pop(thread, None)
+        if self._waking is thread:
+            self._waking = None
+
+    def _run_jobs(self, thread: PoolThread) -> None:
+        if self._patience is not None:
+            self._patience.end()  # Threads begin as patient as the one that starts them.
         patient = False
-        job: _Job | None = None
         woken = True
         while True:
             with self._lock:
-                if job is not None:
-                    self._account_for(job)
                 if woken:
-                    self._waking = False
-                job = self._next_job(me)
+                    self._arrive(thread)
+                elif thread.job is not None:
+                    self._account_for(thread.job, thread)
+                job = self._next_job(thread)
                 if job is None:
                     if (self._closed and not self._jobs) or self._is_surplus():
-                        self._living -= 1
-                        over = self._closed and not self._living
-                        on_stopped = self._on_stopped if over else []
-                        break
-                    self._idle.append(turn)
+                        self._living.discard(thread)
+                        return
+                    self._idle[thread] = None
                 crowded = self._crowd.computing
             woken = job is None
-            if patient is not (crowded and woken):
+            if self._patience is not None and patient is not (crowded and woken):
                 # A thread with a job has its turns like all others, for it may compute as well.
                 if patient := not patient:
-                    be_patient(True)
+                    self._patience.begin()
                 else:
-                    be_punctual()
+                    self._patience.end()
             if job is None:
-                turn.acquire()
+                thread.turn.acquire()
                 continue
-            run, job.future = job.run, None
-            assert run is not None  # It was neither run nor cancelled before.
-            try:
-                run()
-            except BaseException as error:  # noqa: BLE001
-                if self.abandoned:
-                    forks.leave(error)
-                # The top of a thread: jobs raise nothing, so this is a defect, and is not hidden.
-                _log.critical("A job of the thread pool failed", exc_info=True)
-            job.run = None
-            del run
-            if self.abandoned:
-                forks.leave(None)
-        for callback in on_stopped:
-            callback()
+            job.execute()

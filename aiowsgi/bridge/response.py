@@ -10,6 +10,7 @@ from typing import Protocol
 from ..errors import ApplicationError, ClientDisconnected
 from .budget import SMALL, Budget
 from .jobs import SHORT_WAIT, Places
+from .locks import make_lock, reentered
 
 # What a writer may queue however little memory is left to all of them: it has to go on.
 _FLOOR = 1 << 16
@@ -87,7 +88,8 @@ class ResponseWriter:
         self._places = places
         # Protects everything below. Taken by the pool thread to write and by the loop thread to
         # take, each for a few instructions.
-        self._lock = threading.Lock()
+        # Whoever comes into the middle of that on the same thread may look, but not write.
+        self._lock = make_lock()
         # Made when the pool thread first has to wait, which most responses never do.
         self._room: threading.Condition | None = None
         self._pieces: list[bytes] = []
@@ -193,24 +195,28 @@ class ResponseWriter:
 
         Called on a pool thread; does not block.
         """
-        with self._lock:
-            self._progress = ABORTED
-            if self._woken or self._error is not None:
-                return
-            self._woken = True
+        waking = False
         try:
+            with self._lock:
+                self._progress = ABORTED
+                if self._woken or self._error is not None:
+                    return
+                self._woken = waking = True
             self._wake()
         except BaseException:
-            self._note_unwoken()
+            if waking:
+                self._wake_again()
             raise
 
-    def _note_unwoken(self) -> None:
-        """Take note that nobody was woken: what comes later must not count on it."""
+    def _wake_again(self) -> None:
+        """Have the next write wake the loop thread: perhaps the last one did not come to that."""
         with self._lock:
             self._woken = False
 
     def _send_directly(self, pieces: list[bytes]) -> list[bytes]:
         """Give pieces to the kernel, as far as that takes them; return what is left."""
+        if self._lock._is_owned():
+            raise reentered("the response")
         with self._lock:
             if not self._direct or self._pieces or self._send is None:
                 return pieces
@@ -243,12 +249,12 @@ class ResponseWriter:
         disconnects when the client leaves, takes nothing for too long, or the server stops.
         """
         if self._room is None:
-            self._room = threading.Condition(self._lock)
+            self._room = threading.Condition(self._lock)  # type: ignore[arg-type]
         self._waiting += 1
         try:
             if not self._room.wait_for(lambda: self._has_room(more), SHORT_WAIT):
-                self._places.leave()
                 try:
+                    self._places.leave()
                     self._room.wait_for(lambda: self._has_room(more))
                 finally:
                     self._places.rejoin()
@@ -256,29 +262,35 @@ class ResponseWriter:
             self._waiting -= 1
 
     def _put(self, piece: bytes, progress: Progress) -> None:
-        with self._lock:
-            if self._size and piece and not self._has_room(len(piece)):
-                self._wait_for_room(len(piece))
-            if self._error is not None:
-                raise self._error.anew()
-            if self._progress is not OPEN:
-                raise ApplicationError("the response is complete; nothing can be written behind it")
-            if self._waiting and progress is FINISHED:
-                # Another thread of the application is in the midst of the body.
-                progress = ABORTED
-            if piece:
-                self._append(piece)
-                self._size += len(piece)
-                if self._size >= SMALL:
-                    self._count()
-            self._progress = progress
-            if self._woken:
-                return
-            self._woken = True
+        if self._lock._is_owned():
+            raise reentered("the response")
+        waking = False
         try:
+            with self._lock:
+                if self._size and piece and not self._has_room(len(piece)):
+                    self._wait_for_room(len(piece))
+                if self._error is not None:
+                    raise self._error.anew()
+                if self._progress is not OPEN:
+                    raise ApplicationError(
+                        "the response is complete; nothing can be written behind it"
+                    )
+                if self._waiting and progress is FINISHED:
+                    # Another thread of the application is in the midst of the body.
+                    progress = ABORTED
+                if piece:
+                    self._append(piece)
+                    self._size += len(piece)
+                    if self._size >= SMALL:
+                        self._count()
+                self._progress = progress
+                if self._woken:
+                    return
+                self._woken = waking = True
             self._wake()
         except BaseException:
-            self._note_unwoken()
+            if waking:
+                self._wake_again()
             raise
 
     def _append(self, piece: bytes) -> None:
@@ -368,7 +380,7 @@ class ResponseWriter:
 
     def abandon(self, error: ClientDisconnected) -> None:
         """Raise ``error`` from here on: the response is the parent's. See ``forks``."""
-        self._lock = threading.Lock()
+        self._lock = make_lock()
         self._room = None
         self._error = error
         self._let_go()

@@ -10,57 +10,59 @@ often, and has its turn as soon as those who came before it have had theirs.
 Somebody has to ask, though: patience is for times in which several jobs compute. And it is about
 CPython's lock and Linux' timers (prctl(2), PR_SET_TIMERSLACK); elsewhere nobody is patient.
 
-The opposite of patience is for threads that run jobs: what these sleep for ends when it should.
+Threads and processes begin as patient as the thread that starts them, and nobody tells them. So a
+thread is patient only in a process of our own, and only where no code of the application runs: the
+loop thread until the first coroutine of the application, and threads of the pool that have no job.
 """
 
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from .. import libc
 from .jobs import Started
 
 _PR_SET_TIMERSLACK, _PR_GET_TIMERSLACK = 29, 30
-# How late the kernel wakes a thread unless somebody has chosen otherwise, in nanoseconds.
-_DEFAULT = 50_000
-# How late it may wake a punctual one.
-_PUNCTUAL = 1_000
-# How late a patient thread may be woken: several switch intervals.
-_PATIENCE = 20_000_000
+# How late a patient thread may be woken, in nanoseconds: several switch intervals.
+_LATE = 20_000_000
 # Seconds between two looks at the threads.
 _INTERVAL = 0.05
 # A thread computes if it has had this share of the time. Many at once have little each.
 _SHARE = 0.03
 
 
-_prctl = libc.find("prctl", "c_int", "c_int", *["c_ulong"] * 4)
+class Patience:
+    """Makes threads patient, each the one that calls.
+
+    Arguments: prctl(2), and how late the threads of the process may be woken otherwise, in
+    nanoseconds.
+    """
+
+    def __init__(self, prctl: Callable[..., int], usual: int) -> None:
+        self._prctl = prctl
+        self._usual = usual
+
+    def begin(self) -> None:
+        """Let the calling thread be woken late."""
+        self._prctl(_PR_SET_TIMERSLACK, _LATE, 0, 0, 0)
+
+    def end(self) -> None:
+        """Have the calling thread woken as all others of the process."""
+        self._prctl(_PR_SET_TIMERSLACK, self._usual, 0, 0, 0)
 
 
-def _usual_slack() -> int:
-    """Return the timer slack of the calling thread in nanoseconds; 0 where patience is no use."""
+def find_patience() -> Patience | None:
+    """Return what makes threads patient, or None where it is no use.
+
+    For a process that serves and does nothing else. Called on a thread that is not patient.
+    """
     has_lock = getattr(sys, "_is_gil_enabled", lambda: True)()
     if sys.platform != "linux" or sys.implementation.name != "cpython" or not has_lock:
-        return 0
-    return 0 if _prctl is None else max(0, _prctl(_PR_GET_TIMERSLACK, 0, 0, 0, 0))
-
-
-_USUAL = _usual_slack()
-
-
-def be_patient(patient: bool) -> None:
-    """Make the calling thread patient, or as it was before."""
-    if _prctl is not None and _USUAL:
-        _prctl(_PR_SET_TIMERSLACK, _PATIENCE if patient else _USUAL, 0, 0, 0)
-
-
-def be_punctual() -> None:
-    """Make the calling thread neither patient nor late, unless the process is told to be late.
-
-    Whoever saves power that way (systemd's TimerSlackNSec=, for one) means all threads. Threads and
-    processes that the thread starts are as punctual.
-    """
-    if _prctl is not None and _USUAL:
-        _prctl(_PR_SET_TIMERSLACK, _PUNCTUAL if _USUAL == _DEFAULT else _USUAL, 0, 0, 0)
+        return None
+    prctl = libc.find("prctl", "c_int", "c_int", *["c_ulong"] * 4)
+    # None of a thread with a real-time priority, which is always woken in time.
+    usual = 0 if prctl is None else prctl(_PR_GET_TIMERSLACK, 0, 0, 0, 0)
+    return Patience(prctl, usual) if prctl is not None and usual > 0 else None
 
 
 def _cpu_time(native_id: int) -> float:
@@ -83,7 +85,7 @@ class Crowd:
 
     def is_due(self, now: float) -> bool:
         """Return whether it is time for a look. ``now`` by ``time.monotonic``."""
-        return _USUAL > 0 and now - self._looked_at >= _INTERVAL
+        return now - self._looked_at >= _INTERVAL
 
     def look(self, running: Iterable[Started], now: float) -> None:
         """Look at the threads that run jobs."""

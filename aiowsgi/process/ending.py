@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import NoReturn
 
-from ..bridge.pool import PoolThread
+from ..bridge.threads import PoolThread
 from ..observe.inspection import stacks_of
 from ..observe.loggers import error_log
 from . import logs, streams

@@ -10,12 +10,13 @@ from typing import Never
 from wsgiref.types import WSGIApplication
 
 from .. import libc
+from ..bridge.turns import Patience, find_patience
 from ..config import Config
 from ..errors import ConfigError
 from ..http.reader import find_reader
 from ..server.bind import place_of
 from ..server.descriptors import raise_limit
-from ..server.serving import refuse_options, serve, with_address
+from ..server.serving import Serving, refuse_options, with_address
 from ..wording import counted
 from ..wsgi.application import describe
 from . import logs, streams
@@ -88,11 +89,16 @@ def serve_until_signal(
     _set_up_heaps()
     raise_limit(config.max_connections)
     machinery = f"{loop_name} with {reader.name}"
+    patience = find_patience()
     deadline = 0.0
     try:
         with asyncio.Runner(loop_factory=loop_factory) as runner:
-            deadline = runner.run(_serve(app, config, name, machinery, signals, on_stopped))
+            serving = _serve(app, config, name, machinery, signals, on_stopped, patience)
+            deadline = runner.run(serving)
     finally:
+        if patience is not None:
+            # Whatever has kept the server from it.
+            patience.end()
         # Readers of the logs that are merely slow have what is left of the time.
         logs.drain(deadline - time.monotonic())
     return signals.exit_code
@@ -142,9 +148,10 @@ async def _serve(
     machinery: str,
     signals: Signals,
     on_stopped: Callable[[int, float | None], None],
+    patience: Patience | None,
 ) -> float:
     """Serve; return when the time to stop is over."""
-    server = await serve(app, config=config)
+    server = await Serving(app, config, None, None, patience)
     _trim_heaps()
     closed = asyncio.ensure_future(server.wait_closed())
     signals.attach(server)

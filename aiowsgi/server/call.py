@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import contextvars
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError, Future, wait
 from typing import Any, TypeVar
 
@@ -25,16 +25,21 @@ class Calls:
     Knows nothing else of the request: the context of the request names it, and whatever copies that
     context (a task, a timer that was cancelled but is not over) may keep it for long.
 
-    Arguments: the loop, and where the calls of all requests are kept, by their tasks.
+    Arguments: the loop; where the calls of all requests are kept, by their tasks; and
+    ``on_call()``, called on the loop thread before it runs a coroutine.
     """
 
-    __slots__ = ("_futures", "_loop", "_running", "gone")
+    __slots__ = ("_futures", "_loop", "_on_call", "_running", "gone")
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, running: dict[asyncio.Task[Any], "Calls"]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        running: dict[asyncio.Task[Any], "Calls"],
+        on_call: Callable[[], None],
     ) -> None:
         self._loop = loop
         self._running = running
+        self._on_call = on_call
         # Where the application waits for each. None while it has asked for none: few do.
         self._futures: dict[asyncio.Task[Any], Future[Any]] | None = None
         # Why there can be no further ones. Set once, on the loop thread; others may read it.
@@ -77,6 +82,7 @@ class Calls:
             coroutine.close()
             future.set_exception(self.gone.anew())
             return
+        self._on_call()
         contained = contain(coroutine)
         try:
             task = self._loop.create_task(contained)

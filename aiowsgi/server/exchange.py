@@ -72,7 +72,7 @@ class Exchange:
     def __init__(self, site: Site, protocol: "Protocol", head: RequestHead) -> None:
         self._site = site
         self._number = next(site.request_numbers)
-        self.calls = Calls(site.loop, site.calls)
+        self.calls = Calls(site.loop, site.calls, site.stay_punctual)
         # The head, until it travels with the first bytes of the body.
         self._head_bytes = b""
         self._ended = False
@@ -114,7 +114,7 @@ class Exchange:
     @property
     def request_id(self) -> str:
         """A name for the request in logs, unique among processes."""
-        # Put together, not formatted: that is several times dearer where this is compiled.
+        # Put together, not formatted: that is much dearer where this is compiled.
         return self._site.id_prefix + "-" + str(self._number)
 
     def describe(self) -> str:

@@ -191,7 +191,7 @@ class Protocol(asyncio.Protocol):
 
     @property
     def holds_memory(self) -> bool:
-        """Whether bytes are buffered that count."""
+        """Whether buffered bytes count."""
         return self._held > 0 or bool(self._exchange and self._exchange.held)
 
     def rate(self) -> float | None:
@@ -295,7 +295,7 @@ class Protocol(asyncio.Protocol):
         if not self._receiver.continue_due:
             self._sender.allow_direct(exchange)
         try:
-            exchange.job = self._site.pool.start(exchange.run, wake=False)
+            exchange.job = self._site.pool.start(exchange.run, exchange.abort, wake=False)
         except QueueFull:
             self._site.waits.note(0.0, refused=True)
             self.refuse(overload("the server is busy"))

@@ -17,6 +17,7 @@ from ..bridge.foreign import ForeignPool
 from ..bridge.jobs import JobQueue, Started
 from ..bridge.mailbox import Mailbox
 from ..bridge.pool import ThreadPool
+from ..bridge.turns import Patience
 from ..config import Config
 from ..errors import ClientDisconnected, ServerStopped
 from ..http.reader import Reader
@@ -59,6 +60,7 @@ class Server:
         sockets: list[bind.ListeningSocket],
         executor: Executor | None,
         reader: Reader,
+        patience: Patience | None,
     ) -> None:
         loop = asyncio.get_running_loop()
         # What callbacks of the loop run in: nothing of the host's tasks can leak into a request,
@@ -70,9 +72,11 @@ class Server:
             pool = ThreadPool(
                 config.threads,
                 queue_size=config.queue_size,
-                spare_threads=config.spare_threads,
-                max_lost_threads=config.max_lost_threads,
+                spare_threads=config.most_spare_threads,
+                # Without a limit none is ever lost.
+                max_lost_threads=config.max_lost_threads if config.timeout_request else 0,
                 queue_target=config.queue_target,
+                patience=patience,
             )
         else:
             pool = ForeignPool(executor, queue_size=config.queue_size)
@@ -101,11 +105,12 @@ class Server:
             ),
             base_environ=base_environ(
                 software=_PRODUCT,
-                multithread=pool.threads > 1,
+                multithread=pool.concurrent,
                 multiprocess=any(sock.inherited for sock in sockets),
             ),
             server_field=f"Server: {_PRODUCT}\r\n",
             on_disconnect=self._on_disconnect,
+            patience=patience,
         )
         self._listeners = [
             Listener(

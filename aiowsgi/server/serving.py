@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Never
 from wsgiref.types import WSGIApplication
 
+from ..bridge.turns import Patience
 from ..config import Config
 from ..errors import ConfigError
 from ..http.reader import find_reader
@@ -37,11 +38,14 @@ class Serving:
         config: Config,
         sock: socket.socket | None,
         executor: Executor | None,
+        patience: Patience | None = None,
     ) -> None:
         self._app = app
         self._config = config
         self._sock = sock
         self._executor = executor
+        # Of a process of our own: see ``bridge.turns``.
+        self._patience = patience
         self._server: Server | None = None
         self._forgotten = True
 
@@ -101,7 +105,7 @@ class Serving:
         else:
             sockets = [bind.adopt(self._sock, backlog=backlog)]
         try:
-            return Server(self._app, self._config, sockets, self._executor, reader)
+            return Server(self._app, self._config, sockets, self._executor, reader, self._patience)
         except BaseException:
             for sock in sockets:
                 # Some may be accepted on by now.

@@ -17,7 +17,7 @@ from ..bridge import forks
 from ..bridge.budget import Budget
 from ..bridge.jobs import JobQueue
 from ..bridge.mailbox import Mailbox
-from ..bridge.turns import be_patient
+from ..bridge.turns import Patience
 from ..config import Config
 from ..errors import ClientDisconnected, ServerStopped
 from ..http.response import ResponseHeads
@@ -91,8 +91,10 @@ class Site:
     # Whether the pool will be woken in this pass of the loop, and when it was last asked for that.
     _waking: bool = False
     _asked_at: float = 0.0
-    # Runs while the loop thread is patient. See ``bridge.turns``.
-    _patience: asyncio.TimerHandle | None = None
+    # Of the loop thread, in a process of our own. See ``bridge.turns``.
+    patience: Patience | None = None
+    # Runs while it is patient.
+    _patience_timer: asyncio.TimerHandle | None = None
     # What applications answer with is checked and made once, and remembered.
     checks: HeaderChecks = field(default_factory=HeaderChecks)
     heads: ResponseHeads = field(init=False)
@@ -179,9 +181,9 @@ class Site:
         except RuntimeError as error:
             # Requests stay in the queue; the next one tries again, and the clock runs for each.
             _log.error("Cannot run the application: %s", error)
-        if self._patience is None and self.pool.crowded:
-            be_patient(True)
-            self._patience = self.loop.call_later(_PATIENCE_LOOK, self._look_at_crowd)
+        if self.patience is not None and self._patience_timer is None and self.pool.crowded:
+            self.patience.begin()
+            self._patience_timer = self.loop.call_later(_PATIENCE_LOOK, self._look_at_crowd)
         # What has just been queued may have to wait for slow clients to go.
         self.relief.threads()
 
@@ -190,13 +192,18 @@ class Site:
         with contextlib.suppress(RuntimeError):
             self.pool.wake()
         if self.pool.crowded:
-            self._patience = self.loop.call_later(_PATIENCE_LOOK, self._look_at_crowd)
+            self._patience_timer = self.loop.call_later(_PATIENCE_LOOK, self._look_at_crowd)
         else:
             self.lose_patience()
 
     def lose_patience(self) -> None:
         """Have the loop thread woken in time again."""
-        if self._patience is not None:
-            self._patience.cancel()
-            self._patience = None
-            be_patient(False)
+        if self.patience is not None and self._patience_timer is not None:
+            self._patience_timer.cancel()
+            self._patience_timer = None
+            self.patience.end()
+
+    def stay_punctual(self) -> None:
+        """Have the loop thread woken in time from here on: it runs code of the application."""
+        self.lose_patience()
+        self.patience = None

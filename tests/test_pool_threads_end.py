@@ -1,0 +1,429 @@
+"""Threads of a pool that end where nobody has told them to, and calls that interrupt the pool.
+
+Libraries that give up a call, and debuggers, raise exceptions in threads from outside
+(PyThreadState_SetAsyncExc); memory can be short; destructors and signal handlers come anywhere.
+"""
+
+import contextlib
+import ctypes
+import inspect
+import itertools
+import linecache
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from aiowsgi.bridge import pool as pool_module
+from aiowsgi.bridge import threads as threads_module
+from aiowsgi.bridge.body import RequestBody
+from aiowsgi.bridge.budget import Budget
+from aiowsgi.bridge.foreign import ForeignPool
+from aiowsgi.bridge.locks import Lock
+from aiowsgi.bridge.mailbox import Mailbox
+from aiowsgi.bridge.pool import ThreadPool
+from aiowsgi.bridge.response import Progress, ResponseWriter
+from aiowsgi.bridge.threads import PoolThread
+
+# Fail-safe, in seconds.
+TIMEOUT = 20.0
+ALL = 1 << 30
+
+
+class Unwanted(BaseException):
+    """Comes from elsewhere."""
+
+
+def raise_in(ident: int, error: type[BaseException]) -> None:
+    """Raise an exception in another thread, when it next runs Python code."""
+    number = ctypes.pythonapi.PyThreadState_SetAsyncExc(
+        ctypes.c_ulong(ident), ctypes.py_object(error)
+    )
+    assert number == 1
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    waiting = threading.Event()
+    for _ in range(int(TIMEOUT / 0.01)):
+        if condition():
+            return
+        waiting.wait(0.01)
+    pytest.fail("the condition does not come true")
+
+
+def idle_threads(pool: ThreadPool, number: int) -> list[int]:
+    """Have a pool start threads, and return them when they are idle."""
+    barrier = threading.Barrier(number)
+
+    def work() -> int:
+        barrier.wait(TIMEOUT)
+        return threading.get_ident()
+
+    futures = [pool.submit(work) for _ in range(number)]
+    idents = [future.result(TIMEOUT) for future in futures]
+    eventually(lambda: len(pool._idle) == number)
+    return idents
+
+
+def run_on_all(pool: ThreadPool, number: int) -> None:
+    """See that so many jobs still run at the same time, and no more threads are left than that."""
+    idle_threads(pool, number)
+    assert len(pool._living) == number
+    assert (pool._running, pool._lost, pool._away, pool._waking) == (set(), set(), set(), None)
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPool]:
+    pool = ThreadPool(2)
+    yield pool
+    stopped = threading.Event()
+    pool.stop(stopped.set)
+    assert stopped.wait(TIMEOUT), "the pool does not stop"
+    for thread in pool.living_threads():
+        thread.join(TIMEOUT)
+    assert not pool.living_threads()
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, MemoryError, Unwanted])
+def test_job_runs_although_the_thread_that_is_woken_for_it_ends(
+    pool: ThreadPool, error: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    for ident in idle_threads(pool, 2):
+        raise_in(ident, error)
+    assert [future.result(TIMEOUT) for future in [pool.submit(int) for _ in range(4)]] == [0] * 4
+    run_on_all(pool, 2)
+    # Each is told, and for each there is another.
+    assert [record.levelno for record in caplog.records] == [logging.ERROR] * 2
+    assert all("is replaced" in record.message for record in caplog.records)
+
+
+def test_pool_stops_although_its_idle_threads_end_by_themselves(pool: ThreadPool) -> None:
+    for ident in idle_threads(pool, 2):
+        raise_in(ident, Unwanted)
+    stopped = threading.Event()
+    pool.stop(stopped.set)
+    assert stopped.wait(TIMEOUT)
+
+
+def test_exception_that_comes_too_late_for_its_job_hurts_no_other(pool: ThreadPool) -> None:
+    for _ in range(20):
+        ident = pool.submit(threading.get_ident).result(TIMEOUT)
+        with contextlib.suppress(AssertionError):  # It may have ended.
+            raise_in(ident, Unwanted)
+        # It is in this job that it may arrive; then whoever waits for the job is told.
+        outcome = pool.submit(int).exception(TIMEOUT)
+        assert outcome is None or isinstance(outcome, Unwanted)
+    eventually(lambda: not pool._running)
+    assert pool._lost == pool._away == set()
+
+
+# --- at any line ---------------------------------------------------------------------------------
+
+
+class Strike:
+    """Raises an exception in a thread of the pool, once, before the n-th line of the pool's code.
+
+    Not at a line with ``with``: the interpreter itself lets none come between a lock and the
+    block that it protects.
+    """
+
+    def __init__(self, number: int) -> None:
+        self._left = number
+        self._lock = threading.Lock()
+        self.place = ""
+
+    def disarm(self) -> None:
+        with self._lock:
+            self._left = 0
+
+    def __call__(self, frame: FrameType, event: str, argument: Any) -> Any:
+        if frame.f_code.co_filename not in (pool_module.__file__, threads_module.__file__):
+            return None
+        # Who would raise something in a thread has to know it first: not before its first line.
+        return None if frame.f_code is PoolThread.run.__code__ else self._at_line
+
+    def _at_line(self, frame: FrameType, event: str, argument: Any) -> Any:
+        text = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
+        if event == "line" and not text.startswith(("with ", "try:", "finally:", "except ")):
+            with self._lock:
+                self._left -= 1
+                strikes = self._left == 0
+            if strikes:
+                self.place = f"line {frame.f_lineno}: {text}"
+                raise Unwanted
+        return self._at_line
+
+
+def play(number: int) -> str:
+    """Let an exception strike while jobs come and end; return where, "" if nothing was left."""
+    strike = Strike(number)
+    pool = ThreadPool(2, spare_threads=1, max_lost_threads=1)
+    failed: list[int] = []
+    runs = [0] * 3
+    done = [threading.Event() for _ in runs]
+
+    def job(index: int) -> Callable[[], None]:
+        def run() -> None:
+            runs[index] += 1
+            pool.leave()
+            pool.rejoin()
+            done[index].set()
+
+        return run
+
+    def fail(index: int) -> Callable[[], None]:
+        def note() -> None:
+            failed.append(index)
+            done[index].set()
+
+        return note
+
+    threading.settrace(strike)
+    try:
+        for index in range(3):
+            pool.start(job(index), fail(index), wake=index != 1)
+        for event in done:
+            assert event.wait(TIMEOUT), f"a job is lost: {strike.place}"
+        # Idle threads are woken, too.
+        pool.submit(int).exception(TIMEOUT)
+        strike.disarm()
+    finally:
+        threading.settrace(None)  # type: ignore[arg-type]
+    # One that failed behind its end has run as well.
+    assert all(count <= 1 for count in runs), f"a job ran twice: {strike.place}"
+    assert sum(runs) + len(failed) >= 3
+    barrier = threading.Barrier(2)
+    for future in [pool.submit(barrier.wait, TIMEOUT) for _ in range(2)]:
+        future.result(TIMEOUT)
+    stopped = threading.Event()
+    pool.stop(stopped.set)
+    assert stopped.wait(TIMEOUT), f"the pool does not stop: {strike.place}"
+    pool.join()
+    assert (pool._running, pool._lost, pool._away, pool._living) == (set(),) * 4, strike.place
+    return strike.place
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_thread_may_end_before_any_line_of_the_pool() -> None:
+    places = set()
+    for number in itertools.count(1):
+        if not (place := play(number)):
+            break
+        places.add(place)
+    # How many there are depends on who comes first; what each job passes through is among them.
+    names = " ".join(places)
+    for part in ("thread.job = job", "self._running.add(job)", "run()"):
+        assert part in names
+
+
+# --- what a thread cannot have -------------------------------------------------------------------
+
+
+def test_job_is_taken_back_where_memory_for_its_thread_is_short(
+    pool: ThreadPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise MemoryError
+
+    ran: list[int] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(MemoryError):
+            pool.start(lambda: ran.append(1))
+    pool.submit(int).result(TIMEOUT)
+    assert pool.waiting == 0
+    assert ran == []
+
+
+def test_job_waits_for_a_thread_that_is_there_where_memory_for_another_is_short(
+    pool: ThreadPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise MemoryError
+
+    go_on = threading.Event()
+    first = pool.submit(go_on.wait, TIMEOUT)
+    eventually(first.running)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        second = pool.submit(int)
+    go_on.set()
+    assert second.result(TIMEOUT) == 0
+
+
+def test_who_waits_for_a_job_is_told_when_it_fails(
+    pool: ThreadPool, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = threading.Event()
+
+    def run() -> None:
+        raise Unwanted
+
+    pool.start(run, told.set)
+    assert told.wait(TIMEOUT)
+    (record,) = caplog.records
+    assert record.levelno == logging.CRITICAL
+
+
+def test_who_waits_for_a_job_is_told_when_it_fails_in_another_executor() -> None:
+    told = threading.Event()
+
+    def run() -> None:
+        raise Unwanted
+
+    with ThreadPool(1) as executor:
+        foreign = ForeignPool(executor, queue_size=4)
+        foreign.start(run, told.set)
+        assert told.wait(TIMEOUT)
+        eventually(lambda: not foreign.running())
+        assert foreign.waiting == 0
+
+
+def test_wait_for_a_client_that_is_interrupted_leaves_no_place_empty(pool: ThreadPool) -> None:
+    """A library gives up a call that waits for its client."""
+    body = RequestBody(lambda: None, high_water=ALL, budget=Budget(ALL), places=pool)
+    future = pool.submit(body.read, 1)
+    eventually(lambda: bool(pool._away))
+    (ident,) = pool._away
+    raise_in(ident, Unwanted)
+    body.feed(b"x")
+    assert isinstance(future.exception(TIMEOUT), Unwanted)
+    eventually(lambda: not pool._away)
+    run_on_all(pool, 2)
+
+
+# --- on the same thread, in the middle of a call -------------------------------------------------
+
+
+def holding(lock: Lock, call: Callable[[], Any]) -> Any:
+    """Call something on a thread that holds a lock, as a destructor or a signal handler does."""
+    outcome: Future[Any] = Future()
+
+    def work() -> None:
+        with lock:
+            try:
+                outcome.set_result(call())
+            except BaseException as error:  # noqa: BLE001
+                outcome.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    return outcome.result(TIMEOUT)
+
+
+def pool_calls(pool: ThreadPool) -> dict[str, Callable[[], Any]]:
+    return {
+        "submit": lambda: pool.submit(int),
+        "start": lambda: pool.start(int),
+        "stop": lambda: pool.stop(lambda: None),
+        "shutdown": pool.shutdown,
+        "leave": pool.leave,
+    }
+
+
+@pytest.mark.parametrize("name", ["submit", "start", "stop", "shutdown", "leave"])
+def test_pool_that_is_interrupted_takes_nothing_and_says_so(pool: ThreadPool, name: str) -> None:
+    with pytest.raises(RuntimeError, match="the thread pool is in use by this very thread"):
+        holding(pool._lock, pool_calls(pool)[name])
+    assert pool.waiting == 0
+    run_on_all(pool, 2)
+
+
+def test_destructor_that_submits_in_the_middle_of_a_call_is_told(
+    pool: ThreadPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors: list[BaseException] = []
+
+    class Finalised:
+        def __del__(self) -> None:
+            try:
+                pool.submit(int)
+            except RuntimeError as error:
+                errors.append(error)
+
+    monotonic = pool_module.time.monotonic
+    garbage = [Finalised()]
+
+    def collect() -> float:
+        if pool._lock._is_owned():
+            garbage.clear()
+        return monotonic()
+
+    monkeypatch.setattr(pool_module.time, "monotonic", collect)
+    assert pool.submit(int).result(TIMEOUT) == 0
+    eventually(lambda: bool(errors))
+    monkeypatch.undo()
+    run_on_all(pool, 2)
+
+
+def test_future_that_is_cancelled_in_the_middle_of_a_call_does_not_run(pool: ThreadPool) -> None:
+    go_on = threading.Event()
+    blockers = [pool.submit(go_on.wait, TIMEOUT) for _ in range(2)]
+    ran: list[int] = []
+    future = pool.submit(ran.append, 1)
+    assert holding(pool._lock, future.cancel) is True
+    go_on.set()
+    for blocker in blockers:
+        blocker.result(TIMEOUT)
+    run_on_all(pool, 2)
+    assert ran == []
+
+
+def test_all_that_can_be_looked_at_can_be_so_in_the_middle_of_a_call(pool: ThreadPool) -> None:
+    foreign = ForeignPool(pool, queue_size=1)
+    budget = Budget(ALL)
+    places: Any = pool
+    writer = ResponseWriter(lambda: None, high_water=ALL, budget=budget, places=places)
+    body = RequestBody(lambda: None, high_water=ALL, budget=budget, places=places)
+    looks: list[tuple[Lock, Any, list[str]]] = [
+        (pool._lock, pool, ["running", "living_threads", "waiting", "lost", "starved", "crowded"]),
+        (foreign._lock, foreign, ["running", "waiting", "lost", "starved", "crowded"]),
+        (budget._lock, budget, ["used", "exceeded"]),
+        (writer._lock, writer, ["waiting", "held", "progress"]),
+        (body._lock, body, ["full", "awaited", "waiting", "held"]),
+    ]
+    for lock, owner, names in looks:
+        for name in names:
+
+            def look(owner: Any = owner, name: str = name) -> None:
+                found = getattr(owner, name)
+                if inspect.ismethod(found):
+                    found()
+
+            holding(lock, look)
+
+
+def test_response_that_is_interrupted_takes_nothing_and_says_so(pool: ThreadPool) -> None:
+    writer = ResponseWriter(lambda: None, high_water=ALL, budget=Budget(ALL), places=pool)
+    writer.write([b"a"])
+    for call in (writer.write, writer.finish):
+        with pytest.raises(RuntimeError, match="the response is in use by this very thread"):
+            holding(writer._lock, lambda call=call: call([b"b"]))  # type: ignore[misc]
+    writer.allow_direct(lambda pieces: 1)
+    with pytest.raises(RuntimeError, match="the response is in use by this very thread"):
+        holding(writer._lock, lambda: writer.write([b"b"]))
+    assert writer.take(ALL) == ([b"a"], Progress.OPEN)
+
+
+def test_request_body_that_is_interrupted_is_not_read(pool: ThreadPool) -> None:
+    body = RequestBody(lambda: None, high_water=ALL, budget=Budget(ALL), places=pool, initial=b"a")
+    with pytest.raises(RuntimeError, match="the request body is in use by this very thread"):
+        holding(body._lock, lambda: body.read(1))
+    assert body.read(1) == b"a"
+
+
+def test_mailbox_that_is_interrupted_delivers_what_comes(pool: ThreadPool) -> None:
+    wakes: list[Callable[[], None]] = []
+    delivered: list[str] = []
+    mailbox: Mailbox[str] = Mailbox(wakes.append, delivered.append)
+    holding(mailbox._lock, lambda: mailbox.post("a"))
+    mailbox.post("b")
+    assert len(wakes) == 1
+    wakes.pop()()
+    assert delivered == ["a", "b"]
+    mailbox.post("c")
+    wakes.pop()()
+    assert delivered == ["a", "b", "c"]
