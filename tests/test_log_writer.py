@@ -226,6 +226,27 @@ def test_long_line_is_written_whole(monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(read_lines(reader, 1)[0]) == 300_000
 
 
+def test_number_of_a_stream_that_was_closed_is_not_written_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with standard_pipe(monkeypatch) as (_, stream):
+        told = Told(stream)
+        number = stream.fileno()
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            stream.close()
+            # As a connection might, it takes the number that has become free.
+            os.dup2(ours.fileno(), number)
+            try:
+                told.writer.put("lost")
+                eventually(lambda: told.broken)
+                ours.shutdown(socket.SHUT_RDWR)
+                assert theirs.recv(100) == b""
+            finally:
+                os.close(number)
+    assert told.broken == ["the stream cannot be written to: it is closed; log lines are lost"]
+
+
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_forked_child_writes_its_own_lines_and_none_of_its_parent(
     monkeypatch: pytest.MonkeyPatch,

@@ -205,12 +205,15 @@ class LogWriter:
     def _write(self, data: bytes) -> bool:
         """Write all of it. Return False where that cannot be. May block."""
         try:
+            if getattr(self._stream, "closed", False):
+                # Its number may be a client's by now.
+                raise ValueError("it is closed")
             if self._descriptor < 0:
                 self._stream.write(data.decode(self._encoding))
                 self._stream.flush()
             else:
                 self._write_descriptor(data)
-        except (OSError, ValueError) as error:  # ValueError: the stream is closed.
+        except (OSError, ValueError) as error:
             if not self._broken:
                 self._broken = True
                 reason = getattr(error, "strerror", None) or str(error)
