@@ -30,8 +30,8 @@ from typing import NamedTuple
 TIMEOUT = 30.0
 
 THREADS = 2
-# The main thread, and the one of the application that answers the harness.
-_OTHER_THREADS = 2
+# The main thread, the one of the application that answers the harness, and one for each log.
+_OTHER_THREADS = 4
 GRACEFUL = 20.0
 FILE_SIZE = 10 << 20
 _READ_SIZE = 1 << 18
