@@ -159,6 +159,22 @@ def test_end_of_a_response_is_left_to_the_loop_thread_where_other_short_requests
     assert connection.sent.endswith(b"hello") is not direct
 
 
+def test_nothing_is_sent_once_a_connection_is_cut() -> None:
+    """Bytes behind that would belong to a response that looks complete where the socket ends."""
+    kernel = Kernel()
+    connection = FakeConnection(lambda environ, start_response: [])
+    connection.receive(GET)
+    exchange = connection.protocol._exchange
+    assert exchange is not None
+    exchange.writer.allow_direct(kernel.send)
+    connection.protocol.abort(ClientDisconnected("cut"))
+    # The transport tells of it later.
+    assert connection.protocol._exchange is exchange
+    with pytest.raises(ClientDisconnected):
+        exchange.writer.write([b"a"])
+    assert not kernel.taken
+
+
 def test_nothing_is_sent_behind_the_end(wakes: Wakes) -> None:
     kernel = Kernel()
     writer = direct_writer(wakes, kernel)

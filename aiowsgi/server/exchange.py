@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from .protocol import Protocol
 
 _log = logging.getLogger("aiowsgi.error")
-# A request that had its thread for this long, in seconds, took long: a switch interval.
-_LONG = 0.005
 
 
 class Exchange:
@@ -45,6 +43,8 @@ class Exchange:
 
     Made on the loop thread. ``run`` and what it calls happen on a pool thread, which touches only
     the request body, the response writer and the encoder; the rest belongs to the loop thread.
+    What it sets (two times, the file) is the loop thread's once the response is complete. A sooner
+    look is one for the logs, or decides nothing without the writer's lock (``give_up``).
     """
 
     __slots__ = (
@@ -91,7 +91,8 @@ class Exchange:
         self.job: Job | None = None
         # What of the response's body is a file. It belongs to the writer, whose tail it is.
         self.file: FilePart | None = None
-        # Whether its response has to announce that the connection will close.
+        # Whether its response has to announce that the connection will close. A pool thread that
+        # looks too early announces nothing; it closes all the same.
         self.last = False
         self.encoder = ResponseEncoder(
             site.heads,
@@ -114,7 +115,7 @@ class Exchange:
     @property
     def request_id(self) -> str:
         """A name for the request in logs, unique among processes."""
-        # Put together, not formatted: that is much dearer where this is compiled.
+        # Not formatted: that is much dearer when compiled.
         return self._site.id_prefix + "-" + str(self._number)
 
     def describe(self) -> str:
@@ -381,7 +382,7 @@ class Exchange:
                 pass
             elif self.encoder.complete:
                 # All that was declared is there: one hand-over less, and nothing left to wait for.
-                self.writer.finish(pieces, queue=self._is_one_of_many())
+                self.writer.finish(pieces, queue=self._site.sends_many(self._started_at))
                 self._ended = True
             else:
                 self.writer.write(pieces)
@@ -405,20 +406,11 @@ class Exchange:
             if encoder.excess or encoder.missing:
                 self._check_length()
             if not self._ended:
-                self.writer.finish(pieces, queue=self._is_one_of_many())
+                self.writer.finish(pieces, queue=self._site.sends_many(self._started_at))
                 self._ended = True
         except BaseException as error:
             self._break_off(error)
             raise
-
-    def _is_one_of_many(self) -> bool:
-        """Return whether to leave the end of the response to the loop thread.
-
-        Where short requests wait, it sends many responses at one go. One that took long is alone
-        when it ends, and would wait for the turn of the loop thread behind others that compute.
-        """
-        site = self._site
-        return site.pool.waiting > 0 and site.clock() - self._started_at < _LONG
 
     def finish_with(self, part: FilePart) -> None:
         """Take a file as the whole body. See ``Responder``."""

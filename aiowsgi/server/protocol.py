@@ -154,10 +154,11 @@ class Protocol(asyncio.Protocol):
     def abort(self, error: ClientDisconnected) -> None:
         """Cut the connection now. ``error`` is what a running application will see."""
         self._gone = error
-        if self._exchange is not None and self._exchange.open_ended:
-            reset(self._transport)
-        else:
-            self._transport.abort()
+        if (exchange := self._exchange) is not None:
+            exchange.disconnect(error)  # Its thread sends nothing from here on.
+            if exchange.open_ended:
+                reset(self._transport)
+        self._transport.abort()
 
     def end(self, error: ClientDisconnected) -> None:
         """Release everything at once: the transport does not live on to say that it is lost."""

@@ -42,6 +42,8 @@ LOOP_CLOSED = "the event loop was closed"
 
 # A request for which none came before in this time, in seconds, is probably alone.
 _ALONE = 0.001
+# A request that had its thread for this long, in seconds, took long: a switch interval.
+_LONG = 0.005
 # Seconds between two looks whether the loop thread has to be patient any longer.
 _PATIENCE_LOOK = 0.1
 
@@ -157,6 +159,15 @@ class Site:
         self.budget.abandon()
         self.pool.abandon()
         return descriptors
+
+    def sends_many(self, started_at: float) -> bool:
+        """Return whether to leave the end of a response to the loop thread. On any thread.
+
+        Where short requests wait, it sends many responses at one go. One that took long, since
+        ``started_at`` by the clock, is alone when it ends, and would wait for the turn of the loop
+        thread behind others that compute.
+        """
+        return self.pool.waiting > 0 and self.clock() - started_at < _LONG
 
     def wake_pool_soon(self) -> None:
         """Wake the pool once for all requests that were queued in this pass of the loop.
