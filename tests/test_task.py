@@ -788,7 +788,5 @@ def test_subclass_of_list_is_closed() -> None:
         start_response("200 OK", [])
         return result
 
-    responder = Recorder()
-    Task(app, {}, responder, request=lambda: REQUEST).run()
-    assert responder.pieces == [b"hello"]
+    assert run(app).pieces == [b"hello"]
     assert result.closed == 1
