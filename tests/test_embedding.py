@@ -422,6 +422,11 @@ async def test_what_cannot_be_called_is_refused(app: Any) -> None:
 # Mistakes.
 
 
+def test_name_of_an_application_is_no_application() -> None:
+    with pytest.raises(ConfigError, match="'a:b' is not callable; import it, and pass the object"):
+        aiowsgi.serve("a:b")  # type: ignore[arg-type]
+
+
 def test_server_that_is_neither_awaited_nor_entered_is_told() -> None:
     serving = [aiowsgi.serve(hello)]
     with pytest.warns(RuntimeWarning, match="neither awaited nor entered, and serves nothing") as w:

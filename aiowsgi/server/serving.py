@@ -147,7 +147,8 @@ def serve(
     """
     refuse_options("serve", options)
     if not callable(app):
-        raise ConfigError(f"the application {app!r} is not callable")
+        hint = "; import it, and pass the object" if isinstance(app, str) else ""
+        raise ConfigError(f"the application {app!r} is not callable{hint}")
     if (wrong := objection(app, f"{describe(app)}()")) is not None:
         raise ConfigError(f"{describe(app)} is not a WSGI application: {wrong}")
     if sock is not None and (host is not None or port is not None):
