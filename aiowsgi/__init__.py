@@ -1,5 +1,9 @@
 """aiowsgi: serve a WSGI application, from the shell or inside an asyncio program."""
 
+from .process import paths
+
+paths.take_out_current_directory()
+
 from .bridge.pool import ThreadPool
 from .config import Config
 from .errors import (

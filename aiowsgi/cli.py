@@ -19,10 +19,10 @@ from typing import Any, NoReturn
 from . import __version__
 from .config import Config, Option, help_texts, parse_port
 from .errors import BindError, ConfigError, LoadError
-from .process import logs, streams
+from .process import logs, paths, streams
 from .process.ending import end_within, exit_on_signal
 from .process.importer import load_application
-from .process.run import serve_until_signal
+from .process.run import prepare, serve_until_signal
 from .process.signals import Signals
 from .server.serving import with_address
 
@@ -254,6 +254,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signals = Signals(without_server=exit_on_signal)
     signals.unblock()
     signals.install()
+    for name, file in paths.shadows():
+        print(
+            f"aiowsgi: error: {file} has the name of a module of the standard library, {name}, and "
+            "stands in its place; rename it, or start aiowsgi, or python -P -m aiowsgi",
+            file=sys.stderr,
+        )
+        return _USAGE
     return _run(sys.argv[1:], signals, end_within)
 
 
@@ -264,16 +271,16 @@ def _run(
     try:
         if config.chdir:
             _change_directory(config.chdir)
-        # A console script does not put the current directory there, as python -m does.
-        if (folder := _current_directory()) not in sys.path:
-            sys.path.insert(0, folder)
+        prepare(config)
+        paths.put_in(_current_directory())
         app, name = load_application(path)
         code = serve_until_signal(app, config, name=name, signals=signals, on_stopped=on_stopped)
         if not streams.flush(logs.AT_EXIT):
             os._exit(code)
         return code
     except LoadError as error:
-        _print_cause(error)
+        with paths.Elsewhere():
+            _print_cause(error)
         code = _FAILURE
         message = str(error)
     except KeyboardInterrupt:  # While the application was being imported.

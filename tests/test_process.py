@@ -106,12 +106,10 @@ RARELY_NEEDED = {
     "email.utils",
     "encodings.idna",
     "importlib.metadata",
-    "ipaddress",
     "pkgutil",
     "platform",
     "shutil",
     "tempfile",
-    "urllib.parse",
 }
 
 _STARTED = re.compile(

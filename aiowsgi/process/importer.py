@@ -14,6 +14,7 @@ from wsgiref.types import WSGIApplication
 
 from ..errors import ConfigError, LoadError
 from ..wsgi.application import objection
+from . import paths
 
 _PATH = re.compile(r"(?P<source>.+?)(?::(?P<attributes>[^:()/]+)(?P<call>\(\))?)?", re.DOTALL)
 _MODULE = re.compile(r"[^:()]+")
@@ -41,6 +42,11 @@ def load_application(path: str) -> tuple[WSGIApplication, str]:
     if "/" in source or source.endswith(".py"):
         module = _load_file(source)
     elif _MODULE.fullmatch(source):
+        if file := paths.hidden(source.partition(".")[0]):
+            raise ConfigError(
+                f"the module {source!r} cannot be imported from {file}: a module of the standard "
+                "library has that name; rename the file"
+            )
         module = _load_module(source)
     else:
         name = re.split(r"[:()]", path)[0] or "app"
@@ -124,17 +130,18 @@ def _find_file(source: str) -> str:
 
 def _missing_module(name: str) -> ConfigError:
     """Explain that there is no module ``name``, though what it should be in could be imported."""
-    import pkgutil
+    with paths.Elsewhere():
+        import pkgutil
 
     parent, _, last = name.rpartition(".")
     package = importlib.import_module(parent) if parent else None
     if hasattr(package, last):
         # A dot where the colon belongs.
         return ConfigError(f"there is no module {name!r}; did you mean '{parent}:{last}'?")
-    paths = getattr(package, "__path__", None) if package else ["."]
-    if paths is None:
+    folders = getattr(package, "__path__", None) if package else ["."]
+    if folders is None:
         return ConfigError(f"{parent!r} is a module, not a package: it has no module {last!r}")
-    found = [module.name for module in pkgutil.iter_modules(paths)]
+    found = [module.name for module in pkgutil.iter_modules(folders)]
     hint = _did_you_mean(last, found, f"{parent}." if parent else "")
     return ConfigError(
         f"there is no module {name!r}{hint or ' in the current directory or installed'}"
@@ -211,7 +218,8 @@ def _failed(what: str, error: BaseException) -> LoadError:
 
 def _did_you_mean(name: str, candidates: Iterable[str], prefix: str) -> str:
     # Here, as above, because a server without mistakes to explain need not keep it in memory.
-    import difflib
+    with paths.Elsewhere():
+        import difflib
 
     names = sorted(set(candidates))
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)

@@ -1,6 +1,7 @@
 """A process that serves one application until it is told to stop."""
 
 import asyncio
+import importlib
 import logging
 import os
 import sys
@@ -31,6 +32,8 @@ _HEAPS = (
     ("MALLOC_MMAP_THRESHOLD_", "glibc.malloc.mmap_threshold", -3, 2 << 20),
     ("MALLOC_TRIM_THRESHOLD_", "glibc.malloc.trim_threshold", -1, 16 << 20),
 )
+# What is imported in the midst of serving, by this package or inside of the standard library.
+_LATE = ("ipaddress", "urllib.parse")
 # After a second signal, connections that were cut get this many seconds to be gone.
 _FORCED_TIMEOUT = 0.5
 
@@ -64,6 +67,20 @@ def run(
         serve_until_signal(app, config, name=describe(app), signals=signals)
     finally:
         signals.restore()
+
+
+def prepare(config: Config) -> None:
+    """Import what serving will need, before the application's folder is where imports look first.
+
+    Raises ConfigError.
+    """
+    _loop_factory(config.loop)
+    find_reader(config.http)
+    for name in _LATE:
+        importlib.import_module(name)
+    if not "".join(config.bind).isascii():
+        # The codec of international names, with its tables.
+        importlib.import_module("encodings.idna")
 
 
 def serve_until_signal(
