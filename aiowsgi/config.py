@@ -80,8 +80,8 @@ def _seconds(default: float, group: str, minimum: float = 0.001, **more: Any) ->
     return _option(default, group, parse=parse_duration, metavar="SECONDS", minimum=minimum, **more)
 
 
-def _bytes(default: int, group: str, minimum: int = 1) -> Any:
-    return _option(default, group, parse=parse_size, metavar="BYTES", minimum=minimum)
+def _bytes(default: int, group: str, minimum: int = 1, **more: Any) -> Any:
+    return _option(default, group, parse=parse_size, metavar="BYTES", minimum=minimum, **more)
 
 
 def _count(default: Any, group: str, minimum: int = 1, **more: Any) -> Any:
@@ -133,6 +133,10 @@ class Config:
     body_prefetch: int = _bytes(1 << 20, _THREADS)
     """bytes of a request body that are buffered before a thread is taken; a longer body is
     streamed
+    """
+    body_spool: int = _bytes(0, _THREADS, minimum=0, default_text="off")
+    """bytes of request bodies, of all clients together, that are kept in temporary files before a
+    thread is taken, where they are longer than --body-prefetch; 0 streams them
     """
     response_buffer: int = _bytes(1 << 20, _THREADS)
     """bytes of a response that may wait for a slow client; a finished response of that size frees
@@ -224,6 +228,11 @@ class Config:
             raise ConfigError(f"bind is a tuple of addresses; write bind=({self.bind!r},)")
         if not self.bind or not all(isinstance(address, str) for address in self.bind):
             raise ConfigError("bind is a tuple of addresses such as '127.0.0.1:8000', at least one")
+        if 0 < self.body_spool < self.body_prefetch:
+            raise ConfigError(
+                f"body_spool must be 0 or at least body_prefetch ({self.body_prefetch}), "
+                f"not {self.body_spool}: what is shorter is kept in memory"
+            )
         if self.workers != 1:
             raise ConfigError(
                 f"workers must be 1 in this version, not {self.workers}; "

@@ -162,10 +162,8 @@ async def test_the_last_answer_to_a_client_that_has_ended_its_side(
 def said_nothing_yet() -> Iterator[None]:
     """What is said once a process is said once a test."""
     headers._warn_of.cache_clear()
-    headers._check_all.cache_clear()
     yield
     headers._warn_of.cache_clear()
-    headers._check_all.cache_clear()
 
 
 @on_each_loop

@@ -4,31 +4,33 @@ import contextlib
 import logging
 import socket
 from io import BytesIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from ..bridge import forks
 from ..bridge.body import RequestBody
 from ..bridge.jobs import Job
-from ..bridge.response import OPEN, ResponseWriter
+from ..bridge.response import ResponseWriter
+from ..bridge.spool import Spool
 from ..errors import (
     ApplicationError,
     ClientDisconnected,
+    QueueFull,
     RequestBodyError,
     RequestTimeout,
     ServerStopped,
 )
 from ..http.request import RequestHead
 from ..http.response import ResponseEncoder
-from ..observe.access import CLIENT_CLOSED_REQUEST, AccessRecord, Times
-from ..observe.inspection import RequestInfo, stacks_of
+from ..observe.inspection import stacks_of
 from ..wording import counted
 from ..wsgi.environ import build_environ
 from ..wsgi.file_wrapper import FilePart
 from ..wsgi.headers import Fields
-from ..wsgi.input import streamed_input
+from ..wsgi.input import spooled_input, streamed_input
 from ..wsgi.task import Task
 from .call import Calls, current_calls
 from .receiver import DRAIN_BYTES
+from .relief import overload
 from .site import LOOP_CLOSED, Site
 from .sockets import send_now
 
@@ -53,7 +55,6 @@ class Exchange:
         "_number",
         "_site",
         "_socket",
-        "_started_at",
         "body",
         "calls",
         "encoder",
@@ -66,6 +67,8 @@ class Exchange:
         "prefetched",
         "protocol",
         "ready_at",
+        "spool",
+        "started_at",
         "writer",
     )
 
@@ -82,12 +85,14 @@ class Exchange:
         # When it got where, by the site's clock; 0 where it did not. See ``Times``.
         self.head_at = site.clock()
         self.ready_at = 0.0
-        self._started_at = 0.0
+        self.started_at = 0.0
         # When the first byte of the response was handed to the transport, or to the kernel.
         self.first_byte_at = 0.0
         # The whole body, unless it is streamed through ``body``.
         self.prefetched = b""
         self.body: RequestBody | None = None
+        # The whole body, where it is too long for memory.
+        self.spool: Spool | None = None
         self.job: Job | None = None
         # What of the response's body is a file. It belongs to the writer, whose tail it is.
         self.file: FilePart | None = None
@@ -101,7 +106,7 @@ class Exchange:
             keep_alive=head.section.keep_alive,
         )
         self.writer = ResponseWriter(
-            self._wake,
+            self.wake,
             high_water=site.config.response_buffer,
             budget=site.budget,
             places=site.pool,
@@ -124,27 +129,6 @@ class Exchange:
 
     # On the loop thread.
 
-    def access_record(self, client: str, status: int) -> AccessRecord:
-        """Return what the access log says of the request; ``status`` is 0 if none was sent."""
-        head = self.head
-        fields = dict(head.section.fields)
-        return AccessRecord(
-            client,
-            self.request_line,
-            status or CLIENT_CLOSED_REQUEST,
-            self.encoder.body_size - (0 if self.file is None else self.file.size),
-            fields.get(b"referer", b"").decode("latin-1"),
-            fields.get(b"user-agent", b"").decode("latin-1"),
-            Times(
-                self.protocol.accepted_at,
-                self.head_at,
-                self.ready_at,
-                self._started_at,
-                self.first_byte_at,
-                self._site.clock(),
-            ),
-        )
-
     @property
     def open_ended(self) -> bool:
         """Whether a response has begun that looks complete wherever its connection ends."""
@@ -153,36 +137,7 @@ class Exchange:
     @property
     def queue_wait(self) -> float:
         """Seconds that a finished request waited for its thread."""
-        return self._started_at - self.ready_at
-
-    def inspect(self, client: str, stacks: dict[int, str]) -> RequestInfo:
-        """Return what the request is about right now. ``stacks`` are those of all busy threads."""
-        now = self._site.clock()
-        started = None if self.job is None else self.job.started()
-        queue_wait = 0.0
-        if self.ready_at:
-            queue_wait = (now if started is None else started.at) - self.ready_at
-        thread = stack = ""
-        if self.job is None:
-            phase = "reading"
-        elif started is None:
-            phase = "queued"
-        elif self.writer.progress is not OPEN:
-            phase = "sending"
-        else:
-            phase = "blocked" if self.blocked else "running"
-            thread, stack = started.thread, stacks.get(started.ident, "")
-        return RequestInfo(
-            phase=phase,
-            age=now - self.head_at,
-            client=client,
-            request_id=self.request_id,
-            method=self.head.method,
-            target=self.head.target,
-            queue_wait=queue_wait,
-            thread=thread,
-            stack=stack,
-        )
+        return self.started_at - self.ready_at
 
     @property
     def blocked(self) -> bool:
@@ -217,19 +172,32 @@ class Exchange:
         self.disconnect(gone)
         return True
 
+    def queue(self) -> None:
+        """Let the request wait for a thread. Raises Refusal where there will be none."""
+        try:
+            self.job = self._site.pool.start(self.run, self._on_failed, wake=False)
+        except QueueFull as error:
+            self._site.waits.note(0.0, refused=True)
+            raise overload("the server is busy") from error
+        except RuntimeError as error:
+            _log.error("The thread pool takes no more work: %s", error)
+            raise overload("the server is stopping") from error
+
     def cancel(self) -> bool:
         """See to it that no thread begins with the request. Return False where one has."""
         if self.job is not None and not self.job.cancel():
             return False
         if self.body is not None:
             self.body.drop()
+        if self.spool is not None:
+            self.spool.close()
         return True
 
     def stream_body(self, initial: bytes) -> RequestBody:
         """Let the application read the body while it arrives; ``initial`` is what has arrived."""
         high_water = self._site.config.body_prefetch
         self.body = RequestBody(
-            self._wake,
+            self.wake,
             high_water=high_water,
             budget=self._site.budget,
             places=self._site.pool,
@@ -281,6 +249,14 @@ class Exchange:
                     self.body.drop()
         if self._site.abandoned:
             forks.leave(None)
+        if self.spool is not None:
+            self.spool.close()
+
+    def _on_failed(self) -> None:
+        """Give up: something has ended ``run`` in its midst."""
+        self.abort()
+        if self.spool is not None:
+            self.spool.close()
 
     def is_disconnected(self) -> bool:
         """Return whether the client has gone, or has ended its side. Called on any thread.
@@ -307,32 +283,44 @@ class Exchange:
         site = self._site
         end = site.cut_at
         if limit := site.config.timeout_request:
-            end = min(end, self._started_at + limit)
+            end = min(end, self.started_at + limit)
         return max(0.0, end - site.clock())
 
     def _run(self) -> None:
-        self._started_at = self._site.clock()
+        self.started_at = self._site.clock()
         current_calls.set(self.calls)
-        body = self.body
+        body, spool = self.body, self.spool
+        source: BinaryIO
+        if body is not None:
+            source = streamed_input(body.read)
+        elif spool is not None:
+            source = spooled_input(spool.open())
+        else:
+            source = BytesIO(self.prefetched)
         environ = build_environ(
             self._site.base_environ,
             self.head,
-            BytesIO(self.prefetched) if body is None else streamed_input(body.read),
+            source,
             server=self.protocol.server_address,
             client=self.protocol.client_address,
         )
         if body is None and self.head.section.chunked:
             # Most frameworks read nothing of a body without a length, whatever
             # ``wsgi.input_terminated`` says; and it is known by now.
-            environ["CONTENT_LENGTH"] = str(len(self.prefetched))
+            size = len(self.prefetched) if spool is None else spool.size
+            environ["CONTENT_LENGTH"] = str(size)
         environ["aiowsgi.request_id"] = self.request_id
-        environ["aiowsgi.queue_wait"] = self._started_at - self.ready_at
+        environ["aiowsgi.queue_wait"] = self.started_at - self.ready_at
         environ["aiowsgi.disconnected"] = self.is_disconnected
         environ["aiowsgi.deadline"] = self.seconds_left
         environ["aiowsgi.stopping"] = self.is_stopping
         Task(self._site.app, environ, self, self._site.checks, request=self.describe).run()
+        if spool is not None:
+            # Under the lock of its buffer: a thread of the application's own may be reading.
+            source.close()
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Have the loop thread look after the request. Called on any thread."""
         try:
             self._site.mailbox.post(self)
         except RuntimeError as error:
@@ -382,7 +370,7 @@ class Exchange:
                 pass
             elif self.encoder.complete:
                 # All that was declared is there: one hand-over less, and nothing left to wait for.
-                self.writer.finish(pieces, queue=self._site.sends_many(self._started_at))
+                self.writer.finish(pieces, queue=self._site.sends_many(self.started_at))
                 self._ended = True
             else:
                 self.writer.write(pieces)
@@ -406,7 +394,7 @@ class Exchange:
             if encoder.excess or encoder.missing:
                 self._check_length()
             if not self._ended:
-                self.writer.finish(pieces, queue=self._site.sends_many(self._started_at))
+                self.writer.finish(pieces, queue=self._site.sends_many(self.started_at))
                 self._ended = True
         except BaseException as error:
             self._break_off(error)

@@ -1,12 +1,11 @@
 """The asyncio protocol of one connection: what is decided there, on the loop thread."""
 
 import asyncio
-import logging
 import socket
 from typing import cast
 
 from ..bridge.response import ABORTED, FINISHED, LEFT
-from ..errors import ClientDisconnected, QueueFull, Refusal, RequestBodyError
+from ..errors import ClientDisconnected, Refusal, RequestBodyError
 from ..http.request import RequestHead
 from ..http.response import refusal_response
 from ..observe.inspection import RequestInfo
@@ -14,6 +13,7 @@ from .clock import Clock, Expiry
 from .exchange import Exchange
 from .receiver import Receiver
 from .relief import overload
+from .report import request_info
 from .sender import Sender
 from .site import Site
 from .sockets import addresses, half_close, reset
@@ -29,8 +29,6 @@ from .states import (
     QUEUED,
     State,
 )
-
-_log = logging.getLogger("aiowsgi.error")
 
 
 class Protocol(asyncio.Protocol):
@@ -173,9 +171,9 @@ class Protocol(asyncio.Protocol):
 
     def inspect(self, stacks: dict[int, str]) -> RequestInfo | None:
         """Return what is in flight, if anything."""
-        client = self.client_address[0]
         if self._exchange is not None:
-            return self._exchange.inspect(client, stacks)
+            return request_info(self._exchange, stacks, self._site.clock())
+        client = self.client_address[0]
         return RequestInfo.reading(self._clock.age, client) if self._state is HEAD else None
 
     # Called by the relief.
@@ -195,6 +193,11 @@ class Protocol(asyncio.Protocol):
         """Whether buffered bytes count."""
         return self._held > 0 or bool(self._exchange and self._exchange.held)
 
+    @property
+    def holds_spool(self) -> bool:
+        """Whether there is a spool."""
+        return self._receiver.spool is not None
+
     def rate(self) -> float | None:
         """Return the client's pace. See ``Clock.rate``."""
         return self._clock.rate()
@@ -210,6 +213,10 @@ class Protocol(asyncio.Protocol):
     def on_wake(self, exchange: Exchange) -> None:
         """Look after an exchange: its thread has written, or wants to read."""
         if exchange is not self._exchange:
+            return
+        if self._receiver.spool is not None:
+            self._receiver.on_spooled()
+            self._clock.arm()
             return
         if exchange.body is not None and self._receiver.receiving:
             self._receiver.on_demand(answered=exchange.first_byte_at > 0)
@@ -248,7 +255,7 @@ class Protocol(asyncio.Protocol):
             if not receiver.drop(data):
                 self._close(linger=True)
             return
-        if receiver.take_body(data):
+        if receiver.take_body(data, exchange.wake):
             self._stream(exchange)
         else:
             self._clock.arm()
@@ -271,8 +278,7 @@ class Protocol(asyncio.Protocol):
             exchange.last = self._is_last()
             self._clock.arm()
             return
-        if receiver.prefetched:
-            exchange.prefetched = receiver.take_prefetch()
+        receiver.deliver(exchange)
         self._dispatch(exchange)
 
     def _is_last(self) -> bool:
@@ -289,20 +295,16 @@ class Protocol(asyncio.Protocol):
         site, eof = self._site, self._receiver.eof
         if site.draining or site.config.max_keep_alive_requests or eof:
             exchange.last = self._is_last()
-        if exchange.prefetched or exchange.body:
+        if self._held or exchange.prefetched or exchange.body:
             self._account()
             if self._exchange is not exchange:
                 return  # It was refused.
         if not self._receiver.continue_due:
             self._sender.allow_direct(exchange)
         try:
-            exchange.job = self._site.pool.start(exchange.run, exchange.abort, wake=False)
-        except QueueFull:
-            self._site.waits.note(0.0, refused=True)
-            self.refuse(overload("the server is busy"))
-        except RuntimeError as error:
-            _log.error("The thread pool takes no more work: %s", error)
-            self.refuse(overload("the server is stopping"))
+            exchange.queue()
+        except Refusal as refusal:
+            self.refuse(refusal)
         else:
             self._site.wake_pool_soon()
 
@@ -406,7 +408,7 @@ class Protocol(asyncio.Protocol):
     def _answer(self, refusal: Refusal, exchange: Exchange | None) -> None:
         self._enter(CLOSING)
         client, line = self.client_address[0], self._receiver.request_line
-        # RFC 9110 §9.3.2: HEAD gets no content, whatever is wrong with it.
+        # RFC 9110 §9.3.2: HEAD gets no content, refused or not.
         method = line.partition(" ")[0] if exchange is None else exchange.head.method
         response = refusal_response(refusal, self._site.heads, method=method)
         self._transport.write(response)
@@ -444,7 +446,7 @@ class Protocol(asyncio.Protocol):
             case Expiry.IDLE:
                 self._close(linger=False)
             case Expiry.HEAD | Expiry.BODY:
-                self.refuse(Refusal(408, expiry.value))
+                self.refuse(self._receiver.overdue(expiry.value))
             case Expiry.QUEUE if exchange is not None and exchange.cancel():
                 self._site.waits.note(self._site.config.queue_timeout, refused=True)
                 self.refuse(overload("no thread became free in time"))

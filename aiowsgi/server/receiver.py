@@ -1,16 +1,25 @@
 """The receiving side of one connection: bytes to events, bodies to where they are read."""
 
 import asyncio
-from typing import Protocol
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
 
 from ..bridge.body import RequestBody
 from ..bridge.pieces import Pieces
+from ..bridge.spool import Spool
 from ..errors import Refusal
 from ..http.parser import Parser
 from ..http.request import BodyData, FieldSection, RequestHead
 from ..http.response import CONTINUE
 from .pace import Pace
+from .relief import overload
 from .site import Site
+
+if TYPE_CHECKING:
+    from .exchange import Exchange
+
+_log = logging.getLogger("aiowsgi.error")
 
 # Bytes of further requests that are kept while one is being answered. Reading goes on until then,
 # because a transport that does not read does not notice that the client has gone.
@@ -45,6 +54,7 @@ class Receiver:
     """
 
     __slots__ = (
+        "_disk_awaited",
         "_length",
         "_pace",
         "_parser",
@@ -61,6 +71,7 @@ class Receiver:
         "eof",
         "kept",
         "receiving",
+        "spool",
     )
 
     def __init__(self, site: Site, transport: asyncio.Transport, taker: Taker) -> None:
@@ -90,6 +101,10 @@ class Receiver:
         # Where the body of the request goes: into memory first, then to who reads it.
         self._prefetch: Pieces | None = None
         self.body: RequestBody | None = None
+        # Or into a file in between.
+        self.spool: Spool | None = None
+        # Whether the pace is that of the disk, which is waited for.
+        self._disk_awaited = False
 
     @property
     def begun(self) -> bool:
@@ -114,6 +129,8 @@ class Receiver:
     @property
     def prefetched(self) -> int:
         """How many bytes of a body are kept that nobody reads yet."""
+        if self.spool is not None:
+            return self.spool.pending
         return 0 if self._prefetch is None else self._prefetch.size
 
     def feed(self, data: bytes) -> None:
@@ -148,6 +165,9 @@ class Receiver:
                         self._site.loop.call_soon(self._after_yield)
                         self._yielding = True
                         break
+                elif self.spool is not None:
+                    self.receiving = False
+                    self.on_spooled()
                 else:
                     taker.on_end()
         except Refusal as refusal:
@@ -155,8 +175,8 @@ class Receiver:
         if self._taker is None:  # In the midst of that.
             return
         kept = self._parser.buffered
-        if self._prefetch is not None:
-            kept += self._prefetch.size
+        if self._prefetch is not None or self.spool is not None:
+            kept += self.prefetched
         if kept or self.body is not None or self._yielding or not self._reading:
             self.update_reading()
         if kept or self.kept:
@@ -175,6 +195,7 @@ class Receiver:
         full = self._yielding
         if self.receiving:
             full = full or (self.body is not None and self.body.full)
+            full = full or (self.spool is not None and self.spool.full)
         elif not self.dropping:
             full = full or self._parser.buffered > _PIPELINE_BYTES
         if full is not self._reading:
@@ -197,21 +218,38 @@ class Receiver:
         """
         self._length = section.content_length
         if section.expect_continue and not self._parser.buffered:
-            self.continue_due = True
-            return True
+            if not self._is_spooled:
+                self.continue_due = True
+                return True
+            self._transport.write(CONTINUE)
         self._pace = Pace(self._site.clock())
         return False
 
-    def take_body(self, data: bytes) -> bool:
-        """Take bytes of the body. Return whether it has to be streamed from here on."""
+    def take_body(self, data: bytes, wake: Callable[[], None]) -> bool:
+        """Take bytes of the body. Return whether it has to be streamed from here on.
+
+        ``wake()`` is called, on another thread, when there is reason for ``on_spooled``.
+        Raises Refusal where there is no room for the body.
+        """
         if self._pace is not None:
             self._pace.move(len(data), self._site.clock())
+        if self.spool is not None:
+            self._keep(self.spool, data)
+            return False
         if self.body is None:
             if self._prefetch is None:
                 self._prefetch = Pieces()
             self._prefetch.append(data)
             size = self._prefetch.size
-            return size >= self._site.config.body_prefetch and size != self._length
+            if size < self._site.config.body_prefetch or size == self._length:
+                return False
+            if not self._is_spooled:
+                return True
+            assert self._site.spooler is not None  # As it is spooled.
+            self.spool = Spool(self._site.spooler, wake)
+            data, self._prefetch = self._prefetch.join(), None
+            self._keep(self.spool, data)
+            return False
         self.continue_due = False
         self.body.feed(data)
         return False
@@ -224,6 +262,52 @@ class Receiver:
             if not answered:
                 self._transport.write(CONTINUE)
         self.update_reading()
+
+    @property
+    def _is_spooled(self) -> bool:
+        """Whether the body is there as a whole before a thread is taken, however long it is.
+
+        Not one that could never be kept. But one whose length is unknown, for without it, it would
+        be of use to few applications.
+        """
+        if self._site.spooler is None:
+            return False
+        return self._length is None or self._length <= self._site.config.body_spool
+
+    def _keep(self, spool: Spool, data: bytes) -> None:
+        """Keep bytes in a file, if there is room for them."""
+        size, limit = spool.size + len(data), self._site.config.body_spool
+        if size > limit:
+            raise Refusal(413, f"a request body without a length is longer than {limit} bytes")
+        if not self._site.relief.has_spool_room(spool.held, size):
+            raise overload("the server has no room for the request body")
+        if self.spool is not spool:
+            return  # It was this client that had to make room.
+        spool.feed(data)
+        if spool.error is not None:
+            self.on_spooled()
+
+    def on_spooled(self) -> None:
+        """Go on with a body of which something was written, or could not be."""
+        spool, taker = self.spool, self._taker
+        assert spool is not None  # As the caller has seen to.
+        assert taker is not None  # Without a connection there is no spool.
+        if spool.error is not None:
+            _log.error(
+                "A request body cannot be kept in a temporary file (--body-spool), and its request "
+                "gets a 503: %s. Make room there, or set TMPDIR to another directory",
+                spool.error,
+            )
+            taker.refuse(overload("the server cannot keep the request body"))
+            return
+        if self._disk_awaited and self._pace is not None:
+            self._pace.move(1, self._site.clock())
+        if not self.receiving and not spool.pending:
+            # All of it is in the file, and the thread that writes is done with that.
+            self._disk_awaited = False
+            taker.on_end()
+        self.update_reading()
+        taker.on_left()
 
     def drop(self, data: bytes) -> bool:
         """Drop bytes of a body that nobody reads. Return False where it is not worth the while."""
@@ -238,6 +322,13 @@ class Receiver:
         self._pace = None
         prefetch, self._prefetch = self._prefetch, None
         return b"" if prefetch is None else prefetch.join()
+
+    def deliver(self, exchange: "Exchange") -> None:
+        """Give the whole body to the exchange, to which it belongs from here on."""
+        if self.spool is not None:
+            exchange.spool, self.spool = self.spool, None
+        elif self._prefetch is not None:
+            exchange.prefetched = self.take_prefetch()
 
     def end_body(self) -> None:
         """Take the end of the body, and leave the next request where it is."""
@@ -254,6 +345,9 @@ class Receiver:
         self._prefetch = None
         self.body = None
         self.continue_due = False
+        if self.spool is not None:
+            self.spool.close()
+            self.spool = None
 
     def next_request(self) -> None:
         """Go on with what follows the body."""
@@ -271,7 +365,17 @@ class Receiver:
 
     @property
     def waiting(self) -> bool:
-        """Whether more could be done with a body if the client sent more of it."""
+        """Whether more could be done with a body if the client sent more of it.
+
+        Or if the disk took more of it, which is waited for in the same way.
+        """
+        spool = self.spool
+        awaited = spool is not None and (spool.full or (not self.receiving and spool.pending > 0))
+        if awaited is not self._disk_awaited:
+            self._disk_awaited = awaited
+            self._pace = Pace(self._site.clock())
+        if awaited:
+            return True
         if not self.receiving or self.continue_due:
             self._pace = None
         elif self.body is not None:
@@ -284,9 +388,20 @@ class Receiver:
     def time_left(self) -> float:
         """Return the seconds that the client has for the next bytes of a body; it is waited for."""
         assert self._pace is not None  # As the caller has seen to.
-        config = self._site.config
-        return self._pace.time_left(config.timeout_body, config.min_body_rate, self._site.clock())
+        config, now = self._site.config, self._site.clock()
+        if self._disk_awaited:
+            return self._pace.time_left(config.timeout_body, 0, now)
+        return self._pace.time_left(config.timeout_body, config.min_body_rate, now)
+
+    def overdue(self, reason: str) -> Refusal:
+        """Return how a request is refused that is not complete in time."""
+        if self._disk_awaited:
+            _log.error("The disk takes no request body (--body-spool), and its request gets a 503")
+            return overload("the server cannot keep the request body")
+        return Refusal(408, reason)
 
     def rate(self) -> float | None:
         """Return the bytes a second that the client sends; None while that cannot be said."""
-        return self._pace.rate(self._site.clock()) if self.waiting and self._pace else None
+        if not self.waiting or self._pace is None or self._disk_awaited:
+            return None
+        return self._pace.rate(self._site.clock())

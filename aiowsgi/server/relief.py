@@ -5,8 +5,10 @@ A server that is not short of anything bears with every client that keeps to the
 
 import logging
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from ..bridge.budget import Budget
 from ..errors import Refusal
 from ..wording import counted
 
@@ -47,7 +49,7 @@ class Relief:
 
     def __init__(self, site: "Site") -> None:
         self._site = site
-        self._threads_at = self._memory_at = self._said_at = float("-inf")
+        self._threads_at = self._memory_at = self._spool_at = self._said_at = float("-inf")
         self._slow = float(_SLOW)
         # Who may go to make room for connections, the first one first, as far as the last look has
         # found them: those that are idle, and since when; and those that are slow.
@@ -88,20 +90,36 @@ class Relief:
             return False
         if self._site.clock() - self._memory_at >= _INTERVAL:
             self._memory_at = self._site.clock()
-            self._free_memory()
+            self._free(budget, 0, lambda protocol: protocol.holds_memory, "memory")
         return budget.exceeded
 
-    def _free_memory(self) -> None:
-        budget = self._site.budget
+    def has_spool_room(self, held: int, size: int) -> bool:
+        """Return whether a spool that counts as ``held`` may grow to ``size``, now that the slowest
+        clients have made room.
+        """
+        spooler = self._site.spooler
+        assert spooler is not None  # There is a spool.
+        if spooler.budget.has_room(held, size):
+            return True
+        if self._site.clock() - self._spool_at >= _INTERVAL:
+            self._spool_at = self._site.clock()
+            wanted = size - held
+            self._free(spooler.budget, wanted, lambda p: p.holds_spool, "space (--body-spool)")
+        return spooler.budget.has_room(held, size)
+
+    def _free(
+        self, budget: Budget, wanted: int, holds: Callable[["Protocol"], bool], short_of: str
+    ) -> None:
+        """Cut the slowest clients until so many bytes more may be held."""
         cut = 0
         for _, protocol in self._paces():
             # A little more than needed, so that it lasts until the next look.
-            if budget.used <= budget.limit * 0.9:
+            if budget.used + wanted <= budget.limit * 0.9:
                 break
-            if protocol.holds_memory:
+            if holds(protocol):
                 protocol.give_way()
                 cut += 1
-        self._report(cut, "memory")
+        self._report(cut, short_of)
 
     def connections(self) -> None:
         """Make room for a connection: close some that have been idle for the longest time. Where

@@ -17,6 +17,7 @@ from ..bridge.foreign import ForeignPool
 from ..bridge.jobs import JobQueue, Started
 from ..bridge.mailbox import Mailbox
 from ..bridge.pool import ThreadPool
+from ..bridge.spool import Spooler
 from ..bridge.turns import Patience
 from ..config import Config
 from ..errors import ClientDisconnected, ServerStopped
@@ -34,6 +35,7 @@ from .exchange import Exchange
 from .listener import Listener
 from .loop_end import LoopEnd
 from .protocol import Protocol
+from .report import request_info
 from .site import Site
 from .states import timeouts
 
@@ -108,6 +110,7 @@ class Server:
                 multithread=pool.concurrent,
                 multiprocess=any(sock.inherited for sock in sockets),
             ),
+            spooler=Spooler(config.body_spool) if config.body_spool else None,
             server_field=f"Server: {_PRODUCT}\r\n",
             on_disconnect=self._on_disconnect,
             patience=patience,
@@ -211,7 +214,7 @@ class Server:
         # timeout_request has given up.
         requests += [
             dataclasses.replace(
-                exchange.inspect(exchange.protocol.client_address[0], stacks),
+                request_info(exchange, stacks, site.clock()),
                 phase="finishing",
                 thread=started.thread,
                 stack=stacks.get(started.ident, ""),
@@ -325,10 +328,10 @@ class Server:
         give_up_descriptors(descriptors)
 
     def _has_room(self) -> bool:
-        connections = self._connections
+        connections, site = self._connections, self._site
+        files = site.file_descriptors + (0 if site.spooler is None else site.spooler.files)
         return (
-            connections < self._config.max_connections
-            and connections + self._site.file_descriptors < self._descriptors
+            connections < self._config.max_connections and connections + files < self._descriptors
         )
 
     def _make_protocol(self, sock: socket.socket) -> Protocol:
@@ -374,6 +377,7 @@ class Server:
             await self._until(self._no_connections, _ABORT_TIMEOUT)
         # 6. Threads have what is left of the time; they are not waited for without end.
         await self._stop_pool()
+        await self._stop_spooler()
         self._loop_end.cancel()
 
     def _no_connections(self) -> bool:
@@ -393,19 +397,20 @@ class Server:
                 await asyncio.wait_for(self._changed.wait(), left)
         return True
 
+    def _note_change(self) -> None:
+        """Have ``_until`` look again. Called on any thread."""
+        # The loop may be gone, if threads outlive it.
+        with contextlib.suppress(RuntimeError):
+            self._site.loop.call_soon_threadsafe(self._changed.set, context=self._context)
+
     async def _stop_pool(self) -> None:
-        pool, loop = self._site.pool, self._site.loop
+        pool = self._site.pool
         stopped = False
 
-        def note() -> None:
+        def on_stopped() -> None:
             nonlocal stopped
             stopped = True
-            self._changed.set()
-
-        def on_stopped() -> None:
-            # The loop may be gone, if threads outlive it.
-            with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(note, context=self._context)
+            self._note_change()
 
         pool.stop(on_stopped, cancel=True)
         if not await self._until(lambda: stopped, 0.0):
@@ -428,6 +433,16 @@ class Server:
                     started.thread,
                     stacks.get(started.ident, ""),
                 )
+
+    async def _stop_spooler(self) -> None:
+        """End the thread that writes request bodies; at most it has files to remove by now."""
+        if (spooler := self._site.spooler) is None:
+            return
+        spooler.stop(self._note_change)
+        if await self._until(lambda: spooler.ended, _ABORT_TIMEOUT):
+            spooler.join()
+        else:
+            _log.warning("The disk does not answer; the thread that writes to it is left behind")
 
 
 def _exchange_of(started: Started) -> Exchange | None:

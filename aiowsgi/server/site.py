@@ -17,6 +17,7 @@ from ..bridge import forks
 from ..bridge.budget import Budget
 from ..bridge.jobs import JobQueue
 from ..bridge.mailbox import Mailbox
+from ..bridge.spool import Spooler
 from ..bridge.turns import Patience
 from ..config import Config
 from ..errors import ClientDisconnected, ServerStopped
@@ -30,6 +31,7 @@ from ..wsgi.environ import Environ
 from ..wsgi.headers import HeaderChecks
 from .call import Calls, current_calls
 from .relief import Relief
+from .report import access_record
 
 if TYPE_CHECKING:
     from .exchange import Exchange
@@ -70,6 +72,8 @@ class Site:
     server_field: str
     # Called when a connection is gone.
     on_disconnect: Callable[[], None]
+    # Where long request bodies wait for a thread; None where they are streamed.
+    spooler: Spooler | None = None
     connections: set["Protocol"] = field(default_factory=set)
     # Those that connections have beside their sockets, for the files that they send.
     file_descriptors: int = 0
@@ -127,7 +131,7 @@ class Site:
         if exchange is None:
             access.write(access.AccessRecord(client, request_line, status))
         else:
-            access.write(exchange.access_record(client, status))
+            access.write(access_record(exchange, client, status, self.clock()))
 
     def end(self) -> None:
         """Cut everything, without the loop: that is closed. Called on the thread that does so."""
@@ -143,6 +147,8 @@ class Site:
         # The garbage collector may close a loop that nobody has, in the midst of anything.
         with contextlib.suppress(RuntimeError):
             self.pool.stop(lambda: None, cancel=True)
+        if self.spooler is not None:
+            self.spooler.stop(lambda: None)
 
     def abandon(self) -> list[int]:
         """Give up, in a forked child. Return the descriptors that are its parent's."""

@@ -51,3 +51,8 @@ def streamed_input(read: Callable[[int], bytes]) -> BinaryIO:
     what it raises comes out of every reading method.
     """
     return _StreamedInput(_BodyReader(read), _BUFFER_SIZE)
+
+
+def spooled_input(file: io.FileIO) -> BinaryIO:
+    """Return the input of a request whose whole body is in ``file``, which is at its beginning."""
+    return _StreamedInput(file, _BUFFER_SIZE)

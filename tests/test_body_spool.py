@@ -1,0 +1,554 @@
+"""``--body-spool``: the application is called when a long body is there, with its length."""
+
+import asyncio
+import errno
+import hashlib
+import io
+import itertools
+import os
+import random
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+from wsgiref.types import StartResponse, WSGIEnvironment
+
+import pytest
+from raw_client import (
+    TIMEOUT,
+    Incomplete,
+    RawClient,
+    StartServer,
+    connect,
+    eventually,
+    in_thread,
+    on_each_loop,
+)
+
+import aiowsgi
+from aiowsgi.bridge import spool as spool_module
+from aiowsgi.bridge.spool import Spool, Spooler
+
+CHUNKED = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
+PREFETCH = 10_000
+OPTIONS = {"body_prefetch": PREFETCH, "body_spool": 1 << 24}
+BODY = random.Random("body").randbytes(3_000_001)
+
+
+def length_head(size: int, *fields: bytes) -> bytes:
+    lines = [b"POST / HTTP/1.1", b"Host: h", b"Content-Length: %d" % size, *fields, b"", b""]
+    return b"\r\n".join(lines)
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def upload(body: bytes, chunked: bool) -> list[bytes]:
+    """Return a request in pieces, of which only the last one makes it complete."""
+    half = len(body) // 2
+    if chunked:
+        return [CHUNKED + chunk(body[:half]), chunk(body[half:]), b"0\r\n\r\n"]
+    return [length_head(len(body)) + body[:half], body[half:-1], body[-1:]]
+
+
+class App:
+    """Answers with what it is told of the body and what it finds."""
+
+    def __init__(self) -> None:
+        self.calls = itertools.count()
+        self.called = 0
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        self.called = next(self.calls) + 1
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        body = environ["wsgi.input"].read(-1)
+        announced = environ.get("CONTENT_LENGTH", "none")
+        return [f"{announced} {hashlib.sha256(body).hexdigest()}".encode()]
+
+
+def expected(body: bytes, announced: str | None = None) -> bytes:
+    return f"{announced or len(body)} {hashlib.sha256(body).hexdigest()}".encode()
+
+
+def used(server: aiowsgi.Server) -> int:
+    """Return the bytes that count as spooled."""
+    spooler = server._site.spooler
+    assert spooler is not None
+    return spooler.budget.used
+
+
+def descriptors() -> int:
+    """Return how many the process has open, where the system tells."""
+    folder = Path("/proc/self/fd")
+    return len(os.listdir(folder)) if folder.exists() else 0
+
+
+class Files:
+    """Stands for the disk: counts the files that are open, and can be slow or broken."""
+
+    def __init__(self) -> None:
+        self.open = 0
+        self.made = 0
+        self.written = 0
+        self.error: OSError | None = None
+        self.ready = threading.Event()
+        self.ready.set()
+
+    def make(self) -> "DiskFile":
+        self.made += 1
+        self.open += 1
+        return DiskFile(self)
+
+
+class DiskFile(io.FileIO):
+    def __init__(self, files: Files) -> None:
+        self._files = files
+        with tempfile.TemporaryFile(buffering=0) as file:
+            super().__init__(os.dup(file.fileno()), "r+b")
+
+    def write(self, data: Any, /) -> int:
+        assert self._files.ready.wait(TIMEOUT)
+        if self._files.error is not None:
+            raise self._files.error
+        # Not all at once: the kernel is free to do so.
+        written = super().write(memoryview(data)[:50_000])
+        self._files.written += written
+        return written
+
+    def close(self) -> None:
+        if not self.closed:
+            self._files.open -= 1
+        super().close()
+
+
+@pytest.fixture
+def files(monkeypatch: pytest.MonkeyPatch) -> Iterator[Files]:
+    files = Files()
+    monkeypatch.setattr(spool_module, "_temporary_file", files.make)
+    yield files
+    files.ready.set()
+    # The thread that removes them may be about to.
+    limit = time.monotonic() + TIMEOUT
+    while files.open:
+        assert time.monotonic() < limit
+        time.sleep(0.002)
+
+
+# What the application gets.
+
+
+@on_each_loop
+@pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
+@pytest.mark.parametrize("size", [PREFETCH + 1, 100_000, len(BODY)])
+async def test_the_application_is_called_when_the_body_is_there(
+    start_server: StartServer, files: Files, size: int, chunked: bool
+) -> None:
+    app = App()
+    server = await start_server(app, **OPTIONS)
+    async with await connect(server) as client:
+        for number in range(2):
+            *pieces, last = upload(BODY[:size], chunked)
+            for piece in pieces:
+                await client.send(piece)
+            # As far as it has come it is on the disk, and no thread waits for it.
+            await eventually(lambda: files.written >= (size - 1) * (number + 1))  # noqa: B023
+            assert app.called == number
+            await client.send(last)
+            assert (await client.receive()).body == expected(BODY[:size])
+        # The connection goes on.
+        assert (await client.request(GET)).body == expected(b"", "none")
+        assert files.made == 2
+        await eventually(lambda: files.open == used(server) == 0)
+
+
+@on_each_loop
+async def test_a_short_body_stays_in_memory(start_server: StartServer, files: Files) -> None:
+    server = await start_server(App(), **OPTIONS)
+    async with await connect(server) as client:
+        for body in (b"", b"x", BODY[: PREFETCH - 1]):
+            assert (
+                await client.request(CHUNKED + (chunk(body) if body else b"") + b"0\r\n\r\n")
+            ).body == expected(body)
+        body = BODY[:PREFETCH]
+        assert (await client.request(length_head(len(body)) + body)).body == expected(body)
+    assert files.made == 0
+
+
+async def test_the_input_has_the_methods_of_a_file(start_server: StartServer, files: Files) -> None:
+    body = b"".join(b"line %d\n" % number for number in range(5000))
+    found: list[Any] = []
+
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        source = environ["wsgi.input"]
+        found.extend([source.readline(), source.read(7), source.readlines(20), next(iter(source))])
+        found.append(source.read())
+        found.append((source.read(), source.read(5)))
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b"read"]
+
+    server = await start_server(app, validate=False, **OPTIONS)
+    async with await connect(server) as client:
+        assert (await client.request(length_head(len(body)) + body)).body == b"read"
+    plain = io.BytesIO(body)
+    assert found[:4] == [plain.readline(), plain.read(7), plain.readlines(20), next(plain)]
+    assert found[4:] == [plain.read(), (b"", b"")]
+
+
+async def test_a_body_that_could_never_be_kept_is_streamed_with_its_length(
+    start_server: StartServer, files: Files
+) -> None:
+    app = App()
+    server = await start_server(app, body_prefetch=PREFETCH, body_spool=PREFETCH * 2)
+    size = PREFETCH * 2 + 1
+    async with await connect(server) as client:
+        await client.send(length_head(size) + BODY[:PREFETCH])
+        await eventually(lambda: app.called == 1)
+        await client.send(BODY[PREFETCH:size])
+        assert (await client.receive()).body == expected(BODY[:size])
+    assert files.made == 0
+
+
+async def test_a_body_without_a_length_that_could_never_be_kept_gets_a_413(
+    start_server: StartServer, files: Files
+) -> None:
+    app = App()
+    server = await start_server(app, body_prefetch=PREFETCH, body_spool=PREFETCH * 2)
+    async with await connect(server) as client:
+        await client.send(CHUNKED + chunk(BODY[: PREFETCH * 2]))
+        await eventually(lambda: files.written == PREFETCH * 2)
+        response = await client.request(chunk(b"x"))
+        assert response.status == 413
+        assert response.get("connection") == "close"
+    await eventually(lambda: files.open == 0)
+    assert app.called == 0
+
+
+@on_each_loop
+async def test_a_client_that_waits_for_a_100_gets_it_without_a_thread(
+    start_server: StartServer, files: Files
+) -> None:
+    app, busy, go_on = App(), threading.Event(), threading.Event()
+
+    def first_waits(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if environ["REQUEST_METHOD"] == "GET":
+            busy.set()
+            assert go_on.wait(TIMEOUT)
+        return app(environ, start_response)
+
+    server = await start_server(first_waits, threads=1, **OPTIONS)
+    async with await connect(server) as client, await connect(server) as other:
+        await other.send(GET)
+        await in_thread(busy.wait, TIMEOUT)
+        for body in (BODY[:5], BODY):
+            await client.send(length_head(len(body), b"Expect: 100-continue"))
+            assert await client.read_until(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+            await client.send(body)
+            if body == BODY:
+                await eventually(lambda: files.written == len(BODY))
+            go_on.set()
+            response = await client.receive()
+            assert response.body == expected(body)
+            assert response.get("connection") is None
+
+
+async def test_nothing_has_a_name_and_nothing_is_left(
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    server = await start_server(App(), **OPTIONS)
+    before = descriptors()
+    async with await connect(server) as client:
+        await client.send(length_head(len(BODY)) + BODY[:-1])
+        await eventually(lambda: used(server) == len(BODY) - 1)
+        # A crash leaves nothing behind.
+        assert os.listdir(tmp_path) == []
+        assert (await client.request(BODY[-1:])).body == expected(BODY)
+    await eventually(lambda: used(server) == 0)
+    server.close()
+    await server.wait_closed()
+    assert not [thread for thread in threading.enumerate() if thread.name == "aiowsgi-spool"]
+    assert descriptors() <= before
+
+
+# Clients that do not send it all.
+
+
+@on_each_loop
+@pytest.mark.parametrize("leave", [RawClient.close, RawClient.reset, RawClient.half_close])
+async def test_a_client_that_leaves(
+    start_server: StartServer, files: Files, leave: Callable[[RawClient], None]
+) -> None:
+    app = App()
+    server = await start_server(app, **OPTIONS)
+    async with await connect(server) as client:
+        await client.send(length_head(len(BODY)) + BODY[:-1])
+        await eventually(lambda: files.written == len(BODY) - 1)
+        leave(client)
+        await eventually(lambda: files.open == 0)
+    assert app.called == used(server) == 0
+
+
+async def test_a_client_that_leaves_while_the_disk_is_slow(
+    start_server: StartServer, files: Files
+) -> None:
+    server = await start_server(App(), **OPTIONS)
+    files.ready.clear()
+    async with await connect(server) as client:
+        await client.send(length_head(len(BODY)) + BODY[:50_000])
+        await eventually(lambda: files.open == 1)
+        client.reset()
+        await eventually(lambda: used(server) == 0)
+        files.ready.set()
+        await eventually(lambda: files.open == 0)
+
+
+async def test_a_client_that_sends_no_more_gets_a_408(
+    start_server: StartServer, files: Files
+) -> None:
+    server = await start_server(App(), timeout_body=0.1, **OPTIONS)
+    async with await connect(server) as client:
+        await client.send(length_head(len(BODY)) + BODY[:50_000])
+        assert (await client.receive()).status == 408
+    await eventually(lambda: files.open == 0)
+
+
+# Disks.
+
+
+@on_each_loop
+async def test_a_full_disk_is_a_503_and_a_message(
+    start_server: StartServer, files: Files, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = App()
+    server = await start_server(app, **OPTIONS)
+    files.error = OSError(errno.ENOSPC, "No space left on device")
+    async with await connect(server) as client, await connect(server) as other:
+        response = await client.request(length_head(len(BODY)) + BODY[:50_000])
+        assert response.status == 503
+        assert response.get("retry-after") is not None
+        await eventually(lambda: files.open == 0)
+        assert app.called == used(server) == 0
+        assert "No space left on device" in caplog.text
+        assert "--body-spool" in caplog.text
+        # Others are served, and uploads once there is room.
+        assert (await other.request(GET)).status == 200
+        files.error = None
+        assert (await other.request(length_head(len(BODY)) + BODY)).body == expected(BODY)
+
+
+async def test_without_a_directory_for_files_it_is_a_503(
+    start_server: StartServer,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    server = await start_server(App(), **OPTIONS)
+    async with await connect(server) as client:
+        assert (await client.request(CHUNKED + chunk(BODY[:50_000]))).status == 503
+    assert "TMPDIR" in caplog.text
+
+
+async def test_without_a_thread_to_write_it_is_a_503(
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    server = await start_server(App(), **OPTIONS)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        async with await connect(server) as client:
+            assert (await client.request(CHUNKED + chunk(BODY[:50_000]))).status == 503
+        assert used(server) == 0
+
+
+@on_each_loop
+async def test_a_slow_disk_makes_the_client_wait(start_server: StartServer, files: Files) -> None:
+    app = App()
+    server = await start_server(app, **OPTIONS)
+    files.ready.clear()
+    async with await connect(server) as client:
+        body = BODY * 5
+        sending = asyncio.create_task(client.send(length_head(len(body)) + body))
+        await eventually(lambda: used(server) > 1 << 18)
+        (protocol,) = server._site.connections
+        await eventually(lambda: not protocol._receiver._reading)
+        # What is in memory is bounded, and counted.
+        assert 1 << 18 <= protocol._receiver.held < 1 << 20
+        assert server._site.budget.used >= 1 << 18
+        assert not sending.done()
+        files.ready.set()
+        await sending
+        assert (await client.receive()).body == expected(body)
+    await eventually(lambda: server._site.budget.used == 0)
+
+
+@pytest.mark.parametrize("size", [50_000, len(BODY)], ids=["at the end", "in the midst"])
+async def test_a_disk_that_hangs_is_a_503(
+    start_server: StartServer, files: Files, caplog: pytest.LogCaptureFixture, size: int
+) -> None:
+    server = await start_server(App(), timeout_body=0.2, **OPTIONS)
+    files.ready.clear()
+    async with await connect(server) as client:
+        request = CHUNKED + chunk(BODY[:size]) + b"0\r\n\r\n"
+        sending = asyncio.create_task(client.send(request))
+        assert (await client.receive()).status == 503
+        sending.cancel()
+        await asyncio.wait([sending])
+    assert "The disk takes no request body" in caplog.text
+    files.ready.set()
+    await eventually(lambda: files.open == 0)
+
+
+# Many at once.
+
+
+async def test_the_slowest_make_room(start_server: StartServer, files: Files) -> None:
+    server = await start_server(App(), body_prefetch=PREFETCH, body_spool=200_000)
+    async with await connect(server) as slow, await connect(server) as client:
+        await slow.send(length_head(200_000) + BODY[:150_000])
+        await eventually(lambda: used(server) == 150_000)
+        (protocol,) = (each for each in server._site.connections if each.holds_spool)
+        await eventually(lambda: protocol.rate() is not None)
+        body = BODY[:100_000]
+        request = CHUNKED + chunk(body) + b"0\r\n\r\n"
+        assert (await client.request(request)).body == expected(body)
+        assert (await slow.receive()).status == 408
+
+
+async def test_a_client_that_is_the_slowest_makes_room_itself(
+    start_server: StartServer, files: Files
+) -> None:
+    server = await start_server(App(), body_prefetch=PREFETCH, body_spool=200_000)
+    async with await connect(server) as client, await connect(server) as other:
+        await client.send(length_head(200_000) + BODY[:20_000])
+        await eventually(lambda: used(server) == 20_000)
+        (slow,) = (each for each in server._site.connections if each.holds_spool)
+        await eventually(lambda: slow.rate() is not None)
+        await other.send(length_head(200_000) + BODY[:170_000])
+        await eventually(lambda: used(server) == 190_000)
+        assert (await client.request(BODY[:40_000])).status == 408
+        assert used(server) == 170_000
+    await eventually(lambda: used(server) == 0)
+
+
+async def test_without_room_it_is_a_503(start_server: StartServer, files: Files) -> None:
+    go_on, busy = threading.Event(), threading.Event()
+
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        busy.set()
+        assert go_on.wait(TIMEOUT)
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b"%d" % len(environ["wsgi.input"].read(-1))]
+
+    server = await start_server(app, body_prefetch=PREFETCH, body_spool=200_000)
+    async with await connect(server) as client, await connect(server) as other:
+        await client.send(length_head(150_000) + BODY[:150_000])
+        await in_thread(busy.wait, TIMEOUT)
+        assert (await other.request(length_head(100_000) + BODY[:60_000])).status == 503
+        go_on.set()
+        assert (await client.receive()).body == b"150000"
+
+
+async def test_a_full_queue_drops_the_file(start_server: StartServer, files: Files) -> None:
+    go_on, busy = threading.Event(), threading.Event()
+
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        busy.set()
+        assert go_on.wait(TIMEOUT)
+        return App()(environ, start_response)
+
+    server = await start_server(app, threads=1, spare_threads=0, queue_size=0, **OPTIONS)
+    async with await connect(server) as client, await connect(server) as other:
+        await client.send(GET)
+        await in_thread(busy.wait, TIMEOUT)
+        assert (await other.request(length_head(len(BODY)) + BODY)).status == 503
+        await eventually(lambda: files.open == 0)
+        go_on.set()
+        assert (await client.receive()).status == 200
+
+
+# The end.
+
+
+async def test_a_shutdown_waits_for_an_upload(start_server: StartServer, files: Files) -> None:
+    server = await start_server(App(), **OPTIONS)
+    async with await connect(server) as client:
+        await client.send(length_head(len(BODY)) + BODY[:-1])
+        await eventually(lambda: files.written == len(BODY) - 1)
+        server.close()
+        response = await client.request(BODY[-1:])
+        assert response.body == expected(BODY)
+        assert response.get("connection") == "close"
+    await server.wait_closed()
+
+
+@pytest.mark.parametrize("slow", [False, True])
+async def test_a_shutdown_cuts_an_upload_that_takes_too_long(
+    start_server: StartServer, files: Files, slow: bool
+) -> None:
+    server = await start_server(App(), timeout_graceful=0.05, **OPTIONS)
+    if slow:
+        files.ready.clear()
+    async with await connect(server) as client:
+        await client.send(length_head(len(BODY)) + BODY[:50_000])
+        await eventually(lambda: files.open == 1)
+        server.close()
+        with pytest.raises((Incomplete, ConnectionResetError)):
+            await client.receive()
+        files.ready.set()
+        await server.wait_closed()
+    assert files.open == 0
+
+
+# The parts.
+
+
+@pytest.fixture
+def spooler() -> Iterator[Spooler]:
+    spooler = Spooler(1 << 20)
+    yield spooler
+    spooler.stop(lambda: None)
+    spooler.join()
+
+
+def test_a_spool_is_closed_while_it_is_written(spooler: Spooler, files: Files) -> None:
+    files.ready.clear()
+    spool = Spool(spooler, lambda: None)
+    spool.feed(BODY[:20_000])
+    spool.close()
+    spool.close()
+    assert spooler.budget.used == 0
+    files.ready.set()
+
+
+def test_a_spool_is_closed_behind_the_end(files: Files) -> None:
+    spooler, written = Spooler(1 << 20), threading.Event()
+    spool = Spool(spooler, written.set)
+    spool.feed(BODY[:20_000])
+    assert written.wait(TIMEOUT)
+    ended = threading.Event()
+    spooler.stop(ended.set)
+    assert ended.wait(TIMEOUT)
+    spooler.join()
+    # By a thread that was left behind.
+    assert spool.open().read() == BODY[:20_000]
+    spool.close()
+    assert files.open == 0
+
+
+def test_a_spooler_without_a_thread_ends_at_once() -> None:
+    spooler, ended = Spooler(1), threading.Event()
+    spooler.stop(ended.set)
+    assert ended.is_set()
+    spooler.join()
+
+
+def test_the_bound_is_no_less_than_what_is_kept_in_memory() -> None:
+    with pytest.raises(aiowsgi.ConfigError, match="at least body_prefetch"):
+        aiowsgi.Config(body_spool=5)
