@@ -30,6 +30,8 @@ _LONGEST_SECTION = 4096
 _MOST_FIELDS = 40
 _MOST_LINES = 1024
 _LONGEST_LINE = 200
+# A number: bytes look for bytes in bytes twenty times as long.
+_UNDERSCORE = ord("_")
 # Of a name that a refusal tells.
 _LONGEST_NAME_SHOWN = 100
 
@@ -90,7 +92,7 @@ class FieldSections:
         version = "HTTP/1.0" if raw.startswith(b"1.0") else "HTTP/1.1"
         framing = request_framing(version, _DECIDING_FIELD.findall(raw), self.limits)
         fields = without_repetitions(self._fields(raw))
-        if ambiguous := [name for name, _ in fields if b"_" in name]:
+        if ambiguous := [name for name, _ in fields if _UNDERSCORE in name]:
             fields = self._mapped(fields, ambiguous)
         section = FieldSection(version, fields, *framing)
         if len(section.fields) <= _MOST_FIELDS:
@@ -111,7 +113,7 @@ class FieldSections:
         if self._on_dropped is not None:
             for name in ambiguous:
                 self._on_dropped(name)
-        return [field for field in fields if b"_" not in field[0]]
+        return [field for field in fields if _UNDERSCORE not in field[0]]
 
     def _fields(self, raw: bytes) -> list[Field]:
         """Return the fields of a section; only lines that are not remembered are read."""
