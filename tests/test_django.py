@@ -256,6 +256,34 @@ async def test_uploaded_file_arrives_whole(client: httpx.AsyncClient) -> None:
     }
 
 
+@pytest.mark.parametrize("size", [1000, 3 << 20], ids=["prefetched", "spooled"])
+async def test_upload_without_a_length_arrives_whole(
+    application: WSGIApplication, start_server: StartServer, size: int
+) -> None:
+    """Django reads nothing of a request without CONTENT_LENGTH."""
+    data = random.Random("upload").randbytes(size)
+    form = httpx.Request(
+        "POST",
+        "http://h/",
+        data={"note": "x"},
+        files={"document": ("big.bin", data, "application/octet-stream")},
+    )
+    body = form.read()
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for start in range(0, len(body), 50_000):
+            yield body[start : start + 50_000]
+
+    server = await start_server(application, body_spool=1 << 24)
+    async with httpx.AsyncClient(base_url=server.url, timeout=PATIENCE, trust_env=False) as client:
+        answer = await client.post(
+            "/upload/", content=pieces(), headers={"content-type": form.headers["content-type"]}
+        )
+    assert answer.request.headers["transfer-encoding"] == "chunked"
+    assert (answer.json()["size"], answer.json()["note"]) == (size, "x")
+    assert answer.json()["sha256"] == hashlib.sha256(data).hexdigest()
+
+
 async def test_foreign_host_is_refused_by_django(client: httpx.AsyncClient) -> None:
     answer = await client.get("/download/", headers={"host": "evil.test"})
     assert answer.status_code == 400

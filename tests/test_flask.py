@@ -261,6 +261,26 @@ async def test_upload_above_the_limit_of_the_application_is_a_413(
     assert (await client.post("/raw", content=b"x" * 1000)).status_code == 200
 
 
+@pytest.mark.parametrize(("size", "status"), [(3 << 20, 200), (5 << 20, 413)])
+async def test_spooled_body_is_held_against_the_limit_of_the_application(
+    shop: Shop, start_server: StartServer, size: int, status: int
+) -> None:
+    """Without its length Werkzeug cuts it off at the limit, and says nothing."""
+    shop.app.config["MAX_CONTENT_LENGTH"] = 4 << 20
+    data = random.Random(size).randbytes(size)
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for start in range(0, size, 100_000):
+            yield data[start : start + 100_000]
+
+    server = await start_server(shop.app, body_spool=1 << 24)
+    async with httpx.AsyncClient(base_url=server.url, timeout=PATIENCE, trust_env=False) as client:
+        answer = await client.post("/raw", content=pieces())
+    assert answer.status_code == status
+    if status == 200:
+        assert answer.json() == {"sha256": hashlib.sha256(data).hexdigest()}
+
+
 async def test_json_body_is_answered(client: httpx.AsyncClient) -> None:
     answer = await client.post("/sum", json={"numbers": [1, 2, 39]})
     assert answer.json() == {"sum": 42}
