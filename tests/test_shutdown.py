@@ -334,6 +334,31 @@ def twice(stop: Callable[[], None]) -> None:
 
 @on_each_loop
 @pytest.mark.parametrize("method", ["close", "abort"])
+async def test_server_can_be_stopped_by_a_signal_handler_of_the_program(
+    start_server: StartServer, method: str
+) -> None:
+    """The loop sleeps on behind such a handler, unless it is woken."""
+    server = await start_server(App())
+    asleep = threading.Event()
+    previous = signal.signal(signal.SIGUSR1, lambda *_: getattr(server, method)())
+
+    def send() -> None:
+        assert asleep.wait(TIMEOUT)
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        asyncio.get_running_loop().call_soon(asleep.set)
+        async with asyncio.timeout(TIMEOUT):
+            await server.wait_closed()
+    finally:
+        sender.join()
+        signal.signal(signal.SIGUSR1, previous)
+
+
+@on_each_loop
+@pytest.mark.parametrize("method", ["close", "abort"])
 @pytest.mark.parametrize(
     "call", [from_thread, from_several_threads, from_another_loop, from_callback, twice]
 )

@@ -1,13 +1,16 @@
 """What is told of a request: to the access log, and to people who look. On the loop thread."""
 
+import dataclasses
 from typing import TYPE_CHECKING
 
+from ..bridge.jobs import Started
 from ..bridge.response import OPEN
 from ..observe.access import CLIENT_CLOSED_REQUEST, AccessRecord, Times
-from ..observe.inspection import RequestInfo
+from ..observe.inspection import RequestInfo, stacks_of
 
 if TYPE_CHECKING:
     from .exchange import Exchange
+    from .site import Site
 
 
 def access_record(exchange: "Exchange", client: str, status: int, now: float) -> AccessRecord:
@@ -58,3 +61,30 @@ def request_info(exchange: "Exchange", stacks: dict[int, str], now: float) -> Re
         thread=thread,
         stack=stack,
     )
+
+
+def requests_in_flight(
+    site: "Site", busy: list[tuple[Started, "Exchange | None"]]
+) -> list[RequestInfo]:
+    """Return the requests in flight, the oldest first, with the stacks of their threads.
+
+    ``busy`` are the threads that are at work, each with what it answers, if it still does.
+    """
+    stacks = stacks_of(started.ident for started, _ in busy)
+    found = (protocol.inspect(stacks) for protocol in site.connections)
+    requests = [request for request in found if request is not None]
+    known = {request.thread for request in requests}
+    # Threads whose client has left, those behind a complete response, and those that
+    # timeout_request has given up.
+    requests += [
+        dataclasses.replace(
+            request_info(exchange, stacks, site.clock()),
+            phase="finishing",
+            thread=started.thread,
+            stack=stacks.get(started.ident, ""),
+        )
+        for started, exchange in busy
+        if started.thread not in known and exchange is not None
+    ]
+    requests.sort(key=lambda request: -request.age)
+    return requests

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import contextvars
-import dataclasses
 import logging
 import socket
 from collections.abc import Callable
@@ -35,7 +34,7 @@ from .exchange import Exchange
 from .listener import Listener
 from .loop_end import LoopEnd
 from .protocol import Protocol
-from .report import request_info
+from .report import requests_in_flight
 from .site import Site
 from .states import timeouts
 
@@ -205,24 +204,7 @@ class Server:
         Stops nothing; ``str()`` of it is for people.
         """
         site = self._site
-        busy = site.pool.running()
-        stacks = stacks_of(started.ident for started in busy)
-        found = (protocol.inspect(stacks) for protocol in site.connections)
-        requests = [request for request in found if request is not None]
-        known = {request.thread for request in requests}
-        # Threads whose client has left, those behind a complete response, and those that
-        # timeout_request has given up.
-        requests += [
-            dataclasses.replace(
-                request_info(exchange, stacks, site.clock()),
-                phase="finishing",
-                thread=started.thread,
-                stack=stacks.get(started.ident, ""),
-            )
-            for started in busy
-            if started.thread not in known and (exchange := _exchange_of(started)) is not None
-        ]
-        requests.sort(key=lambda request: -request.age)
+        busy = [(started, _exchange_of(started)) for started in site.pool.running()]
         return Inspection(
             connections=self._connections,
             idle=sum(protocol.idle_since is not None for protocol in site.connections),
@@ -231,7 +213,7 @@ class Server:
             lost=site.pool.lost,
             buffered=site.budget.used,
             healthy=site.healthy,
-            requests=tuple(requests),
+            requests=tuple(requests_in_flight(site, busy)),
         )
 
     def is_serving(self) -> bool:
@@ -257,6 +239,7 @@ class Server:
             site.cut_at = site.clock() + delay + self._config.timeout_graceful
             self._closing = self._site.loop.create_task(self._close(delay))
             self._close_called.set()
+            self._wake_loop()
 
     def abort(self) -> None:
         """Stop now: cut every connection. Threads that wait for a client are released.
@@ -269,6 +252,11 @@ class Server:
         self.close()
         self._site.cut_at = min(self._site.cut_at, self._site.clock())
         self._changed.set()
+        self._wake_loop()
+
+    def _wake_loop(self) -> None:
+        """Wake the loop, in case that this is a signal handler: a loop sleeps on behind those."""
+        self._site.loop.call_soon_threadsafe(lambda: None, context=self._context)
 
     def _is_elsewhere(self, call: Callable[[], None]) -> bool:
         """Return whether the caller is not on the loop's thread, where ``call`` is then called.
