@@ -7,6 +7,7 @@ import io
 import itertools
 import os
 import random
+import re
 import tempfile
 import threading
 import time
@@ -16,6 +17,7 @@ from typing import Any
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 import pytest
+from fake_loop import FakeConnection
 from raw_client import (
     TIMEOUT,
     Incomplete,
@@ -30,6 +32,7 @@ from raw_client import (
 import aiowsgi
 from aiowsgi.bridge import spool as spool_module
 from aiowsgi.bridge.spool import Spool, Spooler
+from aiowsgi.server.sender import Sender
 
 CHUNKED = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -253,6 +256,26 @@ async def test_a_client_that_waits_for_a_100_gets_it_without_a_thread(
             response = await client.receive()
             assert response.body == expected(body)
             assert response.get("connection") is None
+
+
+def test_no_response_may_pass_the_100_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The transport may send it later than a thread would send the response."""
+    directly: list[str] = []
+    monkeypatch.setattr(
+        Sender, "allow_direct", lambda sender, exchange: directly.append(exchange.head.target)
+    )
+    connection = FakeConnection(App(), **OPTIONS)
+    connection.site.spooler = Spooler(OPTIONS["body_spool"])
+    connection.receive(b"GET /first HTTP/1.1\r\nHost: h\r\n\r\n")
+    connection.run_job()
+    connection.receive(length_head(5, b"Expect: 100-continue").replace(b" / ", b" /second "))
+    connection.receive(b"hello")
+    connection.run_job()
+    connection.receive(b"GET /third HTTP/1.1\r\nHost: h\r\n\r\n")
+    connection.run_job()
+    assert directly == ["/first", "/third"]
+    statuses = re.findall(rb"HTTP/1\.1 (\d+)", connection.sent)
+    assert statuses == [b"200", b"100", b"200", b"200"]
 
 
 async def test_nothing_has_a_name_and_nothing_is_left(

@@ -299,7 +299,7 @@ class Protocol(asyncio.Protocol):
             self._account()
             if self._exchange is not exchange:
                 return  # It was refused.
-        if not self._receiver.continue_due:
+        if not self._receiver.interim:
             self._sender.allow_direct(exchange)
         try:
             exchange.queue()

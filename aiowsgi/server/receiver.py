@@ -69,6 +69,7 @@ class Receiver:
         "dropped",
         "dropping",
         "eof",
+        "interim",
         "kept",
         "receiving",
         "spool",
@@ -96,6 +97,9 @@ class Receiver:
         self.kept = 0
         # The client waits for a 100 before it sends the body.
         self.continue_due = False
+        # A 100 was written, or will be: the transport may send it later, so that nothing may pass
+        # it by.
+        self.interim = False
         # Of the body, where it is known.
         self._length: int | None = None
         # Where the body of the request goes: into memory first, then to who reads it.
@@ -218,6 +222,7 @@ class Receiver:
         """
         self._length = section.content_length
         if section.expect_continue and not self._parser.buffered:
+            self.interim = True
             if not self._is_spooled:
                 self.continue_due = True
                 return True
@@ -353,6 +358,7 @@ class Receiver:
         """Go on with what follows the body."""
         if self.body is not None:
             self.forget_body()
+        self.interim = False
         self.receiving = True
 
     def stop(self) -> None:
