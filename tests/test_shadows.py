@@ -93,7 +93,7 @@ def test_no_file_of_the_application_stands_for_what_serving_needs(
     with served(
         tmp_path,
         APPLICATION,
-        *("--loop", loop, "--http", http),
+        *("--loop", loop, "--http", http, "--body-prefetch", "1", "--body-spool", "1K"),
         command=(*COMMANDS[command], "app:application"),
     ) as process:
         go_through_everything(process)

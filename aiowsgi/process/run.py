@@ -78,6 +78,8 @@ def prepare(config: Config) -> None:
     find_reader(config.http)
     for name in _LATE:
         importlib.import_module(name)
+    if config.body_spool:
+        importlib.import_module("tempfile")
     if not "".join(config.bind).isascii():
         # The codec of international names, with its tables.
         importlib.import_module("encodings.idna")
