@@ -1,9 +1,14 @@
 """The end of a process whose application has threads, or other work, of its own."""
 
+import logging
+import os
+import queue
 import signal
 import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from textwrap import dedent
 
@@ -154,3 +159,97 @@ def test_output_that_nobody_reads_does_not_hold_the_end(tmp_path: Path) -> None:
 
 def test_steps_behind_the_time_for_shutdown_take_half_a_second_together() -> None:
     assert ABORT_TIMEOUT + ending._LEAST + ending._FLUSH_TIMEOUT < 0.5
+
+
+# In this process, which does not end.
+
+
+class Exited(BaseException):
+    """Raised in the place of the end of the process."""
+
+
+@pytest.fixture
+def exits(monkeypatch: pytest.MonkeyPatch) -> "queue.SimpleQueue[int]":
+    """Return the exit codes with which the process would have ended; logs go where they go."""
+    codes: queue.SimpleQueue[int] = queue.SimpleQueue()
+
+    def exit_process(code: int) -> None:
+        codes.put(code)
+        if threading.current_thread() is threading.main_thread():
+            raise Exited
+
+    monkeypatch.setattr(os, "_exit", exit_process)
+    # It would close the handlers of the tests.
+    monkeypatch.setattr(logging, "shutdown", lambda: None)
+    return codes
+
+
+@pytest.fixture
+def lingering() -> Iterator[threading.Thread]:
+    release = threading.Event()
+    thread = threading.Thread(target=release.wait, name="lingering")
+    thread.start()
+    yield thread
+    release.set()
+    thread.join(PATIENCE)
+
+
+def test_threads_that_are_left_are_named_once_the_time_is_over(
+    exits: "queue.SimpleQueue[int]", lingering: threading.Thread, caplog: pytest.LogCaptureFixture
+) -> None:
+    ending.end_within(7, 0.0)
+    # Whoever is first ends the process; the other one would if that were stuck.
+    assert [exits.get(timeout=PATIENCE) for _ in range(2)] == [7, 7]
+    (message,) = caplog.messages
+    assert " thread lingering of the application " in message
+
+
+def test_threads_behind_a_stuck_application_are_not_waited_for(
+    exits: "queue.SimpleQueue[int]",
+) -> None:
+    with pytest.raises(Exited):
+        ending.end_within(7, None)
+    assert [exits.get(timeout=PATIENCE) for _ in range(2)] == [7, 7]
+
+
+def test_process_without_another_thread_ends_at_once(
+    exits: "queue.SimpleQueue[int]",
+    lingering: threading.Thread,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", fail)
+    for seconds in (1000.0, None):
+        with pytest.raises(Exited):
+            ending.end_within(7, seconds)
+        assert exits.get(timeout=PATIENCE) == 7
+    assert " thread lingering of the application " in caplog.messages[0]
+
+
+def test_main_thread_that_is_at_work_for_the_server_is_not_named(
+    exits: "queue.SimpleQueue[int]",
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    main = threading.main_thread()
+    assert main.ident is not None
+    stacks = {main.ident: f'  File "{ending.__file__}", line 1, in drain\n'}
+    monkeypatch.setattr(ending, "_holders", lambda: [main])
+    monkeypatch.setattr(ending, "stacks_of", lambda idents: stacks)
+    with pytest.raises(Exited):
+        ending._give_up(3)
+    assert caplog.messages == []
+    stacks[main.ident] = '  File "/app.py", line 1, in work\n'
+    with pytest.raises(Exited):
+        ending._give_up(3)
+    assert len(caplog.messages) == 1
+    assert [exits.get(timeout=PATIENCE) for _ in range(2)] == [3, 3]
+
+
+def test_exit_on_a_signal_has_the_code_that_shells_report(exits: "queue.SimpleQueue[int]") -> None:
+    with pytest.raises(Exited):
+        ending.exit_on_signal(signal.SIGTERM)
+    assert exits.get(timeout=PATIENCE) == 143

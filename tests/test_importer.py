@@ -200,6 +200,15 @@ def test_file_with_the_name_of_another_module_is_told(write: Write) -> None:
     )
 
 
+def test_module_with_the_name_of_one_of_python_is_told(write: Write) -> None:
+    write("http/__init__.py", "")
+    write("http/web.py", APPLICATION)
+    assert _refusal("http.web:application") == (
+        "the module 'http.web' cannot be imported from http/__init__.py: a module of the standard "
+        "library has that name; rename the file"
+    )
+
+
 # What is not an application's path.
 
 

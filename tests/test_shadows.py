@@ -9,9 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 from textwrap import dedent
+from types import ModuleType
 
 import pytest
 from served_process import PATIENCE, ServedProcess, served
+
+from aiowsgi import cli
+from aiowsgi.process import paths
 
 SCRIPT = shutil.which("aiowsgi", path=os.path.dirname(sys.executable)) or "aiowsgi"
 COMMANDS = {"module": (sys.executable, "-m", "aiowsgi"), "script": (SCRIPT,)}
@@ -189,3 +193,97 @@ def test_folder_is_imported_from_although_pythonpath_names_it(tmp_path: Path, co
         go_through_everything(process)
         assert process.stop() == 0
     assert said.read_text().split() == []
+
+
+# In this process.
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the current directory, which is the first place where Python looks for modules."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), "/elsewhere", ""])
+    monkeypatch.setattr(paths, "_before", [])
+    monkeypatch.setattr(paths, "_elsewhere", [])
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("argv0", "command", "ours"),
+    [
+        ("-m", ["python", "-m", "aiowsgi", "app"], True),
+        ("-m", ["python", "-X", "dev", "-um", "aiowsgi", "app"], True),
+        ("-m", ["python", "-m", "other", "-m", "aiowsgi"], False),
+        ("-m", ["python", "-mother"], False),
+        ("/venv/bin/aiowsgi", ["python", "/venv/bin/aiowsgi", "app"], True),
+        ("program.py", ["python", "program.py"], False),
+        ("", ["python"], False),
+    ],
+)
+def test_current_directory_is_taken_out_for_the_command_only(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, argv0: str, command: list[str], ours: bool
+) -> None:
+    before = sys.path[:]
+    monkeypatch.setattr(sys, "argv", [argv0])
+    monkeypatch.setattr(sys, "orig_argv", command)
+    paths.take_out_current_directory()
+    assert sys.path == (["/elsewhere"] if ours else before)
+    paths.put_in(str(folder))
+    assert sys.path == before
+
+
+def test_folder_is_put_first_and_left_out_where_a_start_fails(folder: Path) -> None:
+    sys.path[:] = ["/elsewhere"]
+    paths.put_in(str(folder))
+    assert sys.path == [str(folder), "/elsewhere"]
+    sys.path.insert(0, "/of/a/file")
+    with paths.Elsewhere():
+        assert sys.path == ["/elsewhere"]
+    assert sys.path == ["/of/a/file", str(folder), "/elsewhere"]
+
+
+def test_current_directory_that_is_gone_is_none_of_the_others(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: str) -> str:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(os.path, "realpath", fail)
+    with paths.Elsewhere():
+        assert sys.path == [str(folder), "/elsewhere"]
+
+
+def test_hidden_files_and_shadows_are_found(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert paths.hidden("token") is None
+    assert paths.shadows() == []
+    (folder / "token.py").write_text("")
+    (folder / "logging").mkdir()
+    (folder / "logging" / "__init__.py").write_text("")
+    (folder / "shop.py").write_text("")
+    assert paths.hidden("token") == "token.py"
+    assert paths.hidden("logging") == os.path.join("logging", "__init__.py")
+    assert paths.hidden("shop") is None
+    shadow = ModuleType("token")
+    shadow.__file__ = str(folder / "token.py")
+    monkeypatch.setitem(sys.modules, "token", shadow)
+    assert paths.hidden("token") is None
+    assert paths.shadows() == [("token", shadow.__file__)]
+    monkeypatch.chdir(os.path.dirname(os.__file__))
+    assert paths.shadows() == []
+
+
+def test_command_tells_of_a_shadow(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    monkeypatch.setattr(paths, "shadows", lambda: [("token", "/x/token.py")])
+    monkeypatch.setattr(sys, "argv", ["aiowsgi", "app:application"])
+    try:
+        assert cli.main() == 2
+    finally:
+        for number, handler in before.items():
+            if signal.getsignal(number) != handler:
+                signal.signal(number, handler)
+    assert capsys.readouterr().err.startswith(
+        "aiowsgi: error: /x/token.py has the name of a module of the standard library, token, "
+    )

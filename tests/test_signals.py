@@ -1,5 +1,6 @@
 """What each signal does, in each phase of the life of a process."""
 
+import asyncio
 import collections
 import contextlib
 import fcntl
@@ -14,15 +15,19 @@ import subprocess
 import sys
 import termios
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from textwrap import dedent
 from types import FrameType
+from typing import cast
 
 import httpx
 import pytest
+from raw_client import eventually
 from served_process import ANSWER, PATIENCE, served
 
 import aiowsgi
+from aiowsgi.process import signals as signals_module
 from aiowsgi.process.signals import Signals
 
 # It is imported for as long as the process lives, and swallows whatever is thrown into it.
@@ -307,3 +312,142 @@ def test_nothing_is_installed_on_another_thread() -> None:
     thread.start()
     thread.join(PATIENCE)
     assert {number: signal.getsignal(number) for number in signal.valid_signals()} == before
+
+
+# In this process, with a server that only notes what it is told.
+
+
+class FakeServer:
+    def __init__(self) -> None:
+        self.serving = True
+
+    def is_serving(self) -> bool:
+        return self.serving
+
+    def close(self) -> None:
+        self.serving = False
+
+    def inspect(self) -> str:
+        return "what is in flight"
+
+
+@pytest.fixture
+def signals() -> Iterator[Signals]:
+    """Return handlers that are installed; everything is put back."""
+    found = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    signals = Signals(without_server=ended.put)
+    while not ended.empty():
+        ended.get()
+    signals.unblock()
+    signals.install()
+    yield signals
+    signals.restore()
+    assert {number: signal.getsignal(number) for number in signal.valid_signals()} == found
+
+
+# With which signals the process would have ended.
+ended: "queue.SimpleQueue[int]" = queue.SimpleQueue()
+
+
+async def said(caplog: pytest.LogCaptureFixture, text: str) -> None:
+    await eventually(lambda: any(message.startswith(text) for message in caplog.messages))
+
+
+async def test_loop_wakes_up_whichever_thread_the_system_interrupts(signals: Signals) -> None:
+    signals.attach(cast(aiowsgi.Server, FakeServer()))
+    # The loop sleeps by then, if the machine is not too busy.
+    thread = threading.Timer(0.05, signal.raise_signal, [signal.SIGQUIT])
+    thread.start()
+    async with asyncio.timeout(PATIENCE):
+        await signals.forced.wait()
+    thread.join(PATIENCE)
+    signals.detach()
+
+
+async def test_server_gets_what_signals_ask_for(
+    signals: Signals, caplog: pytest.LogCaptureFixture
+) -> None:
+    send = signal.raise_signal
+    caplog.set_level("INFO", "aiowsgi.error")
+    server = FakeServer()
+    signals.attach(cast(aiowsgi.Server, server))
+    send(signal.SIGURG)
+    await said(caplog, "Asked by SIGURG: what is in flight")
+    send(signal.SIGHUP)
+    await said(caplog, "Ignored SIGHUP: ")
+    send(signal.SIGTERM)
+    await said(caplog, "Stopping on SIGTERM: ")
+    assert not server.serving
+    assert signals.exit_code == 0
+    send(signal.SIGINT)
+    await said(caplog, "Stopping now on a second SIGINT")
+    assert signals.forced.is_set()
+    assert signals.exit_code == 130
+    send(signal.SIGQUIT)
+    await said(caplog, "Stopping now on SIGQUIT")
+    assert signals.exit_code == 131
+    signals.detach()
+    assert ended.empty()
+
+
+async def test_signal_that_the_loop_does_not_come_to_is_not_lost(signals: Signals) -> None:
+    signals.attach(cast(aiowsgi.Server, FakeServer()))
+    signal.raise_signal(signal.SIGTERM)
+    signals.detach()
+    assert ended.get(timeout=PATIENCE) == signal.SIGTERM
+    # What the loop was told is of no interest any more.
+    await asyncio.sleep(0)
+    signal.raise_signal(signal.SIGINT)
+    assert ended.get(timeout=PATIENCE) == signal.SIGINT
+
+
+async def test_hangup_stops_where_the_terminal_has_gone(
+    signals: Signals, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level("INFO", "aiowsgi.error")
+    monkeypatch.setattr(signals, "_had_terminal", True)
+    monkeypatch.setattr(signals_module, "_has_terminal", lambda: False)
+    server = FakeServer()
+    signals.attach(cast(aiowsgi.Server, server))
+    signal.raise_signal(signal.SIGHUP)
+    await said(caplog, "Stopping on SIGHUP: ")
+    assert not server.serving
+    signals.detach()
+
+
+@pytest.mark.parametrize("error", [None, SystemExit(3), KeyboardInterrupt(), ValueError("boom")])
+async def test_handler_of_the_application_may_do_what_it_likes(
+    signals: Signals, caplog: pytest.LogCaptureFixture, error: BaseException | None
+) -> None:
+    caplog.set_level("INFO", "aiowsgi.error")
+    calls = []
+
+    def on_term(number: int, frame: FrameType | None) -> None:
+        calls.append(number)
+        if error is not None:
+            raise error
+
+    signal.signal(signal.SIGTERM, on_term)
+    signals.install()
+    signals.attach(cast(aiowsgi.Server, FakeServer()))
+    signal.raise_signal(signal.SIGTERM)
+    await said(caplog, "Stopping on SIGTERM: ")
+    assert calls == [signal.SIGTERM]
+    failed = [message for message in caplog.messages if "of the application failed" in message]
+    assert len(failed) == isinstance(error, ValueError)
+    signals.detach()
+    signals.restore()
+    assert signal.getsignal(signal.SIGTERM) == on_term
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def test_refusal_without_a_server_is_written_to_standard_error(
+    signals: Signals, capfd: pytest.CaptureFixture[str]
+) -> None:
+    signal.raise_signal(signal.SIGUSR1)
+    signal.raise_signal(signal.SIGURG)
+    assert capfd.readouterr().err == (
+        "aiowsgi: Ignored SIGUSR1: there are no log files to open again: logs go to standard "
+        "output and error\n"
+    )
+    assert ended.empty()

@@ -3,6 +3,7 @@
 Threads and ``atexit`` functions of the application could put it off for ever.
 """
 
+import contextlib
 import os
 import threading
 import time
@@ -30,14 +31,18 @@ def end_within(exit_code: int, seconds: float | None) -> None:
     if seconds is None:
         exit_now(exit_code)
     seconds = max(seconds, _LEAST)
-    # The second one writes nothing: a pipe that nobody reads would hold the first one.
-    _after(seconds + _FLUSH_TIMEOUT, lambda: os._exit(exit_code))
-    _after(seconds, lambda: _give_up(exit_code))
+    try:
+        # This one writes nothing: a pipe that nobody reads would hold the other.
+        _after(seconds + _FLUSH_TIMEOUT, lambda: os._exit(exit_code))
+        _after(seconds, lambda: _give_up(exit_code))
+    except RuntimeError:  # The system has no thread to give, and the wait would have no end.
+        _give_up(exit_code)
 
 
 def exit_now(exit_code: int) -> NoReturn:
     """End the process although threads of the application are still at work."""
-    _after(_FLUSH_TIMEOUT, lambda: os._exit(exit_code))
+    with contextlib.suppress(RuntimeError):
+        _after(_FLUSH_TIMEOUT, lambda: os._exit(exit_code))
     _flush_and_exit(exit_code)
 
 
@@ -51,7 +56,10 @@ def exit_on_signal(number: int) -> NoReturn:
 
 
 def _after(seconds: float, action: Callable[[], None]) -> None:
-    """Call ``action`` on a thread of its own, which does not hold the process."""
+    """Call ``action`` on a thread of its own, which does not hold the process.
+
+    Raises RuntimeError where the system has none to give.
+    """
 
     def run() -> None:
         time.sleep(seconds)
