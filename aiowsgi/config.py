@@ -135,8 +135,8 @@ class Config:
     streamed
     """
     body_spool: int = _bytes(0, _THREADS, minimum=0, default_text="off")
-    """bytes of request bodies, of all clients together, that are kept in temporary files before a
-    thread is taken, where they are longer than --body-prefetch; 0 streams them
+    """bytes that temporary files may hold, for all clients together: they keep request bodies that
+    are longer than --body-prefetch until a thread is taken; 0 streams such bodies
     """
     response_buffer: int = _bytes(1 << 20, _THREADS)
     """bytes of a response that may wait for a slow client; a finished response of that size frees
@@ -170,8 +170,8 @@ class Config:
     timeout_write: float = _seconds(60.0, _TIMEOUT)
     """longest time in which a client takes nothing of a response; then it is cut"""
     min_response_rate: int = _bytes(500, _TIMEOUT, minimum=0)
-    """bytes a second that a client must take of a response, on average of the time in which the
-    server waits for it, once --timeout-write is over; else it is cut; 0 is no minimum
+    """bytes a second that a client must take of a response, on average, once the server has waited
+    --timeout-write for it; else it is cut; 0 is no minimum
     """
     timeout_graceful: float = _seconds(30.0, _TIMEOUT, minimum=0)
     """how long a shutdown waits for requests in flight"""
