@@ -17,6 +17,8 @@ from types import FrameType
 from typing import Any
 
 import pytest
+from conftest import StartServer
+from raw_client import connect
 
 from aiowsgi.bridge import pool as pool_module
 from aiowsgi.bridge import threads as threads_module
@@ -28,6 +30,7 @@ from aiowsgi.bridge.mailbox import Mailbox
 from aiowsgi.bridge.pool import ThreadPool
 from aiowsgi.bridge.response import Progress, ResponseWriter
 from aiowsgi.bridge.threads import PoolThread
+from aiowsgi.server.exchange import Exchange
 
 # Fail-safe, in seconds.
 TIMEOUT = 20.0
@@ -281,6 +284,27 @@ def test_who_waits_for_a_job_is_told_when_it_fails_in_another_executor() -> None
         assert told.wait(TIMEOUT)
         eventually(lambda: not foreign.running())
         assert foreign.waiting == 0
+
+
+@pytest.mark.parametrize("foreign", [False, True])
+async def test_client_is_answered_although_its_request_is_not_run_to_its_end(
+    start_server: StartServer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    foreign: bool,
+) -> None:
+    def strike(exchange: Exchange) -> None:
+        raise Unwanted
+
+    monkeypatch.setattr(Exchange, "run", strike)
+    with ThreadPool(1) as executor:
+        server = await start_server(
+            lambda environ, start_response: [], executor=executor if foreign else None
+        )
+        async with await connect(server) as client:
+            assert (await client.request(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")).status == 500
+        server.close()
+        await server.wait_closed()
 
 
 def test_wait_for_a_client_that_is_interrupted_leaves_no_place_empty(pool: ThreadPool) -> None:
