@@ -11,6 +11,7 @@ from conftest import StartServer
 
 from aiowsgi.cli import build_parser, default_text
 from aiowsgi.config import Config, Option, help_texts
+from aiowsgi.foreign_options import HINTS
 from aiowsgi.server.states import table
 
 ROOT = Path(__file__).parent.parent
@@ -88,6 +89,15 @@ def test_every_option_named_for_the_command_line_exists() -> None:
     for page in [ROOT / "README.md", *ROOT.glob("docs/*.md")]:
         text = re.sub(OTHERS, "", page.read_text(), flags=re.MULTILINE)
         assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) <= known, page.name
+
+
+def test_options_of_gunicorn_in_the_table_are_known_to_the_command_line() -> None:
+    page = (ROOT / "docs" / "deploy.md").read_text()
+    _, _, table = page.partition("| gunicorn | aiowsgi |")
+    theirs = set(re.findall(r"`(--?[a-z][\w-]*)`", "".join(re.findall(r"^\|(.*?)\|", table, re.M))))
+    ours = {string for action in build_parser()._actions for string in action.option_strings}
+    assert len(theirs) > 30
+    assert theirs <= ours | HINTS.keys()
 
 
 def test_readme_takes_three_minutes() -> None:
