@@ -106,7 +106,7 @@ def without_repetitions(fields: list[Field]) -> list[Field]:
 
     With different values each recipient would take another one: raises Refusal with 400.
     """
-    if len({name for name, _ in fields}) == len(fields):
+    if len(dict(fields)) == len(fields):  # No name comes twice.
         return fields
     first: dict[bytes, bytes] = {}
     kept: list[Field] = []
