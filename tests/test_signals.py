@@ -353,7 +353,14 @@ async def said(caplog: pytest.LogCaptureFixture, text: str) -> None:
     await eventually(lambda: any(message.startswith(text) for message in caplog.messages))
 
 
-async def test_loop_wakes_up_whichever_thread_the_system_interrupts(signals: Signals) -> None:
+@pytest.mark.parametrize("taken", [[], ["SIGURG", "SIGINFO"]], ids=["none", "inspect"])
+async def test_loop_wakes_up_whichever_thread_the_system_interrupts(
+    signals: Signals, taken: list[str]
+) -> None:
+    # The application may have handlers of its own for those that only look.
+    numbers = [getattr(signal, name) for name in taken if hasattr(signal, name)]
+    for number in numbers:
+        signal.signal(number, lambda *_: None)
     signals.attach(cast(aiowsgi.Server, FakeServer()))
     # The loop sleeps by then, if the machine is not too busy.
     thread = threading.Timer(0.05, signal.raise_signal, [signal.SIGQUIT])
@@ -362,6 +369,8 @@ async def test_loop_wakes_up_whichever_thread_the_system_interrupts(signals: Sig
         await signals.forced.wait()
     thread.join(PATIENCE)
     signals.detach()
+    for number in numbers:
+        signal.signal(number, signal.SIG_DFL)
 
 
 async def test_server_gets_what_signals_ask_for(

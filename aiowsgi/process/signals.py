@@ -125,9 +125,11 @@ class Signals:
         """Stop ``server``, from now on. Called on its loop's thread."""
         self._loop, self._server = asyncio.get_running_loop(), server
         self._thread = forks.this_thread()
-        self._handled_by_loop = [n for n in _INSPECT if signal.getsignal(n) == self._on_signal]
+        ours = [n for n in (*_INSPECT, *_STOP) if signal.getsignal(n) == self._on_signal]
+        # One is enough to have the loop wake up for all, whichever thread the system interrupts.
+        # Best it is one that may get lost when the loop ends.
+        self._handled_by_loop = ours[:1]
         for number in self._handled_by_loop:
-            # It also has the loop wake up for all others, whichever thread the system interrupts.
             with contextlib.suppress(NotImplementedError):  # Windows.
                 self._loop.add_signal_handler(number, self._act, number)
         for number, handler in self._chained.items():
