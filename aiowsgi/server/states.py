@@ -53,8 +53,8 @@ RULES: dict[State, Rule] = {
     State.BODY: Rule(
         "a request body is arriving, and is buffered before a thread is taken",
         "timeout_body",
-        "on",
-        "408, close",
+        "on; until the disk is behind, with a spool",
+        "408, close; 503 if the disk is waited for",
         "go on, then close",
     ),
     State.QUEUED: Rule(
