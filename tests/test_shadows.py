@@ -232,6 +232,17 @@ def test_current_directory_is_taken_out_for_the_command_only(
     assert sys.path == before
 
 
+def test_folder_that_has_the_package_itself_is_not_taken_out(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As behind ``pip install --target .``: what it depends on is there, too."""
+    monkeypatch.setattr(paths, "_ROOT", str(folder))
+    monkeypatch.setattr(sys, "argv", ["/venv/bin/aiowsgi"])
+    before = sys.path[:]
+    paths.take_out_current_directory()
+    assert sys.path == before
+
+
 def test_folder_is_put_first_and_left_out_where_a_start_fails(folder: Path) -> None:
     sys.path[:] = ["/elsewhere"]
     paths.put_in(str(folder))

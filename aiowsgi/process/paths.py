@@ -11,6 +11,7 @@ import os
 import sys
 
 _NAME = "aiowsgi"
+_ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 # What was taken out of sys.path, and the whole of it before.
 _before: list[str] = []
 # What it was when the application's folder joined it.
@@ -97,6 +98,8 @@ def _is_command() -> bool:
 
 
 def _without_current_directory(path: list[str]) -> list[str]:
+    if _is_here(_ROOT):
+        return path[:]  # Somebody has installed this package there, and what it depends on.
     return [folder for folder in path if not _is_here(folder)]
 
 
