@@ -238,8 +238,7 @@ class Server:
             site.draining = True
             site.cut_at = site.clock() + delay + self._config.timeout_graceful
             self._closing = self._site.loop.create_task(self._close(delay))
-            self._close_called.set()
-            self._wake_loop()
+            self._tell(self._close_called)
 
     def abort(self) -> None:
         """Stop now: cut every connection. Threads that wait for a client are released.
@@ -251,12 +250,15 @@ class Server:
             return
         self.close()
         self._site.cut_at = min(self._site.cut_at, self._site.clock())
-        self._changed.set()
-        self._wake_loop()
+        self._tell(self._changed)
 
-    def _wake_loop(self) -> None:
-        """Wake the loop, in case that this is a signal handler: a loop sleeps on behind those."""
-        self._site.loop.call_soon_threadsafe(lambda: None, context=self._context)
+    def _tell(self, event: asyncio.Event) -> None:
+        """Set an event in the loop's next pass, and wake the loop for it.
+
+        This may be a signal handler: a loop sleeps on behind those, and may have been interrupted
+        in the midst of waiting for the event.
+        """
+        self._site.loop.call_soon_threadsafe(event.set, context=self._context)
 
     def _is_elsewhere(self, call: Callable[[], None]) -> bool:
         """Return whether the caller is not on the loop's thread, where ``call`` is then called.
