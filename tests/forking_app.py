@@ -172,6 +172,14 @@ def in_the_call(query: str, environ: WSGIEnvironment, start_response: StartRespo
     return CHILDREN[query](environ, start_response)
 
 
+def reads_in_both(environ: WSGIEnvironment) -> list[bytes]:
+    pid = os.fork()
+    if not pid:
+        environ["wsgi.input"].read()
+        os._exit(99)
+    return [exit_code(pid), b",%d" % len(environ["wsgi.input"].read())]
+
+
 def in_the_body(query: str, *_: object) -> Iterator[bytes]:
     yield b"begun,"
     pid = os.fork()
@@ -320,6 +328,8 @@ def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iter
     elif path == "in_the_call":
         # Calls start_response itself in the child.
         body = in_the_call(query, environ, start_response)
+    elif path == "reads_in_both":
+        body = reads_in_both(environ)
     else:
         body = PLACES[path](query)
     start_response("200 OK", [("Content-Type", "text/plain")])

@@ -47,8 +47,11 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self.socket.close()
 
-    def send(self, path: str, *, version: str = "1.1", fields: str = "") -> None:
-        self.socket.sendall(f"GET /{path} HTTP/{version}\r\nHost: h\r\n{fields}\r\n".encode())
+    def send(
+        self, path: str, *, method: str = "GET", version: str = "1.1", fields: str = ""
+    ) -> None:
+        head = f"{method} /{path} HTTP/{version}\r\nHost: h\r\n{fields}\r\n"
+        self.socket.sendall(head.encode())
 
     def _fill(self) -> None:
         more = self.socket.recv(65536)
@@ -267,6 +270,16 @@ def test_child_with_a_streamed_body_reads_no_byte_of_it(server: Server) -> None:
         # Its parent does not read, either.
         assert client.receive() == "1"
     assert "RequestBodyError: this is a forked child" in server.log()
+
+
+def test_child_with_a_body_in_a_file_leaves_it_to_its_parent(start: Start, loop: str) -> None:
+    server = start(loop, "--body-prefetch=1000", "--body-spool=1M")
+    with server.connect() as client:
+        client.send("reads_in_both", method="POST", fields="Content-Length: 300000\r\n")
+        client.socket.sendall(b"x" * 300_000)
+        # The exit code of the child, and what its parent has read.
+        assert client.receive() == "1,300000"
+    assert "ValueError" in server.log()
 
 
 def test_child_on_the_loop_that_comes_back_to_it_ends(start: Start, loop: str) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from io import FileIO
 
 from ..errors import ServerStopped
+from . import forks
 from .budget import Budget
 from .pieces import Pieces
 
@@ -41,6 +42,7 @@ class Spool:
     """
 
     __slots__ = (
+        "__weakref__",
         "_closed",
         "_error",
         "_file",
@@ -71,6 +73,7 @@ class Spool:
         # any other.
         self._queued = False
         self._file: FileIO | None = None
+        forks.watch(self)
 
     @property
     def held(self) -> int:
@@ -133,6 +136,11 @@ class Spool:
         try:
             self._spooler.submit(self)
         except RuntimeError:  # It is stopped: this is a thread that was left behind.
+            self._file.close()
+
+    def abandon(self) -> None:
+        """Read nothing in a forked child: what it reads, its parent misses. See ``forks``."""
+        if self._file is not None:
             self._file.close()
 
     def work(self) -> None:
