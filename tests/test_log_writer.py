@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from textwrap import dedent
+from types import FrameType
 from typing import Any, ClassVar, TextIO, cast
 
 import pytest
@@ -164,6 +165,39 @@ def test_signal_handler_may_log_in_the_midst_of_logging() -> None:
     stream.opened.set()
     assert writer.drain(PATIENCE) == ""
     assert stream.getvalue() == "inner\n"
+
+
+@pytest.mark.parametrize("number", range(1, 90))
+def test_writing_thread_may_log_itself_before_any_line_of_its_code(
+    number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a destructor does that the garbage collector runs there."""
+    monkeypatch.setattr(log_writer, "_GATHER", 0.0)
+    left = [number]
+    stream = io.StringIO()
+    writer = Told(stream).writer
+
+    def trace(frame: FrameType, event: str, argument: Any) -> Any:
+        ours = frame.f_code.co_filename in (log_writer.__file__, threading.__file__)
+        return at_line if ours else None
+
+    def at_line(frame: FrameType, event: str, argument: Any) -> Any:
+        if event == "line" and left:
+            left[0] -= 1
+            if left[0] == 0:
+                left.clear()
+                writer.put("inner")
+        return at_line
+
+    threading.settrace(trace)
+    try:
+        writer.put("first")
+        eventually(lambda: writer._idle)
+    finally:
+        threading.settrace(None)  # type: ignore[arg-type]
+    eventually(lambda: sorted(stream.getvalue().split()) == ["first", "inner"][: 2 - len(left)])
+    writer.put("last")
+    eventually(lambda: "last" in stream.getvalue())
 
 
 def test_lines_are_written_at_once_where_there_can_be_no_thread(

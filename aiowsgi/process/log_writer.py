@@ -70,6 +70,10 @@ class LogWriter:
         self._writing = 0
         self._written = 0
         self._thread: threading.Thread | None = None
+        # Released to wake the thread. Not by a condition: one is deaf in the moment before it
+        # waits, in which a destructor may log on that very thread.
+        self._turn = threading.Lock()
+        self._turn.acquire()
         # Whether the thread waits for a line, and whether it ends when there is none.
         self._idle = False
         self._ending = False
@@ -93,8 +97,7 @@ class LogWriter:
                 self._lines.append(data)
                 self._size += len(data)
                 if self._idle:
-                    self._idle = False
-                    self._changed.notify_all()
+                    self._wake()
             start = not direct and self._thread is None
             if start:
                 self._ending = False
@@ -114,6 +117,7 @@ class LogWriter:
         with self._changed:
             self._ending = True
             self._changed.notify_all()
+            self._wake()
             written, since = self._written, time.monotonic()
             while self._lines or self._writing:
                 now = time.monotonic()
@@ -152,17 +156,24 @@ class LogWriter:
         self._size = self._dropped = self._writing = 0
         self._direct = True
 
+    def _wake(self) -> None:
+        """Have the thread look for lines, once it is idle. The lock is held."""
+        self._idle = False
+        with contextlib.suppress(RuntimeError):  # It is woken already.
+            self._turn.release()
+
     def _work(self) -> None:
         while True:
             with self._changed:
-                while not self._lines:
-                    if self._ending:
-                        self._thread = None
-                        return
-                    self._idle = True
-                    self._changed.wait()
-                self._idle = False
+                # First of all: from here on, whoever logs wakes it.
+                self._idle = True
+                if not self._lines and self._ending:
+                    self._thread = None
+                    return
                 piece = self._take()
+            if not piece:
+                self._turn.acquire()
+                continue
             written = self._write(b"".join(piece))
             message = self._settle(written)
             if message:
@@ -175,6 +186,8 @@ class LogWriter:
         while self._lines and (not piece or size + len(self._lines[0]) <= _PIECE):
             piece.append(line := self._lines.popleft())
             size += len(line)
+        if piece:
+            self._idle = False
         self._size -= size
         self._writing = len(piece)
         return piece
