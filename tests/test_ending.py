@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from textwrap import dedent
@@ -202,6 +203,16 @@ def test_threads_that_are_left_are_named_once_the_time_is_over(
     assert [exits.get(timeout=PATIENCE) for _ in range(2)] == [7, 7]
     (message,) = caplog.messages
     assert " thread lingering of the application " in message
+
+
+def test_time_without_end_is_no_longer_than_a_thread_can_sleep(
+    exits: "queue.SimpleQueue[int]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: queue.SimpleQueue[float] = queue.SimpleQueue()
+    monkeypatch.setattr(time, "sleep", slept.put)
+    ending.end_within(7, 1e13)
+    assert [exits.get(timeout=PATIENCE) for _ in range(2)] == [7, 7]
+    assert max(slept.get(timeout=PATIENCE) for _ in range(2)) < threading.TIMEOUT_MAX
 
 
 def test_threads_behind_a_stuck_application_are_not_waited_for(

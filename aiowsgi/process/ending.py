@@ -19,6 +19,8 @@ from . import logs, streams
 _LEAST = 0.05
 # What is logged and printed by then gets this many seconds to be written.
 _FLUSH_TIMEOUT = 0.15
+# No thread can sleep for much longer than this, some thirty years.
+_LONGEST = 1e9
 _PACKAGE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
 
 
@@ -62,7 +64,7 @@ def _after(seconds: float, action: Callable[[], None]) -> None:
     """
 
     def run() -> None:
-        time.sleep(seconds)
+        time.sleep(min(seconds, _LONGEST))
         action()
 
     threading.Thread(target=run, name="aiowsgi-end", daemon=True).start()
