@@ -359,3 +359,13 @@ def test_threads_may_make_the_environ_of_a_section_at_the_same_time() -> None:
     # And nobody makes it again.
     value.meet = lambda: pytest.fail("it was made again")
     assert environ_of(head)["HTTP_X"] == "v"
+
+
+@pytest.mark.parametrize("field", [(b"content-length", b"6"), (b"x-length", b"5")])
+def test_no_library_decides_how_a_body_is_framed(field: tuple[bytes, bytes]) -> None:
+    """What it takes for the field of a line is what the line says."""
+    wrong = replace(H11, fields=lambda _: [(b"host", b"a"), field])
+    parser = Parser(FieldSections(Limits(), wrong))
+    parser.feed(head_bytes(b"POST /", SECTION + b"\r\nContent-Length: 5"))
+    with pytest.raises(AssertionError):
+        parser.next_event()

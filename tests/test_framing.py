@@ -14,7 +14,7 @@ HOST = (b"host", b"a.test")
 def framing(
     *fields: tuple[bytes, bytes], version: str = "HTTP/1.1", body: int = 1000
 ) -> RequestFraming:
-    return request_framing(version, list(fields), Limits(body=body))
+    return request_framing(version, list(fields), dict(fields), Limits(body=body))
 
 
 def refusal(*fields: tuple[bytes, bytes], version: str = "HTTP/1.1", body: int = 1000) -> Refusal:

@@ -13,17 +13,18 @@ from .grammar import QUOTED_STRING, TOKEN
 from .request import Field, Limits
 from .target import is_authority
 
-_LENGTH = re.compile(r"[0-9]+")
+_LENGTH = re.compile(rb"[0-9]+")
 # Without its leading zeros. No body is as long as more would say, and int() of attackers' digits
 # stays cheap.
 _LENGTH_DIGITS = 18
 
-# The fields of requests that RFC 9110 defines as a single value, in lower case: what stands in
-# several of them has no meaning (§5.3), and is dangerous where two recipients differ (§8.3).
+# The fields of requests that RFC 9110 defines as a single value, in lower case, but for Host and
+# Content-Length: what stands in several of them has no meaning (§5.3), and is dangerous where two
+# recipients differ (§8.3).
 _SINGLETONS = frozenset(
-    b"authorization content-length content-location content-range content-type date from host "
-    b"if-modified-since if-range if-unmodified-since last-modified max-forwards "
-    b"proxy-authorization range referer user-agent".split()
+    b"authorization content-location content-range content-type date from if-modified-since "
+    b"if-range if-unmodified-since last-modified max-forwards proxy-authorization range referer "
+    b"user-agent".split()
 )
 
 _CODING = (
@@ -43,17 +44,25 @@ class RequestFraming(NamedTuple):
     expect_continue: bool
 
 
-def _members(values: list[str]) -> set[str]:
+def _members(values: list[bytes]) -> set[bytes]:
     """Return the members of a list (RFC 9110 §5.6.1), in lower case, but for empty ones.
 
     Of a list in which only tokens matter: where a quoted string holds a comma, no part is a token.
     """
-    elements = {element.strip(" \t").lower() for value in values for element in value.split(",")}
-    elements.discard("")
-    return elements
+    # There is no white space but spaces and tabs.
+    return set(map(bytes.strip, b",".join(values).lower().split(b","))) - {b""}
 
 
-def _check_host(version: str, hosts: list[str]) -> str | None:
+def _sent(name: bytes, fields: list[Field], values: dict[bytes, bytes]) -> list[bytes]:
+    """Return the values of a field, in the order in which they were sent."""
+    if name not in values:
+        return []
+    if len(values) == len(fields):  # No name comes twice.
+        return [values[name]]
+    return [value for other, value in fields if other == name]
+
+
+def _check_host(version: str, hosts: list[bytes]) -> str | None:
     # RFC 9112 §3.2: exactly one Host in HTTP/1.1, and no malformed one in any version.
     if len(hosts) > 1:
         raise Refusal(400, "more than one Host field")
@@ -61,17 +70,18 @@ def _check_host(version: str, hosts: list[str]) -> str | None:
         if version == "HTTP/1.1":
             raise Refusal(400, "a request in HTTP/1.1 needs a Host field")
         return None
-    if not is_authority(hosts[0]):
+    host = hosts[0].decode("latin-1")
+    if not is_authority(host):
         raise Refusal(400, "the Host field is not host[:port]")
-    return hosts[0]
+    return host
 
 
-def _check_transfer_encoding(version: str, values: list[str]) -> None:
+def _check_transfer_encoding(version: str, values: list[bytes]) -> None:
     if version == "HTTP/1.0":
         # RFC 9112 §6.1: faulty framing, even where Content-Length is sent too.
         raise Refusal(400, "Transfer-Encoding in an HTTP/1.0 request")
     # RFC 9110 §5.3: several fields are one list.
-    value = ",".join(values)
+    value = b",".join(values).decode("latin-1")
     if value.lower() == "chunked":
         return
     if _CODING_LIST.fullmatch(value) is None:
@@ -87,15 +97,15 @@ def _check_transfer_encoding(version: str, values: list[str]) -> None:
         raise Refusal(501, "the only transfer coding understood is chunked")
 
 
-def _check_content_length(values: list[str], limits: Limits) -> int:
+def _check_content_length(values: list[bytes], limits: Limits) -> int:
     # RFC 9110 §8.6 leaves the choice between refusing equal values and merging them. Refusing them
     # leaves no room for disagreement.
     if len(values) > 1:
         raise Refusal(400, "more than one Content-Length field")
     if _LENGTH.fullmatch(values[0]) is None:
         raise Refusal(400, "Content-Length is not a decimal number")
-    digits = values[0].lstrip("0")
-    length = int(digits or "0") if len(digits) <= _LENGTH_DIGITS else None
+    digits = values[0].lstrip(b"0")
+    length = int(digits or b"0") if len(digits) <= _LENGTH_DIGITS else None
     if length is None or length > limits.body:
         raise Refusal(413, f"the request body is longer than {counted(limits.body, 'byte')}")
     return length
@@ -106,8 +116,6 @@ def without_repetitions(fields: list[Field]) -> list[Field]:
 
     With different values each recipient would take another one: raises Refusal with 400.
     """
-    if len(dict(fields)) == len(fields):  # No name comes twice.
-        return fields
     first: dict[bytes, bytes] = {}
     kept: list[Field] = []
     for name, value in fields:
@@ -122,31 +130,17 @@ def without_repetitions(fields: list[Field]) -> list[Field]:
 
 
 def request_framing(
-    version: str, fields: list[tuple[bytes, bytes]], limits: Limits
+    version: str, fields: list[Field], values: dict[bytes, bytes], limits: Limits
 ) -> RequestFraming:
     """Decide how the message behind a head is framed.
 
-    ``fields`` holds at least host, content-length, transfer-encoding, connection and expect, as
-    they were sent. Raises Refusal with 400, 413, 417 or 501.
+    ``values`` holds one of the fields of each name. Raises Refusal with 400, 413, 417 or 501.
     """
-    hosts: list[str] = []
-    lengths: list[str] = []
-    codings: list[str] = []
-    options: list[str] = []
-    expectations: list[str] = []
-    for name, value in fields:
-        text = value.decode("latin-1").strip(" \t")
-        match name.lower():
-            case b"host":
-                hosts.append(text)
-            case b"connection":
-                options.append(text)
-            case b"content-length":
-                lengths.append(text)
-            case b"transfer-encoding":
-                codings.append(text)
-            case b"expect":
-                expectations.append(text)
+    hosts = _sent(b"host", fields, values)
+    lengths = _sent(b"content-length", fields, values)
+    codings = _sent(b"transfer-encoding", fields, values)
+    options = _sent(b"connection", fields, values)
+    expectations = _sent(b"expect", fields, values)
 
     # 1. Host (RFC 9112 §3.2).
     host = _check_host(version, hosts)
@@ -164,13 +158,13 @@ def request_framing(
     keep_alive = version == "HTTP/1.1"
     if options:
         tokens = _members(options)
-        keep_alive = "close" not in tokens and (keep_alive or "keep-alive" in tokens)
+        keep_alive = b"close" not in tokens and (keep_alive or b"keep-alive" in tokens)
 
     # 4. Expectation (RFC 9110 §10.1.1): a client in HTTP/1.0 cannot wait for a 100.
     expect_continue = False
     if expectations and version == "HTTP/1.1":
         members = _members(expectations)
-        if members - {"100-continue"}:
+        if members - {b"100-continue"}:
             raise Refusal(417, "the only expectation that can be met is 100-continue")
         expect_continue = bool(members)
 

@@ -1,8 +1,9 @@
 """The parser: bytes in, events out.
 
-Strictness, limits and framing are decided by ``lines``, ``target`` and ``framing`` before the
-library that reads HTTP sees a byte, because libraries are lenient, each in its own way. It gets the
-bytes of one header section, or of one body, and never what follows them.
+Strictness and limits are decided by ``lines`` and ``target`` before the library that reads HTTP
+sees a byte, because libraries are lenient, each in its own way. It gets the bytes of one header
+section, or of one body, and never what follows them. What it makes of them is compared with what
+we do, and ``framing`` is decided by that alone.
 """
 
 from ..errors import IncompleteRequest, Refusal

@@ -1,7 +1,7 @@
 """What the parser needs of a library that reads HTTP.
 
-A reader is handed nothing that has not passed the strict checks of ``lines`` and ``framing``, so
-that all readers accept and refuse the same. Each stands in a module of its own, which alone imports
+A reader is handed nothing that has not passed the strict checks of ``lines``, so that all readers
+accept and refuse the same. Each stands in a module of its own, which alone imports
 its library and translates its errors.
 """
 
@@ -43,8 +43,8 @@ def sealed(section: bytes) -> bytes:
     """Return a request head with the fields of ``section``, in which a library sees fields only.
 
     Libraries do things of their own with some: they frame by Content-Length and Transfer-Encoding,
-    which are framed already and by stricter rules, miss a Host, stop at an Upgrade. So there is a
-    letter in front of each name. The request line is read already too: this one stands for all.
+    which are framed by stricter rules, miss a Host, stop at an Upgrade. So there is a letter in
+    front of each name. The request line is read already too: this one stands for all.
     """
     return b"GET / HTTP/1.0" + section[3:].replace(b"\r\n", b"\r\nX") + b"\r\n\r\n"
 

@@ -5,8 +5,8 @@ send the same ones. What they say is decided by the bytes from the version numbe
 and by nothing else: so these bytes are the key, and the decisions are the value.
 """
 
-import re
 from collections.abc import Callable
+from typing import cast
 
 from ..errors import Refusal
 from ..remembered import Remembered
@@ -14,11 +14,6 @@ from .framing import request_framing, without_repetitions
 from .lines import ordinary_section
 from .reader import Reader
 from .request import Field, FieldSection, Limits
-
-# The fields that decide about the message, found in a section whose lines are known to be sound.
-_DECIDING_FIELD = re.compile(
-    rb"\r\n(host|content-length|transfer-encoding|connection|expect):[ \t]*([^\r]*)", re.IGNORECASE
-)
 
 # How much is remembered: so many sections of so many bytes and fields. As browsers send them they
 # take 6 MB in all; a hostile client can make it 25. It can also make the sections of others be
@@ -90,10 +85,12 @@ class FieldSections:
     def read(self, raw: bytes) -> FieldSection:
         """Return the section of a head whose lines are known to be sound. Raises the same."""
         version = "HTTP/1.0" if raw.startswith(b"1.0") else "HTTP/1.1"
-        framing = request_framing(version, _DECIDING_FIELD.findall(raw), self.limits)
-        fields = without_repetitions(self._fields(raw))
-        if ambiguous := [name for name, _ in fields if _UNDERSCORE in name]:
-            fields = self._mapped(fields, ambiguous)
+        fields = self._fields(raw)
+        # One of each name.
+        values = dict(fields)
+        framing = request_framing(version, fields, values, self.limits)
+        if len(values) < len(fields):
+            fields = without_repetitions(fields)
         section = FieldSection(version, fields, *framing)
         if len(section.fields) <= _MOST_FIELDS:
             self._remembered.note(raw, section, len(raw))
@@ -119,14 +116,23 @@ class FieldSections:
         """Return the fields of a section; only lines that are not remembered are read."""
         lines = raw.split(b"\r\n")[1:]
         known = self._lines
-        unknown = [line for line in lines if line not in known]
+        fields = list(map(known.get, lines))
+        unknown = [place for place, field in enumerate(fields) if field is None]
         if not unknown:
-            return [known[line] for line in lines]
+            return cast(list[Field], fields)
         # Lines mean the same in any version.
-        read = self.reader.fields(b"\r\n".join([b"1.1", *unknown]))
-        new = dict(zip(unknown, read, strict=True))
-        fields = [new[line] if line in new else known[line] for line in lines]
-        if len(known) + len(new) > _MOST_LINES:
+        read = self.reader.fields(b"\r\n".join([b"1.1", *[lines[place] for place in unknown]]))
+        if len(known) + len(read) > _MOST_LINES:
             known.clear()
-        known.update((line, field) for line, field in new.items() if len(line) <= _LONGEST_LINE)
-        return fields
+        ambiguous: list[bytes] = []
+        for place, field in zip(unknown, read, strict=True):
+            fields[place] = field
+            line = lines[place]
+            name, _, value = line.partition(b":")
+            assert field == (name.lower(), value.strip(b" \t"))  # Two readers of one line agree.
+            if _UNDERSCORE in name:
+                ambiguous.append(field[0])  # Not remembered, so that it is always found.
+            elif len(line) <= _LONGEST_LINE:
+                known[line] = field
+        whole = cast(list[Field], fields)
+        return self._mapped(whole, ambiguous) if ambiguous else whole
