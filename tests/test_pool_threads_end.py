@@ -20,7 +20,7 @@ import pytest
 from conftest import StartServer
 from raw_client import connect
 
-from aiowsgi.bridge import pool as pool_module
+from aiowsgi.bridge import job_pool as pool_module
 from aiowsgi.bridge import threads as threads_module
 from aiowsgi.bridge.body import RequestBody
 from aiowsgi.bridge.budget import Budget

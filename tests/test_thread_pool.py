@@ -36,7 +36,7 @@ from hypothesis.stateful import (
     rule,
 )
 
-from aiowsgi.bridge import pool as pool_module
+from aiowsgi.bridge import job_pool as pool_module
 from aiowsgi.bridge import threads as threads_module
 from aiowsgi.bridge.jobs import Job as Handle
 from aiowsgi.bridge.jobs import Started

@@ -5,13 +5,11 @@ to give up a call (PyThreadState_SetAsyncExc), and memory can be short. So a thr
 about to do before it does it, and whoever settles its accounts finds out how far it has come.
 """
 
-import contextlib
 import logging
-import sys
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import Future
 from typing import Any, Protocol
 
 from . import forks
@@ -96,40 +94,6 @@ class QueuedJob:
         taken = self.taken()
         # A thread lets go of that without the lock, a moment before its job ends.
         return None if taken is None else taken._replace(run=self.run)
-
-
-class Call:
-    """A call whose outcome goes to a future."""
-
-    __slots__ = ("_call", "_future", "_keeper")
-
-    def __init__(self, keeper: Keeper, call: Callable[[], Any], future: Future[Any]) -> None:
-        self._keeper = keeper
-        self._call = call
-        self._future = future
-
-    def __call__(self) -> None:
-        """Make the call."""
-        if not self._future.set_running_or_notify_cancel():
-            return
-        try:
-            result = self._call()
-        except BaseException as error:
-            if self._keeper.abandoned:
-                raise
-            # The caller gets it, whatever it is.
-            self._future.set_exception(error)
-            # The traceback knows this frame, and the future knows the traceback.
-            del self
-        else:
-            self._future.set_result(result)
-
-    def fail(self) -> None:
-        """Tell of the exception that is handled: it came around the call, or in place of it."""
-        error = sys.exception()
-        assert error is not None
-        with contextlib.suppress(InvalidStateError):  # It was over already.
-            self._future.set_exception(error)
 
 
 class PoolThread(threading.Thread):
