@@ -45,12 +45,12 @@ def test_number_and_size_of_what_is_known_are_bounded() -> None:
 def answer(checks: HeaderChecks, heads: ResponseHeads, *fields: tuple[Any, Any]) -> bytes:
     """Return the response head of an application that answers with these fields."""
     encoder = ResponseEncoder(heads, method="GET", version="HTTP/1.1", keep_alive=True)
-    return encoder.start(checks.status("200 OK"), checks.fields([*fields]), 5)
+    return encoder.start(*checks.check("200 OK", [*fields]), 5)
 
 
 def held(checks: HeaderChecks, heads: ResponseHeads) -> int:
     """Return the characters and bytes of all heads that are remembered."""
-    fields = (field for section in checks._fields.known for field in section)
+    fields = (field for _, section in checks._remembered.known for field in section)
     return sum(len(name) + len(value) for name, value in fields) + sum(
         len(head.lines) for head in heads._remembered.known.values()
     )
@@ -60,8 +60,8 @@ def test_response_heads_are_checked_and_made_once_and_are_the_same() -> None:
     checks, heads = HeaderChecks(), ResponseHeads(SERVER)
     plain = ("Content-Type", "text/plain")
     first = answer(checks, heads, plain)
-    fields = [checks.fields([plain]) for _ in range(3)]
-    assert fields[1] is fields[2]
+    checked = [checks.check("200 OK", [plain]) for _ in range(3)]
+    assert checked[1] is checked[2]
     assert answer(checks, heads, plain) == answer(checks, heads, plain) == first
     assert held(checks, heads) > 0
 
@@ -78,7 +78,7 @@ def test_heads_of_any_size_are_held_within_a_bound(times: int) -> None:
     fields = [("X", "")] * 500
     for _ in range(3):
         answer(checks, heads, *fields)
-    assert tuple(fields) not in checks._fields.known
+    assert ("200 OK", tuple(fields)) not in checks._remembered.known
     assert all(len(key[1]) < 500 for key in heads._remembered.known)
 
 
@@ -87,25 +87,27 @@ def test_strings_of_the_application_s_own_are_not_kept() -> None:
         pass
 
     checks = HeaderChecks()
-    text = Text("text/plain")
-    gone = weakref.ref(text)
+    text, status = Text("text/plain"), Text("200 OK")
+    gone = [weakref.ref(text), weakref.ref(status)]
     for _ in range(3):
-        assert checks.fields([("Content-Type", text)]) == (("Content-Type", "text/plain"),)
-        assert type(checks.fields([("Content-Type", text)])[0][1]) is str
-    del text
+        sound, fields = checks.check(status, [("Content-Type", text)])
+        assert (sound, fields) == ("200 OK", (("Content-Type", "text/plain"),))
+        assert type(sound) is str
+        assert type(fields[0][1]) is str
+    del text, status
     gc.collect()
-    assert gone() is None
+    assert [reference() for reference in gone] == [None, None]
 
 
 def test_what_is_unsound_is_refused_each_time() -> None:
     checks = HeaderChecks()
     for _ in range(3):
         with pytest.raises(ApplicationError):
-            checks.fields([("X", "a\r\nb")])
+            checks.check("200 OK", [("X", "a\r\nb")])
         with pytest.raises(ApplicationError):
-            checks.fields([["X", "a"]])
+            checks.check("200 OK", [["X", "a"]])
         with pytest.raises(ApplicationError):
-            checks.status("OK")
+            checks.check("OK", [])
 
 
 def test_servers_share_nothing_that_they_remember() -> None:

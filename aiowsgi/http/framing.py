@@ -5,12 +5,11 @@ taken; a message that two recipients could frame differently is refused, never i
 """
 
 import re
-from typing import NamedTuple
 
 from ..errors import Refusal
 from ..wording import counted
 from .grammar import QUOTED_STRING, TOKEN
-from .request import Field, Limits
+from .request import Field, FieldSection, Limits
 from .target import is_authority
 
 _LENGTH = re.compile(rb"[0-9]+")
@@ -34,14 +33,6 @@ _CODING = (
 # RFC 9110 §5.6.1.2: recipients ignore empty elements of a list.
 _CODING_LIST = re.compile(rf"[ \t]*+(?:{_CODING})?+(?:[ \t]*+,[ \t]*+(?:{_CODING})?+)*+[ \t]*+")
 _EACH_CODING = re.compile(_CODING)
-
-
-class RequestFraming(NamedTuple):
-    host: str | None
-    content_length: int | None
-    chunked: bool
-    keep_alive: bool
-    expect_continue: bool
 
 
 def _members(values: list[bytes]) -> set[bytes]:
@@ -129,10 +120,10 @@ def without_repetitions(fields: list[Field]) -> list[Field]:
     return kept
 
 
-def request_framing(
+def framed(
     version: str, fields: list[Field], values: dict[bytes, bytes], limits: Limits
-) -> RequestFraming:
-    """Decide how the message behind a head is framed.
+) -> FieldSection:
+    """Return a section, with what it decides about its message.
 
     ``values`` holds one of the fields of each name. Raises Refusal with 400, 413, 417 or 501.
     """
@@ -168,4 +159,5 @@ def request_framing(
             raise Refusal(417, "the only expectation that can be met is 100-continue")
         expect_continue = bool(members)
 
-    return RequestFraming(host, content_length, bool(codings), keep_alive, expect_continue)
+    chunked = bool(codings)
+    return FieldSection(version, fields, host, content_length, chunked, keep_alive, expect_continue)

@@ -140,10 +140,10 @@ class Parser:
 
     def _next_head(self) -> RequestHead | None:
         # What came before is trimmed: a head begins where the buffer does.
-        if not self._buffer:
+        buffer = self._buffer
+        if not buffer:
             return None
         if self._scanner is None:
-            buffer = self._buffer
             if isinstance(buffer, bytearray):
                 self._buffer = buffer = bytes(buffer)
             if (head := self._ordinary_head(buffer)) is not None:

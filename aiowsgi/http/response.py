@@ -57,6 +57,8 @@ class _Head(NamedTuple):
     whole: bool
 
 
+# Status, fields, and the length of the body where it is known; whether the request is a HEAD, and
+# speaks HTTP/1.1, and whether another may follow.
 _Key = tuple[str, tuple[tuple[str, str], ...], int | None, bool, bool, bool]
 
 
@@ -134,30 +136,17 @@ class ResponseHeads:
     Server field.
     """
 
-    __slots__ = ("_known", "_remembered", "_server")
+    __slots__ = ("_remembered", "_server", "known")
 
     def __init__(self, server: str) -> None:
         self._server = server
         self._remembered = Remembered[_Key, _Head](_MOST_HEADS, _LONGEST_HEAD)
-        self._known = self._remembered.known
+        self.known = self._remembered.known
 
-    def head(
-        self,
-        status: str,
-        fields: tuple[tuple[str, str], ...],
-        length: int | None,
-        head_request: bool,
-        http_11: bool,
-        keep_alive: bool,
-    ) -> _Head:
-        """Return the head of a response; ``length`` is that of its body, where it is known."""
-        key = (status, fields, length, head_request, http_11, keep_alive)
-        head = self._known.get(key)
-        if head is None:
-            head = _response_head(
-                status, fields, length, head_request, http_11, keep_alive, self._server
-            )
-            self._remembered.note(key, head, len(head.lines) + _FIELD_SIZE * len(fields))
+    def make(self, key: _Key) -> _Head:
+        """Return the head of a response that is not in ``known``."""
+        head = _response_head(*key, self._server)
+        self._remembered.note(key, head, len(head.lines) + _FIELD_SIZE * len(key[1]))
         return head
 
 
@@ -228,9 +217,9 @@ class ResponseEncoder:
         Arguments: the status ("200 OK"), fields that were validated already, and the length of the
         whole body in bytes where it is known though no Content-Length was given.
         """
-        head = self._heads.head(
-            status, fields, length, self._head_request, self._http_11, self.keep_alive
-        )
+        heads = self._heads
+        key = (status, fields, length, self._head_request, self._http_11, self.keep_alive)
+        head = heads.known.get(key) or heads.make(key)
         self.status_code, self._framing, self._remaining, self.keep_alive, lines, whole = head
         return lines if whole else lines + _date_and_end(int(time.time()))
 

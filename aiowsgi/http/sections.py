@@ -10,7 +10,7 @@ from typing import cast
 
 from ..errors import Refusal
 from ..remembered import Remembered
-from .framing import request_framing, without_repetitions
+from .framing import framed, without_repetitions
 from .lines import ordinary_section
 from .reader import Reader
 from .request import Field, FieldSection, Limits
@@ -88,10 +88,9 @@ class FieldSections:
         fields = self._fields(raw)
         # One of each name.
         values = dict(fields)
-        framing = request_framing(version, fields, values, self.limits)
+        section = framed(version, fields, values, self.limits)
         if len(values) < len(fields):
-            fields = without_repetitions(fields)
-        section = FieldSection(version, fields, *framing)
+            section.fields = without_repetitions(fields)
         if len(section.fields) <= _MOST_FIELDS:
             self._remembered.note(raw, section, len(raw))
         return section

@@ -10,6 +10,7 @@ from ..errors import ApplicationError
 from ..remembered import Remembered
 
 Fields = tuple[tuple[str, str], ...]
+_Start = tuple[str, Fields]
 
 _log = logging.getLogger("aiowsgi.error")
 
@@ -23,7 +24,6 @@ _LONGEST_NAME = 64
 _MOST = 512
 _LONGEST = 4096
 _FIELD_SIZE = 160
-_LONGEST_STATUS = 64
 
 
 def check_status(status: Any) -> str:
@@ -138,38 +138,28 @@ class HeaderChecks:
     Most applications answer with the same few, again and again. On any thread.
     """
 
-    __slots__ = ("_fields", "_known_fields", "_known_statuses", "_statuses")
+    __slots__ = ("_known", "_remembered")
 
     def __init__(self) -> None:
-        self._statuses = Remembered[str, str](_MOST, _LONGEST_STATUS)
-        self._fields = Remembered[Fields, Fields](_MOST, _LONGEST)
-        self._known_statuses = self._statuses.known
-        self._known_fields = self._fields.known
+        self._remembered = Remembered[_Start, _Start](_MOST, _LONGEST)
+        self._known = self._remembered.known
 
-    def status(self, status: Any) -> str:
-        """See ``check_status``."""
-        if type(status) is str and (known := self._known_statuses.get(status)) is not None:
-            return known
-        text = check_status(status)
-        self._statuses.note(text, text, len(text))
-        return text
-
-    def fields(self, headers: Any) -> Fields:
-        """See ``check_fields``."""
+    def check(self, status: Any, headers: Any) -> _Start:
+        """Return status and fields as they are sent, if all are sound. Raise ApplicationError."""
         if type(headers) is not list:
-            return check_fields(headers)
+            return check_status(status), check_fields(headers)
         given = tuple(headers)
         try:
-            known = self._known_fields.get(given)
+            known = self._known.get((status, given))
         except TypeError:  # Something in it has no hash, and is no tuple of str.
             known = None
         if known is not None:
             return known
-        fields = _check_each(given)
-        # Plain text only: who derives from it may hold more than its characters.
+        # Plain text only is kept: who derives from it may hold more than its characters.
+        text, fields = sound = check_status(status), _check_each(given)
         size = sum(len(name) + len(value) + _FIELD_SIZE for name, value in fields)
-        self._fields.note(fields, fields, size)
-        return fields
+        self._remembered.note(sound, sound, len(text) + size)
+        return sound
 
 
 def _not_text(item: tuple[Any, Any]) -> str:

@@ -203,7 +203,7 @@ class Task:
             raise ApplicationError(
                 "it called start_response twice; only an error handler may, with exc_info"
             )
-        self._status, self._fields = self._checks.status(status), self._checks.fields(headers)
+        self._status, self._fields = self._checks.check(status, headers)
         return self._write
 
     def _write(self, data: Any) -> None:
