@@ -11,7 +11,7 @@ from wsgiref.validate import validator
 import pytest
 
 import aiowsgi
-from aiowsgi.server import server as server_module
+from aiowsgi.server import shutdown as shutdown_module
 
 # What ``repr`` shows of most objects.
 _ADDRESS = re.compile(r"\bat 0x[0-9a-f]+>")
@@ -26,7 +26,7 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 @pytest.fixture(autouse=True)
 def slow_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let threads that were released come back late, as on a machine that is busy."""
-    monkeypatch.setattr(server_module, "_ABORT_TIMEOUT", 5.0)
+    monkeypatch.setattr(shutdown_module, "_ABORT_TIMEOUT", 5.0)
 
 
 StartServer = Callable[..., Awaitable[aiowsgi.Server]]

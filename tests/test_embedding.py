@@ -23,7 +23,8 @@ import pytest
 
 import aiowsgi
 from aiowsgi import BindError, ConfigError
-from aiowsgi.server import server as server_module
+from aiowsgi.server import bind as bind_module
+from aiowsgi.server import shutdown as shutdown_module
 
 # Long enough for a busy machine; a test that passes never waits for it.
 PATIENCE = 30.0
@@ -537,9 +538,7 @@ def test_start_without_a_loop_is_told_and_binds_nothing(
     leftovers: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As under trio: a coroutine runs, and asyncio knows of no loop.
-    monkeypatch.setattr(
-        server_module.bind, "bind", lambda *_, **__: pytest.fail("it was bound before")
-    )
+    monkeypatch.setattr(bind_module, "bind", lambda *_, **__: pytest.fail("it was bound before"))
     steps = aiowsgi.serve(hello, "127.0.0.1", 0).__await__()
     with pytest.raises(RuntimeError, match="a running asyncio event loop, which that of trio is"):
         next(steps)
@@ -775,7 +774,7 @@ async def test_abort_cuts_requests_in_flight_at_once(closed_before: bool) -> Non
 async def test_thread_that_is_stuck_in_the_application_is_named_and_left_behind(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server_module, "_ABORT_TIMEOUT", 0.05)
+    monkeypatch.setattr(shutdown_module, "_ABORT_TIMEOUT", 0.05)
     app = Gated()
     before = set(threading.enumerate())
     config = aiowsgi.Config(timeout_graceful=0.0)
@@ -800,7 +799,7 @@ async def test_thread_that_is_stuck_in_the_application_is_named_and_left_behind(
 def test_stuck_thread_may_return_after_the_loop_is_gone(
     run: Callable[[Drive], None], monkeypatch: pytest.MonkeyPatch, leftovers: None
 ) -> None:
-    monkeypatch.setattr(server_module, "_ABORT_TIMEOUT", 0.05)
+    monkeypatch.setattr(shutdown_module, "_ABORT_TIMEOUT", 0.05)
     apps: list[Gated] = []
     before = set(threading.enumerate())
 

@@ -17,10 +17,10 @@ import pytest
 from served_process import ANSWER, PATIENCE, served
 
 from aiowsgi.process import ending
-from aiowsgi.server import server as server_module
+from aiowsgi.server import shutdown as shutdown_module
 
 # Read before a test replaces it.
-ABORT_TIMEOUT = server_module._ABORT_TIMEOUT
+ABORT_TIMEOUT = shutdown_module._ABORT_TIMEOUT
 
 # What holds the end of a process for ever, and which thread that is.
 HOLDERS = {

@@ -31,7 +31,7 @@ from raw_client import (
 )
 
 import aiowsgi
-from aiowsgi.server import server as server_module
+from aiowsgi.server import shutdown as shutdown_module
 
 PLAIN = [("Content-Type", "text/plain")]
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -282,7 +282,7 @@ async def test_what_does_not_end_has_its_time_and_is_cut(
 async def test_thread_that_does_not_come_back_is_named_with_its_stack(
     start_server: StartServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(server_module, "_ABORT_TIMEOUT", 0.05)
+    monkeypatch.setattr(shutdown_module, "_ABORT_TIMEOUT", 0.05)
     app = App()
     server = await start_server(app, timeout_graceful=0.0)
     async with await connect(server) as client:

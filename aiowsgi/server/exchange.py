@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from ..bridge import forks
 from ..bridge.body import RequestBody
-from ..bridge.jobs import Job
+from ..bridge.jobs import Job, Started
 from ..bridge.response import ResponseWriter
 from ..bridge.spool import Spool
 from ..errors import (
@@ -450,3 +450,9 @@ class Exchange:
         """
         if not isinstance(error, (ClientDisconnected, ApplicationError)):
             self.abort()
+
+
+def exchange_of(started: Started) -> Exchange | None:
+    """Return what a busy thread answers; None where it is just through with that."""
+    exchange = getattr(started.run, "__self__", None)
+    return exchange if isinstance(exchange, Exchange) else None

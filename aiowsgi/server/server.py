@@ -13,37 +13,35 @@ from wsgiref.types import WSGIApplication
 from ..bridge import forks
 from ..bridge.budget import Budget
 from ..bridge.foreign import ForeignPool
-from ..bridge.jobs import JobQueue, Started
+from ..bridge.jobs import JobQueue
 from ..bridge.mailbox import Mailbox
 from ..bridge.pool import ThreadPool
 from ..bridge.spool import Spooler
 from ..bridge.turns import Patience
 from ..config import Config
-from ..errors import ClientDisconnected, ServerStopped
+from ..errors import ClientDisconnected
 from ..http.reader import Reader
 from ..http.request import Limits
 from ..http.sections import FieldSections
-from ..observe.inspection import Inspection, stacks_of
+from ..observe.inspection import Inspection
 from ..observe.refusals import DroppedFields
 from ..wsgi.application import describe
 from ..wsgi.environ import base_environ
 from . import bind
 from .child import give_up_descriptors, give_up_signals
 from .descriptors import left_for_connections, limit
-from .exchange import Exchange
+from .exchange import Exchange, exchange_of
 from .listener import Listener
 from .loop_end import LoopEnd
 from .protocol import Protocol
 from .report import requests_in_flight
+from .shutdown import Shutdown
 from .site import Site
 from .states import timeouts
 
 _log = logging.getLogger("aiowsgi.error")
 
 _PRODUCT = "aiowsgi"
-# Once everything is cut, threads get this many seconds to come back from the application. A process
-# ends within half a second then.
-_ABORT_TIMEOUT = 0.25
 
 
 class Server:
@@ -140,14 +138,11 @@ class Server:
                 config.max_connections,
                 limit(),
             )
-        # Set when something has changed that a shutdown waits for.
-        self._changed = asyncio.Event()
+        self._shutdown = Shutdown(
+            self._site, self._listeners, self._context, lambda: self._connections
+        )
         self._closing: asyncio.Task[None] | None = None
         self._close_called = asyncio.Event()
-        # Whether a shutdown had to cut connections or to leave threads behind.
-        self.was_cut = False
-        # Whether threads are among that.
-        self.left_threads_behind = False
         self._thread = forks.this_thread()
         # Only there a loop can handle them.
         self._may_handle_signals = forks.is_main_thread()
@@ -194,9 +189,19 @@ class Server:
         return self._site.healthy
 
     @property
+    def was_cut(self) -> bool:
+        """Whether a shutdown had to cut connections, or to leave threads behind."""
+        return self._shutdown.was_cut
+
+    @property
+    def left_threads_behind(self) -> bool:
+        """Whether a shutdown had to leave threads behind, which are inside the application."""
+        return self._shutdown.left_threads_behind
+
+    @property
     def time_left(self) -> float:
         """Seconds until a shutdown cuts what is in flight; infinity while there is none."""
-        return self._site.cut_at - self._site.clock()
+        return self._site.time_left
 
     def inspect(self) -> Inspection:
         """Return what the server is doing: the requests in flight, and the stacks of their threads.
@@ -204,7 +209,7 @@ class Server:
         Stops nothing; ``str()`` of it is for people.
         """
         site = self._site
-        busy = [(started, _exchange_of(started)) for started in site.pool.running()]
+        busy = [(started, exchange_of(started)) for started in site.pool.running()]
         return Inspection(
             connections=self._connections,
             idle=sum(protocol.idle_since is not None for protocol in site.connections),
@@ -237,7 +242,7 @@ class Server:
             delay, site = self._config.drain_delay, self._site
             site.draining = True
             site.cut_at = site.clock() + delay + self._config.timeout_graceful
-            self._closing = self._site.loop.create_task(self._close(delay))
+            self._closing = self._site.loop.create_task(self._close())
             self._tell(self._close_called)
 
     def abort(self) -> None:
@@ -250,7 +255,7 @@ class Server:
             return
         self.close()
         self._site.cut_at = min(self._site.cut_at, self._site.clock())
-        self._tell(self._changed)
+        self._tell(self._shutdown.changed)
 
     def _tell(self, event: asyncio.Event) -> None:
         """Set an event in the loop's next pass, and wake the loop for it.
@@ -330,7 +335,7 @@ class Server:
 
     def _on_disconnect(self) -> None:
         self._connections -= 1
-        self._changed.set()
+        self._shutdown.changed.set()
         for listener in self._listeners:
             listener.resume()
 
@@ -341,104 +346,9 @@ class Server:
                 listener.end()
             self._site.end()
 
-    def _cut(self) -> None:
-        self.was_cut = True
-        error = ServerStopped("the server stopped")
-        for protocol in list(self._site.connections):
-            protocol.abort(error)
-
-    async def _close(self, delay: float) -> None:
-        # 1. Every answer says that its connection will close. Load balancers take note meanwhile.
-        for protocol in list(self._site.connections):
-            protocol.drain()
-        if delay:
-            await self._until(lambda: False, -self._config.timeout_graceful)
-        # 2. No more connections.
-        await asyncio.gather(*(listener.close() for listener in self._listeners))
-        # 3. No further request on the connections that there are; the idle ones go now.
-        self._site.closing = True
-        for protocol in list(self._site.connections):
-            protocol.shut_down()
-        # 4. Requests in flight have their time.
-        if not await self._until(self._no_connections, 0.0):
-            _log.warning("Cutting the connections that did not end in time: %d", self._connections)
-            # 5. What is left is cut, which releases every thread that waits for a client.
-            self._cut()
-            await self._until(self._no_connections, _ABORT_TIMEOUT)
-        # 6. Threads have what is left of the time; they are not waited for without end.
-        await self._stop_pool()
-        await self._stop_spooler()
+    async def _close(self) -> None:
+        await self._shutdown.run(self._config.drain_delay)
         self._loop_end.cancel()
-
-    def _no_connections(self) -> bool:
-        return self._connections == 0
-
-    async def _until(self, done: Callable[[], bool], grace: float) -> bool:
-        """Wait until ``done()``, for ``grace`` seconds beyond the deadline. Return whether it is.
-
-        What makes it true sets ``_changed``; so does ``abort``, which moves the end.
-        """
-        while not done():
-            self._changed.clear()
-            left = self.time_left + grace
-            if left <= 0:
-                return False
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), left)
-        return True
-
-    def _note_change(self) -> None:
-        """Have ``_until`` look again. Called on any thread."""
-        # The loop may be gone, if threads outlive it.
-        with contextlib.suppress(RuntimeError):
-            self._site.loop.call_soon_threadsafe(self._changed.set, context=self._context)
-
-    async def _stop_pool(self) -> None:
-        pool = self._site.pool
-        stopped = False
-
-        def on_stopped() -> None:
-            nonlocal stopped
-            stopped = True
-            self._note_change()
-
-        pool.stop(on_stopped, cancel=True)
-        if not await self._until(lambda: stopped, 0.0):
-            # Some threads may wait for coroutines behind a complete response, where no connection
-            # is left to release them.
-            for calls in set(self._site.calls.values()):
-                calls.cancel(ServerStopped("the server stopped"))
-        self._site.lose_patience()
-        if await self._until(lambda: stopped, _ABORT_TIMEOUT):
-            pool.join()  # Each thread has said that it is about to end.
-        else:
-            self.was_cut = self.left_threads_behind = True
-            left = pool.running()
-            stacks = stacks_of(started.ident for started in left)
-            for started in left:
-                exchange = _exchange_of(started)
-                _log.warning(
-                    "The application does not return%s; the thread %s is left behind at:\n%s",
-                    "" if exchange is None else f" from {exchange.describe()}",
-                    started.thread,
-                    stacks.get(started.ident, ""),
-                )
-
-    async def _stop_spooler(self) -> None:
-        """End the thread that writes request bodies; at most it has files to remove by now."""
-        if (spooler := self._site.spooler) is None:
-            return
-        spooler.stop(self._note_change)
-        if await self._until(lambda: spooler.ended, _ABORT_TIMEOUT):
-            spooler.join()
-        else:
-            _log.warning("The disk does not answer; the thread that writes to it is left behind")
-
-
-def _exchange_of(started: Started) -> Exchange | None:
-    """Return what a busy thread answers; None where it is just through with that."""
-    exchange = getattr(started.run, "__self__", None)
-    return exchange if isinstance(exchange, Exchange) else None
 
 
 def _deliver(exchange: Exchange) -> None:

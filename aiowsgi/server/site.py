@@ -119,6 +119,11 @@ class Site:
         """Whether the threads that ``timeout_request`` has given up could be replaced so far."""
         return not self.pool.lost or self.pool.lost < self.config.max_lost_threads
 
+    @property
+    def time_left(self) -> float:
+        """Seconds until a shutdown cuts what is in flight; infinity while there is none."""
+        return self.cut_at - self.clock()
+
     def log_access(
         self, client: str, exchange: "Exchange | None", status: int, request_line: str = ""
     ) -> None:

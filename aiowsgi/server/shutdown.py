@@ -1,0 +1,144 @@
+"""The graceful stop of a server: its steps, and the time that each has. On the loop thread."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Sequence
+from contextvars import Context
+
+from ..errors import ServerStopped
+from ..observe.inspection import stacks_of
+from .exchange import exchange_of
+from .listener import Listener
+from .site import Site
+
+_log = logging.getLogger("aiowsgi.error")
+
+# Once everything is cut, threads get this many seconds to come back from the application. A process
+# ends within half a second then.
+_ABORT_TIMEOUT = 0.25
+
+
+class Shutdown:
+    """Stops a server within the time that its site gives (``cut_at``), and a moment more.
+
+    Arguments: the site and its listeners; the context that callbacks of the loop run in; and
+    ``connections()``, how many there are, with those that are being set up.
+    """
+
+    def __init__(
+        self,
+        site: Site,
+        listeners: Sequence[Listener],
+        context: Context,
+        connections: Callable[[], int],
+    ) -> None:
+        self._site = site
+        self._listeners = listeners
+        self._context = context
+        self._connections = connections
+        # Set when something has changed that is waited for, or the end has moved.
+        self.changed = asyncio.Event()
+        # Whether it had to cut connections or to leave threads behind.
+        self.was_cut = False
+        # Whether threads are among that.
+        self.left_threads_behind = False
+
+    async def run(self, delay: float) -> None:
+        """Take every step. Connections are accepted for ``delay`` more seconds."""
+        site = self._site
+        # 1. Every answer says that its connection will close. Load balancers take note meanwhile.
+        for protocol in list(site.connections):
+            protocol.drain()
+        if delay:
+            await self._until(lambda: False, -site.config.timeout_graceful)
+        # 2. No more connections.
+        await asyncio.gather(*(listener.close() for listener in self._listeners))
+        # 3. No further request on the connections that there are; the idle ones go now.
+        site.closing = True
+        for protocol in list(site.connections):
+            protocol.shut_down()
+        # 4. Requests in flight have their time.
+        if not await self._until(self._no_connections, 0.0):
+            number = self._connections()
+            _log.warning("Cutting the connections that did not end in time: %d", number)
+            # 5. What is left is cut, which releases every thread that waits for a client.
+            self._cut()
+            await self._until(self._no_connections, _ABORT_TIMEOUT)
+        # 6. Threads have what is left of the time; they are not waited for without end.
+        await self._stop_pool()
+        await self._stop_spooler()
+
+    def _no_connections(self) -> bool:
+        return self._connections() == 0
+
+    async def _until(self, done: Callable[[], bool], grace: float) -> bool:
+        """Wait until ``done()``, for ``grace`` seconds beyond the deadline. Return whether it is.
+
+        What makes it true sets ``changed``; so does whoever moves the deadline.
+        """
+        while not done():
+            self.changed.clear()
+            left = self._site.time_left + grace
+            if left <= 0:
+                return False
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.changed.wait(), left)
+        return True
+
+    def _note_change(self) -> None:
+        """Have ``_until`` look again. Called on any thread."""
+        # The loop may be gone, if threads outlive it.
+        with contextlib.suppress(RuntimeError):
+            self._site.loop.call_soon_threadsafe(self.changed.set, context=self._context)
+
+    def _cut(self) -> None:
+        self.was_cut = True
+        error = ServerStopped("the server stopped")
+        for protocol in list(self._site.connections):
+            protocol.abort(error)
+
+    async def _stop_pool(self) -> None:
+        pool = self._site.pool
+        stopped = False
+
+        def on_stopped() -> None:
+            nonlocal stopped
+            stopped = True
+            self._note_change()
+
+        pool.stop(on_stopped, cancel=True)
+        if not await self._until(lambda: stopped, 0.0):
+            # Some threads may wait for coroutines behind a complete response, where no connection
+            # is left to release them.
+            for calls in set(self._site.calls.values()):
+                calls.cancel(ServerStopped("the server stopped"))
+        self._site.lose_patience()
+        if await self._until(lambda: stopped, _ABORT_TIMEOUT):
+            pool.join()  # Each thread has said that it is about to end.
+        else:
+            self.was_cut = self.left_threads_behind = True
+            self._name_threads()
+
+    def _name_threads(self) -> None:
+        """Log which threads do not come back from the application, and where they are."""
+        left = self._site.pool.running()
+        stacks = stacks_of(started.ident for started in left)
+        for started in left:
+            exchange = exchange_of(started)
+            _log.warning(
+                "The application does not return%s; the thread %s is left behind at:\n%s",
+                "" if exchange is None else f" from {exchange.describe()}",
+                started.thread,
+                stacks.get(started.ident, ""),
+            )
+
+    async def _stop_spooler(self) -> None:
+        """End the thread that writes request bodies; at most it has files to remove by now."""
+        if (spooler := self._site.spooler) is None:
+            return
+        spooler.stop(self._note_change)
+        if await self._until(lambda: spooler.ended, _ABORT_TIMEOUT):
+            spooler.join()
+        else:
+            _log.warning("The disk does not answer; the thread that writes to it is left behind")
