@@ -147,7 +147,9 @@ class Strike:
         if frame.f_code.co_filename not in (pool_module.__file__, threads_module.__file__):
             return None
         # Who would raise something in a thread has to know it first: not before its first line.
-        return None if frame.f_code is PoolThread.run.__code__ else self._at_line
+        # And in the midst of starting one, Python 3.13 itself would keep it as one that starts.
+        spared = (PoolThread.run.__code__, PoolThread.daemon.fget.__code__)  # type: ignore[attr-defined]
+        return None if frame.f_code in spared else self._at_line
 
     def _at_line(self, frame: FrameType, event: str, argument: Any) -> Any:
         text = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
