@@ -363,6 +363,37 @@ async def test_a_full_disk_is_a_503_and_a_message(
         assert (await other.request(length_head(len(BODY)) + BODY)).body == expected(BODY)
 
 
+async def test_a_disk_that_is_full_at_the_last_moment_is_a_503(
+    start_server: StartServer, files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk fails between two looks at what it does: a body that is not whole is not read."""
+    look = Spool.error.fget
+    assert look is not None
+
+    def look_and_fail(spool: Spool) -> Exception | None:
+        found: Exception | None = look(spool)
+        if not receiver.receiving and not files.ready.is_set():
+            files.error = OSError(errno.ENOSPC, "No space left on device")
+            files.ready.set()
+            limit = time.monotonic() + TIMEOUT
+            while spool.pending:
+                assert time.monotonic() < limit
+                time.sleep(0.002)
+        return found
+
+    app = App()
+    server = await start_server(app, **OPTIONS)
+    async with await connect(server) as client:
+        await client.send(length_head(50_000) + BODY[:49_000])
+        await eventually(lambda: files.written == 49_000)
+        (protocol,) = server._site.connections
+        receiver = protocol._receiver
+        files.ready.clear()
+        monkeypatch.setattr(Spool, "error", property(look_and_fail))
+        assert (await client.request(BODY[49_000:50_000])).status == 503
+    assert not app.called
+
+
 async def test_without_a_directory_for_files_it_is_a_503(
     start_server: StartServer,
     monkeypatch: pytest.MonkeyPatch,

@@ -60,8 +60,8 @@ def test_response_heads_are_checked_and_made_once_and_are_the_same() -> None:
     checks, heads = HeaderChecks(), ResponseHeads(SERVER)
     plain = ("Content-Type", "text/plain")
     first = answer(checks, heads, plain)
-    checked = [checks.check("200 OK", [plain]) for _ in range(3)]
-    assert checked[1] is checked[2]
+    fields = [checks.check("200 OK", [plain])[1] for _ in range(3)]
+    assert fields[1] is fields[2]
     assert answer(checks, heads, plain) == answer(checks, heads, plain) == first
     assert held(checks, heads) > 0
 

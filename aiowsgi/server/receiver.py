@@ -297,6 +297,8 @@ class Receiver:
         spool, taker = self.spool, self._taker
         assert spool is not None  # As the caller has seen to.
         assert taker is not None  # Without a connection there is no spool.
+        # Looked at first: what cannot be written is not pending either, but then there is an error.
+        pending = spool.pending
         if spool.error is not None:
             _log.error(
                 "A request body cannot be kept in a temporary file (--body-spool), and its request "
@@ -307,7 +309,7 @@ class Receiver:
             return
         if self._disk_awaited and self._pace is not None:
             self._pace.move(1, self._site.clock())
-        if not self.receiving and not spool.pending:
+        if not self.receiving and not pending:
             # All of it is in the file, and the thread that writes is done with that.
             self._disk_awaited = False
             taker.on_end()
