@@ -459,6 +459,25 @@ async def test_a_disk_that_hangs_is_a_503(
     await eventually(lambda: files.open == 0)
 
 
+async def test_whatever_goes_wrong_with_a_body_the_next_one_is_written(
+    start_server: StartServer,
+    files: Files,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(spool: Spool) -> None:
+        raise SystemExit("raised in the thread from outside")
+
+    request = CHUNKED + chunk(BODY[:50_000]) + b"0\r\n\r\n"
+    server = await start_server(App(), timeout_body=0.2, **OPTIONS)
+    async with await connect(server) as client, await connect(server) as other:
+        with monkeypatch.context() as patch:
+            patch.setattr(Spool, "work", fail)
+            assert (await client.request(request)).status == 503
+        assert (await other.request(request)).status == 200
+    assert "A request body was lost on its way to the disk" in caplog.text
+
+
 # Many at once.
 
 

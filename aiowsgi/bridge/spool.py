@@ -225,8 +225,8 @@ class Spooler:
         Does not block.
         """
         with self._lock:
-            self._stopped = True
             self._on_stopped = on_stopped
+            self._stopped = True
             if self._thread is not None:
                 self._queue.put(None)
                 return
@@ -239,12 +239,12 @@ class Spooler:
             self._thread.join()
 
     def _run(self) -> None:
-        stopping = False
-        while not stopping or not self._queue.empty():
-            spool = self._queue.get()
-            if spool is None:
-                stopping = True
-            else:
-                spool.work()
+        # The flag is looked at without the lock: behind it comes what ends the wait.
+        while not self._stopped or not self._queue.empty():
+            try:
+                if (spool := self._queue.get()) is not None:
+                    spool.work()
+            except BaseException:  # noqa: BLE001 - also what is raised from outside: others wait
+                _log.critical("A request body was lost on its way to the disk", exc_info=True)
         self.ended = True
         self._on_stopped()

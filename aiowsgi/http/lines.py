@@ -71,7 +71,7 @@ def _check_bytes(
         return
     byte = match[0][0]
     if byte == 0x0A:
-        raise Refusal(400, f"a line of the {where} ends with a bare LF instead of CRLF")
+        raise Refusal(400, f"the {where} holds an LF that does not follow a CR")
     if byte == 0x0D:
         raise Refusal(400, f"the {where} holds a CR that is not followed by LF")
     raise Refusal(400, f"the {where} holds the byte 0x{byte:02x}, which is not allowed there")

@@ -70,8 +70,9 @@ class DroppedFields:
         self._names.add(name)
         shown = name.decode("latin-1")
         _log.warning(
-            "The header field %s is dropped, now and later: its name holds an underscore, and in "
-            "the environ it would be %s. Have it sent with dashes, or see --header-map%s",
+            "The header field %s is dropped, now and later: its name holds an underscore, and to "
+            "the application it would look like %s. Have it sent with dashes, or see "
+            "--header-map%s",
             escaped(shown),
             escaped(shown.replace("_", "-")),
             "; further names are not reported" if len(self._names) == _MOST_NAMES else "",
