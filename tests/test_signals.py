@@ -147,6 +147,20 @@ def test_hangup_that_was_ignored_stays_ignored(tmp_path: Path) -> None:
         assert not any("SIGHUP" in line for line in process.lines)
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGQUIT, 131)])
+def test_server_in_the_background_of_a_script_can_be_stopped(
+    tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    def ignore() -> None:  # As a shell does with what stands before "&" in a script.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGQUIT, signal.SIG_IGN)
+
+    with served(tmp_path, ANSWER, preexec=ignore) as process:
+        process.port()
+        process.signal(number)
+        assert process.ended() == code
+
+
 def test_blocked_signals_are_let_through(tmp_path: Path) -> None:
     def block() -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())

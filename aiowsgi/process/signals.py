@@ -48,8 +48,8 @@ class Signals:
     without it the signal does what it did before ``install``.
 
     A handler that the application has installed for one of the two is called when the server begins
-    to stop. Any other signal for which there is a handler already, or which is ignored (``nohup``
-    does that to SIGHUP), is left as it is.
+    to stop. Any other signal for which there is a handler already is left as it is. So are those
+    that are refused, where they are ignored (``nohup`` does that to SIGHUP).
     """
 
     def __init__(self, *, without_server: Callable[[int], None] | None = None) -> None:
@@ -93,8 +93,10 @@ class Signals:
                     self._chained[number] = found
         for number in (*_INSPECT, *_STOP_NOW, *_existing(*_REFUSED)):
             found = signal.getsignal(number)
-            # To ignore a signal that only looks is what happens by default.
-            if found is signal.SIG_DFL or (found is signal.SIG_IGN and number in _INSPECT):
+            # To ignore a signal that only looks is what happens by default. A shell that starts the
+            # server in the background ignores SIGQUIT as it does SIGINT, which is handled too.
+            may_replace_ignored = number in _INSPECT or number in _STOP_NOW
+            if found is signal.SIG_DFL or (found is signal.SIG_IGN and may_replace_ignored):
                 self._replace(number, found)
 
     def _replace(self, number: signal.Signals, found: Any) -> None:
