@@ -107,7 +107,7 @@ def test_lines_beyond_the_bound_are_dropped_and_counted_later(
     assert told.dropped == []
     stream.opened.set()
     eventually(lambda: told.dropped)
-    assert told.dropped == ["5 log lines were dropped: the stream was not read in time"]
+    assert told.dropped == ["5 log lines were dropped: the stream did not take everything in time"]
     assert told.writer.drain(PATIENCE) == ""
     assert stream.getvalue().split() == ["first", *map(str, range(10))]
 
@@ -122,7 +122,7 @@ def test_queue_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
         told.writer.put("x" * size)
     stream.opened.set()
     eventually(lambda: told.dropped)
-    assert told.dropped == ["1 log line was dropped: the stream was not read in time"]
+    assert told.dropped == ["1 log line was dropped: the stream did not take everything in time"]
     told.writer.drain(PATIENCE)
     assert [len(line) for line in stream.getvalue().splitlines()] == [5, 60, 30]
 
@@ -139,7 +139,7 @@ def test_reader_that_is_gone_is_told_once_until_one_is_there_again() -> None:
     stream.error = None
     told.writer.put("found")
     eventually(lambda: told.dropped)
-    assert told.dropped == ["3 log lines were dropped: the stream was not read in time"]
+    assert told.dropped == ["3 log lines were dropped: the stream did not take everything in time"]
     stream.error = ValueError("I/O operation on closed file")
     told.writer.put("lost again")
     eventually(lambda: len(told.broken) == 2)
@@ -152,7 +152,9 @@ def test_stuck_reader_is_not_waited_for_and_what_is_lost_is_told_once() -> None:
     for _ in range(3):
         writer.put("x" * 5000)
     assert stream.entered.wait(PATIENCE)
-    assert writer.drain(0.01) == "3 log lines were dropped: the stream was not read in time"
+    assert (
+        writer.drain(0.01) == "3 log lines were dropped: the stream did not take everything in time"
+    )
     assert writer.drain(PATIENCE) == ""  # At once.
     stream.opened.set()
 
@@ -546,7 +548,7 @@ def test_output_that_nobody_reads_stops_neither_requests_nor_the_end(tmp_path: P
         assert served.stop() == 0
         assert served.process.stderr is not None
         text = served.process.stderr.read().decode()
-    assert "log lines were dropped: standard output was not read in time" in text
+    assert "log lines were dropped: standard output did not take everything in time" in text
     assert "Traceback" not in text
 
 

@@ -213,7 +213,8 @@ class LogWriter:
         """Return the message that lines were dropped. The lock is held."""
         number, self._dropped = self._dropped, 0
         verb = "was" if number == 1 else "were"
-        return f"{counted(number, 'log line')} {verb} dropped: {self._name} was not read in time"
+        lines = counted(number, "log line")
+        return f"{lines} {verb} dropped: {self._name} did not take everything in time"
 
     def _write(self, data: bytes) -> bool:
         """Write all of it. Return False where that cannot be. May block."""
