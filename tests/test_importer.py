@@ -219,6 +219,8 @@ def test_module_with_the_name_of_one_of_python_is_told(write: Write) -> None:
         ("shop:create_app(1)", "such as shop:application"),
         ("shop:a:b", "such as shop:application"),
         (":application", "such as app:application"),
+        (".", "such as app:application"),
+        ("..shop", "such as shop:application"),
         ("", "such as app:application"),
     ],
 )
@@ -432,8 +434,44 @@ def test_factory_that_fails_is_a_load_error_with_its_cause(write: Write, failure
     assert type(caught.value.__cause__).__name__ == failure.split("(")[0]
 
 
-def test_factory_with_arguments_fails_as_it_is_called(write: Write) -> None:
+def test_factory_with_arguments_is_told_that_it_gets_none(write: Write) -> None:
     write("shop.py", "def create_app(settings):\n    pass\n")
+    assert _refusal("shop:create_app()") == (
+        "'shop:create_app' is not a factory: it takes settings, and a factory is called without "
+        "arguments"
+    )
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "def app(environ, start_response): ...",
+        "class App:\n    def __call__(self, environ, start_response): ...\napp = App()",
+    ],
+)
+def test_application_with_a_call_is_told_to_go_without(write: Write, source: str) -> None:
+    write("shop.py", f"{source}\n")
+    assert _refusal("shop:app()") == (
+        "'shop:app' is not a factory: it takes environ, start_response, and a factory is called "
+        "without arguments; if it is the application itself, write shop:app"
+    )
+
+
+def test_factory_that_a_decorator_hides_fails_as_it_is_called(write: Write) -> None:
+    write(
+        "shop.py",
+        """
+        import functools
+
+        def create_app(settings): ...
+
+        inner = create_app
+
+        @functools.wraps(inner)
+        def create_app(*args):
+            return inner(*args)
+        """,
+    )
     with pytest.raises(LoadError) as caught:
         load_application("shop:create_app()")
     assert "settings" in str(caught.value.__cause__)

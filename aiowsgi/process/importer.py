@@ -13,11 +13,11 @@ from typing import Any
 from wsgiref.types import WSGIApplication
 
 from ..errors import ConfigError, LoadError
-from ..wsgi.application import objection
+from ..wsgi.application import objection, objection_to_factory
 from . import paths
 
 _PATH = re.compile(r"(?P<source>.+?)(?::(?P<attributes>[^:()/]+)(?P<call>\(\))?)?", re.DOTALL)
-_MODULE = re.compile(r"[^:()]+")
+_MODULE = re.compile(r"(?!\.)[^:()]+")
 # Where only a module is named: what PEP 3333 calls the application, and what frameworks do.
 _DEFAULTS = ("application", "app")
 # What frameworks' documentation calls what makes it.
@@ -49,7 +49,7 @@ def load_application(path: str) -> tuple[WSGIApplication, str]:
             )
         module = _load_module(source)
     else:
-        name = re.split(r"[:()]", path)[0] or "app"
+        name = re.split(r"[:()]", path)[0].strip(".") or "app"
         raise ConfigError(
             f"{path!r} does not name an application; write MODULE:CALLABLE, "
             f"such as {name}:application"
@@ -193,6 +193,8 @@ def _read(target: Any, attribute: str, walked: str) -> Any:
 def _call(factory: Any, walked: str) -> Any:
     if not callable(factory):
         raise ConfigError(f"{walked!r} is not a factory: it cannot be called")
+    if (wrong := objection_to_factory(factory, walked)) is not None:
+        raise ConfigError(f"{walked!r} is not a factory: {wrong}")
     try:
         return factory()
     except (Exception, SystemExit) as error:

@@ -53,6 +53,23 @@ def objection(app: object, factory: str | None = None) -> str | None:
     return wrong
 
 
+def objection_to_factory(factory: object, application: str) -> str | None:
+    """Say why ``factory`` cannot be called without arguments; None where it may be.
+
+    ``application`` is what to write if it turns out to be the application itself.
+    """
+    try:
+        signature = inspect.signature(factory, follow_wrapped=False)  # type: ignore[arg-type]
+    except (TypeError, ValueError):  # It tells nothing of itself.
+        return None
+    if _fits(signature):
+        return None
+    wrong = f"it takes {', '.join(signature.parameters)}, and a factory is called without arguments"
+    if _fits(signature, None, None):
+        return f"{wrong}; if it is the application itself, write {application}"
+    return wrong
+
+
 def objection_to_call(app: object, error: BaseException) -> str | None:
     """Say the same where it only showed as it was called, through decorators. Raises nothing."""
     inner: Any = app
