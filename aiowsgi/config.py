@@ -39,7 +39,7 @@ def parse_size(text: str) -> int:
 def parse_count(text: str) -> int:
     """Return a whole number. Raise ConfigError."""
     if not re.fullmatch(r"\d{1,18}", text, re.ASCII):
-        raise ConfigError(f"{text!r} is not a whole number")
+        raise ConfigError(f"{text!r} is not a whole number from 0 up")
     return int(text)
 
 

@@ -171,6 +171,8 @@ def _explained(address: str, error: OSError) -> BindError:
             hint = "permission denied; ports below 1024 need privileges, choose one above"
             if address.startswith("unix:"):
                 hint = "permission denied; choose a folder that you may write to"
+        case errno.ENOENT:
+            hint = "the folder does not exist; make it, or choose another"
         case errno.EADDRNOTAVAIL:
             hint = "this machine does not have that address"
         case _:
@@ -191,6 +193,23 @@ def _host_and_port(address: str) -> tuple[str, int] | None:
         return None
     host: str = match["ipv6"] or match["host"]
     return "0.0.0.0" if host in ("", "*") else host, int(match["port"])
+
+
+def _did_you_mean(address: str) -> str:
+    """Return a hint at the address that may have been meant, empty where there is none."""
+    host, _, port = address.rpartition(":")
+    if "/" in address and ":" not in address:
+        meant = [f"unix:{address}"]
+    elif "://" in address:
+        meant = [address.partition("://")[2].rstrip("/")]
+    elif "::" in host:
+        meant = [f"[{host.strip('[]')}]:{port}"]
+    else:
+        meant = [f"127.0.0.1:{address}", f"{address}:8000"] if address else []
+    for candidate in meant:
+        if candidate.startswith("unix:") or _host_and_port(candidate) is not None:
+            return f"; did you mean {candidate}?"
+    return ""
 
 
 def bind_all(addresses: Sequence[str], *, backlog: int) -> list[ListeningSocket]:
@@ -252,6 +271,7 @@ def bind(address: str, *, backlog: int, ipv6_only: bool = False) -> list[Listeni
     if parts is None:
         raise ConfigError(
             f"cannot bind {address!r}: write HOST:PORT, [IPV6]:PORT, unix:PATH or fd:N"
+            f"{_did_you_mean(address)}"
         )
     return [ListeningSocket(sock) for sock in _tcp_sockets(address, *parts, backlog, ipv6_only)]
 

@@ -94,8 +94,8 @@ class Serving:
             loop = asyncio.get_running_loop()
         except RuntimeError:
             raise RuntimeError(
-                "serve() works in a running asyncio event loop, which that of trio is not; begin "
-                "with asyncio.run(main()), or have aiowsgi.run(app) make a loop of its own"
+                "serve() needs a running asyncio event loop, and there is none (trio's is another "
+                "kind); begin with asyncio.run(main()), or call aiowsgi.run(app)"
             ) from None
         _refuse_green_threads()
         reader = find_reader(self._config.http)
