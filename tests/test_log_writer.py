@@ -447,6 +447,30 @@ def test_loggers_are_those_that_everybody_knows() -> None:
 # --- the text streams ----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("seconds", [0.0, logs.AT_EXIT, 5.0])
+def test_stuck_output_leaves_a_moment_to_tell_of_it(
+    seconds: float, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = began = 1000.0
+
+    class StuckWriter:
+        def drain(self, timeout: float) -> str:
+            nonlocal now
+            given.append(timeout)
+            now += timeout
+            return "lost"
+
+    given: list[float] = []
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr(logs, "_writers", [StuckWriter(), StuckWriter()])
+    logs.drain(seconds)
+    monkeypatch.undo()
+    # Both together take no longer than whoever ends the process waits for them.
+    assert now - began == pytest.approx(max(seconds, logs.AT_EXIT))
+    assert given[1] == pytest.approx(logs._LAST_MOMENT)
+    assert caplog.messages == ["lost", "lost"]
+
+
 def test_streams_of_a_stuck_reader_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     class Stuck:
         def flush(self) -> None:

@@ -10,6 +10,8 @@ from .log_writer import LogWriter
 
 # Seconds that an exit waits for readers of the logs where nobody has given them more.
 AT_EXIT = 0.15
+# Of them, those that standard error has for itself.
+_LAST_MOMENT = 0.05
 
 _FORM = "%(asctime)s %(levelname)s %(message)s"
 
@@ -65,13 +67,14 @@ def configure(level: str) -> None:
 
 
 def drain(timeout: float) -> None:
-    """Wait for readers that are merely slow, for ``timeout`` seconds or a little more.
+    """Wait for readers that are merely slow, for ``timeout`` seconds, or ``AT_EXIT`` at least.
 
     Called at the end, when nothing is served any more.
     """
-    deadline = time.monotonic() + timeout
-    for writer in _writers:  # Standard error is the last: it may have to tell of the other.
-        if message := writer.drain(max(deadline - time.monotonic(), AT_EXIT)):
+    deadline = time.monotonic() + max(timeout, AT_EXIT)
+    # Standard error is the last, and keeps a moment: it may have to tell of the other.
+    for writer, kept in zip(_writers, (_LAST_MOMENT, 0.0), strict=False):
+        if message := writer.drain(deadline - kept - time.monotonic()):
             error_log.warning(message)
 
 
