@@ -1,10 +1,12 @@
 """Header sections that are remembered: nobody can tell that they are, and they have bounds."""
 
+import re
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -369,3 +371,47 @@ def test_no_library_decides_how_a_body_is_framed(field: tuple[bytes, bytes]) -> 
     parser.feed(head_bytes(b"POST /", SECTION + b"\r\nContent-Length: 5"))
     with pytest.raises(AssertionError):
         parser.next_event()
+
+
+# Fields that cannot be repeated (RFC 9110 §5.3). Host and Content-Length: see test_framing.
+
+SINGLETONS = [
+    "Authorization",
+    "Content-Location",
+    "Content-Range",
+    "Content-Type",
+    "Date",
+    "ETag",
+    "From",
+    "If-Modified-Since",
+    "If-Range",
+    "If-Unmodified-Since",
+    "Last-Modified",
+    "Max-Forwards",
+    "Proxy-Authorization",
+    "Range",
+    "Referer",
+    "User-Agent",
+]
+
+
+@pytest.mark.parametrize("name", SINGLETONS)
+def test_a_singleton_counts_once_and_has_one_value(name: str) -> None:
+    first, same, other = (
+        f"{name}{rest}".encode() for rest in (": 1, a", ":\t1, a ", ": 1, b, \x22a\x22")
+    )
+    section = b"\r\n".join([SECTION, first, b"Via: x", same.lower(), b"Via: y"])
+    fields = first_head(FieldSections(Limits(), H11), head_bytes(section=section)).section.fields
+    assert fields[0] == (b"host", b"a")
+    assert fields[1:] == [(name.lower().encode(), b"1, a"), (b"via", b"x"), (b"via", b"y")]
+    refused = refusal(
+        FieldSections(Limits(), H11),
+        head_bytes(section=b"\r\n".join([SECTION, first, other])),
+    )
+    assert (refused.status, name.lower() in str(refused)) == (400, True)
+
+
+def test_the_documentation_names_all_singletons() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "http.md").read_text()
+    paragraph = page.partition("These fields hold a single value:")[2].partition(".")[0]
+    assert re.findall(r"`([^`]+)`", paragraph) == SINGLETONS

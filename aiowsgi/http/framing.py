@@ -21,7 +21,7 @@ _LENGTH_DIGITS = 18
 # Content-Length: what stands in several of them has no meaning (§5.3), and is dangerous where two
 # recipients differ (§8.3).
 _SINGLETONS = frozenset(
-    b"authorization content-location content-range content-type date from if-modified-since "
+    b"authorization content-location content-range content-type date etag from if-modified-since "
     b"if-range if-unmodified-since last-modified max-forwards proxy-authorization range referer "
     b"user-agent".split()
 )
