@@ -17,6 +17,7 @@ from raw_client import RawClient, connect, eventually, on_each_loop
 
 import aiowsgi
 from aiowsgi.bridge import turns
+from aiowsgi.bridge.job_pool import JobPool
 from aiowsgi.bridge.jobs import Started
 from aiowsgi.bridge.pool import ThreadPool
 from aiowsgi.bridge.turns import find_patience
@@ -287,7 +288,7 @@ async def test_embedded_server_changes_no_thread(
     """What the program around it starts meanwhile would be late for ever."""
     async with burning(burners, None) as (server, client):
         pool = server._site.pool
-        assert isinstance(pool, ThreadPool)
+        assert isinstance(pool, JobPool)
         end = time.monotonic() + 5 * turns._INTERVAL
         while time.monotonic() < end:
             await ask(client)

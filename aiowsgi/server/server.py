@@ -13,9 +13,9 @@ from wsgiref.types import WSGIApplication
 from ..bridge import forks
 from ..bridge.budget import Budget
 from ..bridge.foreign import ForeignPool
+from ..bridge.job_pool import JobPool
 from ..bridge.jobs import JobQueue
 from ..bridge.mailbox import Mailbox
-from ..bridge.pool import ThreadPool
 from ..bridge.spool import Spooler
 from ..bridge.turns import Patience
 from ..config import Config
@@ -68,7 +68,7 @@ class Server:
         self._config = config
         pool: JobQueue
         if executor is None:
-            pool = ThreadPool(
+            pool = JobPool(
                 config.threads,
                 queue_size=config.queue_size,
                 spare_threads=config.most_spare_threads,
