@@ -128,6 +128,15 @@ def test_refusal_says_what_was_refused_and_why(caplog: pytest.LogCaptureFixture)
     ]
 
 
+def test_client_that_speaks_tls_is_told_apart_from_garbage(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    # The beginning of a ClientHello: somebody wrote https:// where http:// is right.
+    FakeConnection(app).receive(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
+    (line,) = told(caplog)
+    assert line.endswith("with 400: the client speaks TLS (https), and this server plain HTTP")
+
+
 @pytest.mark.parametrize(
     ("sent", "shown"),
     [

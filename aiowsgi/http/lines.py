@@ -63,12 +63,19 @@ _NOT_IN_TRAILERS = frozenset(
 _NOT_IN_TRAILERS_PREFIXES = (b"proxy-", b"x-forwarded-")
 
 
+# How a record of a handshake begins (RFC 8446 §5.1).
+_TLS_HANDSHAKE = b"\x16\x03"
+
+
 def _check_bytes(
     buffer: Buffer, start: int, stop: int, forbidden: re.Pattern[bytes], where: str
 ) -> None:
     """Refuse the first byte in a part of the buffer that no such line may hold."""
     if (match := forbidden.search(buffer, start, stop)) is None:
         return
+    if buffer[:2] == _TLS_HANDSHAKE:
+        # Somebody wrote https:// for http://, or a proxy is set up to.
+        raise Refusal(400, "the client speaks TLS (https), and this server plain HTTP")
     byte = match[0][0]
     if byte == 0x0A:
         raise Refusal(400, f"the {where} holds an LF that does not follow a CR")
