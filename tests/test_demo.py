@@ -121,7 +121,7 @@ def test_page_shows_headers_request_and_wsgi_keys():
         SERVER_SOFTWARE="server/2",
         REMOTE_ADDR="127.0.0.9",
         REMOTE_PORT="4711",
-        **{"wsgi.multithread": True},
+        **{"wsgi.multithread": True, "server.answer": "".upper},
     )
 
     assert answer.status == "200 OK"
@@ -133,6 +133,7 @@ def test_page_shows_headers_request_and_wsgi_keys():
     assert rows["SCRIPT_NAME"] == "empty"
     assert rows["wsgi.version"] == "(1, 0)"
     assert rows["wsgi.multithread"] == "True"
+    assert rows["server.answer"] == "a function"
     # Objects are shown by their type: an address in memory is for nobody's eyes.
     assert rows["wsgi.input"] == "wsgiref.validate.InputWrapper"
     assert "127.0.0.9 port 4711" in answer.text

@@ -13,6 +13,7 @@ that any WSGI server can serve it. Every function here runs on a pool thread and
 
 import hashlib
 import html
+import inspect
 import json
 import math
 import secrets
@@ -272,6 +273,8 @@ def _show(value: object) -> str:
         return value
     if value is None or isinstance(value, bool | int | float | tuple):
         return repr(value)
+    if inspect.isroutine(value):
+        return "a function"
     kind = value if isinstance(value, type) else type(value)
     return f"{kind.__module__}.{kind.__qualname__}"
 
