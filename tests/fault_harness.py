@@ -322,6 +322,8 @@ class Server:
         try:
             client.send(b"GET /hello HTTP/1.1\r\nHost: h\r\n\r\n")
             return client.receive() == 200
+        except Ended:
+            return False
         finally:
             client.close()
 
