@@ -102,7 +102,7 @@ def _drive() -> None:
         sent = connection.transport.sent
         # All made beforehand, so that this is not counted.
         requests = iter([request(kind, number) for number in range(WARM_UP + FEW + MANY)])
-        # A full collection costs as much as a hundred requests, and happens in any count or in none.
+        # A full collection costs as much as a hundred requests, and falls into any count or none.
         gc.collect()
         gc.freeze()
         for part in (WARM_UP, FEW, MANY):
