@@ -329,6 +329,8 @@ async def test_server_that_stops_leaves_no_patience_behind(
     async with burning(burners, patience, timeout_graceful=0.1) as (server, client):
         await become_patient(client)
         server.close()
+        # Nor to what a signal handler of the application starts now.
+        assert not is_patient()
         await server.wait_closed()
         assert not is_patient()
 

@@ -12,7 +12,8 @@ CPython's lock and Linux' timers (prctl(2), PR_SET_TIMERSLACK); elsewhere nobody
 
 Threads and processes begin as patient as the thread that starts them, and nobody tells them. So a
 thread is patient only in a process of our own, and only where no code of the application runs: the
-loop thread until the first coroutine of the application, and threads of the pool that have no job.
+loop thread until the first coroutine of the application or the end of the server, and threads of
+the pool that have no job.
 """
 
 import sys

@@ -241,6 +241,8 @@ class Server:
         if self._closing is None:
             delay, site = self._config.drain_delay, self._site
             site.draining = True
+            # A signal handler of the application may be called on this thread from here on.
+            site.stay_punctual()
             site.cut_at = site.clock() + delay + self._config.timeout_graceful
             self._closing = self._site.loop.create_task(self._close())
             self._tell(self._close_called)

@@ -113,7 +113,6 @@ class Shutdown:
             # is left to release them.
             for calls in set(self._site.calls.values()):
                 calls.cancel(ServerStopped("the server stopped"))
-        self._site.lose_patience()
         if await self._until(lambda: stopped, _ABORT_TIMEOUT):
             pool.join()  # Each thread has said that it is about to end.
         else:
