@@ -191,12 +191,13 @@ def test_writing_thread_may_log_itself_before_any_line_of_its_code(
                 writer.put("inner")
         return at_line
 
+    before = threading.gettrace()
     threading.settrace(trace)
     try:
         writer.put("first")
         eventually(lambda: writer._idle)
     finally:
-        threading.settrace(None)  # type: ignore[arg-type]
+        threading.settrace(before)  # type: ignore[arg-type]
     eventually(lambda: sorted(stream.getvalue().split()) == ["first", "inner"][: 2 - len(left)])
     writer.put("last")
     eventually(lambda: "last" in stream.getvalue())
