@@ -327,6 +327,21 @@ def test_module_instead_of_its_application_names_the_latter(write: Write) -> Non
     )
 
 
+@pytest.mark.parametrize("name", ["mysite.wsgi", "wsgi"])
+def test_module_one_folder_further_down_is_found_for_the_hint(write: Write, name: str) -> None:
+    # As where "django-admin startproject mysite" was typed.
+    write("mysite/manage.py", "")
+    write("mysite/mysite/__init__.py", "")
+    write("mysite/mysite/wsgi.py", "application = print\n")
+    write(".mysite/other.py", "")
+    if name == "wsgi":
+        write("mysite/wsgi.py", "")
+    assert _refusal(name) == (
+        f"there is no module {name!r} in the current directory; did you mean --chdir mysite?"
+    )
+    assert "chdir" not in _refusal("other")
+
+
 def test_factory_that_cannot_be_called(write: Write) -> None:
     write("shop.py", "create_app = 1\n")
     assert (

@@ -133,6 +133,10 @@ def _missing_module(name: str) -> ConfigError:
     with paths.Elsewhere():
         import pkgutil
 
+    if folder := _folder_with(name):
+        return ConfigError(
+            f"there is no module {name!r} in the current directory; did you mean --chdir {folder}?"
+        )
     parent, _, last = name.rpartition(".")
     package = importlib.import_module(parent) if parent else None
     if hasattr(package, last):
@@ -146,6 +150,19 @@ def _missing_module(name: str) -> ConfigError:
     return ConfigError(
         f"there is no module {name!r}{hint or ' in the current directory or installed'}"
     )
+
+
+def _folder_with(name: str) -> str:
+    """Return the folder in the current one that a module can be imported from, "" if none.
+
+    So it is one level above a project, as a project of Django's is a folder in a folder.
+    """
+    file = f"{name.replace('.', os.sep)}.py"
+    with contextlib.suppress(OSError):
+        for folder in sorted(os.listdir()):
+            if folder[0] != "." and os.path.isfile(os.path.join(folder, file)):
+                return folder
+    return ""
 
 
 # What is in them.
