@@ -423,11 +423,6 @@ async def test_what_cannot_be_called_is_refused(app: Any) -> None:
 # Mistakes.
 
 
-def test_name_of_an_application_is_no_application() -> None:
-    with pytest.raises(ConfigError, match="'a:b' is not callable; import it, and pass the object"):
-        aiowsgi.serve("a:b")  # type: ignore[arg-type]
-
-
 def test_server_that_is_neither_awaited_nor_entered_is_told() -> None:
     serving = [aiowsgi.serve(hello)]
     with pytest.warns(RuntimeWarning, match="neither awaited nor entered, and serves nothing") as w:
@@ -465,6 +460,20 @@ async def test_attribute_that_nobody_has_is_an_ordinary_error() -> None:
 
 Function = Callable[..., Any]
 both = pytest.mark.parametrize("function", [aiowsgi.serve, aiowsgi.run])
+
+
+@both
+def test_name_of_an_application_is_no_application(function: Function) -> None:
+    with pytest.raises(ConfigError, match="'a:b' is not callable; import it, and pass the object"):
+        function("a:b")
+
+
+@both
+def test_asgi_application_is_refused_before_it_is_served(function: Function) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None: ...
+
+    with pytest.raises(ConfigError, match="is not a WSGI application: it is an async def"):
+        function(app)
 
 
 @both

@@ -17,7 +17,7 @@ from ..errors import ConfigError
 from ..http.reader import find_reader
 from ..server.bind import place_of
 from ..server.descriptors import raise_limit
-from ..server.serving import Serving, refuse_options, with_address
+from ..server.serving import Serving, refuse_application, refuse_options, with_address
 from ..wording import counted
 from ..wsgi.application import describe
 from . import logs, streams
@@ -54,6 +54,7 @@ def run(
     RuntimeError inside a running event loop.
     """
     refuse_options("run", options)
+    refuse_application(app)
     try:
         asyncio.get_running_loop()
     except RuntimeError:

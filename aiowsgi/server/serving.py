@@ -146,11 +146,7 @@ def serve(
     It installs no signal handlers, configures no logging, and changes no global state.
     """
     refuse_options("serve", options)
-    if not callable(app):
-        hint = "; import it, and pass the object" if isinstance(app, str) else ""
-        raise ConfigError(f"the application {app!r} is not callable{hint}")
-    if (wrong := objection(app, f"{describe(app)}()")) is not None:
-        raise ConfigError(f"{describe(app)} is not a WSGI application: {wrong}")
+    refuse_application(app)
     if sock is not None and (host is not None or port is not None):
         raise ConfigError("give either host and port, or sock")
     if executor is not None and not isinstance(executor, Executor):
@@ -202,6 +198,15 @@ def _refuse_green_threads() -> None:
         f"{patch}() has replaced threads and locks in this process, and the server needs real ones "
         f"beside its event loop; leave it out, or write {patch}(thread=False)"
     )
+
+
+def refuse_application(app: object) -> None:
+    """Raise ConfigError for what cannot be a WSGI application."""
+    if not callable(app):
+        hint = "; import it, and pass the object" if isinstance(app, str) else ""
+        raise ConfigError(f"the application {app!r} is not callable{hint}")
+    if (wrong := objection(app, f"{describe(app)}()")) is not None:
+        raise ConfigError(f"{describe(app)} is not a WSGI application: {wrong}")
 
 
 def refuse_options(function: str, options: Mapping[str, Any]) -> None:
