@@ -310,7 +310,9 @@ class FakeConnection:
         self.site = Site(
             app=app,
             config=config,
-            sections=FieldSections(Limits(body=config.limit_request_body), H11),
+            sections=FieldSections(
+                Limits(body=config.limit_request_body), H11, header_map=config.header_map
+            ),
             timeouts=timeouts(config),
             loop=cast(asyncio.AbstractEventLoop, self.loop),
             context=copy_context(),

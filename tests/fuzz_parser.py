@@ -85,7 +85,7 @@ class Reader:
     """A parser under watch: what it said, and what has to hold whenever it says something."""
 
     def __init__(self, limits: Limits, sections: FieldSections | None) -> None:
-        self.parser = Parser(sections or FieldSections(limits, H11))
+        self.parser = Parser(sections or FieldSections(limits, H11, header_map="dangerous"))
         self.limits = limits
         self.fed = 0
         self.messages: list[Message] = []
@@ -225,7 +225,7 @@ def fuzz_parser(data: bytes) -> None:
     whole = read(limits, [data])
     reader = read(limits, split, chance if lazy else None)
     assert reader.state == whole.state, "what is read depends on the pieces"
-    sections = FieldSections(limits, HTTPTOOLS)
+    sections = FieldSections(limits, HTTPTOOLS, header_map="dangerous")
     for _ in range(3):  # At the third time it remembers.
         other = read(limits, split, sections=sections)
         assert (other.state, other.reason) == (whole.state, reader.reason), "httptools differs"

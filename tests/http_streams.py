@@ -57,7 +57,7 @@ def joined(stream: list[Event]) -> list[Event]:
 
 def new_parser(limits: Limits | None = None, reader: Reader = H11) -> Parser:
     """Return a parser of a server of its own."""
-    return Parser(FieldSections(limits or Limits(), reader))
+    return Parser(FieldSections(limits or Limits(), reader, header_map="dangerous"))
 
 
 def read(

@@ -43,7 +43,7 @@ def head_bytes(start: bytes = b"GET /", section: bytes = SECTION) -> bytes:
 
 def warm(*requests: bytes, limits: Limits | None = None, times: int = 2) -> FieldSections:
     """Return what a server remembers that has read these, each on a connection of its own."""
-    sections = FieldSections(limits or Limits(), H11)
+    sections = FieldSections(limits or Limits(), H11, header_map="dangerous")
     for _ in range(times):
         for request in requests:
             read([request], Parser(sections))
@@ -129,7 +129,7 @@ def test_the_request_line_is_held_to_the_rules(start: bytes, status: int) -> Non
     assert sections.known
     assert refusal(sections, head_bytes(start)).status == status
     assert str(refusal(sections, head_bytes(start))) == str(
-        refusal(FieldSections(limits, H11), head_bytes(start))
+        refusal(FieldSections(limits, H11, header_map="dangerous"), head_bytes(start))
     )
 
 
@@ -188,7 +188,7 @@ class CountedReads:
 
 def test_a_section_is_remembered_at_its_second_coming() -> None:
     reads = CountedReads()
-    sections = FieldSections(Limits(), reads.reader)
+    sections = FieldSections(Limits(), reads.reader, header_map="dangerous")
     seen = []
     for number in range(4):
         # On any connection, for any target, and however it is split.
@@ -203,7 +203,7 @@ def test_a_section_is_remembered_at_its_second_coming() -> None:
 
 def test_only_lines_that_are_new_are_read() -> None:
     reads = CountedReads()
-    sections = FieldSections(Limits(), reads.reader)
+    sections = FieldSections(Limits(), reads.reader, header_map="dangerous")
     for number in range(3):
         section = b"1.1\r\nHost: a\r\nX-Number: %d\r\nAccept:  b " % number
         head = first_head(sections, head_bytes(section=section))
@@ -217,7 +217,7 @@ def test_only_lines_that_are_new_are_read() -> None:
 
 
 def test_line_that_comes_twice_in_a_section_is_there_twice() -> None:
-    sections = FieldSections(Limits(), H11)
+    sections = FieldSections(Limits(), H11, header_map="dangerous")
     for number in range(2):
         section = b"1.1\r\nHost: a\r\nX: %d\r\nX: %d\r\nY: b" % (number, number)
         fields = first_head(sections, head_bytes(section=section)).section.fields
@@ -226,7 +226,7 @@ def test_line_that_comes_twice_in_a_section_is_there_twice() -> None:
 
 
 def test_lines_that_are_remembered_have_a_bound() -> None:
-    sections = FieldSections(Limits(), H11)
+    sections = FieldSections(Limits(), H11, header_map="dangerous")
     most = 0
     for number in range(MOST_LINES + 10):
         section = b"1.1\r\nHost: a\r\nX-Number: %d" % number
@@ -239,7 +239,7 @@ def test_lines_that_are_remembered_have_a_bound() -> None:
 @pytest.mark.parametrize(("length", "reads"), [(LONGEST_LINE, 1), (LONGEST_LINE + 1, 2)])
 def test_long_lines_are_read_again(length: int, reads: int) -> None:
     counted = CountedReads()
-    sections = FieldSections(Limits(), counted.reader)
+    sections = FieldSections(Limits(), counted.reader, header_map="dangerous")
     line = b"X: ".ljust(length, b"x")
     for number in range(2):
         first_head(sections, head_bytes(section=b"1.%d\r\nHost: a\r\n%b" % (number, line)))
@@ -259,7 +259,7 @@ def test_sections_that_come_once_leave_nothing_behind() -> None:
 
 
 def test_the_oldest_section_makes_room() -> None:
-    sections = FieldSections(Limits(), H11)
+    sections = FieldSections(Limits(), H11, header_map="dangerous")
     for number in range(MOST + 3):
         for _ in range(2):
             first_head(sections, numbered(number))
@@ -306,7 +306,7 @@ def test_a_refused_request_line_leaves_no_section_behind() -> None:
 
 def test_servers_share_nothing() -> None:
     assert warm(head_bytes()).known
-    assert not FieldSections(Limits(), H11).known
+    assert not FieldSections(Limits(), H11, header_map="dangerous").known
 
 
 # The environ's part.
@@ -367,7 +367,7 @@ def test_threads_may_make_the_environ_of_a_section_at_the_same_time() -> None:
 def test_no_library_decides_how_a_body_is_framed(field: tuple[bytes, bytes]) -> None:
     """What it takes for the field of a line is what the line says."""
     wrong = replace(H11, fields=lambda _: [(b"host", b"a"), field])
-    parser = Parser(FieldSections(Limits(), wrong))
+    parser = Parser(FieldSections(Limits(), wrong, header_map="dangerous"))
     parser.feed(head_bytes(b"POST /", SECTION + b"\r\nContent-Length: 5"))
     with pytest.raises(AssertionError):
         parser.next_event()
@@ -401,11 +401,13 @@ def test_a_singleton_counts_once_and_has_one_value(name: str) -> None:
         f"{name}{rest}".encode() for rest in (": 1, a", ":\t1, a ", ": 1, b, \x22a\x22")
     )
     section = b"\r\n".join([SECTION, first, b"Via: x", same.lower(), b"Via: y"])
-    fields = first_head(FieldSections(Limits(), H11), head_bytes(section=section)).section.fields
+    fields = first_head(
+        FieldSections(Limits(), H11, header_map="dangerous"), head_bytes(section=section)
+    ).section.fields
     assert fields[0] == (b"host", b"a")
     assert fields[1:] == [(name.lower().encode(), b"1, a"), (b"via", b"x"), (b"via", b"y")]
     refused = refusal(
-        FieldSections(Limits(), H11),
+        FieldSections(Limits(), H11, header_map="dangerous"),
         head_bytes(section=b"\r\n".join([SECTION, first, other])),
     )
     assert (refused.status, name.lower() in str(refused)) == (400, True)

@@ -56,7 +56,7 @@ class FieldSections:
         limits: Limits,
         reader: Reader,
         *,
-        header_map: str = "dangerous",
+        header_map: str,
         on_dropped: Callable[[bytes], None] | None = None,
     ) -> None:
         self.limits = limits
