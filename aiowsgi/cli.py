@@ -67,6 +67,9 @@ class _Parser(argparse.ArgumentParser):
             option = typed.partition("=")[0] if typed.startswith("--") else typed[:2]
             if option in HINTS:
                 self._exit(f"{option}: {HINTS[option]}")
+        if message.startswith("argument --http:"):
+            # What uWSGI calls so is an address.
+            message += "; it chooses the parser, and an address is written --bind HOST:PORT"
         unknown = message.removeprefix("unrecognized arguments: ")
         self._exit(message if unknown == message else self._unknown(unknown.split()[0]))
 

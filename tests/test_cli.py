@@ -282,6 +282,7 @@ def test_version_names_what_an_issue_should(capsys: pytest.CaptureFixture[str]) 
         (["a:b", "--log-level", "loud"], "--log-level: invalid choice: 'loud'"),
         (["a:b", "--loop", "trio"], "--loop: invalid choice: 'trio'"),
         (["a:b", "--http", "llhttp"], "--http: invalid choice: 'llhttp'"),
+        (["a:b", "--http", ":9090"], "an address is written --bind HOST:PORT"),
         (["a:b", "--port", "65536"], "'65536' is not a port; a port is a number from 0 to 65535"),
         (["a:b", "-t30"], "which one is meant?"),
         (["a:b", "--graceful-timeout", "3"], "it is called --timeout-graceful here"),
