@@ -446,7 +446,8 @@ def test_a_server_that_announces_the_end_of_connections_fails_nothing(
     server = answering(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + HELLO_BODY)
     found = offered.measure(server.port, rate=200, seconds=0.2, connections=2)
     assert found.failed == 0
-    assert server.connections > found.offered
+    # One for each request, at least: the next one is begun before it is needed.
+    assert server.connections >= found.offered
 
 
 def test_wrong_answers_are_failures_and_no_latencies(answering: Callable[..., Answering]) -> None:
