@@ -99,7 +99,7 @@ def test_100_clients_that_pipeline_requests_and_never_read(server: ServerProcess
 
 
 def test_60_clients_that_never_read_a_stream(server: ServerProcess) -> None:
-    """As many as there are spare threads, or less: nobody waits, and nobody is cut."""
+    """As many as there are spare threads, or less: nobody is cut, and nobody refused."""
     with (
         under_attack(server, spare=64, memory=60 * 3 * MIB) as probe,
         Crowd(server, 60, receive_buffer=TINY_BUFFER) as crowd,
