@@ -4,7 +4,8 @@ from .process import paths
 
 paths.take_out_current_directory()
 
-from .bridge.pool import ThreadPool
+from .answers.coroutines import run_coroutine
+from .bridge.pool.executor import ThreadPool
 from .config import Config
 from .errors import (
     AiowsgiError,
@@ -18,7 +19,6 @@ from .errors import (
     ServerStopped,
 )
 from .process.run import run
-from .server.call import run_coroutine
 from .server.server import Server
 from .server.serving import serve
 

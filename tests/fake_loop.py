@@ -13,17 +13,17 @@ from typing import Any, cast
 from wsgiref.types import WSGIApplication
 
 from aiowsgi.bridge.budget import Budget
-from aiowsgi.bridge.jobs import Job, JobQueue, Started
 from aiowsgi.bridge.mailbox import Mailbox
+from aiowsgi.bridge.pool.jobs import Job, JobQueue, Started
 from aiowsgi.config import Config
+from aiowsgi.connection.connection import Protocol
+from aiowsgi.connection.states import timeouts
 from aiowsgi.errors import QueueFull
-from aiowsgi.http.h11_reader import H11
+from aiowsgi.exchange.stream import Exchange
+from aiowsgi.http.readers.h11_reader import H11
 from aiowsgi.http.request import Limits
 from aiowsgi.http.sections import FieldSections
-from aiowsgi.server.exchange import Exchange
-from aiowsgi.server.protocol import Protocol
 from aiowsgi.server.site import Site
-from aiowsgi.server.states import timeouts
 from aiowsgi.wsgi.environ import base_environ
 
 # Fail-safe for what real threads do.

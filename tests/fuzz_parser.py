@@ -37,9 +37,9 @@ with instrumented:
 
     import aiowsgi.http
     from aiowsgi.errors import ApplicationError, Refusal
-    from aiowsgi.http.h11_reader import H11
-    from aiowsgi.http.httptools_reader import HTTPTOOLS
     from aiowsgi.http.parser import Parser
+    from aiowsgi.http.readers.h11_reader import H11
+    from aiowsgi.http.readers.httptools_reader import HTTPTOOLS
     from aiowsgi.http.request import BodyData, Event, Limits, RequestHead
     from aiowsgi.http.response import ResponseEncoder, ResponseHeads
     from aiowsgi.http.sections import FieldSections

@@ -8,10 +8,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from aiowsgi.errors import Refusal
-from aiowsgi.http.h11_reader import H11
-from aiowsgi.http.httptools_reader import HTTPTOOLS
 from aiowsgi.http.parser import Parser
-from aiowsgi.http.reader import Reader
+from aiowsgi.http.readers.h11_reader import H11
+from aiowsgi.http.readers.httptools_reader import HTTPTOOLS
+from aiowsgi.http.readers.reader import Reader
 from aiowsgi.http.request import BodyData, Event, Limits
 from aiowsgi.http.sections import FieldSections
 

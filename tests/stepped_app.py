@@ -20,7 +20,7 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 from fake_loop import TIMEOUT
 
 from aiowsgi.errors import ClientDisconnected
-from aiowsgi.server.exchange import Exchange
+from aiowsgi.exchange.stream import Exchange
 
 # What applications answer with; each begins elsewhere in it.
 DATA = random.Random("answers").randbytes(4_000_003)

@@ -14,7 +14,7 @@ from typing import Any
 import h11
 from fake_loop import FakeLoop, FakeTransport
 
-from aiowsgi.server.protocol import Protocol
+from aiowsgi.connection.connection import Protocol
 
 # What a loop reads at a time.
 RECEIVE = 50_000

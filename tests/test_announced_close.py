@@ -9,7 +9,7 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 import pytest
 from raw_client import TIMEOUT, RawClient, Response, StartServer, connect, in_thread, on_each_loop
 
-from aiowsgi.server.receiver import DRAIN_BYTES
+from aiowsgi.connection.receiver import DRAIN_BYTES
 from aiowsgi.wsgi import headers
 
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from aiowsgi.errors import BindError, ConfigError
-from aiowsgi.server import bind as module
-from aiowsgi.server.bind import ListeningSocket, address_of, bind, bind_all, place_of, url_of
+from aiowsgi.net import bind as module
+from aiowsgi.net.bind import ListeningSocket, address_of, bind, bind_all, place_of, url_of
 
 Bind = Callable[[str], list[socket.socket]]
 

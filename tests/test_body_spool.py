@@ -32,7 +32,7 @@ from raw_client import (
 import aiowsgi
 from aiowsgi.bridge import spool as spool_module
 from aiowsgi.bridge.spool import Spool, Spooler
-from aiowsgi.server.sender import Sender
+from aiowsgi.connection.sender import Sender
 
 CHUNKED = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"

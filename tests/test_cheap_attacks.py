@@ -12,13 +12,13 @@ import pytest
 from fake_loop import FakeConnection, FakeTransport
 from http_streams import each_reader, new_parser
 
+from aiowsgi.connection.receiver import Receiver
 from aiowsgi.errors import Refusal
 from aiowsgi.http import lines
 from aiowsgi.http.lines import ChunkScanner, HeadScanner
 from aiowsgi.http.parser import Parser
-from aiowsgi.http.reader import Reader
+from aiowsgi.http.readers.reader import Reader
 from aiowsgi.http.request import BodyData, EndOfMessage, Limits, RequestHead
-from aiowsgi.server.receiver import Receiver
 
 CHUNKED = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
 # Chunks whose data is handed over at once; a pass of the loop has one such portion.

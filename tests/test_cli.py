@@ -18,7 +18,7 @@ import aiowsgi
 from aiowsgi import cli
 from aiowsgi.config import Config, Option, help_texts
 from aiowsgi.foreign_options import HINTS
-from aiowsgi.server import bind
+from aiowsgi.net import bind
 
 Write = Callable[[str, str], None]
 Fail = Callable[..., tuple[int, str]]
@@ -432,7 +432,7 @@ def test_missing_uvloop_is_told(write: Write, fail: Fail, monkeypatch: pytest.Mo
 def test_missing_httptools_is_told(
     write: Write, fail: Fail, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(sys.modules, "aiowsgi.http.httptools_reader", raising=False)
+    monkeypatch.delitem(sys.modules, "aiowsgi.http.readers.httptools_reader", raising=False)
     monkeypatch.setitem(sys.modules, "httptools", None)
     write("app.py", APPLICATION)
     assert fail("app:application", "--http", "httptools") == (

@@ -54,9 +54,9 @@ from stepped_client import (
     request_with_length,
 )
 
+from aiowsgi.connection.states import State
 from aiowsgi.errors import ServerStopped
-from aiowsgi.server.exchange import Exchange
-from aiowsgi.server.states import State
+from aiowsgi.exchange.stream import Exchange
 
 BODY_LIMIT = 120_000
 # The shortest time after which the server may lose its patience with a client, in seconds.
@@ -147,7 +147,7 @@ class Connections(RuleBasedStateMachine):
                 f"aiowsgi.bridge.{module}.threading",
                 SimpleNamespace(Lock=threading.Lock, Condition=TurnCondition),
             )
-        self.patches.setattr("aiowsgi.server.sendfile.os", self.kernel)
+        self.patches.setattr("aiowsgi.net.sendfile.os", self.kernel)
         self.log = _Log()
         self.peers: list[Peer] = []
         self.threads: list[SteppedThread] = []

@@ -16,7 +16,7 @@ from http_streams import each_reader, new_parser
 
 from aiowsgi.errors import Refusal
 from aiowsgi.http.parser import Parser
-from aiowsgi.http.reader import Reader
+from aiowsgi.http.readers.reader import Reader
 from aiowsgi.http.request import BodyData, EndOfMessage, Limits, RequestHead
 
 CASES = load_corpus()

@@ -14,7 +14,7 @@ import pytest
 from raw_client import StartServer, connect, eventually
 from served_process import PATIENCE, served
 
-from aiowsgi.server import descriptors
+from aiowsgi.net import descriptors
 
 INFINITY = resource.RLIM_INFINITY
 OPEN = 16

@@ -18,7 +18,7 @@ from raw_client import connect, eventually, on_each_loop
 from aiowsgi.bridge.budget import Budget
 from aiowsgi.bridge.response import Progress, ResponseWriter
 from aiowsgi.errors import ApplicationError, ClientDisconnected, RequestTimeout
-from aiowsgi.server.sockets import _MOST_BYTES, send_now
+from aiowsgi.net.sockets import _MOST_BYTES, send_now
 
 # Fail-safe, in seconds.
 TIMEOUT = 20.0

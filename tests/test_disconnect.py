@@ -25,7 +25,7 @@ from raw_client import (
 )
 
 import aiowsgi
-from aiowsgi.server.exchange import Exchange
+from aiowsgi.exchange.stream import Exchange
 
 PLAIN = [("Content-Type", "text/plain")]
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -163,7 +163,7 @@ async def test_request_of_a_client_that_has_gone_is_taken_out_of_the_queue(
     assert app.calls == 1
 
 
-def connections(server: aiowsgi.Server) -> list[aiowsgi.server.protocol.Protocol]:
+def connections(server: aiowsgi.Server) -> list[aiowsgi.connection.connection.Protocol]:
     return list(server._site.connections)
 
 

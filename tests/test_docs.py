@@ -11,8 +11,8 @@ from conftest import StartServer
 
 from aiowsgi.cli import build_parser, default_text
 from aiowsgi.config import Config, Option, help_texts
+from aiowsgi.connection.states import table
 from aiowsgi.foreign_options import HINTS
-from aiowsgi.server.states import table
 
 ROOT = Path(__file__).parent.parent
 # What PEP 3333 and RFC 3875 say about these is all there is to say.

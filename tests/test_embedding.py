@@ -23,7 +23,7 @@ import pytest
 
 import aiowsgi
 from aiowsgi import BindError, ConfigError
-from aiowsgi.server import bind as bind_module
+from aiowsgi.net import bind as bind_module
 from aiowsgi.server import shutdown as shutdown_module
 
 # Long enough for a busy machine; a test that passes never waits for it.

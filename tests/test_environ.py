@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aiowsgi.http.h11_reader import H11
 from aiowsgi.http.parser import Parser
+from aiowsgi.http.readers.h11_reader import H11
 from aiowsgi.http.request import Limits, RequestHead
 from aiowsgi.http.sections import FieldSections
 from aiowsgi.wsgi.environ import base_environ, build_environ

@@ -445,6 +445,8 @@ def test_failure_in_mid_response_ends_it_short(house: House) -> None:
         scene.client.send(get("/failing", scene.name))
         assert scene.client.end() == "cut"
     see_at_rest(server)
+    # The server writes its log on a thread of its own.
+    eventually(lambda: len(server.complaints()) >= len(complaints) + 2, "it is in the log")
     error, traceback = server.complaints()[len(complaints) :]
     assert " ERROR " in error
     assert traceback.startswith("Traceback")

@@ -16,7 +16,7 @@ from fake_loop import TIMEOUT, FakeConnection
 from sent_files import open_descriptors, spy_on_sendfile
 from test_file_sender import DATA, Wire
 
-from aiowsgi.server.states import State
+from aiowsgi.connection.states import State
 
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\n"

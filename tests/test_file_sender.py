@@ -14,7 +14,7 @@ from typing import Any, cast
 import pytest
 from sent_files import fail_sendfile, open_descriptors
 
-from aiowsgi.server.sendfile import FileSender
+from aiowsgi.net.sendfile import FileSender
 from aiowsgi.wsgi.file_wrapper import FilePart
 
 # Several times what a socket takes.

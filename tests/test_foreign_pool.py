@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from aiowsgi.bridge import foreign as foreign_module
-from aiowsgi.bridge.foreign import ForeignPool
-from aiowsgi.bridge.jobs import Started
-from aiowsgi.bridge.pool import ThreadPool
+from aiowsgi.bridge.pool import foreign as foreign_module
+from aiowsgi.bridge.pool.executor import ThreadPool
+from aiowsgi.bridge.pool.foreign import ForeignPool
+from aiowsgi.bridge.pool.jobs import Started
 from aiowsgi.errors import QueueFull
 
 # Fail-safe only: no wait of these tests is meant to last.

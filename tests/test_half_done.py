@@ -17,9 +17,9 @@ from raw_client import StartServer, connect, eventually
 import aiowsgi
 from aiowsgi.bridge.body import RequestBody
 from aiowsgi.bridge.budget import Budget
+from aiowsgi.connection.deadline import Deadline
 from aiowsgi.errors import RequestBodyError
 from aiowsgi.http.response import ResponseEncoder
-from aiowsgi.server.deadline import Deadline
 from aiowsgi.server.server import _deliver
 
 PLAIN = [("Content-Type", "text/plain")]

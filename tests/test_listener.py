@@ -10,8 +10,8 @@ from typing import Any, cast
 
 import pytest
 
-from aiowsgi.server.bind import ListeningSocket
-from aiowsgi.server.listener import Listener
+from aiowsgi.net.bind import ListeningSocket
+from aiowsgi.net.listener import Listener
 
 # Fail-safe, in seconds.
 TIMEOUT = 20.0

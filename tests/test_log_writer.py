@@ -22,9 +22,10 @@ from typing import Any, ClassVar, TextIO, cast
 
 import pytest
 
+from aiowsgi.observe import log_writer
+from aiowsgi.observe.log_writer import LogWriter
 from aiowsgi.observe.loggers import ServerLogger, access_log, error_log
-from aiowsgi.process import log_writer, logs, streams
-from aiowsgi.process.log_writer import LogWriter
+from aiowsgi.process import logs, streams
 
 # Fail-safe, in seconds.
 PATIENCE = 30.0

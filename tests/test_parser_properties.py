@@ -26,7 +26,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from aiowsgi.errors import Refusal
-from aiowsgi.http.reader import Reader
+from aiowsgi.http.readers.reader import Reader
 from aiowsgi.http.request import BodyData, EndOfMessage, Event, Field, Limits, RequestHead
 
 STATUSES = {400, 413, 414, 417, 421, 431, 501, 505}

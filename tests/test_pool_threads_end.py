@@ -21,17 +21,17 @@ import pytest
 from conftest import StartServer
 from raw_client import connect
 
-from aiowsgi.bridge import job_pool as pool_module
-from aiowsgi.bridge import threads as threads_module
 from aiowsgi.bridge.body import RequestBody
 from aiowsgi.bridge.budget import Budget
-from aiowsgi.bridge.foreign import ForeignPool
 from aiowsgi.bridge.locks import Lock
 from aiowsgi.bridge.mailbox import Mailbox
-from aiowsgi.bridge.pool import ThreadPool
+from aiowsgi.bridge.pool import job_pool as pool_module
+from aiowsgi.bridge.pool import threads as threads_module
+from aiowsgi.bridge.pool.executor import ThreadPool
+from aiowsgi.bridge.pool.foreign import ForeignPool
+from aiowsgi.bridge.pool.threads import PoolThread
 from aiowsgi.bridge.response import Progress, ResponseWriter
-from aiowsgi.bridge.threads import PoolThread
-from aiowsgi.server.exchange import Exchange
+from aiowsgi.exchange.stream import Exchange
 
 # Fail-safe, in seconds.
 TIMEOUT = 20.0

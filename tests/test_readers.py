@@ -26,9 +26,10 @@ from hypothesis import strategies as st
 from smuggling import TECHNIQUES, Technique
 
 from aiowsgi.errors import ConfigError, Refusal
-from aiowsgi.http.h11_reader import H11
-from aiowsgi.http.httptools_reader import HTTPTOOLS
-from aiowsgi.http.reader import Reader, find_reader
+from aiowsgi.http.readers.choice import find_reader
+from aiowsgi.http.readers.h11_reader import H11
+from aiowsgi.http.readers.httptools_reader import HTTPTOOLS
+from aiowsgi.http.readers.reader import Reader
 from aiowsgi.http.request import Event, Limits
 
 CASES = load_corpus()
@@ -260,7 +261,7 @@ def without_httptools(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Return what makes it as if httptools were not installed."""
 
     def remove() -> None:
-        monkeypatch.delitem(sys.modules, "aiowsgi.http.httptools_reader")
+        monkeypatch.delitem(sys.modules, "aiowsgi.http.readers.httptools_reader")
         monkeypatch.setitem(sys.modules, "httptools", None)
 
     return remove
@@ -270,7 +271,7 @@ def without_httptools(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 def test_the_other_library_is_not_loaded(choice: str, other: str) -> None:
     code = f"""
 import sys
-from aiowsgi.http.reader import find_reader
+from aiowsgi.http.readers.choice import find_reader
 from aiowsgi import serve
 assert find_reader("{choice}").name == "{choice}"
 sys.exit("{other}" in sys.modules)

@@ -11,8 +11,8 @@ from raw_client import StartServer, connect, on_each_loop
 
 from aiowsgi import Config
 from aiowsgi.errors import ConfigError, IncompleteRequest, Refusal
-from aiowsgi.http.h11_reader import H11
 from aiowsgi.http.parser import Parser
+from aiowsgi.http.readers.h11_reader import H11
 from aiowsgi.http.request import Limits
 from aiowsgi.http.sections import FieldSections
 from aiowsgi.observe.refusals import DroppedFields, Refusals

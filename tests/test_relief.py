@@ -17,8 +17,8 @@ import pytest
 from fake_loop import TIMEOUT, FakeConnection, FakeTransport, make_protocol
 from raw_client import RawClient, StartServer, connect, eventually, on_each_loop
 
-from aiowsgi.server.protocol import Protocol
-from aiowsgi.server.states import State
+from aiowsgi.connection.connection import Protocol
+from aiowsgi.connection.states import State
 
 PIECE = 50_000
 # Has room for one piece, and no second one.

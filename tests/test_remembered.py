@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from aiowsgi.errors import ApplicationError
-from aiowsgi.http.h11_reader import H11
+from aiowsgi.http.readers.h11_reader import H11
 from aiowsgi.http.request import Limits
 from aiowsgi.http.response import ResponseEncoder, ResponseHeads
 from aiowsgi.http.sections import FieldSections

@@ -36,12 +36,12 @@ from hypothesis.stateful import (
     rule,
 )
 
-from aiowsgi.bridge import job_pool as pool_module
-from aiowsgi.bridge import threads as threads_module
-from aiowsgi.bridge.jobs import Job as Handle
-from aiowsgi.bridge.jobs import Started
 from aiowsgi.bridge.locks import make_lock
-from aiowsgi.bridge.pool import ThreadPool
+from aiowsgi.bridge.pool import job_pool as pool_module
+from aiowsgi.bridge.pool import threads as threads_module
+from aiowsgi.bridge.pool.executor import ThreadPool
+from aiowsgi.bridge.pool.jobs import Job as Handle
+from aiowsgi.bridge.pool.jobs import Started
 from aiowsgi.errors import QueueFull
 
 # Fail-safe only: no wait of these tests is meant to last.
@@ -52,7 +52,7 @@ real_start = threading.Thread.start
 # One job is stuck when the process ends; another one has started a thread that is still at work.
 LEAVING = """
     import threading
-    from aiowsgi.bridge.pool import ThreadPool
+    from aiowsgi.bridge.pool.executor import ThreadPool
 
     def work():
         threading.main_thread().join()

@@ -9,11 +9,11 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 import pytest
 from fake_loop import TIMEOUT, FakeConnection, FakeLoop
 
-from aiowsgi.bridge.jobs import Started
+from aiowsgi.bridge.pool.jobs import Started
 from aiowsgi.config import Config
+from aiowsgi.connection.deadline import Deadline
+from aiowsgi.connection.states import LINGER_TIMEOUT, LINGER_TOTAL, RULES, State, table, timeouts
 from aiowsgi.errors import RequestBodyError
-from aiowsgi.server.deadline import Deadline
-from aiowsgi.server.states import LINGER_TIMEOUT, LINGER_TOTAL, RULES, State, table, timeouts
 
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
 POST_TEN = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\n"

@@ -16,11 +16,11 @@ from conftest import StartServer
 from raw_client import RawClient, connect, eventually, on_each_loop
 
 import aiowsgi
-from aiowsgi.bridge import turns
-from aiowsgi.bridge.job_pool import JobPool
-from aiowsgi.bridge.jobs import Started
-from aiowsgi.bridge.pool import ThreadPool
-from aiowsgi.bridge.turns import find_patience
+from aiowsgi.bridge.pool import scheduling as turns
+from aiowsgi.bridge.pool.executor import ThreadPool
+from aiowsgi.bridge.pool.job_pool import JobPool
+from aiowsgi.bridge.pool.jobs import Started
+from aiowsgi.bridge.pool.scheduling import find_patience
 from aiowsgi.config import Config
 from aiowsgi.server.serving import Serving
 

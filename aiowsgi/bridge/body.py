@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from ..errors import ClientDisconnected, RequestBodyError
 from .budget import Budget
-from .jobs import SHORT_WAIT, Places
 from .locks import make_lock, reentered
+from .pool.jobs import SHORT_WAIT, Places
 
 
 def _nobody_to_ask() -> None:

@@ -9,8 +9,8 @@ from typing import Protocol
 
 from ..errors import ApplicationError, ClientDisconnected
 from .budget import SMALL, Budget
-from .jobs import SHORT_WAIT, Places
 from .locks import make_lock, reentered
+from .pool.jobs import SHORT_WAIT, Places
 
 # What a writer may queue however little memory is left to all of them: it has to go on.
 _FLOOR = 1 << 16

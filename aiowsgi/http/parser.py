@@ -8,7 +8,7 @@ we do, and ``framing`` is decided by that alone.
 
 from ..errors import IncompleteRequest, Refusal
 from .lines import Buffer, ChunkScanner, HeadScanner, ordinary_request
-from .reader import ChunkDecoder
+from .readers.reader import ChunkDecoder
 from .request import BodyData, EndOfMessage, Event, FieldSection, RequestHead
 from .sections import FieldSections
 from .target import split_target

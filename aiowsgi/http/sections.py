@@ -12,7 +12,7 @@ from ..errors import Refusal
 from ..remembered import Remembered
 from .framing import framed, without_repetitions
 from .lines import ordinary_section
-from .reader import Reader
+from .readers.reader import Reader
 from .request import Field, FieldSection, Limits
 
 # How much is remembered: so many sections of so many bytes and fields. As browsers send them they

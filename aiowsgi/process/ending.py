@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import NoReturn
 
-from ..bridge.threads import PoolThread
+from ..bridge.pool.threads import PoolThread
 from ..observe.inspection import stacks_of
 from ..observe.loggers import error_log
 from . import logs, streams

@@ -5,8 +5,8 @@ import logging
 import sys
 import time
 
+from ..observe.log_writer import LogWriter
 from ..observe.loggers import ServerLogger, access_log, error_log
-from .log_writer import LogWriter
 
 # Seconds that an exit waits for readers of the logs where nobody has given them more.
 AT_EXIT = 0.15

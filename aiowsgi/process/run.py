@@ -11,12 +11,12 @@ from typing import Never
 from wsgiref.types import WSGIApplication
 
 from .. import libc
-from ..bridge.turns import Patience, find_patience
+from ..bridge.pool.scheduling import Patience, find_patience
 from ..config import Config
 from ..errors import ConfigError
-from ..http.reader import find_reader
-from ..server.bind import place_of
-from ..server.descriptors import raise_limit
+from ..http.readers.choice import find_reader
+from ..net.bind import place_of
+from ..net.descriptors import raise_limit
 from ..server.serving import Serving, refuse_application, refuse_options, with_address
 from ..wording import counted
 from ..wsgi.application import describe

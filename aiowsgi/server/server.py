@@ -12,32 +12,32 @@ from wsgiref.types import WSGIApplication
 
 from ..bridge import forks
 from ..bridge.budget import Budget
-from ..bridge.foreign import ForeignPool
-from ..bridge.job_pool import JobPool
-from ..bridge.jobs import JobQueue
 from ..bridge.mailbox import Mailbox
+from ..bridge.pool.foreign import ForeignPool
+from ..bridge.pool.job_pool import JobPool
+from ..bridge.pool.jobs import JobQueue
+from ..bridge.pool.scheduling import Patience
 from ..bridge.spool import Spooler
-from ..bridge.turns import Patience
 from ..config import Config
+from ..connection.connection import Protocol
+from ..connection.states import timeouts
 from ..errors import ClientDisconnected
-from ..http.reader import Reader
+from ..exchange.report import requests_in_flight
+from ..exchange.stream import Exchange, exchange_of
+from ..http.readers.reader import Reader
 from ..http.request import Limits
 from ..http.sections import FieldSections
+from ..net import bind
+from ..net.descriptors import left_for_connections, limit
+from ..net.listener import Listener
 from ..observe.inspection import Inspection
 from ..observe.refusals import DroppedFields
 from ..wsgi.application import describe
 from ..wsgi.environ import base_environ
-from . import bind
 from .child import give_up_descriptors, give_up_signals
-from .descriptors import left_for_connections, limit
-from .exchange import Exchange, exchange_of
-from .listener import Listener
 from .loop_end import LoopEnd
-from .protocol import Protocol
-from .report import requests_in_flight
 from .shutdown import Shutdown
 from .site import Site
-from .states import timeouts
 
 _log = logging.getLogger("aiowsgi.error")
 

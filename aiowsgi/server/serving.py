@@ -13,12 +13,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Never
 from wsgiref.types import WSGIApplication
 
-from ..bridge.turns import Patience
+from ..bridge.pool.scheduling import Patience
 from ..config import Config
 from ..errors import ConfigError
-from ..http.reader import find_reader
+from ..http.readers.choice import find_reader
+from ..net import bind
 from ..wsgi.application import describe, objection
-from . import bind
 from .server import Server
 
 _OPTIONS = frozenset(field.name for field in dataclasses.fields(Config))

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from contextvars import Context
 
 from ..errors import ServerStopped
+from ..exchange.stream import exchange_of
+from ..net.listener import Listener
 from ..observe.inspection import stacks_of
-from .exchange import exchange_of
-from .listener import Listener
 from .site import Site
 
 _log = logging.getLogger("aiowsgi.error")

@@ -13,14 +13,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from wsgiref.types import WSGIApplication
 
+from ..answers.coroutines import Calls, current_calls
 from ..bridge import forks
 from ..bridge.budget import Budget
-from ..bridge.jobs import JobQueue
 from ..bridge.mailbox import Mailbox
+from ..bridge.pool.jobs import JobQueue
+from ..bridge.pool.scheduling import Patience
 from ..bridge.spool import Spooler
-from ..bridge.turns import Patience
 from ..config import Config
+from ..connection.shedding import Relief
 from ..errors import ClientDisconnected, ServerStopped
+from ..exchange.report import access_record
 from ..http.response import ResponseHeads
 from ..http.sections import FieldSections
 from ..observe import access
@@ -29,13 +32,10 @@ from ..observe.refusals import Refusals
 from ..observe.waits import Waits
 from ..wsgi.environ import Environ
 from ..wsgi.headers import HeaderChecks
-from .call import Calls, current_calls
-from .relief import Relief
-from .report import access_record
 
 if TYPE_CHECKING:
-    from .exchange import Exchange
-    from .protocol import Protocol
+    from ..connection.connection import Protocol
+    from ..exchange.stream import Exchange
 
 _log = logging.getLogger("aiowsgi.error")
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Protocol
 
-from . import forks
+from .. import forks
 from .jobs import Started
 
 _log = logging.getLogger("aiowsgi.error")

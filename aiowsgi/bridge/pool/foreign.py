@@ -7,11 +7,11 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any
 
-from ..errors import QueueFull
-from ..wording import counted
+from ...errors import QueueFull
+from ...wording import counted
+from ..locks import make_lock
+from .executor import ThreadPool
 from .jobs import Job, Started
-from .locks import make_lock
-from .pool import ThreadPool
 
 _log = logging.getLogger("aiowsgi.error")
 

@@ -13,8 +13,8 @@ from ..errors import Refusal
 from ..wording import counted
 
 if TYPE_CHECKING:
-    from .protocol import Protocol
-    from .site import Site
+    from ..server.site import Site
+    from .connection import Protocol
 
 _log = logging.getLogger("aiowsgi.error")
 

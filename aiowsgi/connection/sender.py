@@ -6,13 +6,13 @@ from collections.abc import Callable
 from typing import cast
 
 from ..bridge.response import FINISHED, OPEN, Progress
+from ..exchange.stream import Exchange
+from ..net.descriptors import DESCRIPTORS_OF_A_FILE
+from ..net.sendfile import FileSender
+from ..net.sockets import in_flight, is_plain, reset, shut_down
+from ..server.site import Site
 from ..wsgi.file_wrapper import FilePart
-from .descriptors import DESCRIPTORS_OF_A_FILE
-from .exchange import Exchange
 from .pace import Pace
-from .sendfile import FileSender
-from .site import Site
-from .sockets import in_flight, is_plain, reset, shut_down
 
 # Bytes that the transport is given at a time.
 _TAKE_BYTES = 1 << 18

@@ -9,8 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from ..errors import ConfigError
-from .request import Field
+from ..request import Field
 
 
 class ChunkDecoder(Protocol):
@@ -47,26 +46,3 @@ def sealed(section: bytes) -> bytes:
     front of each name. The request line is read already too: this one stands for all.
     """
     return b"GET / HTTP/1.0" + section[3:].replace(b"\r\n", b"\r\nX") + b"\r\n\r\n"
-
-
-def find_reader(choice: str) -> Reader:
-    """Return "h11", "httptools" or, for "auto", httptools where it is installed, else h11.
-
-    Raises ConfigError where httptools is asked for and is not installed.
-    """
-    # Only what is used is imported: the other costs memory too.
-    if choice != "h11":
-        try:
-            from .httptools_reader import HTTPTOOLS
-        except ImportError as error:
-            if choice == "httptools":
-                raise ConfigError(
-                    "httptools is not installed; pip install '.[speed]' in a checkout of aiowsgi "
-                    "(or 'aiowsgi-server[speed]', once that is published), or leave --http out to "
-                    "use h11"
-                ) from error
-        else:
-            return HTTPTOOLS
-    from .h11_reader import H11
-
-    return H11

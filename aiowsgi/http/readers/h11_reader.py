@@ -2,9 +2,9 @@
 
 import h11
 
-from ..errors import Refusal
+from ...errors import Refusal
+from ..request import Field
 from .reader import Reader, sealed
-from .request import Field
 
 # h11 holds incomplete heads and trailer sections against this size. Limits are ours.
 _UNLIMITED = 1 << 24

@@ -8,13 +8,13 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from ..errors import QueueFull
-from ..wording import counted
-from . import forks
+from ...errors import QueueFull
+from ...wording import counted
+from .. import forks
+from ..locks import make_lock, reentered
 from .jobs import Job, Started
-from .locks import make_lock, reentered
+from .scheduling import Crowd, Patience
 from .threads import PoolThread, QueuedJob
-from .turns import Crowd, Patience
 
 _log = logging.getLogger("aiowsgi.error")
 _pool_numbers = itertools.count(1)

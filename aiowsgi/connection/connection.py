@@ -6,17 +6,16 @@ from typing import cast
 
 from ..bridge.response import ABORTED, FINISHED, LEFT
 from ..errors import ClientDisconnected, Refusal, RequestBodyError
+from ..exchange.report import request_info
+from ..exchange.stream import Exchange
 from ..http.request import RequestHead
 from ..http.response import refusal_response
+from ..net.sockets import addresses, half_close, reset
 from ..observe.inspection import RequestInfo
-from .clock import Clock, Expiry
-from .exchange import Exchange
+from ..server.site import Site
 from .receiver import Receiver
-from .relief import overload
-from .report import request_info
 from .sender import Sender
-from .site import Site
-from .sockets import addresses, half_close, reset
+from .shedding import overload
 from .states import (
     ACTIVE,
     BODY,
@@ -29,6 +28,7 @@ from .states import (
     QUEUED,
     State,
 )
+from .watchdog import Clock, Expiry
 
 
 class Protocol(asyncio.Protocol):

@@ -12,12 +12,12 @@ from ..errors import Refusal
 from ..http.parser import Parser
 from ..http.request import BodyData, FieldSection, RequestHead
 from ..http.response import CONTINUE
+from ..server.site import Site
 from .pace import Pace
-from .relief import overload
-from .site import Site
+from .shedding import overload
 
 if TYPE_CHECKING:
-    from .exchange import Exchange
+    from ..exchange.stream import Exchange
 
 _log = logging.getLogger("aiowsgi.error")
 

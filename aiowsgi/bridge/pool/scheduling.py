@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 
-from .. import libc
+from ... import libc
 from .jobs import Started
 
 _PR_SET_TIMERSLACK, _PR_GET_TIMERSLACK = 29, 30

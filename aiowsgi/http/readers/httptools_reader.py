@@ -2,9 +2,9 @@
 
 import httptools
 
-from ..errors import Refusal
+from ...errors import Refusal
+from ..request import Field
 from .reader import Reader, sealed
-from .request import Field
 
 
 class _Section:

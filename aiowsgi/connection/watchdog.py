@@ -4,12 +4,12 @@ import enum
 import math
 from collections.abc import Callable
 
+from ..exchange.stream import Exchange
+from ..server.site import Site
 from .deadline import Deadline
-from .exchange import Exchange
 from .pace import FIRST_MOMENTS
 from .receiver import Receiver
 from .sender import Sender
-from .site import Site
 from .states import ACTIVE, BODY, IDLE, LINGER_TIMEOUT, QUEUED, State
 
 # Less than this many seconds are none: loops round their clocks.

@@ -3,14 +3,14 @@
 import dataclasses
 from typing import TYPE_CHECKING
 
-from ..bridge.jobs import Started
+from ..bridge.pool.jobs import Started
 from ..bridge.response import OPEN
 from ..observe.access import CLIENT_CLOSED_REQUEST, AccessRecord, Times
 from ..observe.inspection import RequestInfo, stacks_of
 
 if TYPE_CHECKING:
-    from .exchange import Exchange
-    from .site import Site
+    from ..server.site import Site
+    from .stream import Exchange
 
 
 def access_record(exchange: "Exchange", client: str, status: int, now: float) -> AccessRecord:

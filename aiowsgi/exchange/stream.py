@@ -6,11 +6,14 @@ import socket
 from io import BytesIO
 from typing import TYPE_CHECKING, BinaryIO
 
+from ..answers.coroutines import Calls, current_calls
 from ..bridge import forks
 from ..bridge.body import RequestBody
-from ..bridge.jobs import Job, Started
+from ..bridge.pool.jobs import Job, Started
 from ..bridge.response import ResponseWriter
 from ..bridge.spool import Spool
+from ..connection.receiver import DRAIN_BYTES
+from ..connection.shedding import overload
 from ..errors import (
     ApplicationError,
     ClientDisconnected,
@@ -21,21 +24,18 @@ from ..errors import (
 )
 from ..http.request import RequestHead
 from ..http.response import ResponseEncoder
+from ..net.sockets import send_now
 from ..observe.inspection import stacks_of
+from ..server.site import LOOP_CLOSED, Site
 from ..wording import counted
 from ..wsgi.environ import build_environ
 from ..wsgi.file_wrapper import FilePart
 from ..wsgi.headers import Fields
 from ..wsgi.input import spooled_input, streamed_input
 from ..wsgi.task import Task
-from .call import Calls, current_calls
-from .receiver import DRAIN_BYTES
-from .relief import overload
-from .site import LOOP_CLOSED, Site
-from .sockets import send_now
 
 if TYPE_CHECKING:
-    from .protocol import Protocol
+    from ..connection.connection import Protocol
 
 _log = logging.getLogger("aiowsgi.error")
 

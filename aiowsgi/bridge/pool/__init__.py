@@ -1,0 +1,1 @@
+"""The threads that run the application, and whose turn it is."""

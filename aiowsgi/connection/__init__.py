@@ -1,0 +1,1 @@
+"""One connection: reading, sending, timeouts, and who has to go when something runs short."""

@@ -1,0 +1,1 @@
+"""The libraries that read header fields and chunked bodies."""

@@ -1,0 +1,1 @@
+"""Sockets: addresses, listeners, and the way of an accepted connection."""
