@@ -372,11 +372,13 @@ class Server:
     def objects(self) -> Counter[str]:
         """Return how many objects of the package's classes there are, by class.
 
-        But for what is remembered of requests and responses that come again, which has a bound; and
-        for what the context of a request names: asyncio keeps the context of a cancelled timer.
+        But for what is remembered of requests and responses that come again, and the threads, which
+        have a bound; and for what the context of a request names: asyncio keeps the context of a
+        cancelled timer.
         """
         objects = Counter(self._ask("objects"))
-        for name in ("FieldSection", "_ApplicationPart", "Calls", "ClientDisconnected"):
+        remembered = ("FieldSection", "_ApplicationPart", "_Head")
+        for name in (*remembered, "PoolThread", "Calls", "ClientDisconnected"):
             del objects[name]
         return objects
 
