@@ -4,14 +4,11 @@ import threading
 import time
 from collections.abc import Callable
 
+from ..callbacks import no_callback
 from ..errors import ClientDisconnected, RequestBodyError
 from .budget import Budget
 from .locks import make_lock, reentered
 from .pool.jobs import SHORT_WAIT, Places
-
-
-def _nobody_to_ask() -> None:
-    """Take the place of ``on_demand`` at the end, where it would keep its owner in a circle."""
 
 
 class RequestBody:
@@ -133,7 +130,7 @@ class RequestBody:
         """Take the end of the body. Called on the loop thread."""
         with self._condition:
             self._finished = True
-            self._on_demand = _nobody_to_ask
+            self._on_demand = no_callback
             self._condition.notify()
 
     def abort(self, error: ClientDisconnected) -> None:
@@ -144,7 +141,7 @@ class RequestBody:
                 self._error = self._error or error
                 self._buffer.clear()
                 self._held = self._budget.hold(self._held, 0)
-            self._on_demand = _nobody_to_ask
+            self._on_demand = no_callback
             self._condition.notify()
 
     def drop(self) -> None:
@@ -169,7 +166,7 @@ class RequestBody:
         self._lock = make_lock()
         self._condition = threading.Condition(self._lock)  # type: ignore[arg-type]
         self._error = error
-        self._on_demand = _nobody_to_ask
+        self._on_demand = no_callback
 
     def read(self, size: int) -> bytes:
         """Return 1 to ``size`` bytes, or none at the end of the body.

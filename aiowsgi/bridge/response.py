@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import Protocol
 
+from ..callbacks import no_callback
 from ..errors import ApplicationError, ClientDisconnected
 from .budget import SMALL, Budget
 from .locks import make_lock, reentered
@@ -38,14 +39,6 @@ class Tail(Protocol):
 
     def close(self) -> None:
         """Let it go, sent or not."""
-
-
-def _nobody_to_wake() -> None:
-    """Take the place of ``wake`` at the end.
-
-    It usually belongs to the owner of the writer: a circle, which would keep both, and all that
-    the owner has, until the garbage collector comes by.
-    """
 
 
 class ResponseWriter:
@@ -339,7 +332,7 @@ class ResponseWriter:
 
     def _let_go(self) -> None:
         """Forget who is woken and who sends. The lock is held."""
-        self._wake = _nobody_to_wake
+        self._wake = no_callback
         self._send = None
         self._direct = False
 

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from io import FileIO
 
+from ..callbacks import no_callback
 from ..errors import ServerStopped
 from . import forks
 from .budget import Budget
@@ -28,10 +29,6 @@ def _temporary_file() -> FileIO:
     import tempfile
 
     return tempfile.TemporaryFile(buffering=0)
-
-
-def _nobody_to_tell() -> None:
-    """Take the place of ``on_progress`` at the end, where it would keep its owner in a circle."""
 
 
 class Spool:
@@ -125,7 +122,7 @@ class Spool:
             if self._closed:
                 return
             self._closed = True
-            self._on_progress = _nobody_to_tell
+            self._on_progress = no_callback
             self._held = self._spooler.budget.hold(self._held, 0)
             self._pieces = Pieces()
             self._pending = 0
@@ -199,7 +196,7 @@ class Spooler:
         self._stopped = False
         # Whether there is no thread any more, or it is about to end.
         self.ended = False
-        self._on_stopped: Callable[[], None] = _nobody_to_tell
+        self._on_stopped: Callable[[], None] = no_callback
 
     def submit(self, spool: Spool) -> None:
         """Have ``spool.work`` called soon. Called on any thread.

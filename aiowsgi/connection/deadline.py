@@ -3,15 +3,13 @@
 import asyncio
 from collections.abc import Callable
 
+from ..callbacks import no_callback
+
 _NEVER = float("inf")
 # Where no timer runs, one is started for so many seconds at most: the deadline of a new connection
 # is far, that of its first request is not, and a timer costs more than a look. Not longer than a
 # queued request is left alone (see ``states``), or that would start another timer.
 _FIRST_LOOK = 0.5
-
-
-def _nobody_to_call() -> None:
-    """Take the place of ``on_reached`` at the end, where it would keep its owner in a circle."""
 
 
 class Deadline:
@@ -46,7 +44,7 @@ class Deadline:
     def cancel(self) -> None:
         """Take the deadline away for good, and forget who is called."""
         self._at = _NEVER
-        self._on_reached = _nobody_to_call
+        self._on_reached = no_callback
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import cast
 
 from ..bridge.response import FINISHED, OPEN, Progress
+from ..callbacks import no_callback
 from ..exchange.stream import Exchange
 from ..net.descriptors import DESCRIPTORS_OF_A_FILE
 from ..net.sendfile import FileSender
@@ -16,10 +17,6 @@ from .pace import Pace
 
 # Bytes that the transport is given at a time.
 _TAKE_BYTES = 1 << 18
-
-
-def _nobody_to_tell(complete: bool) -> None:
-    """Take the place of ``on_file_end`` at the end, where it would keep its owner in a circle."""
 
 
 class Sender:
@@ -139,7 +136,7 @@ class Sender:
 
     def close(self) -> None:
         """Let go of everything, also of the owner: the connection is gone."""
-        self._on_file_end = _nobody_to_tell
+        self._on_file_end = no_callback
         if self._file is not None:
             self._file.close()
             self._forget_file()

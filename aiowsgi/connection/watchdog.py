@@ -4,6 +4,7 @@ import enum
 import math
 from collections.abc import Callable
 
+from ..callbacks import no_callback
 from ..exchange.stream import Exchange
 from ..server.site import Site
 from .deadline import Deadline
@@ -27,10 +28,6 @@ class Expiry(enum.Enum):
     REQUEST = "the application has not answered"
     WRITE = "the client takes nothing of what it is sent"
     LINGER = "the client does not close a connection that is over"
-
-
-def _nobody_to_tell(expiry: Expiry) -> None:
-    """Take the place of ``on_expiry`` at the end, where it would keep its owner in a circle."""
 
 
 class Clock:
@@ -114,7 +111,7 @@ class Clock:
         """Let go of everything, also of the owner: the connection is gone."""
         self._deadline.cancel()
         self._exchange = None
-        self._on_expiry = _nobody_to_tell
+        self._on_expiry = no_callback
 
     def _request_time_left(self) -> float:
         """Return the seconds that the application has for the head of its response."""
