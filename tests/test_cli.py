@@ -15,9 +15,11 @@ from typing import Any
 import pytest
 
 import aiowsgi
-from aiowsgi import cli
+from aiowsgi.cli import command, main
+from aiowsgi.cli.arguments import build_parser, parse_arguments
+from aiowsgi.cli.command import load
+from aiowsgi.cli.foreign_options import HINTS
 from aiowsgi.config import Config, Option, help_texts
-from aiowsgi.foreign_options import HINTS
 from aiowsgi.net import bind
 
 Write = Callable[[str, str], None]
@@ -80,7 +82,7 @@ def fail(capsys: pytest.CaptureFixture[str]) -> Fail:
 
     def run(*arguments: str) -> tuple[int, str]:
         try:
-            code = cli.main(arguments)
+            code = main(arguments)
         except SystemExit as stopped:  # Raised by the parser of the options.
             code = int(stopped.code or 0)
         out, err = capsys.readouterr()
@@ -91,21 +93,8 @@ def fail(capsys: pytest.CaptureFixture[str]) -> Fail:
     return run
 
 
-@pytest.fixture
-def served(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, Config, str]]:
-    """Return the list of what the command would have served: application, options, name."""
-    calls: list[tuple[Any, Config, str]] = []
-
-    def serve_until_signal(app: Any, config: Config, *, name: str, **_: Any) -> int:
-        calls.append((app, config, name))
-        return 0
-
-    monkeypatch.setattr(cli, "serve_until_signal", serve_until_signal)
-    return calls
-
-
 def _config(*arguments: str) -> Config:
-    path, config = cli.parse_arguments([*arguments, "app:application"])
+    path, config = parse_arguments([*arguments, "app:application"])
     assert path == "app:application"
     return config
 
@@ -186,7 +175,7 @@ def test_wrong_port_of_the_environment_names_the_variable(
 
 
 def test_application_may_stand_before_the_options() -> None:
-    assert cli.parse_arguments(["app:x", "--port", "1"])[0] == "app:x"
+    assert parse_arguments(["app:x", "--port", "1"])[0] == "app:x"
 
 
 # The help.
@@ -194,7 +183,7 @@ def test_application_may_stand_before_the_options() -> None:
 
 def _help(capsys: pytest.CaptureFixture[str]) -> str:
     with pytest.raises(SystemExit) as caught:
-        cli.main(["--help"])
+        main(["--help"])
     assert caught.value.code == 0
     out, err = capsys.readouterr()
     assert err == ""
@@ -239,14 +228,14 @@ def test_help_tells_defaults_as_they_are_typed(capsys: pytest.CaptureFixture[str
 
 def test_short_help(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        cli.main(["-h"])
+        main(["-h"])
     assert caught.value.code == 0
     assert capsys.readouterr().out.startswith("usage: python -m aiowsgi [options] module:callable")
 
 
 def test_version_names_what_an_issue_should(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        cli.main(["--version"])
+        main(["--version"])
     assert caught.value.code == 0
     out = capsys.readouterr().out
     assert re.fullmatch(
@@ -339,7 +328,7 @@ def test_option_of_another_server_is_told_what_to_do_instead(
 
 
 def _options() -> set[str]:
-    return {string for action in cli.build_parser()._actions for string in action.option_strings}
+    return {string for action in build_parser()._actions for string in action.option_strings}
 
 
 def test_hints_are_many_and_shadow_no_option() -> None:
@@ -355,15 +344,6 @@ def test_hint_names_what_exists(option: str) -> None:
     assert named - {"-URG", "-m"} <= _options()
     assert HINTS[option][0].islower() or HINTS[option].startswith("WSGI")
     assert not HINTS[option].endswith(".")
-
-
-def test_hints_are_loaded_for_a_wrong_command_only(
-    write: Write, served: list[tuple[Any, Config, str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delitem(sys.modules, "aiowsgi.foreign_options")
-    write("app.py", APPLICATION)
-    assert cli.main(["app:application", "--threads", "2"]) == 0
-    assert "aiowsgi.foreign_options" not in sys.modules
 
 
 @pytest.mark.parametrize("option", ["--timeout", "-t"])
@@ -577,57 +557,46 @@ def test_failing_factory_shows_its_frames(write: Write, fail: Fail) -> None:
 # Right commands.
 
 
-def test_application_is_loaded_from_the_current_directory(
-    write: Write, served: list[tuple[Any, Config, str]], tmp_path: Path
-) -> None:
+def test_application_is_loaded_from_the_current_directory(write: Write, tmp_path: Path) -> None:
     write("app.py", APPLICATION)
-    assert cli.main(["app:create_app()", "--threads", "2"]) == 0
-    ((app, config, name),) = served
+    app, name = load("app:create_app()", Config())
     assert app is sys.modules["app"].application
-    assert config == Config(threads=2)
     assert name == "app:create_app()"
     assert sys.path[0] == str(tmp_path)
 
 
 @pytest.mark.parametrize("path", ["app", "app.py", "./app.py"])
-def test_module_or_file_alone_is_told_in_full(
-    write: Write, served: list[tuple[Any, Config, str]], path: str
-) -> None:
+def test_module_or_file_alone_is_told_in_full(write: Write, path: str) -> None:
     write("app.py", APPLICATION)
-    assert cli.main([path]) == 0
-    ((app, _, name),) = served
+    app, name = load(path, Config())
     assert app is sys.modules["app"].application
     assert name == f"{path}:application"
 
 
-def test_current_directory_is_not_added_twice(
-    write: Write, served: list[tuple[Any, Config, str]], tmp_path: Path
-) -> None:
+def test_current_directory_is_not_added_twice(write: Write, tmp_path: Path) -> None:
     write("app.py", APPLICATION)
     sys.path.append(str(tmp_path))
-    assert cli.main(["app:application"]) == 0
+    load("app:application", Config())
     assert sys.path.count(str(tmp_path)) == 1
 
 
-def test_chdir_changes_where_the_application_is_found(
-    write: Write, served: list[tuple[Any, Config, str]], tmp_path: Path
-) -> None:
+def test_chdir_changes_where_the_application_is_found(write: Write, tmp_path: Path) -> None:
     write("project/app.py", APPLICATION)
-    assert cli.main(["app:application", "--chdir", "project"]) == 0
+    load("app:application", Config(chdir="project"))
     assert Path.cwd() == tmp_path / "project"
     assert sys.modules["app"].__file__ == str(tmp_path / "project" / "app.py")
 
 
 def test_exit_code_is_that_of_the_server(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     write("app.py", APPLICATION)
-    monkeypatch.setattr(cli, "serve_until_signal", lambda app, config, **_: 143)
-    assert cli.main(["app:application"]) == 143
+    monkeypatch.setattr(command, "serve_until_signal", lambda app, config, **_: 143)
+    assert main(["app:application"]) == 143
 
 
 def test_arguments_come_from_the_command_line_if_none_are_given(
-    write: Write, served: list[tuple[Any, Config, str]], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write("app.py", APPLICATION)
-    monkeypatch.setattr(sys, "argv", ["aiowsgi", "app:application", "--port", "1"])
-    assert cli.main() == 0
-    assert served[0][1].bind == ("127.0.0.1:1",)
+    monkeypatch.setattr(sys, "argv", ["aiowsgi", "--nothing", "app:application"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "there is no option --nothing" in capsys.readouterr().err

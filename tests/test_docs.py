@@ -9,10 +9,10 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 
 from conftest import StartServer
 
-from aiowsgi.cli import build_parser, default_text
+from aiowsgi.cli.arguments import build_parser, default_text
+from aiowsgi.cli.foreign_options import HINTS
 from aiowsgi.config import Config, Option, help_texts
 from aiowsgi.connection.states import table
-from aiowsgi.foreign_options import HINTS
 
 ROOT = Path(__file__).parent.parent
 # What PEP 3333 and RFC 3875 say about these is all there is to say.

@@ -25,8 +25,8 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"fronts", "answers", "net"}),
     frozenset({"server"}),
     frozenset({"process"}),
-    # The face: the names that the package shows. And data that a wrong command needs.
-    frozenset({"", "foreign_options"}),
+    # The face: the names that the package shows.
+    frozenset({""}),
     frozenset({"cli"}),
     frozenset({"__main__"}),
 )

@@ -102,6 +102,7 @@ HOLES = """
 # Modules that take much memory, often by what they import in turn, and that a server can do without
 # as long as it has no mistake to explain, no help to show and no unusual request to read.
 RARELY_NEEDED = {
+    "aiowsgi.cli.foreign_options",
     "difflib",
     "email.utils",
     "encodings.idna",
@@ -370,7 +371,7 @@ async def test_what_is_rarely_needed_is_not_loaded(start: Start, project: Path, 
     async with start("--http", http, application="modules:application") as process:
         loaded = set((await get(process.url)).text.split()) - set(out.decode().split())
         assert await process.stop() == 0
-    assert {"aiowsgi.cli", http} <= loaded
+    assert {"aiowsgi.cli.command", http} <= loaded
     assert not (RARELY_NEEDED | {"h11", "httptools"} - {http}) & loaded
 
 

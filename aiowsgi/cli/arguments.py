@@ -1,4 +1,4 @@
-"""The command line: options to ``Config``, exit codes, and messages for people.
+"""What the command is given: every option of ``Config`` as an argument, and back to a ``Config``.
 
 Every option comes from a field of ``Config``; only ``--host`` and ``--port``, the short form of one
 ``--bind``, are added here.
@@ -6,30 +6,16 @@ Every option comes from a field of ``Config``; only ``--host`` and ``--port``, t
 
 import argparse
 import dataclasses
-import importlib
 import os
-import sys
-import textwrap
-import traceback
 from collections.abc import Callable, Mapping, Sequence
-from itertools import takewhile
 from types import MappingProxyType
-from typing import Any, NoReturn
+from typing import Any
 
-from . import __version__
-from .config import Config, Option, help_texts, parse_port
-from .errors import BindError, ConfigError, LoadError
-from .process import logs, paths, streams
-from .process.ending import end_within, exit_on_signal
-from .process.importer import load_application
-from .process.run import prepare, serve_until_signal
-from .process.signals import Signals
-from .server.serving import with_address
-
-# Exit codes. A wrong command is told from a right one that failed.
-_FAILURE = 1
-_USAGE = 2
-_INTERRUPTED = 130
+from .. import __version__
+from ..config import Config, Option, help_texts, parse_port
+from ..errors import ConfigError
+from ..server.serving import with_address
+from .parser import HelpFormatter, Parser
 
 _DESCRIPTION = "Serve a WSGI application (PEP 3333) from an asyncio event loop and a thread pool."
 _EPILOG = """\
@@ -41,59 +27,6 @@ examples:
 
 Without --bind, --host and --port, the variable PORT is the port, on all interfaces.
 Durations are seconds, or 500ms, 30s, 2m, 1h. Sizes are bytes, or 64K, 1M, 2G."""
-
-
-class _Parser(argparse.ArgumentParser):
-    """An argument parser whose errors name the remedy."""
-
-    # What is being parsed.
-    _typed: Sequence[str] = ()
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Note the arguments, for errors."""
-        self._typed = sys.argv[1:] if args is None else args
-        return super().parse_known_args(args, namespace)
-
-    def error(self, message: str) -> NoReturn:
-        """Explain an error in one line, and exit. An option of another server goes first.
-
-        Whatever else is wrong is likely to come from it: its value is taken for the application.
-        """
-        # Here, as below, because a server whose arguments are right need not keep it in memory.
-        from .foreign_options import HINTS
-
-        for typed in takewhile(lambda typed: typed != "--", self._typed):
-            # "--name=value", and "-kvalue" behind a short one.
-            option = typed.partition("=")[0] if typed.startswith("--") else typed[:2]
-            if option in HINTS:
-                self._exit(f"{option}: {HINTS[option]}")
-        if message.startswith("argument --http:"):
-            # What uWSGI calls so is an address.
-            message += "; it chooses the parser, and an address is written --bind HOST:PORT"
-        unknown = message.removeprefix("unrecognized arguments: ")
-        self._exit(message if unknown == message else self._unknown(unknown.split()[0]))
-
-    def _unknown(self, argument: str) -> str:
-        """Say what is wrong with an argument that has no meaning."""
-        import difflib
-
-        option = argument.partition("=")[0]
-        known = [string for action in self._actions for string in action.option_strings]
-        if not option.startswith("-"):
-            return f"one application is served, and {option!r} is a second argument"
-        if close := difflib.get_close_matches(option, known, n=1, cutoff=0.8):
-            return f"there is no option {option}; did you mean {close[0]}?"
-        return f"there is no option {option}"
-
-    def _exit(self, message: str) -> NoReturn:
-        self.exit(_USAGE, f"aiowsgi: error: {message}\ntry: python -m aiowsgi --help\n")
-
-
-class _Help(argparse.RawDescriptionHelpFormatter):
-    """Help whose lines do not break inside the name of an option."""
-
-    def _split_lines(self, text: str, width: int) -> list[str]:
-        return textwrap.wrap(text, width, break_on_hyphens=False)
 
 
 class _ShowHelp(argparse.Action):
@@ -149,12 +82,12 @@ def build_parser(texts: Mapping[str, str] = MappingProxyType({})) -> argparse.Ar
 
     ``texts`` is the help of the options by their names, which only ``--help`` needs.
     """
-    parser = _Parser(
+    parser = Parser(
         prog="python -m aiowsgi",
         usage="python -m aiowsgi [options] module:callable",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=_Help,
+        formatter_class=HelpFormatter,
         allow_abbrev=False,
         add_help=False,
     )
@@ -239,94 +172,3 @@ def _as_option(message: str) -> str:
     if name in {field.name for field in dataclasses.fields(Config)}:
         return f"--{name.replace('_', '-')}{space}{rest}"
     return message
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit code.
-
-    Without ``arguments`` it is the process itself: its signals are handled from the beginning, and
-    its end has a limit.
-    """
-    streams.open_missing()
-    if arguments is not None:
-        signals = Signals()
-        try:
-            return _run(arguments, signals, lambda exit_code, seconds: None)
-        finally:
-            signals.restore()
-    signals = Signals(without_server=exit_on_signal)
-    signals.unblock()
-    signals.install()
-    for name, file in paths.shadows():
-        print(
-            f"aiowsgi: error: {file} has the name of a module of the standard library, {name}, and "
-            "stands in its place; rename it, or start aiowsgi, or python -P -m aiowsgi",
-            file=sys.stderr,
-        )
-        return _USAGE
-    return _run(sys.argv[1:], signals, end_within)
-
-
-def _run(
-    arguments: Sequence[str], signals: Signals, on_stopped: Callable[[int, float | None], None]
-) -> int:
-    path, config = parse_arguments(arguments)
-    try:
-        if config.chdir:
-            _change_directory(config.chdir)
-        prepare(config)
-        paths.put_in(_current_directory())
-        app, name = load_application(path)
-        code = serve_until_signal(app, config, name=name, signals=signals, on_stopped=on_stopped)
-        if not streams.flush(logs.AT_EXIT):
-            os._exit(code)
-        return code
-    except LoadError as error:
-        with paths.Elsewhere():
-            _print_cause(error)
-        code = _FAILURE
-        message = str(error)
-    except KeyboardInterrupt:  # While the application was being imported.
-        return _INTERRUPTED
-    except BindError as error:
-        code = _FAILURE
-        message = str(error)
-    except ConfigError as error:
-        code = _USAGE
-        message = str(error)
-    print(f"aiowsgi: error: {message}", file=sys.stderr)
-    # The application may have started threads before it failed.
-    on_stopped(code, config.timeout_graceful)
-    return code
-
-
-def _change_directory(path: str) -> None:
-    try:
-        os.chdir(path)
-    except OSError as error:
-        raise ConfigError(f"cannot change to the directory {path!r}: {error.strerror}") from error
-
-
-def _current_directory() -> str:
-    try:
-        return os.getcwd()
-    except OSError as error:
-        raise ConfigError(
-            f"there is no current directory ({error.strerror}); has it been deleted? "
-            "go to another one, or name one with --chdir"
-        ) from error
-
-
-def _print_cause(error: LoadError) -> None:
-    """Print the traceback of the user's own code, without the frames that led to it."""
-    cause = error.__cause__
-    assert cause is not None  # A LoadError says what it was raised from.
-    frames = cause.__traceback__
-    while frames is not None and _is_ours(frames.tb_frame.f_code.co_filename):
-        frames = frames.tb_next
-    traceback.print_exception(type(cause), cause, frames)
-
-
-def _is_ours(filename: str) -> bool:
-    folders = (os.path.dirname(os.path.abspath(__file__)), os.path.dirname(importlib.__file__))
-    return filename.startswith(("<frozen importlib", *(folder + os.sep for folder in folders)))

@@ -1,0 +1,34 @@
+"""What people and supervisors are told when the command fails: messages and exit codes."""
+
+import importlib
+import os
+import sys
+import traceback
+
+from ..errors import LoadError
+
+# Exit codes. A wrong command is told from a right one that failed.
+FAILURE = 1
+USAGE = 2
+INTERRUPTED = 130
+
+
+def print_error(message: str) -> None:
+    """Print what went wrong, as the last line."""
+    print(f"aiowsgi: error: {message}", file=sys.stderr)
+
+
+def print_cause(error: LoadError) -> None:
+    """Print the traceback of the user's own code, without the frames that led to it."""
+    cause = error.__cause__
+    assert cause is not None  # A LoadError says what it was raised from.
+    frames = cause.__traceback__
+    while frames is not None and _is_ours(frames.tb_frame.f_code.co_filename):
+        frames = frames.tb_next
+    traceback.print_exception(type(cause), cause, frames)
+
+
+def _is_ours(filename: str) -> bool:
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    folders = (package, os.path.dirname(importlib.__file__))
+    return filename.startswith(("<frozen importlib", *(folder + os.sep for folder in folders)))
