@@ -268,7 +268,6 @@ class FakePool:
         self.away = 0
         self.lost = 0
         self.starved = False
-        self.crowded = False
 
     @property
     def waiting(self) -> int:

@@ -421,8 +421,8 @@ def test_all_that_can_be_looked_at_can_be_so_in_the_middle_of_a_call(pool: Threa
     writer = ResponseWriter(lambda: None, high_water=ALL, budget=budget, places=places)
     body = RequestBody(lambda: None, high_water=ALL, budget=budget, places=places)
     looks: list[tuple[Lock, Any, list[str]]] = [
-        (pool._lock, pool, ["running", "living_threads", "waiting", "lost", "starved", "crowded"]),
-        (foreign._lock, foreign, ["running", "waiting", "lost", "starved", "crowded"]),
+        (pool._lock, pool, ["running", "living_threads", "waiting", "lost", "starved"]),
+        (foreign._lock, foreign, ["running", "waiting", "lost", "starved"]),
         (budget._lock, budget, ["used", "exceeded"]),
         (writer._lock, writer, ["waiting", "held", "progress"]),
         (body._lock, body, ["full", "awaited", "waiting", "held"]),

@@ -11,7 +11,7 @@ from typing import Never
 from wsgiref.types import WSGIApplication
 
 from .. import libc
-from ..bridge.pool.scheduling import Patience, find_patience
+from ..bridge.pool.jobs import Scheduling
 from ..config import Config
 from ..errors import ConfigError
 from ..http.readers.choice import find_reader
@@ -21,6 +21,7 @@ from ..server.serving import Serving, refuse_application, refuse_options, with_a
 from ..wording import counted
 from ..wsgi.application import describe
 from . import logs, streams
+from .scheduling import find_scheduling
 from .signals import Signals
 
 _log = logging.getLogger("aiowsgi.error")
@@ -109,16 +110,16 @@ def serve_until_signal(
     _set_up_heaps()
     raise_limit(config.max_connections)
     machinery = f"{loop_name} with {reader.name}"
-    patience = find_patience()
+    scheduling = find_scheduling()
     deadline = 0.0
     try:
         with asyncio.Runner(loop_factory=loop_factory) as runner:
-            serving = _serve(app, config, name, machinery, signals, on_stopped, patience)
+            serving = _serve(app, config, name, machinery, signals, on_stopped, scheduling)
             deadline = runner.run(serving)
     finally:
-        if patience is not None:
-            # Whatever has kept the server from it.
-            patience.end()
+        if scheduling is not None:
+            # The server has done so already, unless an exception has kept it from that.
+            scheduling.restore_slack()
         # Readers of the logs that are merely slow have what is left of the time.
         logs.drain(deadline - time.monotonic())
     return signals.exit_code
@@ -168,10 +169,10 @@ async def _serve(
     machinery: str,
     signals: Signals,
     on_stopped: Callable[[int, float | None], None],
-    patience: Patience | None,
+    scheduling: Scheduling | None,
 ) -> float:
     """Serve; return when the time to stop is over."""
-    server = await Serving(app, config, None, None, patience)
+    server = await Serving(app, config, None, None, scheduling)
     _trim_heaps()
     closed = asyncio.ensure_future(server.wait_closed())
     signals.attach(server)

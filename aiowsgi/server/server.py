@@ -15,8 +15,7 @@ from ..bridge.budget import Budget
 from ..bridge.mailbox import Mailbox
 from ..bridge.pool.foreign import ForeignPool
 from ..bridge.pool.job_pool import JobPool
-from ..bridge.pool.jobs import JobQueue
-from ..bridge.pool.scheduling import Patience
+from ..bridge.pool.jobs import JobQueue, Scheduling
 from ..bridge.spool import Spooler
 from ..config import Config
 from ..connection.connection import Protocol
@@ -59,7 +58,7 @@ class Server:
         sockets: list[bind.ListeningSocket],
         executor: Executor | None,
         reader: Reader,
-        patience: Patience | None,
+        patience: Scheduling | None,
     ) -> None:
         loop = asyncio.get_running_loop()
         # What callbacks of the loop run in: nothing of the host's tasks can leak into a request,
@@ -75,7 +74,7 @@ class Server:
                 # Without a limit none is ever lost.
                 max_lost_threads=config.max_lost_threads if config.timeout_request else 0,
                 queue_target=config.queue_target,
-                patience=patience,
+                scheduling=patience,
             )
         else:
             pool = ForeignPool(executor, queue_size=config.queue_size)

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Never
 from wsgiref.types import WSGIApplication
 
-from ..bridge.pool.scheduling import Patience
+from ..bridge.pool.jobs import Scheduling
 from ..config import Config
 from ..errors import ConfigError
 from ..http.readers.choice import find_reader
@@ -38,13 +38,13 @@ class Serving:
         config: Config,
         sock: socket.socket | None,
         executor: Executor | None,
-        patience: Patience | None = None,
+        patience: Scheduling | None = None,
     ) -> None:
         self._app = app
         self._config = config
         self._sock = sock
         self._executor = executor
-        # Of a process of our own: see ``bridge.turns``.
+        # Of a process that only serves: see ``process.scheduling``.
         self._patience = patience
         self._server: Server | None = None
         self._forgotten = True

@@ -17,8 +17,7 @@ from ..answers.coroutines import Calls, current_calls
 from ..bridge import forks
 from ..bridge.budget import Budget
 from ..bridge.mailbox import Mailbox
-from ..bridge.pool.jobs import JobQueue
-from ..bridge.pool.scheduling import Patience
+from ..bridge.pool.jobs import JobQueue, Scheduling
 from ..bridge.spool import Spooler
 from ..config import Config
 from ..connection.shedding import Relief
@@ -97,8 +96,8 @@ class Site:
     # Whether the pool will be woken in this pass of the loop, and when it was last asked for that.
     _waking: bool = False
     _asked_at: float = 0.0
-    # Of the loop thread, in a process of our own. See ``bridge.turns``.
-    patience: Patience | None = None
+    # Of the loop thread, in a process that only serves. See ``process.scheduling``.
+    patience: Scheduling | None = None
     # Runs while it is patient.
     _patience_timer: asyncio.TimerHandle | None = None
     # What applications answer with is checked and made once, and remembered.
@@ -203,8 +202,8 @@ class Site:
         except RuntimeError as error:
             # Requests stay in the queue; the next one tries again, and the clock runs for each.
             _log.error("Cannot run the application: %s", error)
-        if self.patience is not None and self._patience_timer is None and self.pool.crowded:
-            self.patience.begin()
+        if self.patience is not None and self._patience_timer is None and self.patience.contended:
+            self.patience.lengthen_slack()
             self._patience_timer = self.loop.call_later(_PATIENCE_LOOK, self._look_at_crowd)
         # What has just been queued may have to wait for slow clients to go.
         self.relief.threads()
@@ -213,7 +212,7 @@ class Site:
         """Be patient for as long as jobs compute, and no longer: timers are late meanwhile."""
         with contextlib.suppress(RuntimeError):
             self.pool.wake()
-        if self.pool.crowded:
+        if self.patience is not None and self.patience.contended:
             self._patience_timer = self.loop.call_later(_PATIENCE_LOOK, self._look_at_crowd)
         else:
             self.lose_patience()
@@ -223,7 +222,7 @@ class Site:
         if self.patience is not None and self._patience_timer is not None:
             self._patience_timer.cancel()
             self._patience_timer = None
-            self.patience.end()
+            self.patience.restore_slack()
 
     def stay_punctual(self) -> None:
         """Have the loop thread woken in time from here on: it runs code of the application."""

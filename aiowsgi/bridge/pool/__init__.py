@@ -1,1 +1,1 @@
-"""The threads that run the application, and whose turn it is."""
+"""The threads that run the application."""

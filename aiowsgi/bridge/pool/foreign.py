@@ -70,11 +70,6 @@ class ForeignPool:
         """Whether jobs wait because of threads that wait for clients."""
         return bool(self._waiting) and bool(self._away)
 
-    @property
-    def crowded(self) -> bool:
-        """Whether several jobs compute: not looked after, for the threads are the executor's."""
-        return False
-
     def leave(self) -> None:
         """Count the calling thread as one that waits for a client."""
         with self._lock:

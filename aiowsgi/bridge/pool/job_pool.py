@@ -12,8 +12,7 @@ from ...errors import QueueFull
 from ...wording import counted
 from .. import forks
 from ..locks import make_lock, reentered
-from .jobs import Job, Started
-from .scheduling import Crowd, Patience
+from .jobs import Job, Scheduling, Started
 from .threads import PoolThread, QueuedJob
 
 _log = logging.getLogger("aiowsgi.error")
@@ -31,8 +30,8 @@ class JobPool:
     ``queue_size``, the number of jobs that may wait while all threads are busy; ``spare_threads``,
     how many threads that wait for clients (``leave``) are replaced; ``max_lost_threads``, how many
     that are written off are replaced; ``queue_target``, the seconds that the oldest job may have
-    waited before the newest are run first; and ``patience`` for idle threads, in a process of our
-    own.
+    waited before the newest are run first; and ``scheduling`` of idle threads, which only a process
+    that serves and does nothing else passes in.
     """
 
     def __init__(
@@ -43,7 +42,7 @@ class JobPool:
         spare_threads: int = 0,
         max_lost_threads: int = 0,
         queue_target: float = float("inf"),
-        patience: Patience | None = None,
+        scheduling: Scheduling | None = None,
     ) -> None:
         if max_threads < 1:
             raise ValueError("max_threads must be at least 1")
@@ -54,7 +53,7 @@ class JobPool:
         self._spare_threads = spare_threads
         self._max_lost_threads = max_lost_threads
         self._queue_target = queue_target
-        self._patience = patience
+        self._scheduling = scheduling
         self._name = f"aiowsgi-{next(_pool_numbers)}"
         self._numbers = itertools.count(1)
         # Protects everything below and the state of every job. Taken by whoever submits or cancels
@@ -75,7 +74,6 @@ class JobPool:
         self._idle: dict[PoolThread, None] = {}
         # One that was woken, or started, and has not looked into the queue yet.
         self._waking: PoolThread | None = None
-        self._crowd = Crowd()
         self._closed = False
         self._on_stopped: list[Callable[[], None]] = []
         # Whether this is a forked child: the threads are its parent's.
@@ -107,11 +105,6 @@ class JobPool:
         """Whether jobs wait because more threads wait for clients than there are spare ones."""
         return bool(self._jobs) and len(self._away) > self._spare_threads
 
-    @property
-    def crowded(self) -> bool:
-        """Whether several jobs compute, as far as was known a moment ago. See ``turns``."""
-        return self._crowd.computing
-
     def running(self) -> list[Started]:
         """Return the threads that run jobs, and what they run."""
         with self._lock:
@@ -141,8 +134,9 @@ class JobPool:
         """
         with self._lock:
             self._wake_one()
-            if self._patience is not None and self._crowd.is_due(now := time.monotonic()):
-                self._crowd.look(self.running(), now)
+            scheduling = self._scheduling
+            if scheduling is not None and scheduling.is_look_due(now := time.monotonic()):
+                scheduling.look(self.running(), now)
 
     def leave(self) -> None:
         """Stop counting the calling thread, one of the pool's. See ``Places``."""
@@ -385,9 +379,10 @@ class JobPool:
             self._waking = None
 
     def _run_jobs(self, thread: PoolThread) -> None:
-        if self._patience is not None:
-            self._patience.end()  # Threads begin as patient as the one that starts them.
-        patient = False
+        scheduling = self._scheduling
+        if scheduling is not None:
+            scheduling.restore_slack()  # It has that of the thread that has started it.
+        has_long_slack = False
         woken = True
         while True:
             with self._lock:
@@ -401,14 +396,13 @@ class JobPool:
                         self._living.discard(thread)
                         return
                     self._idle[thread] = None
-                crowded = self._crowd.computing
             woken = job is None
-            if self._patience is not None and patient is not (crowded and woken):
-                # A thread with a job has its turns like all others, for it may compute as well.
-                if patient := not patient:
-                    self._patience.begin()
+            if scheduling is not None and has_long_slack is not (scheduling.contended and woken):
+                # A thread with a job has the usual slack, because it may compute as well.
+                if has_long_slack := not has_long_slack:
+                    scheduling.lengthen_slack()
                 else:
-                    self._patience.end()
+                    scheduling.restore_slack()
             if job is None:
                 thread.turn.acquire()
                 continue

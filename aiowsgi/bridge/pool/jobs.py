@@ -1,6 +1,6 @@
 """What a server needs of a pool of threads, and of a job that it gave to one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
 
 # A thread that waits for a client longer than this, in seconds, leaves its place to another one.
@@ -47,6 +47,29 @@ class Places(Protocol):
         """Count the calling thread again."""
 
 
+class Scheduling(Protocol):
+    """What a process that only serves does when threads compete for the interpreter.
+
+    It says how late the kernel may wake a thread. An embedded server has none, because threads and
+    processes of the host would inherit what it sets. See ``process.scheduling``.
+    """
+
+    # Whether several jobs compute, as of the last look, so that threads wait for the interpreter.
+    contended: bool
+
+    def is_look_due(self, now: float) -> bool:
+        """Return whether ``look`` should be called. ``now`` is by ``time.monotonic``."""
+
+    def look(self, running: Iterable[Started], now: float) -> None:
+        """Find out whether several of the running jobs compute. One thread at a time calls this."""
+
+    def lengthen_slack(self) -> None:
+        """Let the kernel wake the calling thread late."""
+
+    def restore_slack(self) -> None:
+        """Have the kernel wake the calling thread like all others of the process."""
+
+
 class JobQueue(Places, Protocol):
     """What a server needs of a pool."""
 
@@ -69,10 +92,6 @@ class JobQueue(Places, Protocol):
     @property
     def starved(self) -> bool:
         """Whether jobs wait because of threads that wait for clients."""
-
-    @property
-    def crowded(self) -> bool:
-        """Whether several jobs compute, so that threads wait for the interpreter. See ``turns``."""
 
     def start(self, run: Callable[[], None], failed: Callable[[], None], *, wake: bool) -> Job:
         """Queue ``run``, which raises nothing. Raises QueueFull.

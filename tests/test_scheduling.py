@@ -1,4 +1,4 @@
-"""Threads that keep their place in the queue for the interpreter, while others compute."""
+"""Threads whose timers may be late while several requests compute."""
 
 import asyncio
 import contextlib
@@ -16,22 +16,27 @@ from conftest import StartServer
 from raw_client import RawClient, connect, eventually, on_each_loop
 
 import aiowsgi
-from aiowsgi.bridge.pool import scheduling as turns
+from aiowsgi import libc
 from aiowsgi.bridge.pool.executor import ThreadPool
-from aiowsgi.bridge.pool.job_pool import JobPool
 from aiowsgi.bridge.pool.jobs import Started
-from aiowsgi.bridge.pool.scheduling import find_patience
 from aiowsgi.config import Config
+from aiowsgi.process.scheduling import (
+    LONG_SLACK,
+    LOOK_INTERVAL,
+    TimerSlackScheduling,
+    find_scheduling,
+    thread_cpu_time,
+)
 from aiowsgi.server.serving import Serving
 
-PATIENCE = find_patience()
+SCHEDULING = find_scheduling()
 pytestmark = pytest.mark.skipif(
-    PATIENCE is None, reason="only Linux and the global interpreter lock know patience"
+    SCHEDULING is None, reason="only Linux and the global interpreter lock need it"
 )
 # Fail-safe, in seconds.
 TIMEOUT = 20.0
 GET = b"GET /%b HTTP/1.1\r\nHost: h\r\n\r\n"
-# Prints how late it may be woken itself, in nanoseconds.
+# Prints its own timer slack, in nanoseconds.
 TELL_SLACK = "import ctypes; print(ctypes.CDLL(None).prctl(30, 0, 0, 0, 0))"
 
 
@@ -40,13 +45,13 @@ def slack() -> int:
     return found
 
 
-USUAL = slack()
+USUAL_SLACK = slack()
 
 
-def is_patient() -> bool:
+def has_long_slack() -> bool:
     found = slack()
-    assert found in (USUAL, turns._LATE)
-    return found == turns._LATE
+    assert found in (USUAL_SLACK, LONG_SLACK)
+    return found == LONG_SLACK
 
 
 def slack_of_a_process() -> int:
@@ -63,90 +68,95 @@ def slack_of_a_thread() -> int:
 
 
 @pytest.fixture
-def patience() -> Iterator[turns.Patience]:
-    """What a process of our own would have. The loop thread is as before at the end of the test."""
-    assert PATIENCE is not None
-    yield PATIENCE
-    left_behind = is_patient()
-    PATIENCE.end()
+def own_process() -> Iterator[TimerSlackScheduling]:
+    """What a process that only serves has. The thread is as before at the end of the test."""
+    found = find_scheduling()
+    assert found is not None
+    yield found
+    left_behind = has_long_slack()
+    found.restore_slack()
     assert not left_behind
 
 
-def test_patience_is_the_calling_thread_s_own(patience: turns.Patience) -> None:
+def test_slack_is_the_calling_thread_s_own(own_process: TimerSlackScheduling) -> None:
     seen: list[bool] = []
-    patience.begin()
+    own_process.lengthen_slack()
     try:
-        assert is_patient()
+        assert has_long_slack()
 
         def look() -> None:
             # A thread begins like the one that has started it.
-            patience.end()
-            seen.append(is_patient())
+            own_process.restore_slack()
+            seen.append(has_long_slack())
 
         thread = threading.Thread(target=look)
         thread.start()
         thread.join(TIMEOUT)
-        assert is_patient()
+        assert has_long_slack()
     finally:
-        patience.end()
-    assert not is_patient()
+        own_process.restore_slack()
+    assert not has_long_slack()
     assert seen == [False]
 
 
-def test_patience_ends_as_the_process_was_told_to_be() -> None:
-    assert PATIENCE is not None
-    told = turns.Patience(PATIENCE._prctl, 70_000)
-    told.begin()
-    told.end()
-    try:
-        assert slack() == 70_000
-    finally:
-        PATIENCE.end()
+def test_slack_that_the_process_was_started_with_is_restored() -> None:
+    told: list[tuple[int, ...]] = []
+
+    def prctl(*arguments: int) -> int:
+        told.append(arguments)
+        return 0
+
+    found = TimerSlackScheduling(prctl, 70_000, lambda number: 0.0)
+    found.lengthen_slack()
+    found.restore_slack()
+    assert told == [(29, LONG_SLACK, 0, 0, 0), (29, 70_000, 0, 0, 0)]
 
 
-def test_looking_for_patience_changes_nothing() -> None:
+def test_finding_out_changes_nothing() -> None:
     before = slack()
-    assert find_patience() is not None
+    assert find_scheduling() is not None
     assert slack() == before
 
 
-def test_real_time_thread_knows_no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turns.libc, "find", lambda *asked: lambda *arguments: 0)
-    assert find_patience() is None
+def test_real_time_thread_has_no_slack(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(libc, "find", lambda *asked: lambda *arguments: 0)
+    assert find_scheduling() is None
 
 
-def test_interpreter_that_cannot_call_prctl_knows_no_patience(
+def test_interpreter_that_cannot_call_prctl_sets_no_slack(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(turns.libc, "find", lambda *asked: None)
-    assert find_patience() is None
+    monkeypatch.setattr(libc, "find", lambda *asked: None)
+    assert find_scheduling() is None
 
 
 def test_clock_of_a_thread_counts_what_it_computes() -> None:
     number = threading.get_native_id()
-    before = turns._cpu_time(number)
+    before = thread_cpu_time(number)
     end = time.thread_time() + 0.02
     while time.thread_time() < end:
         pass
-    assert 0.02 <= turns._cpu_time(number) - before < TIMEOUT
+    assert 0.02 <= thread_cpu_time(number) - before < TIMEOUT
 
 
 def test_thread_that_has_ended_computes_nothing() -> None:
     """No thread has a number as high as this (proc(5), pid_max)."""
-    assert turns._cpu_time((1 << 22) + 1) == 0.0
+    assert thread_cpu_time((1 << 22) + 1) == 0.0
 
 
 class Threads:
-    """Some threads, and how long each has computed."""
+    """Some threads with a job each, and how long each has computed."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def __init__(self, number: int) -> None:
         self.started = [Started(f"thread-{n}", n, 10.0, n) for n in range(number)]
         self.seconds = [100.0] * number
-        monkeypatch.setattr(turns, "_cpu_time", lambda number: self.seconds[number])
+        self.scheduling = TimerSlackScheduling(
+            lambda *arguments: 0, USUAL_SLACK, lambda number: self.seconds[number]
+        )
 
 
 @pytest.mark.parametrize(
-    ("shares", "computing"),
+    ("shares", "contended"),
     [
         ([0.0, 0.0], False),
         ([1.0, 0.0], False),
@@ -155,49 +165,45 @@ class Threads:
         ([0.9, 0.02, 0.02], False),
     ],
 )
-def test_several_jobs_that_compute_are_a_crowd(
-    monkeypatch: pytest.MonkeyPatch, shares: list[float], computing: bool
-) -> None:
-    threads = Threads(monkeypatch, len(shares))
-    crowd = turns.Crowd()
-    crowd.look(threads.started, 1000.0)
-    assert not crowd.computing, "nothing is known yet"
+def test_several_jobs_that_compute_contend(shares: list[float], contended: bool) -> None:
+    threads = Threads(len(shares))
+    threads.scheduling.look(threads.started, 1000.0)
+    assert not threads.scheduling.contended, "nothing is known yet"
     threads.seconds = [100.0 + share for share in shares]
-    crowd.look(threads.started, 1001.0)
-    assert crowd.computing is computing
+    threads.scheduling.look(threads.started, 1001.0)
+    assert threads.scheduling.contended is contended
 
 
-def test_job_counts_from_the_look_that_has_seen_it_begin(monkeypatch: pytest.MonkeyPatch) -> None:
-    threads = Threads(monkeypatch, 2)
-    crowd = turns.Crowd()
-    crowd.look(threads.started, 1000.0)
+def test_job_counts_from_the_look_that_has_seen_it_begin() -> None:
+    threads = Threads(2)
+    threads.scheduling.look(threads.started, 1000.0)
     threads.seconds = [101.0, 101.0]
     # The same threads, with other jobs.
-    crowd.look([started._replace(at=1000.5) for started in threads.started], 1001.0)
-    assert not crowd.computing
+    other_jobs = [started._replace(at=1000.5) for started in threads.started]
+    threads.scheduling.look(other_jobs, 1001.0)
+    assert not threads.scheduling.contended
 
 
-def test_crowd_that_has_gone_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    threads = Threads(monkeypatch, 2)
-    crowd = turns.Crowd()
-    crowd.look(threads.started, 1000.0)
+def test_contention_ends_with_the_jobs() -> None:
+    threads = Threads(2)
+    threads.scheduling.look(threads.started, 1000.0)
     threads.seconds = [101.0, 101.0]
-    crowd.look(threads.started, 1001.0)
-    assert crowd.computing
-    crowd.look([], 1002.0)
-    assert not crowd.computing
+    threads.scheduling.look(threads.started, 1001.0)
+    assert threads.scheduling.contended
+    threads.scheduling.look([], 1002.0)
+    assert not threads.scheduling.contended
 
 
 def test_looks_are_rare() -> None:
-    crowd = turns.Crowd()
-    assert crowd.is_due(1000.0)
-    crowd.look([], 1000.0)
-    assert not crowd.is_due(1000.01)
-    assert crowd.is_due(1000.1)
+    found = Threads(0).scheduling
+    assert found.is_look_due(1000.0)
+    found.look([], 1000.0)
+    assert not found.is_look_due(1000.01)
+    assert found.is_look_due(1000.1)
 
 
 class Burners:
-    """An application that computes until it is told to stop; its other paths look at slacks."""
+    """An application that computes until it is told to stop; its other paths note timer slacks."""
 
     def __init__(self) -> None:
         self.stop = threading.Event()
@@ -238,12 +244,12 @@ def burners() -> Iterator[Burners]:
 
 @contextlib.asynccontextmanager
 async def burning(
-    burners: Burners, patience: turns.Patience | None, **options: Any
+    burners: Burners, own: TimerSlackScheduling | None, **options: Any
 ) -> AsyncIterator[tuple[aiowsgi.Server, RawClient]]:
     """A server, two of whose threads compute, and a client that may ask for more."""
     config = Config(bind=("127.0.0.1:0",), threads=4, **options)
     async with (
-        Serving(burners, config, None, None, patience) as server,
+        Serving(burners, config, None, None, own) as server,
         await connect(server) as one,
         await connect(server) as two,
         await connect(server) as client,
@@ -262,23 +268,23 @@ async def ask(client: RawClient, path: bytes = b"fast") -> None:
     assert (await client.receive()).status == 200
 
 
-async def become_patient(client: RawClient) -> None:
+async def wait_for_long_slack(client: RawClient) -> None:
     end = time.monotonic() + TIMEOUT
-    while not is_patient():
-        assert time.monotonic() < end, "the loop thread does not become patient"
+    while not has_long_slack():
+        assert time.monotonic() < end, "the loop thread keeps its usual slack"
         await ask(client)
 
 
 @on_each_loop
-async def test_loop_thread_is_patient_while_jobs_compute(
-    start_server: StartServer, burners: Burners, patience: turns.Patience
+async def test_loop_thread_has_long_slack_while_jobs_compute(
+    start_server: StartServer, burners: Burners, own_process: TimerSlackScheduling
 ) -> None:
-    async with burning(burners, patience) as (_, client):
-        await become_patient(client)
+    async with burning(burners, own_process) as (_, client):
+        await wait_for_long_slack(client)
         burners.stop.set()
-        await eventually(lambda: not is_patient())
+        await eventually(lambda: not has_long_slack())
     # A thread with a job is like all others.
-    assert set(burners.seen) == {USUAL}
+    assert set(burners.seen) == {USUAL_SLACK}
 
 
 @on_each_loop
@@ -286,87 +292,84 @@ async def test_embedded_server_changes_no_thread(
     start_server: StartServer, burners: Burners
 ) -> None:
     """What the program around it starts meanwhile would be late for ever."""
-    async with burning(burners, None) as (server, client):
-        pool = server._site.pool
-        assert isinstance(pool, JobPool)
-        end = time.monotonic() + 5 * turns._INTERVAL
+    async with burning(burners, None) as (_, client):
+        end = time.monotonic() + 5 * LOOK_INTERVAL
         while time.monotonic() < end:
             await ask(client)
-            assert not pool.crowded
-            assert slack() == USUAL
-        assert await asyncio.to_thread(slack) == USUAL
+            assert slack() == USUAL_SLACK
+        assert await asyncio.to_thread(slack) == USUAL_SLACK
         await ask(client, b"children")
-    assert set(burners.seen) == {USUAL}
+    assert set(burners.seen) == {USUAL_SLACK}
 
 
-async def test_what_a_request_starts_is_not_patient(
-    burners: Burners, patience: turns.Patience
+async def test_what_a_request_starts_has_usual_slack(
+    burners: Burners, own_process: TimerSlackScheduling
 ) -> None:
-    async with burning(burners, patience) as (_, client):
-        await become_patient(client)
+    async with burning(burners, own_process) as (_, client):
+        await wait_for_long_slack(client)
         await ask(client, b"children")
-    assert set(burners.seen) == {USUAL}
+    assert set(burners.seen) == {USUAL_SLACK}
 
 
 @on_each_loop
-async def test_what_a_coroutine_starts_is_not_patient(
-    start_server: StartServer, burners: Burners, patience: turns.Patience
+async def test_what_a_coroutine_starts_has_usual_slack(
+    start_server: StartServer, burners: Burners, own_process: TimerSlackScheduling
 ) -> None:
-    async with burning(burners, patience) as (_, client):
-        await become_patient(client)
+    async with burning(burners, own_process) as (_, client):
+        await wait_for_long_slack(client)
         await ask(client, b"coroutine")
-        assert set(burners.seen) == {USUAL}
+        assert set(burners.seen) == {USUAL_SLACK}
         # It may have left anything behind on the loop thread.
         for _ in range(10):
             await ask(client)
-            assert not is_patient()
+            assert not has_long_slack()
 
 
 @on_each_loop
-async def test_server_that_stops_leaves_no_patience_behind(
-    start_server: StartServer, burners: Burners, patience: turns.Patience
+async def test_server_that_stops_restores_the_slack(
+    start_server: StartServer, burners: Burners, own_process: TimerSlackScheduling
 ) -> None:
-    async with burning(burners, patience, timeout_graceful=0.1) as (server, client):
-        await become_patient(client)
+    async with burning(burners, own_process, timeout_graceful=0.1) as (server, client):
+        await wait_for_long_slack(client)
         server.close()
         # Nor to what a signal handler of the application starts now.
-        assert not is_patient()
+        assert not has_long_slack()
         await server.wait_closed()
-        assert not is_patient()
+        assert not has_long_slack()
 
 
-def test_idle_thread_is_patient_while_jobs_compute(burners: Burners) -> None:
+def test_idle_thread_has_long_slack_while_jobs_compute(burners: Burners) -> None:
     idle: dict[int, bool] = {}
 
     def prctl(option: int, value: int, *more: int) -> int:
-        idle[threading.get_ident()] = value == turns._LATE
+        idle[threading.get_ident()] = value == LONG_SLACK
         return 0
 
-    pool = ThreadPool(3, patience=turns.Patience(prctl, USUAL))
+    pool = ThreadPool(3, scheduling=TimerSlackScheduling(prctl, USUAL_SLACK, thread_cpu_time))
     try:
         for _ in range(2):
             pool.start(burners.burn)
         end = time.monotonic() + TIMEOUT
         ran: list[int] = []
         while True not in idle.values():
-            assert time.monotonic() < end, "no thread becomes patient"
+            assert time.monotonic() < end, "no thread gets a long slack"
             pool.submit(lambda: ran.append(threading.get_ident())).result(TIMEOUT)
             pool.wake()
-        assert [ident for ident, patient in idle.items() if patient] == [ran[-1]]
+        assert [ident for ident, long in idle.items() if long] == [ran[-1]]
         seen: list[bool] = []
         pool.submit(lambda: seen.append(idle[threading.get_ident()])).result(TIMEOUT)
-        assert seen == [False], "it is patient with a job"
+        assert seen == [False], "it has a long slack with a job"
     finally:
         burners.stop.set()
         pool.shutdown()
 
 
-def test_thread_that_a_patient_one_starts_is_as_usual(patience: turns.Patience) -> None:
-    pool = ThreadPool(1, patience=patience)
-    patience.begin()
+def test_thread_does_not_inherit_long_slack(own_process: TimerSlackScheduling) -> None:
+    pool = ThreadPool(1, scheduling=own_process)
+    own_process.lengthen_slack()
     try:
         seen = pool.submit(slack).result(TIMEOUT)
     finally:
-        patience.end()
+        own_process.restore_slack()
         pool.shutdown()
-    assert seen == USUAL
+    assert seen == USUAL_SLACK
