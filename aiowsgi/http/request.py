@@ -1,5 +1,6 @@
 """What a parser yields, and the limits it holds a client to. Data only."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -26,7 +27,8 @@ class FieldSection:
     the place that belongs to the environ.
     """
 
-    # "HTTP/1.1" or "HTTP/1.0", for it decides with the fields.
+    # "HTTP/1.1" or "HTTP/1.0", for it decides with the fields; any other that a web server in front
+    # speaks with its clients.
     version: str
     # In the order in which they were sent; without those that the application must not see.
     fields: list[Field]
@@ -57,6 +59,9 @@ class RequestHead:
     # The effective authority: of an absolute-form target, else the Host field (RFC 9112 §3.3).
     host: str | None
     section: FieldSection
+    # What a web server in front has said of the environ, in a protocol that has place for it. It
+    # counts more than what the connection and the request say themselves.
+    variables: Mapping[str, str] | None = None
 
 
 class BodyData(NamedTuple):

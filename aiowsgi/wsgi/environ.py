@@ -101,8 +101,8 @@ def build_environ(
     """Return the environ of one request: a new dict.
 
     Arguments: the base environ, the request head, the input; host and port of the server's and of
-    the client's end of the connection. All requests whose header sections are remembered together
-    have the same base environ.
+    the client's end of the connection, unless the head's ``variables`` say otherwise. All requests
+    whose header sections are remembered together have the same base environ.
     """
     section = head.section
     common = section.environ
@@ -126,4 +126,6 @@ def build_environ(
     environ["SERVER_NAME"], environ["SERVER_PORT"] = server
     environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = client
     environ["wsgi.input"] = body
+    if head.variables is not None:
+        environ.update(head.variables)
     return environ

@@ -1,0 +1,1 @@
+"""Protocols that clients speak: for each, what turns their bytes into requests."""
