@@ -1,22 +1,30 @@
 """Options: what they take, what they refuse, and what they say about themselves."""
 
+import copy
 import dataclasses
 import math
+import os
+import pickle
 import re
+from collections.abc import Callable
 from typing import Any, get_args
 
 import pytest
 
-from aiowsgi import config
 from aiowsgi.config import (
     Config,
+    ListenerConfig,
+    ListenerOptions,
     Option,
-    default_threads,
+    Origin,
+    ProcessOptions,
+    Protocol,
+    ServerOptions,
     help_texts,
-    parse_count,
-    parse_duration,
-    parse_size,
 )
+from aiowsgi.config.server import threads_for
+from aiowsgi.config.subject import Subject
+from aiowsgi.config.values import parse_count, parse_duration, parse_size
 from aiowsgi.errors import ConfigError
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
@@ -129,13 +137,13 @@ def test_what_is_no_count_is_refused(text: str) -> None:
 # Values.
 
 
-@pytest.mark.parametrize(("processors", "threads"), [(1, 5), (2, 6), (28, 32), (64, 32), (None, 5)])
-def test_the_number_of_threads_follows_the_processors(
-    processors: int | None, threads: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(config.os, "cpu_count", lambda: processors)
-    assert default_threads() == threads
-    assert Config().threads == threads
+@pytest.mark.parametrize(("processors", "threads"), [(1, 5), (2, 6), (28, 32), (64, 32)])
+def test_the_number_of_threads_follows_the_processors(processors: int, threads: int) -> None:
+    assert threads_for(processors) == threads
+
+
+def test_the_number_of_threads_is_that_for_this_machine() -> None:
+    assert Config().threads == threads_for(os.cpu_count() or 1)
 
 
 def test_the_defaults_are_in_order() -> None:
@@ -242,12 +250,12 @@ def test_every_option_explains_itself(name: str) -> None:
         option.group = "changed"  # type: ignore[misc]
 
 
-def test_help_is_empty_where_there_is_no_source(monkeypatch: pytest.MonkeyPatch) -> None:
-    def getsource(_: object) -> str:
-        raise OSError("could not get source code")
-
-    monkeypatch.setattr(config.inspect, "getsource", getsource)
-    assert help_texts() == {}
+def test_help_is_empty_where_there_is_no_source() -> None:
+    # As in a program that was frozen without its sources.
+    made = dataclasses.make_dataclass(
+        "Made", [("threads", int)], namespace={"__module__": __name__}
+    )
+    assert help_texts(made) == {}
 
 
 @pytest.mark.parametrize("name", CHOICES)
@@ -282,6 +290,22 @@ def test_groups_are_contiguous() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("subject", "groups"),
+    [(ListenerOptions, {"where to listen"}), (ProcessOptions, {"the process"})],
+)
+def test_a_group_is_of_one_subject(subject: type[Subject], groups: set[str]) -> None:
+    names = {field.name for field in dataclasses.fields(subject)}
+    assert {name for name, option in OPTIONS.items() if option.group in groups} == names
+
+
+def test_every_option_is_of_one_subject() -> None:
+    subjects = (ListenerOptions, ServerOptions, ProcessOptions)
+    assert [field.name for subject in subjects for field in dataclasses.fields(subject)] == [
+        *FIELDS
+    ]
+
+
 def test_short_names_are_told_apart() -> None:
     shorts = [option.short for option in OPTIONS.values() if option.short is not None]
     assert len(set(shorts)) == len(shorts)
@@ -299,3 +323,143 @@ def test_one_thread_has_no_spare_ones_unless_they_are_asked_for() -> None:
 def test_a_number_is_not_missing(name: str) -> None:
     with pytest.raises(ConfigError, match=f"^{name} must be a number, not None"):
         Config(**{name: None})
+
+
+# Where values come from.
+
+
+def test_a_value_is_a_default_until_it_is_given() -> None:
+    value = Config(threads=4)
+    assert value.origin("threads") is Origin.CODE
+    assert value.origin("queue_size") is Origin.DEFAULT
+    assert Config().origin("threads") is Origin.DEFAULT
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_a_default_that_is_given_comes_from_code(name: str) -> None:
+    default = getattr(Config(), name)
+    value = Config(**{name: default})
+    assert value == Config()
+    assert value.origin(name) is Origin.CODE
+
+
+def test_the_origin_makes_no_difference_between_two_configs() -> None:
+    one, other = Config(threads=4), Config().with_values({Origin.COMMAND_LINE: {"threads": 4}})
+    assert one == other
+    assert hash(one) == hash(other)
+    assert repr(one) == repr(other)
+
+
+def test_values_of_several_origins_are_put_together_and_the_last_one_counts() -> None:
+    value = Config(threads=2, backlog=7).with_values(
+        {
+            Origin.ENVIRONMENT: {"threads": 3, "queue_size": 5},
+            Origin.COMMAND_LINE: {"threads": 4},
+        }
+    )
+    assert value == Config(threads=4, queue_size=5, backlog=7)
+    assert value.origin("threads") is Origin.COMMAND_LINE
+    assert value.origin("queue_size") is Origin.ENVIRONMENT
+    assert value.origin("backlog") is Origin.CODE
+    assert value.origin("http") is Origin.DEFAULT
+
+
+def test_only_what_is_put_together_has_to_be_right() -> None:
+    spool = {"body_spool": 5000}
+    with pytest.raises(ConfigError):
+        Config(**spool)
+    prefetch = {"body_prefetch": 4000}
+    value = Config().with_values({Origin.ENVIRONMENT: spool, Origin.COMMAND_LINE: prefetch})
+    assert (value.body_spool, value.body_prefetch) == (5000, 4000)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"threads": 0}, "--threads must be at least 1, not 0"),
+        ({"timeout_header": -1}, "--timeout-header must be at least 0.001, not -1"),
+        ({"log_level": "loud"}, "--log-level must be one of debug, info, "),
+        ({"body_spool": 1}, "--body-spool must be 0 or at least --body-prefetch (1048576), not 1"),
+        ({"workers": 2}, "--workers must be 1 in this version, not 2"),
+        ({"bind": ()}, "--bind is a tuple of addresses"),
+    ],
+)
+def test_an_error_spells_the_option_as_it_was_written(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Config().with_values({Origin.COMMAND_LINE: values})
+    assert str(caught.value).startswith(message)
+    with pytest.raises(ConfigError) as caught:
+        Config(**values)
+    spelled = re.sub(r"--[a-z-]+", lambda m: m[0].removeprefix("--").replace("-", "_"), message)
+    assert str(caught.value).startswith(spelled)
+
+
+@pytest.mark.parametrize(
+    "duplicate",
+    [copy.copy, copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))],
+    ids=["copy", "deepcopy", "pickle"],
+)
+def test_a_copy_knows_where_its_values_come_from(duplicate: Callable[[Config], Config]) -> None:
+    value = Config(threads=4).with_values({Origin.COMMAND_LINE: {"backlog": 9}})
+    copied = duplicate(value)
+    assert copied == value
+    assert [copied.origin(name) for name in FIELDS] == [value.origin(name) for name in FIELDS]
+
+
+def test_replacing_values_in_code_leaves_the_others_as_they_were() -> None:
+    replaced = dataclasses.replace(Config(threads=4), queue_size=5)
+    assert replaced == Config(threads=4, queue_size=5)
+    assert replaced.origin("queue_size") is Origin.CODE
+    assert replaced.origin("threads") is Origin.CODE
+    # dataclasses.replace passes on every value, and these are nobody's.
+    assert replaced.origin("loop") is Origin.DEFAULT
+
+
+def test_a_subject_can_be_used_alone() -> None:
+    server = ServerOptions(threads=4)
+    assert server.origin("threads") is Origin.CODE
+    with pytest.raises(ConfigError, match=r"^queue_size must be at least 0"):
+        ServerOptions(queue_size=-1)
+    with pytest.raises(TypeError, match="loop"):
+        ServerOptions(loop="auto")  # type: ignore[call-arg]
+
+
+# Listeners.
+
+
+@pytest.mark.parametrize(
+    ("text", "address", "protocol"),
+    [
+        ("127.0.0.1:8000", "127.0.0.1:8000", "http"),
+        ("http:127.0.0.1:8000", "127.0.0.1:8000", "http"),
+        ("http:[::1]:8000", "[::1]:8000", "http"),
+        ("[::1]:8000", "[::1]:8000", "http"),
+        (":8000", ":8000", "http"),
+        ("unix:/run/s", "unix:/run/s", "http"),
+        ("fd:3", "fd:3", "http"),
+        ("fd://3", "fd://3", "http"),
+        ("uwsgi:127.0.0.1:3031", "127.0.0.1:3031", "uwsgi"),
+        ("uwsgi:[::1]:3031", "[::1]:3031", "uwsgi"),
+        ("uwsgi::3031", ":3031", "uwsgi"),
+        ("uwsgi:unix:/run/s", "unix:/run/s", "uwsgi"),
+        ("uwsgi:unix:@s", "unix:@s", "uwsgi"),
+        ("uwsgi:fd:3", "fd:3", "uwsgi"),
+        # What is no address is left for whoever binds it.
+        ("http://localhost:8000", "http://localhost:8000", "http"),
+        ("uwsgi://localhost:3031", "uwsgi://localhost:3031", "http"),
+        ("uwsgi:", "uwsgi:", "http"),
+        ("uwsgi", "uwsgi", "http"),
+        ("UWSGI:127.0.0.1:3031", "UWSGI:127.0.0.1:3031", "http"),
+        ("", "", "http"),
+    ],
+)
+def test_an_address_may_say_its_protocol(text: str, address: str, protocol: Protocol) -> None:
+    (listener,) = Config(bind=(text,), backlog=7).listeners
+    assert listener == ListenerConfig(address, protocol, backlog=7)
+    assert str(listener) == text.removeprefix("http:" if address != text else "")
+
+
+def test_there_is_a_listener_for_each_address() -> None:
+    listeners = Config(bind=(":1", "uwsgi::2")).listeners
+    assert [str(listener) for listener in listeners] == [":1", "uwsgi::2"]
+    assert [listener.backlog for listener in listeners] == [2048, 2048]

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import errno
 import gc
 import logging
@@ -23,6 +24,7 @@ import pytest
 
 import aiowsgi
 from aiowsgi import BindError, ConfigError
+from aiowsgi.config import ProcessOptions
 from aiowsgi.net import bind as bind_module
 from aiowsgi.server import shutdown as shutdown_module
 
@@ -530,6 +532,46 @@ def test_option_as_keyword_is_told(function: Function) -> None:
     with pytest.raises(TypeError) as caught:
         function(hello, qqq=4)
     assert str(caught.value) == f"{name}() got an unexpected keyword argument 'qqq'"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "advice"),
+    [
+        ("loop", "asyncio", "choose it there, such as asyncio.Runner(loop_factory="),
+        ("chdir", "/tmp", "it may call os.chdir() before"),
+        ("workers", 1, "a server is in one process, that of your program"),
+        ("log_level", "info", "set the level of the logger aiowsgi.error"),
+    ],
+)
+def test_an_option_of_a_process_is_refused_with_what_to_do_instead(
+    name: str, value: Any, advice: str
+) -> None:
+    # Also where it is the default: it would do nothing, and somebody has written it.
+    config = aiowsgi.Config(**{name: value})
+    with pytest.raises(ConfigError) as caught:
+        aiowsgi.serve(hello, config=config)
+    told = "is an option of a process, for aiowsgi.run and the command line, and serve() takes none"
+    assert str(caught.value).startswith(f"{name} {told} such; leave it out: ")
+    assert advice in str(caught.value)
+    with pytest.raises(TypeError) as misplaced:
+        aiowsgi.serve(hello, **{name: value})
+    assert str(misplaced.value).startswith(
+        f"serve() got an unexpected keyword argument {name!r}; it {told}"
+    )
+    assert advice in str(misplaced.value)
+
+
+def test_every_option_of_a_process_is_refused() -> None:
+    for field in dataclasses.fields(ProcessOptions):
+        config = aiowsgi.Config(**{field.name: getattr(aiowsgi.Config(), field.name)})
+        with pytest.raises(ConfigError, match=f"^{field.name} is an option of a process"):
+            aiowsgi.serve(hello, config=config)
+
+
+async def test_a_config_with_replaced_values_is_taken() -> None:
+    config = dataclasses.replace(aiowsgi.Config(threads=2), threads=3)
+    async with aiowsgi.serve(hello, "127.0.0.1", 0, config=config) as server:
+        assert server.threads == 3
 
 
 def test_factory_and_asgi_application_are_told() -> None:

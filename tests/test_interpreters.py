@@ -25,7 +25,7 @@ def app(environ, start_response):
     yield BODY
 
 async def main():
-    async with aiowsgi.serve(app, "127.0.0.1", 0, config=aiowsgi.Config(loop="asyncio")) as server:
+    async with aiowsgi.serve(app, "127.0.0.1", 0) as server:
         (listening,) = server.sockets
         reader, writer = await asyncio.open_connection(*listening.getsockname())
         writer.write(b"GET / HTTP/1.1\\r\\nHost: h\\r\\nConnection: close\\r\\n\\r\\n")

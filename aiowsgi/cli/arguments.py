@@ -12,7 +12,8 @@ from types import MappingProxyType
 from typing import Any
 
 from .. import __version__
-from ..config import Config, Option, help_texts, parse_port
+from ..config import Config, Option, Origin, help_texts
+from ..config.values import parse_port
 from ..errors import ConfigError
 from ..server.serving import with_address
 from .parser import HelpFormatter, Parser
@@ -77,7 +78,7 @@ def default_text(option: Option, default: Any) -> str:
     return str(default)
 
 
-def build_parser(texts: Mapping[str, str] = MappingProxyType({})) -> argparse.ArgumentParser:
+def build_parser(texts: Mapping[str, str] = MappingProxyType({})) -> Parser:
     """Return the parser of the command line.
 
     ``texts`` is the help of the options by their names, which only ``--help`` needs.
@@ -137,38 +138,38 @@ def build_parser(texts: Mapping[str, str] = MappingProxyType({})) -> argparse.Ar
     return parser
 
 
-def parse_arguments(arguments: Sequence[str] | None) -> tuple[str, Config]:
-    """Return the application's path and the configuration. Exits where they are wrong."""
+def parse_arguments(
+    arguments: Sequence[str] | None, environment: Mapping[str, str] = os.environ
+) -> tuple[str, Config]:
+    """Return the application's path and the configuration. Exits where they are wrong.
+
+    ``arguments`` are those of the process where none are given.
+    """
     parser = build_parser()
     values = vars(parser.parse_args(arguments))
     application: str = values.pop("application")
     host, port = values.pop("host"), values.pop("port")
+    origin_of_address = Origin.COMMAND_LINE
     if "bind" in values:
         if host is not None or port is not None:
             parser.error(
                 "--host and --port are the short form of one --bind; give one or the other"
             )
         values["bind"] = tuple(values["bind"])
-    elif port is None and (variable := os.environ.get("PORT")):
+    elif port is None and (variable := environment.get("PORT")):
         # Platforms set it, and reach the process from outside of its machine.
         host = "0.0.0.0" if host is None else host
         port = _port_of_environment(parser, variable)
+        origin_of_address = Origin.ENVIRONMENT
     try:
-        return application, with_address(Config(**values), host, port)
+        config = Config().with_values({Origin.COMMAND_LINE: values})
+        return application, with_address(config, host, port, origin=origin_of_address)
     except ConfigError as error:
-        parser.error(_as_option(str(error)))
+        parser.error(str(error))
 
 
-def _port_of_environment(parser: argparse.ArgumentParser, text: str) -> int:
+def _port_of_environment(parser: Parser, text: str) -> int:
     try:
         return parse_port(text)
     except ConfigError as error:
         parser.error(f"PORT in the environment: {error}; or choose another with --port or --bind")
-
-
-def _as_option(message: str) -> str:
-    """Return the message of a Config with the field's name as the option that was typed."""
-    name, space, rest = message.partition(" ")
-    if name in {field.name for field in dataclasses.fields(Config)}:
-        return f"--{name.replace('_', '-')}{space}{rest}"
-    return message

@@ -49,10 +49,10 @@ def run(
 ) -> None:
     """Serve a WSGI application until the process gets SIGINT or SIGTERM: the blocking form.
 
-    Arguments as for ``serve``. Requests in flight are finished before it returns; a second signal
-    cuts them. Messages go to standard error and the access log to standard output, unless the
-    loggers ``aiowsgi.error`` and ``aiowsgi.access`` have handlers already. Raises ConfigError, and
-    RuntimeError inside a running event loop.
+    Arguments as for ``serve``, with the options of a process, too. Requests in flight are finished
+    before it returns; a second signal cuts them. Messages go to standard error and the access log
+    to standard output, unless the loggers ``aiowsgi.error`` and ``aiowsgi.access`` have handlers
+    already. Raises ConfigError, and RuntimeError inside a running event loop.
     """
     refuse_options("run", options)
     refuse_application(app)
@@ -76,7 +76,7 @@ def prepare(config: Config) -> None:
 
     Raises ConfigError.
     """
-    _loop_factory(config.loop)
+    _loop_factory(config)
     find_reader(config.http)
     for name in _LATE:
         importlib.import_module(name)
@@ -104,7 +104,7 @@ def serve_until_signal(
     """
     # The application may have installed handlers of its own while it was imported.
     signals.install()
-    loop_name, loop_factory = _loop_factory(config.loop)
+    loop_name, loop_factory = _loop_factory(config)
     reader = find_reader(config.http)
     logs.configure(config.log_level)
     _set_up_heaps()
@@ -150,15 +150,17 @@ def _trim_heaps() -> None:
         trim(0)
 
 
-def _loop_factory(choice: str) -> tuple[str, Callable[[], asyncio.AbstractEventLoop] | None]:
-    if choice == "asyncio":
+def _loop_factory(config: Config) -> tuple[str, Callable[[], asyncio.AbstractEventLoop] | None]:
+    if config.loop == "asyncio":
         return "asyncio", None
     try:
         import uvloop
     except ImportError as error:
-        if choice == "auto":
+        if config.loop == "auto":
             return "asyncio", None
-        raise ConfigError("uvloop is not installed; leave --loop out to use asyncio") from error
+        raise ConfigError(
+            f"uvloop is not installed; leave {config.spelling('loop')} out to use asyncio"
+        ) from error
     return "uvloop", uvloop.new_event_loop
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Never
 from wsgiref.types import WSGIApplication
 
 from ..bridge.pool.jobs import Scheduling
-from ..config import Config
+from ..config import Config, Option, Origin, ProcessOptions
 from ..errors import ConfigError
 from ..http.readers.choice import find_reader
 from ..net import bind
@@ -22,6 +22,10 @@ from ..wsgi.application import describe, objection
 from .server import Server
 
 _OPTIONS = frozenset(field.name for field in dataclasses.fields(Config))
+# The options that a server inside of another program does not have.
+_PROCESS_OPTIONS: Mapping[str, Option] = {
+    field.name: field.metadata["option"] for field in dataclasses.fields(ProcessOptions)
+}
 # What some write into the host: unix:PATH, fd:N, HOST:PORT or [IPV6]:PORT.
 _WHOLE_ADDRESS = re.compile(r"(?:unix|fd):.*|[^:]*:[0-9]*|\[.*\]:[0-9]*", re.DOTALL)
 
@@ -134,28 +138,36 @@ def serve(
     Arguments:
         app: the WSGI application (PEP 3333).
         host, port: where to listen, instead of ``config.bind``; port 0 lets the kernel choose.
-        config: all other options.
+        config: all other options, but those of a process: ``loop``, ``chdir``, ``workers`` and
+            ``log_level`` are for ``aiowsgi.run`` and the command line.
         sock: a bound stream socket to listen on instead; the server closes it.
         executor: runs the application instead of a pool of the server's own, and is left running
             when the server stops. A ``ThreadPool`` may be shared between servers.
 
-    Raises ConfigError where the application cannot be one, and, once it is awaited, BindError where
-    an address cannot be listened on. A start that fails leaves nothing bound. Raises TypeError for
-    arguments of other types, and RuntimeError where it is awaited outside of an asyncio event loop.
+    Raises ConfigError where the application cannot be one, or an option of a process is given, and,
+    once it is awaited, BindError where an address cannot be listened on. A start that fails leaves
+    nothing bound. Raises TypeError for arguments of other types, and RuntimeError where it is
+    awaited outside of an asyncio event loop.
 
     It installs no signal handlers, configures no logging, and changes no global state.
     """
     refuse_options("serve", options)
     refuse_application(app)
+    config = with_address(config, host, port)
+    refuse_process_options(config)
     if sock is not None and (host is not None or port is not None):
         raise ConfigError("give either host and port, or sock")
     if executor is not None and not isinstance(executor, Executor):
         raise ConfigError(f"the executor {executor!r} is not a concurrent.futures.Executor")
-    return Serving(app, with_address(config, host, port), sock, executor)
+    return Serving(app, config, sock, executor)
 
 
-def with_address(config: Config | None, host: str | None, port: int | None) -> Config:
+def with_address(
+    config: Config | None, host: str | None, port: int | None, *, origin: Origin = Origin.CODE
+) -> Config:
     """Return the configuration with ``host`` and ``port`` as its one address, if one is given.
+
+    ``origin`` is where they come from.
 
     Raises TypeError and ConfigError where they are no such.
     """
@@ -182,7 +194,7 @@ def with_address(config: Config | None, host: str | None, port: int | None) -> C
         )
     if not 0 <= port <= 65535:
         raise ConfigError(f"{port} is not a port; a port is a number from 0 to 65535")
-    return dataclasses.replace(config, bind=(bind.address_of(host, port),))
+    return config.with_values({origin: {"bind": (bind.address_of(host, port),)}})
 
 
 def _refuse_green_threads() -> None:
@@ -209,11 +221,29 @@ def refuse_application(app: object) -> None:
         raise ConfigError(f"{describe(app)} is not a WSGI application: {wrong}")
 
 
+def refuse_process_options(config: Config) -> None:
+    """Raise ConfigError where one of the options is given that only a process has."""
+    for name in _PROCESS_OPTIONS:
+        if config.origin(name) is not Origin.DEFAULT:
+            raise ConfigError(f"{config.spelling(name)} {_of_a_process(name)}")
+
+
+def _of_a_process(name: str) -> str:
+    return (
+        "is an option of a process, for aiowsgi.run and the command line, and serve() takes none "
+        f"such; leave it out: {_PROCESS_OPTIONS[name].embedded}"
+    )
+
+
 def refuse_options(function: str, options: Mapping[str, Any]) -> None:
     """Raise TypeError where a function was given options that it does not take.
 
     Those of ``Config`` are taken for such everywhere.
     """
     for name, value in options.items():
-        hint = f"; write config=aiowsgi.Config({name}={value!r})" if name in _OPTIONS else ""
+        hint = ""
+        if function == "serve" and name in _PROCESS_OPTIONS:
+            hint = f"; it {_of_a_process(name)}"
+        elif name in _OPTIONS:
+            hint = f"; write config=aiowsgi.Config({name}={value!r})"
         raise TypeError(f"{function}() got an unexpected keyword argument {name!r}{hint}")

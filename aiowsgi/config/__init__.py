@@ -1,0 +1,26 @@
+"""Options by subject: what a listener has, what a server has, what a process has. Data only.
+
+Every option is defined once, in a field: its name, type, default, unit, help and check. A field
+``timeout_header`` is the option ``--timeout-header`` of the command line, and the docstring below
+it, which editors show, is its help. ``Config`` is all of them together.
+"""
+
+from .config import Config
+from .help_texts import help_texts
+from .listener import ListenerConfig, ListenerOptions, Protocol
+from .option import Option
+from .origin import Origin
+from .process import ProcessOptions
+from .server import ServerOptions
+
+__all__ = [
+    "Config",
+    "ListenerConfig",
+    "ListenerOptions",
+    "Option",
+    "Origin",
+    "ProcessOptions",
+    "Protocol",
+    "ServerOptions",
+    "help_texts",
+]

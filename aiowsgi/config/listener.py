@@ -1,0 +1,69 @@
+"""What a listener has: an address, a protocol, a queue in the kernel."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from .option import count, option
+from .subject import Subject
+
+_GROUP = "where to listen"
+
+Protocol = Literal["http", "uwsgi"]
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerConfig:
+    """One address that is listened on, and what is spoken there. Made from an entry of ``bind``."""
+
+    address: str
+    """HOST:PORT, [IPV6]:PORT, unix:PATH, unix:@NAME or fd:N; not checked before it is bound"""
+    protocol: Protocol = "http"
+    """what clients speak there: HTTP, or what nginx calls uwsgi_pass"""
+    backlog: int = field(kw_only=True)
+    """connections that the kernel holds until they are accepted"""
+
+    @classmethod
+    def parse(cls, text: str, *, backlog: int) -> "ListenerConfig":
+        """Return the listener of an address with or without its protocol: uwsgi:HOST:PORT.
+
+        Without one it is HTTP. A URL such as http://HOST:PORT is left as it is: it is no address,
+        and whoever binds it says so.
+        """
+        name, _, address = text.partition(":")
+        for protocol in get_args(Protocol):
+            if name == protocol and address and not address.startswith("//"):
+                return cls(address, protocol, backlog=backlog)
+        return cls(text, backlog=backlog)
+
+    def __str__(self) -> str:
+        """Return the address as it is written for ``bind``."""
+        return self.address if self.protocol == "http" else f"{self.protocol}:{self.address}"
+
+
+def _objection_to_bind(value: Any) -> str | None:
+    if isinstance(value, str):
+        return f"is a tuple of addresses; write bind=({value!r},)"
+    try:
+        addresses = tuple(value)
+    except TypeError:
+        addresses = ()
+    if not addresses or not all(isinstance(address, str) for address in addresses):
+        return "is a tuple of addresses such as '127.0.0.1:8000', at least one"
+    return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListenerOptions(Subject):
+    """The options of listeners."""
+
+    bind: tuple[str, ...] = option(
+        ("127.0.0.1:8000",), _GROUP, rule=_objection_to_bind, metavar="ADDRESS", short="-b"
+    )
+    """address to listen on: HOST:PORT, [IPV6]:PORT, unix:PATH or fd:N; may be repeated"""
+    backlog: int = count(2048, _GROUP)
+    """connections that the kernel holds until they are accepted"""
+
+    @property
+    def listeners(self) -> tuple[ListenerConfig, ...]:
+        """What ``bind`` says, one listener an entry."""
+        return tuple(ListenerConfig.parse(text, backlog=self.backlog) for text in self.bind)

@@ -1,0 +1,62 @@
+"""What a process has. Only ``aiowsgi.run`` and the command line take these options.
+
+A server inside of another program has none of them: that program has chosen its event loop, its
+directory, its processes and its logging.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from .option import count, option
+from .subject import Subject
+
+_GROUP = "the process"
+
+Loop = Literal["auto", "uvloop", "asyncio"]
+LogLevel = Literal["debug", "info", "warning", "error", "critical"]
+
+
+def _objection_to_workers(value: int) -> str | None:
+    if value == 1:
+        return None
+    return (
+        f"must be 1 in this version, not {value}; "
+        "for several cores, run several behind a load balancer"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessOptions(Subject):
+    """The options of a process."""
+
+    workers: int = count(
+        1,
+        _GROUP,
+        rule=_objection_to_workers,
+        short="-w",
+        embedded="a server is in one process, that of your program",
+    )
+    """worker processes; only 1 for now"""
+    loop: Loop = option(
+        "auto",
+        _GROUP,
+        choices=get_args(Loop),
+        embedded="the server is on the loop that your program runs; choose it there, such as "
+        "asyncio.Runner(loop_factory=uvloop.new_event_loop)",
+    )
+    """event loop; auto is uvloop if it is installed, else asyncio"""
+    chdir: str = option(
+        "",
+        _GROUP,
+        metavar="PATH",
+        default_text="the current directory",
+        embedded="your program imports the application; it may call os.chdir() before",
+    )
+    """change to this directory first; your application is imported from it"""
+    log_level: LogLevel = option(
+        "info",
+        _GROUP,
+        choices=get_args(LogLevel),
+        embedded="your program configures logging; set the level of the logger aiowsgi.error",
+    )
+    """least severe messages that are shown"""
