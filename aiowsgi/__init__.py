@@ -5,7 +5,7 @@ from .process import paths
 paths.take_out_current_directory()
 
 from .answers.coroutines import run_coroutine
-from .bridge.pool.executor import ThreadPool
+from .bridge.pool.thread_pool import ThreadPool
 from .config import Config
 from .errors import (
     AiowsgiError,

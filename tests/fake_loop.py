@@ -288,10 +288,10 @@ class FakePool:
     def wake(self) -> None:
         pass
 
-    def leave(self) -> None:
+    def release_slot(self) -> None:
         self.away += 1
 
-    def rejoin(self) -> None:
+    def reclaim_slot(self) -> None:
         self.away -= 1
 
 

@@ -26,10 +26,10 @@ ALL = 1 << 30
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
 
 
-class NoPlaces:
-    def leave(self) -> None: ...
+class NoSlots:
+    def release_slot(self) -> None: ...
 
-    def rejoin(self) -> None: ...
+    def reclaim_slot(self) -> None: ...
 
 
 class Kernel:
@@ -60,7 +60,7 @@ def wakes() -> Wakes:
 
 
 def direct_writer(wakes: Wakes, kernel: Kernel) -> ResponseWriter:
-    writer = ResponseWriter(wakes, high_water=1 << 20, budget=Budget(ALL), places=NoPlaces())
+    writer = ResponseWriter(wakes, high_water=1 << 20, budget=Budget(ALL), slots=NoSlots())
     writer.allow_direct(kernel.send)
     return writer
 
@@ -234,7 +234,7 @@ def test_two_threads_send_everything_once_and_in_order(
     chance = random.Random(seed)
     kernel = Kernel(room)
     woken = threading.Semaphore(0)
-    writer = ResponseWriter(woken.release, high_water=16, budget=Budget(ALL), places=NoPlaces())
+    writer = ResponseWriter(woken.release, high_water=16, budget=Budget(ALL), slots=NoSlots())
     writer.allow_direct(kernel.send)
 
     def produce() -> None:

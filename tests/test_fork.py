@@ -308,7 +308,7 @@ def test_child_ends_although_a_thread_of_its_parent_is_in_the_midst_of_printing(
         sys.stdout = sys.stderr = Stuck()
         if pid := os.fork():
             os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
-        forks.leave(SystemExit("what went wrong"))
+        forks.exit_child(SystemExit("what went wrong"))
     """
     process = subprocess.run([sys.executable, "-c", dedent(program)], timeout=TIMEOUT)
     assert process.returncode == 1

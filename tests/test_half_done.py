@@ -149,14 +149,14 @@ def test_reader_that_could_not_ask_does_not_wait(initial: bytes) -> None:
     def fail() -> None:
         raise MemoryError
 
-    class NoPlaces:
-        def leave(self) -> None:
+    class NoSlots:
+        def release_slot(self) -> None:
             raise AssertionError
 
-        def rejoin(self) -> None:
+        def reclaim_slot(self) -> None:
             raise AssertionError
 
-    body = RequestBody(fail, high_water=10, budget=Budget(1000), places=NoPlaces(), initial=initial)
+    body = RequestBody(fail, high_water=10, budget=Budget(1000), slots=NoSlots(), initial=initial)
     with pytest.raises(MemoryError):
         body.read(100)
     ended = threading.Event()

@@ -54,7 +54,7 @@ async def test_call_that_waits_for_its_client_is_alone_unless_spare_threads_are_
         await slow.send(UPLOAD + bytes(50_000))
         # Its thread has given up its place by then, for others to take.
         pool = server._site.pool
-        await eventually(lambda: bool(pool._away))  # type: ignore[attr-defined]
+        await eventually(lambda: bool(pool._waiting_for_clients))  # type: ignore[attr-defined]
         await quick.send(GET)
         if spare is None:
             await eventually(lambda: server.inspect().queued == 1)

@@ -27,8 +27,8 @@ from aiowsgi.bridge.locks import Lock
 from aiowsgi.bridge.mailbox import Mailbox
 from aiowsgi.bridge.pool import job_pool as pool_module
 from aiowsgi.bridge.pool import threads as threads_module
-from aiowsgi.bridge.pool.executor import ThreadPool
-from aiowsgi.bridge.pool.foreign import ForeignPool
+from aiowsgi.bridge.pool.executor_queue import ExecutorQueue
+from aiowsgi.bridge.pool.thread_pool import ThreadPool
 from aiowsgi.bridge.pool.threads import PoolThread
 from aiowsgi.bridge.response import Progress, ResponseWriter
 from aiowsgi.exchange.stream import Exchange
@@ -92,7 +92,8 @@ def run_on_all(pool: ThreadPool, number: int) -> None:
     """See that so many jobs still run at the same time, and no more threads are left than that."""
     idle_threads(pool, number)
     assert len(pool._living) == number
-    assert (pool._running, pool._lost, pool._away, pool._waking) == (set(), set(), set(), None)
+    assert pool._running == pool._lost == pool._waiting_for_clients == set()
+    assert pool._waking is None
 
 
 @pytest.fixture
@@ -137,7 +138,7 @@ def test_exception_that_comes_too_late_for_its_job_hurts_no_other(pool: ThreadPo
         outcome = pool.submit(int).exception(TIMEOUT)
         assert outcome is None or isinstance(outcome, Unwanted)
     eventually(lambda: not pool._running)
-    assert pool._lost == pool._away == set()
+    assert pool._lost == pool._waiting_for_clients == set()
 
 
 # --- at any line ---------------------------------------------------------------------------------
@@ -190,8 +191,8 @@ def play(number: int) -> str:
     def job(index: int) -> Callable[[], None]:
         def run() -> None:
             runs[index] += 1
-            pool.leave()
-            pool.rejoin()
+            pool.release_slot()
+            pool.reclaim_slot()
             done[index].set()
 
         return run
@@ -224,7 +225,8 @@ def play(number: int) -> str:
     pool.stop(stopped.set)
     assert stopped.wait(TIMEOUT), f"the pool does not stop: {strike.place}"
     pool.join()
-    assert (pool._running, pool._lost, pool._away, pool._living) == (set(),) * 4, strike.place
+    assert pool._running == pool._lost == pool._waiting_for_clients == set(), strike.place
+    assert pool._living == set(), strike.place
     return strike.place
 
 
@@ -297,11 +299,11 @@ def test_who_waits_for_a_job_is_told_when_it_fails_in_another_executor() -> None
         raise Unwanted
 
     with ThreadPool(1) as executor:
-        foreign = ForeignPool(executor, queue_size=4)
-        foreign.start(run, told.set)
+        queue = ExecutorQueue(executor, queue_size=4)
+        queue.start(run, told.set)
         assert told.wait(TIMEOUT)
-        eventually(lambda: not foreign.running())
-        assert foreign.waiting == 0
+        eventually(lambda: not queue.running())
+        assert queue.waiting == 0
 
 
 @pytest.mark.parametrize("foreign", [False, True])
@@ -327,14 +329,14 @@ async def test_client_is_answered_although_its_request_is_not_run_to_its_end(
 
 def test_wait_for_a_client_that_is_interrupted_leaves_no_place_empty(pool: ThreadPool) -> None:
     """A library gives up a call that waits for its client."""
-    body = RequestBody(lambda: None, high_water=ALL, budget=Budget(ALL), places=pool)
+    body = RequestBody(lambda: None, high_water=ALL, budget=Budget(ALL), slots=pool)
     future = pool.submit(body.read, 1)
-    eventually(lambda: bool(pool._away))
-    (ident,) = pool._away
+    eventually(lambda: bool(pool._waiting_for_clients))
+    (ident,) = pool._waiting_for_clients
     raise_in(ident, Unwanted)
     body.feed(b"x")
     assert isinstance(future.exception(TIMEOUT), Unwanted)
-    eventually(lambda: not pool._away)
+    eventually(lambda: not pool._waiting_for_clients)
     run_on_all(pool, 2)
 
 
@@ -362,11 +364,11 @@ def pool_calls(pool: ThreadPool) -> dict[str, Callable[[], Any]]:
         "start": lambda: pool.start(int),
         "stop": lambda: pool.stop(lambda: None),
         "shutdown": pool.shutdown,
-        "leave": pool.leave,
+        "release_slot": pool.release_slot,
     }
 
 
-@pytest.mark.parametrize("name", ["submit", "start", "stop", "shutdown", "leave"])
+@pytest.mark.parametrize("name", ["submit", "start", "stop", "shutdown", "release_slot"])
 def test_pool_that_is_interrupted_takes_nothing_and_says_so(pool: ThreadPool, name: str) -> None:
     with pytest.raises(RuntimeError, match="the thread pool is in use by this very thread"):
         holding(pool._lock, pool_calls(pool)[name])
@@ -415,14 +417,14 @@ def test_future_that_is_cancelled_in_the_middle_of_a_call_does_not_run(pool: Thr
 
 
 def test_all_that_can_be_looked_at_can_be_so_in_the_middle_of_a_call(pool: ThreadPool) -> None:
-    foreign = ForeignPool(pool, queue_size=1)
+    queue = ExecutorQueue(pool, queue_size=1)
     budget = Budget(ALL)
-    places: Any = pool
-    writer = ResponseWriter(lambda: None, high_water=ALL, budget=budget, places=places)
-    body = RequestBody(lambda: None, high_water=ALL, budget=budget, places=places)
+    slots: Any = pool
+    writer = ResponseWriter(lambda: None, high_water=ALL, budget=budget, slots=slots)
+    body = RequestBody(lambda: None, high_water=ALL, budget=budget, slots=slots)
     looks: list[tuple[Lock, Any, list[str]]] = [
         (pool._lock, pool, ["running", "living_threads", "waiting", "lost", "starved"]),
-        (foreign._lock, foreign, ["running", "waiting", "lost", "starved"]),
+        (queue._lock, queue, ["running", "waiting", "lost", "starved"]),
         (budget._lock, budget, ["used", "exceeded"]),
         (writer._lock, writer, ["waiting", "held", "progress"]),
         (body._lock, body, ["full", "awaited", "waiting", "held"]),
@@ -439,7 +441,7 @@ def test_all_that_can_be_looked_at_can_be_so_in_the_middle_of_a_call(pool: Threa
 
 
 def test_response_that_is_interrupted_takes_nothing_and_says_so(pool: ThreadPool) -> None:
-    writer = ResponseWriter(lambda: None, high_water=ALL, budget=Budget(ALL), places=pool)
+    writer = ResponseWriter(lambda: None, high_water=ALL, budget=Budget(ALL), slots=pool)
     writer.write([b"a"])
     for call in (writer.write, writer.finish):
         with pytest.raises(RuntimeError, match="the response is in use by this very thread"):
@@ -451,7 +453,7 @@ def test_response_that_is_interrupted_takes_nothing_and_says_so(pool: ThreadPool
 
 
 def test_request_body_that_is_interrupted_is_not_read(pool: ThreadPool) -> None:
-    body = RequestBody(lambda: None, high_water=ALL, budget=Budget(ALL), places=pool, initial=b"a")
+    body = RequestBody(lambda: None, high_water=ALL, budget=Budget(ALL), slots=pool, initial=b"a")
     with pytest.raises(RuntimeError, match="the request body is in use by this very thread"):
         holding(body._lock, lambda: body.read(1))
     assert body.read(1) == b"a"

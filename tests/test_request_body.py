@@ -33,18 +33,18 @@ from aiowsgi.wsgi.input import streamed_input
 TIMEOUT = 20.0
 
 
-class Places:
-    """Counts the threads that have left their places."""
+class ThreadSlots:
+    """Counts the calls of both methods."""
 
     def __init__(self) -> None:
-        self.left = 0
-        self.rejoined = 0
+        self.released = 0
+        self.reclaimed = 0
 
-    def leave(self) -> None:
-        self.left += 1
+    def release_slot(self) -> None:
+        self.released += 1
 
-    def rejoin(self) -> None:
-        self.rejoined += 1
+    def reclaim_slot(self) -> None:
+        self.reclaimed += 1
 
 
 def make_body(
@@ -52,14 +52,14 @@ def make_body(
     *,
     high_water: int,
     budget: Budget | None = None,
-    places: Places | None = None,
+    slots: ThreadSlots | None = None,
     initial: bytes = b"",
 ) -> RequestBody:
     return RequestBody(
         on_demand,
         high_water=high_water,
         budget=budget or Budget(1 << 30),
-        places=places or Places(),
+        slots=slots or ThreadSlots(),
         initial=initial,
     )
 
@@ -458,34 +458,34 @@ class TestPlaces:
     """A thread that waits for a client for long lets another one work meanwhile."""
 
     def test_are_not_left_without_waiting(self) -> None:
-        places = Places()
-        body = make_body(no_demand, high_water=100, places=places, initial=b"x")
+        slots = ThreadSlots()
+        body = make_body(no_demand, high_water=100, slots=slots, initial=b"x")
         body.finish()
         assert body.read(10) == b"x"
         assert body.read(10) == b""
-        assert (places.left, places.rejoined) == (0, 0)
+        assert (slots.released, slots.reclaimed) == (0, 0)
 
     def test_are_not_left_for_a_short_wait(self, waits: queue.SimpleQueue[None]) -> None:
-        places = Places()
-        body = make_body(no_demand, high_water=100, places=places)
+        slots = ThreadSlots()
+        body = make_body(no_demand, high_water=100, slots=slots)
         result = in_thread(lambda: body.read(10))
         waits.get(timeout=TIMEOUT)
         assert body.waiting
         body.feed(b"x")
         assert result.result(TIMEOUT) == b"x"
         assert not body.waiting
-        assert (places.left, places.rejoined) == (0, 0)
+        assert (slots.released, slots.reclaimed) == (0, 0)
 
     @pytest.mark.parametrize("end", ["feed", "finish", "abort"])
     def test_are_left_while_a_long_wait_lasts(
         self, long_waits: queue.SimpleQueue[None], end: str
     ) -> None:
-        places = Places()
-        body = make_body(no_demand, high_water=100, places=places)
+        slots = ThreadSlots()
+        body = make_body(no_demand, high_water=100, slots=slots)
         result = in_thread(lambda: body.read(10))
         long_waits.get(timeout=TIMEOUT)
         assert body.waiting
-        assert (places.left, places.rejoined) == (1, 0)
+        assert (slots.released, slots.reclaimed) == (1, 0)
         if end == "feed":
             body.feed(b"x")
         elif end == "finish":
@@ -494,49 +494,49 @@ class TestPlaces:
             body.abort(RequestBodyError("gone"))
         assert (type(result.exception(TIMEOUT)) is RequestBodyError) == (end == "abort")
         assert not body.waiting
-        assert (places.left, places.rejoined) == (1, 1)
+        assert (slots.released, slots.reclaimed) == (1, 1)
 
     def test_are_left_once_however_often_the_thread_wakes_in_vain(
         self, long_waits: queue.SimpleQueue[None]
     ) -> None:
-        places = Places()
-        body = make_body(no_demand, high_water=100, places=places)
+        slots = ThreadSlots()
+        body = make_body(no_demand, high_water=100, slots=slots)
         result = in_thread(lambda: body.read(10))
         for _ in range(3):
             long_waits.get(timeout=TIMEOUT)
-            assert (places.left, places.rejoined) == (1, 0)
+            assert (slots.released, slots.reclaimed) == (1, 0)
             body.feed(b"")
         long_waits.get(timeout=TIMEOUT)
         body.feed(b"x")
         assert result.result(TIMEOUT) == b"x"
-        assert (places.left, places.rejoined) == (1, 1)
+        assert (slots.released, slots.reclaimed) == (1, 1)
 
     def test_are_left_when_short_waits_add_up(
         self, waits: queue.SimpleQueue[None], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         # A client that sends byte after byte is no faster for it.
         monkeypatch.setattr(body_module, "time", clock := Clock())
-        places = Places()
-        body = make_body(no_demand, high_water=100, places=places)
+        slots = ThreadSlots()
+        body = make_body(no_demand, high_water=100, slots=slots)
         for left in (0, 0, 1, 2):
             result = in_thread(lambda: body.read(10))
             waits.get(timeout=TIMEOUT)
-            assert (places.left, places.rejoined) == (left, max(left - 1, 0))
+            assert (slots.released, slots.reclaimed) == (left, max(left - 1, 0))
             clock.now += TIMEOUT / 2  # Half of what is a short wait here.
             body.feed(b"x")
             assert result.result(TIMEOUT) == b"x"
-            assert (places.left, places.rejoined) == (left, left)
+            assert (slots.released, slots.reclaimed) == (left, left)
 
     def test_are_left_again_for_every_long_wait(self, long_waits: queue.SimpleQueue[None]) -> None:
-        places = Places()
-        body = make_body(no_demand, high_water=100, places=places)
+        slots = ThreadSlots()
+        body = make_body(no_demand, high_water=100, slots=slots)
         for number in range(1, 4):
             result = in_thread(lambda: body.read(10))
             long_waits.get(timeout=TIMEOUT)
-            assert (places.left, places.rejoined) == (number, number - 1)
+            assert (slots.released, slots.reclaimed) == (number, number - 1)
             body.feed(b"x")
             assert result.result(TIMEOUT) == b"x"
-            assert (places.left, places.rejoined) == (number, number)
+            assert (slots.released, slots.reclaimed) == (number, number)
 
 
 class BodyMachine(RuleBasedStateMachine):

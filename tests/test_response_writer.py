@@ -36,18 +36,18 @@ TIMEOUT = 20.0
 ALL = 1 << 30
 
 
-class Places:
-    """Counts the threads that have left their places."""
+class ThreadSlots:
+    """Counts the calls of both methods."""
 
     def __init__(self) -> None:
-        self.left = 0
-        self.rejoined = 0
+        self.released = 0
+        self.reclaimed = 0
 
-    def leave(self) -> None:
-        self.left += 1
+    def release_slot(self) -> None:
+        self.released += 1
 
-    def rejoin(self) -> None:
-        self.rejoined += 1
+    def reclaim_slot(self) -> None:
+        self.reclaimed += 1
 
 
 def make_writer(
@@ -55,13 +55,13 @@ def make_writer(
     *,
     high_water: int,
     budget: Budget | None = None,
-    places: Places | None = None,
+    slots: ThreadSlots | None = None,
 ) -> ResponseWriter:
     return ResponseWriter(
         wake,
         high_water=high_water,
         budget=budget or Budget(ALL),
-        places=places or Places(),
+        slots=slots or ThreadSlots(),
     )
 
 
@@ -597,17 +597,17 @@ class TestPlaces:
     """A thread that waits for a client for long lets another one work meanwhile."""
 
     def test_are_not_left_without_waiting(self, wake: Counter) -> None:
-        places = Places()
-        writer = make_writer(wake, high_water=100, places=places)
+        slots = ThreadSlots()
+        writer = make_writer(wake, high_water=100, slots=slots)
         writer.write([b"x"])
         writer.finish([b"y"])
-        assert (places.left, places.rejoined) == (0, 0)
+        assert (slots.released, slots.reclaimed) == (0, 0)
 
     def test_are_not_left_for_a_short_wait(
         self, wake: Counter, waits: queue.SimpleQueue[None]
     ) -> None:
-        places = Places()
-        writer = make_writer(wake, high_water=4, places=places)
+        slots = ThreadSlots()
+        writer = make_writer(wake, high_water=4, slots=slots)
         writer.write([b"0123"])
         result = in_thread(lambda: writer.write([b"x"]))
         waits.get(timeout=TIMEOUT)
@@ -615,58 +615,58 @@ class TestPlaces:
         take(writer)
         result.result(TIMEOUT)
         assert not writer.waiting
-        assert (places.left, places.rejoined) == (0, 0)
+        assert (slots.released, slots.reclaimed) == (0, 0)
 
     def test_are_left_while_a_long_wait_lasts(
         self, wake: Counter, long_waits: queue.SimpleQueue[None]
     ) -> None:
-        places = Places()
-        writer = make_writer(wake, high_water=4, places=places)
+        slots = ThreadSlots()
+        writer = make_writer(wake, high_water=4, slots=slots)
         writer.write([b"0123"])
         result = in_thread(lambda: writer.write([b"x"]))
         long_waits.get(timeout=TIMEOUT)
         assert writer.waiting
-        assert (places.left, places.rejoined) == (1, 0)
+        assert (slots.released, slots.reclaimed) == (1, 0)
         take(writer)
         result.result(TIMEOUT)
         assert not writer.waiting
-        assert (places.left, places.rejoined) == (1, 1)
+        assert (slots.released, slots.reclaimed) == (1, 1)
 
     def test_are_left_once_however_often_the_thread_wakes_in_vain(
         self, wake: Counter, long_waits: queue.SimpleQueue[None]
     ) -> None:
-        places = Places()
-        writer = make_writer(wake, high_water=4, places=places)
+        slots = ThreadSlots()
+        writer = make_writer(wake, high_water=4, slots=slots)
         writer.write([b"0", b"1", b"2", b"3"])
         result = in_thread(lambda: writer.write([b"next"]))
         for _ in range(3):
             long_waits.get(timeout=TIMEOUT)
-            assert (places.left, places.rejoined) == (1, 0)
+            assert (slots.released, slots.reclaimed) == (1, 0)
             assert writer.take(1)[1] is Progress.LEFT
         long_waits.get(timeout=TIMEOUT)
         assert not result.done()
         take(writer)
         result.result(TIMEOUT)
-        assert (places.left, places.rejoined) == (1, 1)
+        assert (slots.released, slots.reclaimed) == (1, 1)
 
     def test_are_left_again_for_every_long_wait(
         self, wake: Counter, long_waits: queue.SimpleQueue[None]
     ) -> None:
-        places = Places()
-        writer = make_writer(wake, high_water=4, places=places)
+        slots = ThreadSlots()
+        writer = make_writer(wake, high_water=4, slots=slots)
         result = in_thread(lambda: writer.write([b"0123456789abcdef"]))
         for number in range(1, 4):
             long_waits.get(timeout=TIMEOUT)
-            assert (places.left, places.rejoined) == (number, number - 1)
+            assert (slots.released, slots.reclaimed) == (number, number - 1)
             take(writer)
         result.result(TIMEOUT)
-        assert (places.left, places.rejoined) == (3, 3)
+        assert (slots.released, slots.reclaimed) == (3, 3)
 
     def test_are_taken_again_when_the_client_leaves(
         self, wake: Counter, long_waits: queue.SimpleQueue[None]
     ) -> None:
-        places = Places()
-        writer = make_writer(wake, high_water=4, places=places)
+        slots = ThreadSlots()
+        writer = make_writer(wake, high_water=4, slots=slots)
         writer.write([b"0123"])
         result = in_thread(lambda: writer.write([b"x"]))
         long_waits.get(timeout=TIMEOUT)
@@ -674,7 +674,7 @@ class TestPlaces:
         with pytest.raises(ClientDisconnected):
             result.result(TIMEOUT)
         assert not writer.waiting
-        assert (places.left, places.rejoined) == (1, 1)
+        assert (slots.released, slots.reclaimed) == (1, 1)
 
 
 class FakeTail:

@@ -17,8 +17,8 @@ from raw_client import RawClient, connect, eventually, on_each_loop
 
 import aiowsgi
 from aiowsgi import libc
-from aiowsgi.bridge.pool.executor import ThreadPool
 from aiowsgi.bridge.pool.jobs import Started
+from aiowsgi.bridge.pool.thread_pool import ThreadPool
 from aiowsgi.config import Config
 from aiowsgi.process.scheduling import (
     LONG_SLACK,

@@ -1,4 +1,4 @@
-"""The thread pool. In memory. Other executors in its place: ``test_foreign_pool``.
+"""The thread pool. In memory. Other executors in its place: ``test_executor_queue``.
 
 Jobs say when they begin and end when they are told to. What a pool's threads do behind the end of
 a job is awaited through the pool's lock, which is replaced by one that tells when it was released.
@@ -39,9 +39,9 @@ from hypothesis.stateful import (
 from aiowsgi.bridge.locks import make_lock
 from aiowsgi.bridge.pool import job_pool as pool_module
 from aiowsgi.bridge.pool import threads as threads_module
-from aiowsgi.bridge.pool.executor import ThreadPool
 from aiowsgi.bridge.pool.jobs import Job as Handle
 from aiowsgi.bridge.pool.jobs import Started
+from aiowsgi.bridge.pool.thread_pool import ThreadPool
 from aiowsgi.errors import QueueFull
 
 # Fail-safe only: no wait of these tests is meant to last.
@@ -52,7 +52,7 @@ real_start = threading.Thread.start
 # One job is stuck when the process ends; another one has started a thread that is still at work.
 LEAVING = """
     import threading
-    from aiowsgi.bridge.pool.executor import ThreadPool
+    from aiowsgi.bridge.pool.thread_pool import ThreadPool
 
     def work():
         threading.main_thread().join()
@@ -805,7 +805,7 @@ class TestStopping:
     def test_a_thread_that_waits_for_a_client_is_waited_for(self, make: MakePool) -> None:
         watched = make(1, spare_threads=1)
         (away,) = watched.busy()
-        away.do(watched.pool.leave)
+        away.do(watched.pool.release_slot)
         (other,) = watched.busy()
         stopped = threading.Event()
         threads = watched.pool.living_threads()
@@ -813,7 +813,7 @@ class TestStopping:
         other.end()
         watched.settle_threads(1)
         assert not stopped.is_set()
-        away.do(watched.pool.rejoin)
+        away.do(watched.pool.reclaim_slot)
         away.end()
         assert stopped.wait(TIMEOUT)
         watched.pool.join()
@@ -827,12 +827,12 @@ class TestStopping:
         waiting, _ = watched.start()
         stopped = threading.Event()
         watched.pool.stop(stopped.set)
-        away.do(watched.pool.leave)
+        away.do(watched.pool.release_slot)
         waiting.wait_started()
         waiting.end()
         watched.settle(1)
         assert not stopped.is_set()
-        away.do(watched.pool.rejoin)
+        away.do(watched.pool.reclaim_slot)
         away.end()
         assert stopped.wait(TIMEOUT)
 
@@ -947,7 +947,7 @@ class TestPlaces:
         (away,) = watched.busy()
         waiting, _ = watched.start()
         assert watched.threads == 1
-        away.do(watched.pool.leave)
+        away.do(watched.pool.release_slot)
         waiting.wait_started()
         assert waiting.thread != away.thread
         assert watched.pool.threads == 1  # As many as work at the same time.
@@ -957,15 +957,15 @@ class TestPlaces:
         (running,) = watched.busy()
         for _ in range(2):
             waiting, _ = watched.start()
-            running.do(watched.pool.leave)
+            running.do(watched.pool.release_slot)
             running = waiting.wait_started()
         last, _ = watched.start()
-        running.do(watched.pool.leave)
+        running.do(watched.pool.release_slot)
         watched.settle(4)
         assert last.runs == 0
         assert watched.threads == 3
         # One that comes back makes no room; one that ends does.
-        running.do(watched.pool.rejoin)
+        running.do(watched.pool.reclaim_slot)
         watched.settle(4)
         assert last.runs == 0
         running.end()
@@ -975,7 +975,7 @@ class TestPlaces:
         watched = make(1)
         (away,) = watched.busy()
         waiting, _ = watched.start()
-        away.do(watched.pool.leave)
+        away.do(watched.pool.release_slot)
         watched.settle(2)
         assert waiting.runs == 0
         assert watched.threads == 1
@@ -983,7 +983,7 @@ class TestPlaces:
     def test_one_that_leaves_while_nothing_waits_starts_no_thread(self, make: MakePool) -> None:
         watched = make(1, spare_threads=1)
         (away,) = watched.busy()
-        away.do(watched.pool.leave)
+        away.do(watched.pool.release_slot)
         assert watched.threads == 1
         # The next job finds the place free.
         watched.start()[0].wait_started()
@@ -994,7 +994,7 @@ class TestPlaces:
         (away,) = watched.busy()
         with pytest.raises(QueueFull):
             watched.pool.start(Job())
-        away.do(watched.pool.leave)
+        away.do(watched.pool.release_slot)
         watched.busy()
         with pytest.raises(QueueFull):
             watched.pool.start(Job())
@@ -1002,12 +1002,12 @@ class TestPlaces:
     def test_an_idle_thread_that_is_too_many_ends_when_one_comes_back(self, make: MakePool) -> None:
         watched = make(1, spare_threads=1)
         (away,) = watched.busy()
-        away.do(watched.pool.leave)
+        away.do(watched.pool.release_slot)
         (other,) = watched.busy()
         other.end()
         watched.settle(1)
         assert len(watched.pool._living) == 2  # It may be needed again.
-        away.do(watched.pool.rejoin)
+        away.do(watched.pool.reclaim_slot)
         watched.settle_threads(1)
         away.end()
         watched.settle()
@@ -1016,9 +1016,9 @@ class TestPlaces:
     def test_a_busy_thread_that_is_too_many_ends_behind_its_job(self, make: MakePool) -> None:
         watched = make(1, spare_threads=1)
         (away,) = watched.busy()
-        away.do(watched.pool.leave)
+        away.do(watched.pool.release_slot)
         (other,) = watched.busy()
-        away.do(watched.pool.rejoin)
+        away.do(watched.pool.reclaim_slot)
         waiting, _ = watched.start()
         assert len(watched.pool.running()) == 2
         away.end()
@@ -1031,8 +1031,8 @@ class TestPlaces:
     def test_threads_are_not_too_many_while_they_are_within_the_limit(self, make: MakePool) -> None:
         watched = make(2, spare_threads=1)
         away, other = watched.busy(2)
-        away.do(watched.pool.leave)
-        away.do(watched.pool.rejoin)
+        away.do(watched.pool.release_slot)
+        away.do(watched.pool.reclaim_slot)
         for job in (away, other):
             job.end()
         watched.settle()
@@ -1044,17 +1044,17 @@ class TestPlaces:
     ) -> None:
         watched = make(1, spare_threads=1)
         (first,) = watched.busy()
-        first.do(watched.pool.leave)
+        first.do(watched.pool.release_slot)
         assert not watched.pool.starved
         (second,) = watched.busy()
         _, handle = watched.start()
         # The one that works is not kept by a client.
         assert not watched.pool.starved
-        second.do(watched.pool.leave)
+        second.do(watched.pool.release_slot)
         assert watched.pool.starved
-        first.do(watched.pool.rejoin)
+        first.do(watched.pool.reclaim_slot)
         assert not watched.pool.starved
-        first.do(watched.pool.leave)
+        first.do(watched.pool.release_slot)
         assert watched.pool.starved
         assert handle.cancel()
         assert not watched.pool.starved
@@ -1213,7 +1213,7 @@ class TestTelling:
             clock.now += 1
             # The first waits for a client, and the second is given up: two more have a place.
             if len(running) == 1:
-                job.do(watched.pool.leave)
+                job.do(watched.pool.release_slot)
             elif len(running) == 2:
                 handle.write_off()
         watched.start()
@@ -1576,7 +1576,7 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def leave(self, data: st.DataObject) -> None:
         model = self.draw(data, away=False)
-        model.job.do(self.watched.pool.leave)
+        model.job.do(self.watched.pool.release_slot)
         model.away = True
         self.woken()
 
@@ -1584,7 +1584,7 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def rejoin(self, data: st.DataObject) -> None:
         model = self.draw(data, away=True)
-        model.job.do(self.watched.pool.rejoin)
+        model.job.do(self.watched.pool.reclaim_slot)
         model.away = False
         # A thread that is one too many looks for work before it ends.
         self.wake()
@@ -1604,7 +1604,7 @@ class PoolMachine(RuleBasedStateMachine):
     def finish(self, data: st.DataObject) -> None:
         model = self.draw(data)
         if model.away:
-            model.job.do(self.watched.pool.rejoin)
+            model.job.do(self.watched.pool.reclaim_slot)
         self.running.remove(model)
         self.finished.append(model.job)
         model.job.end()

@@ -31,10 +31,10 @@ async def contain(coroutine: Coroutine[Any, Any, Result]) -> Result:
         result = await coroutine
     except (Exception, SystemExit, KeyboardInterrupt) as error:
         if os.getpid() != process:
-            forks.leave(error)
+            forks.exit_child(error)
         if isinstance(error, Exception):
             raise
         raise Contained(error) from error
     if os.getpid() != process:
-        forks.leave(None)
+        forks.exit_child(None)
     return result

@@ -8,17 +8,17 @@ from ..callbacks import no_callback
 from ..errors import ClientDisconnected, RequestBodyError
 from .budget import Budget
 from .locks import make_lock, reentered
-from .pool.jobs import SHORT_WAIT, Places
+from .pool.jobs import SHORT_WAIT, ThreadSlots
 
 
 class RequestBody:
     """A byte channel with water marks: the loop feeds it, one pool thread reads it.
 
-    Arguments: ``on_demand()`` is called on the pool thread when it wants bytes: before it first
-    waits for some, and when it has drained the buffer below the low water mark after ``feed`` said
-    that it is full; ``high_water`` in bytes; ``budget`` counts what is buffered for all clients;
-    ``places``, where a thread that has to wait leaves its place; ``initial`` are bytes that have
-    already arrived.
+    Arguments: ``on_demand()`` is called on the pool thread when that thread wants bytes: before it
+    waits for the first time, and when it has drained a full buffer to the low water mark;
+    ``high_water`` in bytes; ``budget`` counts what is buffered for all clients; ``slots``, where
+    the pool thread releases its slot while it waits; ``initial`` are bytes that have already
+    arrived.
     """
 
     __slots__ = (
@@ -34,8 +34,8 @@ class RequestBody:
         "_high_water",
         "_lock",
         "_on_demand",
-        "_places",
         "_short_wait",
+        "_slots",
         "_waiting",
         "received",
     )
@@ -46,29 +46,29 @@ class RequestBody:
         *,
         high_water: int,
         budget: Budget,
-        places: Places,
+        slots: ThreadSlots,
         initial: bytes = b"",
     ) -> None:
         self._on_demand = on_demand
         self._high_water = high_water
         self._budget = budget
-        self._places = places
+        self._slots = slots
         # Protects everything below. Taken by the loop thread to feed and by the pool thread to
         # read; the pool thread waits on it, and feed, finish and abort each end the wait.
-        # Whoever comes into the middle of that on the same thread may look, but not read.
+        # A signal handler or destructor that interrupts that may look at the body, but not read.
         self._lock = make_lock()
         self._condition = threading.Condition(self._lock)  # type: ignore[arg-type]
         self._buffer = bytearray(initial)
         self._held = budget.hold(0, len(initial))  # What the budget counts.
         self._waiting = False
-        # The seconds for which the thread may go on to wait in its place.
+        # The seconds for which the thread may still wait before it releases its slot.
         self._short_wait = SHORT_WAIT
         self._dropping = False
         self._finished = False
         self._error: ClientDisconnected | None = None
         self._full = len(self._buffer) >= high_water
         self._demanded = False
-        # Bytes fed in all; of interest to the loop thread.
+        # Bytes fed in all. Changed by the loop thread only.
         self.received = len(self._buffer)
 
     @property
@@ -84,10 +84,11 @@ class RequestBody:
             return self._demanded or self.received > 0
 
     def is_too_long_to_drop(self, length: int | None, limit: int) -> bool:
-        """Return whether more than ``limit`` bytes are to come of a body of ``length`` bytes.
+        """Return whether more than ``limit`` bytes of the body have yet to arrive.
 
-        Where that is None they probably are if more than that has come already, and fills the
-        buffer. Called on the pool thread.
+        ``length`` is that of the whole body in bytes, or None for a chunked one, whose length is
+        not known. That one is taken to be too long if the buffer is full and holds more than
+        ``limit`` bytes. Called on the pool thread.
         """
         with self._condition:
             if self._finished:
@@ -98,7 +99,7 @@ class RequestBody:
 
     @property
     def begun(self) -> bool:
-        """Whether some of it was read. Called on the pool thread."""
+        """Whether some of the body was read. Called on the pool thread."""
         with self._condition:
             return self.received > len(self._buffer)
 
@@ -122,7 +123,7 @@ class RequestBody:
                 return
             self._buffer += data
             self._held = self._budget.hold(self._held, len(self._buffer))
-            # Once full, it stays so until a read has drained it to the low water mark.
+            # A full buffer counts as full until a read has drained it to the low water mark.
             self._full = self._full or len(self._buffer) >= self._high_water
             self._condition.notify()
 
@@ -137,7 +138,7 @@ class RequestBody:
         """End the body with an error, unless it is complete. Called on the loop thread."""
         with self._condition:
             if not self._finished:
-                # The first reason says the most.
+                # The first error is kept: it is the reason for the others.
                 self._error = self._error or error
                 self._buffer.clear()
                 self._held = self._budget.hold(self._held, 0)
@@ -145,13 +146,13 @@ class RequestBody:
             self._condition.notify()
 
     def drop(self) -> None:
-        """Keep nothing any more: the application has returned, and nobody will read.
+        """Drop what is buffered and what still arrives: the application has returned.
 
-        Called on the pool thread, or on the loop thread where there never was one.
+        Called on the pool thread, or on the loop thread if no thread has run the request.
         """
         with self._condition:
             self._dropping = True
-            # For a thread of the application's own.
+            # A thread that the application has started may still read.
             self._error = self._error or RequestBodyError("the application has returned")
             self._condition.notify_all()
             self._buffer.clear()
@@ -162,7 +163,7 @@ class RequestBody:
             self._on_demand()
 
     def abandon(self, error: ClientDisconnected) -> None:
-        """Raise ``error`` from here on: the body is the parent's. See ``forks``."""
+        """Raise ``error`` in each later read: the body belongs to the parent. See ``forks``."""
         self._lock = make_lock()
         self._condition = threading.Condition(self._lock)  # type: ignore[arg-type]
         self._error = error
@@ -172,7 +173,7 @@ class RequestBody:
         """Return 1 to ``size`` bytes, or none at the end of the body.
 
         Called on a pool thread; blocks until the client sends. Raises ClientDisconnected,
-        usually a RequestBodyError, when the rest of the body will never come.
+        usually a RequestBodyError, when the rest of the body will never arrive.
         """
         demand = False
         if self._lock._is_owned():
@@ -200,11 +201,12 @@ class RequestBody:
         return data
 
     def _ask(self) -> None:
-        """Have the loop thread see to it that more comes."""
+        """Ask the loop thread to read more from the client."""
         try:
             self._on_demand()
         except BaseException:
-            # It does not know, so that nothing will: nobody is to wait for that.
+            # The loop thread was perhaps not told, and would read nothing more. Later reads fail
+            # instead of waiting for ever.
             with self._condition:
                 self._error = self._error or RequestBodyError("the request body is lost")
             raise
@@ -223,11 +225,12 @@ class RequestBody:
         try:
             if not self._condition.wait_for(self._ready, self._short_wait):
                 try:
-                    self._places.leave()
+                    self._slots.release_slot()
                     self._condition.wait_for(self._ready)
                 finally:
-                    self._places.rejoin()
+                    self._slots.reclaim_slot()
         finally:
             self._waiting = False
-            # Of all waits together: a client that sends byte after byte is no faster for it.
+            # This counts all waits together, because a client that sends one byte at a time makes
+            # many short ones.
             self._short_wait = max(0.0, self._short_wait - (time.monotonic() - began))

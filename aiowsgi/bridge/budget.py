@@ -2,40 +2,41 @@
 
 from .locks import make_lock
 
-# Less than this is not worth a lock: a holder of it counts as nothing.
+# A buffer with fewer bytes is counted as empty: it is not worth taking the lock.
 SMALL = 1 << 14
 
 
 class Budget:
-    """Counts what many holders have buffered, in bytes. Called on any thread; does not block.
+    """Counts the bytes in many buffers. Called on any thread; does not block.
 
-    Each holder remembers what it is counted with, ``held``, and passes it when that changes.
+    Each buffer remembers how many bytes it is counted with (``held``), and passes that number when
+    its size changes.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         # Protects the sum. Taken by the loop thread and by pool threads for a few instructions,
-        # also while they hold the lock of a body or a writer. To look at it takes no lock: what was
-        # seen with one would be old as well by the time that use is made of it.
+        # also while they hold the lock of a body or a writer. Reading it takes no lock, because the
+        # number may change anyway before the reader makes use of it.
         self._lock = make_lock()
         self._used = 0
 
     @property
     def used(self) -> int:
-        """The sum of what all holders are counted with."""
+        """How many bytes all buffers are counted with."""
         return self._used
 
     @property
     def exceeded(self) -> bool:
-        """Whether more is held than may be."""
+        """Whether the buffers are counted with more bytes than the limit."""
         return self._used > self.limit
 
     def abandon(self) -> None:
-        """Count for nobody. See ``forks``."""
+        """Be of no use in a forked child. See ``forks``."""
         self._lock = make_lock()
 
     def hold(self, held: int, size: int) -> int:
-        """Count a holder with ``size`` in place of ``held``; return what it is counted with now."""
+        """Count a buffer with ``size`` bytes in place of ``held``; return the new ``held``."""
         if size < SMALL:
             size = 0
         if size != held:
@@ -44,7 +45,7 @@ class Budget:
         return size
 
     def has_room(self, held: int, size: int) -> bool:
-        """Return whether a holder that is counted with ``held`` may hold ``size``."""
+        """Return whether a buffer that is counted with ``held`` may grow to ``size`` bytes."""
         if size < SMALL:
             return True
         return self._used + size - held <= self.limit

@@ -1,8 +1,8 @@
-"""Forked children: what belongs to their parent, and how a thread of ours ends there.
+"""Forked children: what they must not use, and how a pool thread ends in one.
 
-A child has a copy of everything, but of all threads only the one that forked. Locks may be held for
-ever, and descriptors are those that the parent goes on to use. So whatever has locks or descriptors
-is watched here, and told to give up in the child.
+A child has a copy of the parent's memory, but only the thread that forked. Locks that other threads
+held stay locked for ever, and the parent goes on using the same descriptors. So every object with
+locks, threads or descriptors is registered here, and its ``abandon`` is called in the child.
 """
 
 import contextlib
@@ -16,110 +16,120 @@ from typing import NoReturn, Protocol
 
 from ..errors import ApplicationError, ClientDisconnected
 
-# What is said of a request, a pool or a server that is the parent's.
+# How error messages about a request, a pool or a server of the parent begin.
 NOT_HERE = "this is a forked child, and its parent goes on with"
 
 
-class Watched(Protocol):
-    """What a forked child must not use."""
+class ForkAware(Protocol):
+    """An object that a forked child must not use."""
 
     def abandon(self) -> None:
-        """Be of no use from here on, and do nothing that the parent could notice.
+        """Stop working, and do nothing that the parent could notice.
 
-        Called in a forked child. Takes no lock that was there before: it may be held for ever.
+        Called in a forked child. It must not take a lock that existed before the fork: that lock
+        may be held for ever.
         """
 
 
-_watched: "weakref.WeakSet[Watched]" = weakref.WeakSet()
-# A child that has come to its end has so many seconds to say why.
-_LAST_WORDS = 1.0
+_registered: "weakref.WeakSet[ForkAware]" = weakref.WeakSet()
+# Seconds that a child has to print why it ends.
+_PRINT_TIMEOUT = 1.0
 _ALL_SIGNALS = signal.valid_signals()
-# Threads that are about to fork, by their numbers: the signals that they had blocked, and whether
-# they are the main thread.
+# Threads that are forking, by their numbers: the signals that the thread had blocked before, and
+# whether it is the main thread.
 _forking: dict[int, tuple[set[int | signal.Signals], bool]] = {}
 
 
-def watch(thing: Watched) -> None:
-    """Have ``thing`` abandoned in every child that is forked from now on, while it is there."""
-    _watched.add(thing)
+def register(item: ForkAware) -> None:
+    """Have ``item.abandon`` called in every child that is forked from now on.
+
+    The reference is weak: it does not keep ``item`` alive.
+    """
+    _registered.add(item)
 
 
-def _begin() -> None:
-    """Hold up signals: a child would take them as its parent does, and tell that of each."""
-    if _watched:
+def _before_fork() -> None:
+    """Block signals. A child would write each one to the wake-up descriptor of its parent."""
+    if _registered:
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
         _forking[this_thread()] = mask, is_main_thread()
         signal.pthread_sigmask(signal.SIG_BLOCK, _ALL_SIGNALS)
 
 
-def _go_on() -> None:
+def _unblock_signals() -> None:
     if (forking := _forking.pop(this_thread(), None)) is not None:
         signal.pthread_sigmask(signal.SIG_SETMASK, forking[0])
 
 
-def _go_on_in_child() -> None:
+def _after_fork_in_child() -> None:
     _, was_main_thread = _forking.get(this_thread(), (None, True))
-    for thing in list(_watched):
-        # The others have to be abandoned, too.
+    for item in list(_registered):
+        # An error of one must not keep the others from being abandoned.
         with contextlib.suppress(Exception):
-            thing.abandon()
-    _watched.clear()
+            item.abandon()
+    _registered.clear()
     if not was_main_thread:
-        # Whatever the main thread waits for signals with, it does so in the parent only.
+        # The main thread, which waits on this descriptor, exists in the parent only.
         signal.set_wakeup_fd(-1)
-    # The exception that an interrupt raises would get lost here. It ends the child instead.
+    # A SIGINT that was blocked arrives as soon as signals are unblocked. The KeyboardInterrupt
+    # would be lost in this function, so for this moment SIGINT ends the child.
     raises = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if raises:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    _go_on()
+    _unblock_signals()
     if raises:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_begin, after_in_parent=_go_on, after_in_child=_go_on_in_child)
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_unblock_signals, after_in_child=_after_fork_in_child
+    )
 
 
 def this_thread() -> int:
-    """Return the number of the calling thread. A thread that has forked keeps it in the child."""
+    """Return the number of the calling thread. It stays the same in a forked child."""
     return threading.get_ident()
 
 
 def is_main_thread() -> bool:
-    """Return whether the calling thread is the one that is given signals."""
+    """Return whether the calling thread is the one that runs signal handlers."""
     return threading.current_thread() is threading.main_thread()
 
 
-def leave(error: BaseException | None) -> NoReturn:
-    """End the process: a forked copy of a thread has come back out of the application.
+def exit_child(error: BaseException | None) -> NoReturn:
+    """End this process, a forked child in which a pool thread has left the application.
 
-    ``error`` is what it came back with. The exit code is that of a SystemExit, 1 for another
-    exception, whose traceback is printed, and 0 where it has returned or has gone on to answer the
-    request, well or badly. Nothing of the parent's is shut down: no ``atexit``, no event loop.
+    ``error`` is the exception that it has left with, or None. The exit code is that of a
+    SystemExit. It is 1 for any other exception, whose traceback is printed. It is 0 if the
+    application has returned, or has tried to answer the request: the request belongs to the parent.
+    Nothing that belongs to the parent is shut down: no ``atexit`` function is called, and no event
+    loop closed.
     """
     code = 1
-    said: BaseException | object = error
+    message: BaseException | object = error
     if isinstance(error, SystemExit):
-        said = error.code
-        if said is None or isinstance(said, int):
-            code, said = (said or 0) & 0xFF, None
+        message = error.code
+        if message is None or isinstance(message, int):
+            code, message = (message or 0) & 0xFF, None
     elif error is None or type(error) in (ClientDisconnected, ApplicationError):
-        code, said = 0, None
+        code, message = 0, None
     try:
-        # On a thread, because the streams have locks, which others may have held when it forked.
-        speaker = threading.Thread(target=_say, args=(said,), daemon=True)
-        speaker.start()
-        speaker.join(_LAST_WORDS)
+        # On a thread, and for a limited time: another thread may have held the lock of a stream
+        # when this one forked.
+        printer = threading.Thread(target=_print, args=(message,), daemon=True)
+        printer.start()
+        printer.join(_PRINT_TIMEOUT)
     finally:
         os._exit(code)
 
 
-def _say(last: object) -> None:
-    """Write what is there to say, an exception or a text, and what the streams still hold."""
-    if isinstance(last, BaseException):
-        traceback.print_exception(last)
-    elif last is not None:
-        print(last, file=sys.stderr)
+def _print(message: object) -> None:
+    """Print an exception or a text, and flush the standard streams."""
+    if isinstance(message, BaseException):
+        traceback.print_exception(message)
+    elif message is not None:
+        print(message, file=sys.stderr)
     for stream in (sys.stderr, sys.stdout):
         with contextlib.suppress(Exception):
             stream.flush()

@@ -1,9 +1,9 @@
-"""Locks, and threads that come back to one that they hold.
+"""Re-entrant locks, and the error for a call that must not be re-entered.
 
-A signal handler, or a destructor that the garbage collector runs, interrupts a thread anywhere,
-also where that holds a lock. What it calls may want the same lock, and would wait for its own
-thread for ever. So the locks of the bridge can be taken again by who holds them. To look at what
-they protect does no harm then, although it may be half changed. What would change it is an error.
+A signal handler, or a destructor that the garbage collector runs, can interrupt a thread anywhere,
+also while the thread holds a lock. If the handler takes the same lock, it would wait for its own
+thread for ever. So a thread can take the locks of the bridge again while it holds them. Then it may
+read what they protect, although a change may be half done. An attempt to change it raises an error.
 """
 
 import _thread
@@ -22,12 +22,12 @@ class Lock(Protocol):
     def _is_owned(self) -> bool: ...
 
 
-# What ``threading.RLock`` calls, for which this is too often.
+# ``threading.RLock`` is a function that calls this. Locks are made too often for that.
 make_lock = cast(Callable[[], Lock], _thread.RLock)
 
 
 def reentered(what: str) -> RuntimeError:
-    """Return what is raised where a call comes into the middle of another one on its own thread."""
+    """Return the error for a call that interrupts another call on the same thread."""
     return RuntimeError(
         f"{what} is in use by this very thread: a signal handler or a destructor has interrupted "
         "it; hand the work to another thread, or to the event loop"

@@ -24,8 +24,8 @@ class Mailbox(Generic[Item]):
         self._wake = wake
         self._deliver = deliver
         # Protects the list and the flag. Taken by pool threads to post and by the loop thread to
-        # collect, each for a few instructions. Whoever comes into the middle of that on the same
-        # thread may post as well.
+        # collect, each for a few instructions. A signal handler or destructor that interrupts that
+        # may post as well.
         self._lock = make_lock()
         self._items: list[Item] = []
         self._woken = False
@@ -33,7 +33,7 @@ class Mailbox(Generic[Item]):
     def post(self, item: Item) -> None:
         """Hand ``item`` over. Called on any thread; does not block.
 
-        Raises RuntimeError where the loop is closed and nobody will ever collect.
+        Raises RuntimeError if the loop is closed, so that the item will never be delivered.
         """
         waking = False
         try:
@@ -45,18 +45,20 @@ class Mailbox(Generic[Item]):
             self._wake(self._collect)
         except BaseException:
             if waking:
-                # Perhaps nobody was woken, and one wake-up too many does no harm.
+                # The loop thread was perhaps not woken. The next post wakes it, perhaps once too
+                # often, which does no harm.
                 with self._lock:
                     self._woken = False
             raise
 
     def abandon(self) -> None:
-        """Wake nobody. See ``forks``."""
+        """Never wake the loop in a forked child. See ``forks``."""
         self._lock = make_lock()
         self._woken = True
 
     def _collect(self) -> None:
-        # What is posted from here on has a wake-up of its own, so that one pass is bounded.
+        # An item that is posted from here on has a wake-up of its own. So the work of one pass is
+        # bounded.
         with self._lock:
             self._woken = False
             items, self._items = self._items, []
@@ -64,5 +66,5 @@ class Mailbox(Generic[Item]):
             try:
                 self._deliver(item)
             except Exception:  # noqa: BLE001
-                # A defect, and no reason to leave the other items undelivered.
+                # A defect of the server. The other items are delivered all the same.
                 _log.critical("A delivery to the event loop failed", exc_info=True)

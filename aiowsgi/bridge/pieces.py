@@ -1,12 +1,12 @@
 """Bytes that arrive in pieces and are wanted as a whole."""
 
-# Smaller pieces are joined as they come: as objects of their own they would take more memory than
-# their bytes, and a client chooses their size.
+# Smaller pieces are joined when they arrive. A client chooses their size, and many small objects
+# take far more memory than their bytes.
 _SMALL = 1 << 12
 
 
 class Pieces:
-    """Collects pieces. On one thread at a time."""
+    """Collects pieces of bytes. Used by one thread at a time."""
 
     __slots__ = ("_pieces", "_small", "size")
 
@@ -17,7 +17,7 @@ class Pieces:
         self.size = 0
 
     def append(self, data: bytes) -> None:
-        """Take a piece; a large one is not copied."""
+        """Add a piece. A large one is not copied."""
         self.size += len(data)
         if len(data) < _SMALL:
             self._small += data

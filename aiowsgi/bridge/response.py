@@ -11,7 +11,7 @@ from ..callbacks import no_callback
 from ..errors import ApplicationError, ClientDisconnected
 from .budget import SMALL, Budget
 from .locks import make_lock, reentered
-from .pool.jobs import SHORT_WAIT, Places
+from .pool.jobs import SHORT_WAIT, ThreadSlots
 
 # What a writer may queue however little memory is left to all of them: it has to go on.
 _FLOOR = 1 << 16
@@ -49,7 +49,7 @@ class ResponseWriter:
 
     Arguments: ``wake()`` makes the loop thread call ``take`` soon, and is called on the pool
     thread; ``high_water`` in bytes, beyond which a write waits; ``budget`` counts what is
-    buffered for all clients; ``places``, where a thread that has to wait leaves its place.
+    buffered for all clients; ``slots``, where the pool thread releases its slot while it waits.
     """
 
     __slots__ = (
@@ -61,11 +61,11 @@ class ResponseWriter:
         "_high_water",
         "_lock",
         "_pieces",
-        "_places",
         "_progress",
         "_room",
         "_send",
         "_size",
+        "_slots",
         "_tail",
         "_waiting",
         "_wake",
@@ -73,12 +73,12 @@ class ResponseWriter:
     )
 
     def __init__(
-        self, wake: Callable[[], None], *, high_water: int, budget: Budget, places: Places
+        self, wake: Callable[[], None], *, high_water: int, budget: Budget, slots: ThreadSlots
     ) -> None:
         self._wake = wake
         self._high_water = high_water
         self._budget = budget
-        self._places = places
+        self._slots = slots
         # Protects everything below. Taken by the pool thread to write and by the loop thread to
         # take, each for a few instructions.
         # Whoever comes into the middle of that on the same thread may look, but not write.
@@ -247,10 +247,10 @@ class ResponseWriter:
         try:
             if not self._room.wait_for(lambda: self._has_room(more), SHORT_WAIT):
                 try:
-                    self._places.leave()
+                    self._slots.release_slot()
                     self._room.wait_for(lambda: self._has_room(more))
                 finally:
-                    self._places.rejoin()
+                    self._slots.reclaim_slot()
         finally:
             self._waiting -= 1
 

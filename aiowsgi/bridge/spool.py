@@ -1,7 +1,7 @@
 """Request bodies in temporary files, and the thread that writes them.
 
-Disks may be slow, or hang. Neither the loop thread nor a thread of the application waits for one to
-take a body: that is done by one thread of the server's own.
+A disk may be slow, or hang. Neither the loop thread nor a pool thread waits until a disk has taken
+a body: one thread that the server has for this writes all of them.
 """
 
 import contextlib
@@ -19,13 +19,13 @@ from .pieces import Pieces
 
 _log = logging.getLogger("aiowsgi.error")
 
-# With so many bytes that are not written yet, the client has to wait.
+# When so many bytes are not written yet, the server stops reading from the client.
 _HIGH_WATER = 1 << 18
 
 
 def _temporary_file() -> FileIO:
-    """Return a file without a name: it is gone with its process, however that ends."""
-    # Here, because it takes a MiB with what it imports, and most servers need none.
+    """Return a file without a name, which the system removes at the end of the process."""
+    # Imported here: it takes a MiB with its own imports, and most servers do not need it.
     import tempfile
 
     return tempfile.TemporaryFile(buffering=0)
@@ -34,8 +34,8 @@ def _temporary_file() -> FileIO:
 class Spool:
     """One request body on its way into a temporary file. Fed on the loop thread.
 
-    Arguments: who writes it, and ``on_progress()``, called on that thread when it has written
-    something, or failed.
+    Arguments: ``spooler``, which writes the body, and ``on_progress()``, called on the spooler's
+    thread when it has written something, or has failed.
     """
 
     __slots__ = (
@@ -55,22 +55,22 @@ class Spool:
 
     def __init__(self, spooler: "Spooler", on_progress: Callable[[], None]) -> None:
         self._spooler = spooler
-        # Of the body so far, in bytes.
+        # How many bytes of the body have arrived.
         self.size = 0
-        # Protects everything below. Taken by the loop thread, by the thread that writes and by the
-        # one that runs the application, each for a few instructions.
+        # Protects everything below. Taken by the loop thread, by the spooler's thread and by the
+        # pool thread, each for a few instructions.
         self._lock = threading.Lock()
         self._on_progress = on_progress
         self._held = 0  # What the spooler's budget counts.
         self._pieces = Pieces()
-        self._pending = 0  # Bytes that are not written.
+        self._pending = 0  # Bytes that are not written yet.
         self._error: Exception | None = None
         self._closed = False
-        # Whether the thread that writes has it, or will have; until then the file is not touched by
-        # any other.
+        # Whether this is in the spooler's queue, or at work. Then only the spooler's thread touches
+        # the file.
         self._queued = False
         self._file: FileIO | None = None
-        forks.watch(self)
+        forks.register(self)
 
     @property
     def held(self) -> int:
@@ -80,18 +80,18 @@ class Spool:
 
     @property
     def pending(self) -> int:
-        """How many bytes are kept in memory."""
+        """How many bytes are in memory, because they are not written yet."""
         with self._lock:
             return self._pending
 
     @property
     def full(self) -> bool:
-        """Whether the disk has to be waited for before more is read from the client."""
+        """Whether reading from the client should pause until the disk has taken more."""
         return self.pending >= _HIGH_WATER
 
     @property
     def error(self) -> Exception | None:
-        """Why the body cannot be kept, if that is so."""
+        """Why the body could not be written; None if no write has failed."""
         with self._lock:
             return self._error
 
@@ -106,18 +106,18 @@ class Spool:
         if not queued:
             try:
                 self._spooler.submit(self)
-            except RuntimeError as error:  # There is no thread to be had.
+            except RuntimeError as error:  # No thread can be started.
                 with self._lock:
                     self._error, self._queued = error, False
 
     def open(self) -> FileIO:
-        """Return the file, at its beginning; it is all there. Called on a pool thread."""
-        assert self._file is not None  # Something was written.
+        """Return the file at its beginning. Called on a pool thread, when all of it is written."""
+        assert self._file is not None  # The body is not empty, so something was written.
         self._file.seek(0)
         return self._file
 
     def close(self) -> None:
-        """Let the file go, also while it is written. Idempotent; called on any thread."""
+        """Remove the file, also while it is being written. Idempotent; called on any thread."""
         with self._lock:
             if self._closed:
                 return
@@ -129,19 +129,19 @@ class Spool:
             queued, self._queued = self._queued, True
         if queued or self._file is None:
             return
-        # To remove a large file may take a while, too.
+        # To remove a large file may take long as well, so the spooler's thread does it.
         try:
             self._spooler.submit(self)
-        except RuntimeError:  # It is stopped: this is a thread that was left behind.
+        except RuntimeError:  # The server has stopped, and this thread comes back later than that.
             self._file.close()
 
     def abandon(self) -> None:
-        """Read nothing in a forked child: what it reads, its parent misses. See ``forks``."""
+        """Close the file in a forked child, which shares the position in it. See ``forks``."""
         if self._file is not None:
             self._file.close()
 
     def work(self) -> None:
-        """Write what has come, or remove the file. Called on the spooler's thread."""
+        """Write what has arrived, or remove the file. Called on the spooler's thread."""
         with self._lock:
             closed, pieces = self._closed, self._pieces
             self._pieces = Pieces()
@@ -153,7 +153,7 @@ class Spool:
                     self._file.close()
                 return
             self._write(pieces.join())
-        except Exception as problem:  # noqa: BLE001 - whatever it is, the body cannot be kept
+        except Exception as problem:  # noqa: BLE001 - after any error the body is incomplete
             error = problem
         with self._lock:
             more = self._closed
@@ -163,8 +163,8 @@ class Spool:
                 more = self._queued = self._pieces.size > 0 and self._error is None
             on_progress = self._on_progress
         if more:
-            self._spooler.go_on(self)
-        # Nobody waits for it where the loop is closed.
+            self._spooler.resubmit(self)
+        # If the loop is closed, no connection waits for the progress.
         with contextlib.suppress(ServerStopped):
             on_progress()
 
@@ -179,29 +179,31 @@ class Spool:
 
 
 class Spooler:
-    """The thread that writes spools; it begins with the first one.
+    """The thread that writes spools. It is started for the first one.
 
-    ``limit`` bounds the bytes of all spools together; it is their users who look at ``budget``.
+    ``limit``, in bytes, is for all spools together. The spooler counts them in ``budget``, and its
+    users look there before they feed a spool.
     """
 
     def __init__(self, limit: int) -> None:
         self.budget = Budget(limit)
-        # How many are open. Changed on its thread alone; who reads it late errs by a few.
+        # How many files are open. Changed only on the spooler's thread. Other threads read it
+        # without a lock: a number that is a moment old is good enough to them.
         self.files = 0
         self._queue: queue.SimpleQueue[Spool | None] = queue.SimpleQueue()
-        # Protects the thread and the flag: nothing is queued behind the end. Taken by whoever
-        # submits, for a few instructions, and while the thread is started.
+        # Protects the thread and ``_stopped``, so that nothing is queued behind the end. Taken by
+        # any thread that submits, for a few instructions, and while the thread is started.
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._stopped = False
-        # Whether there is no thread any more, or it is about to end.
+        # Whether the thread has ended, is about to end, or was never started.
         self.ended = False
         self._on_stopped: Callable[[], None] = no_callback
 
     def submit(self, spool: Spool) -> None:
         """Have ``spool.work`` called soon. Called on any thread.
 
-        Raises RuntimeError where it is stopped, or no thread can be started.
+        Raises RuntimeError if the spooler is stopped, or if no thread can be started.
         """
         with self._lock:
             if self._stopped:
@@ -212,12 +214,12 @@ class Spooler:
                 self._thread = thread
             self._queue.put(spool)
 
-    def go_on(self, spool: Spool) -> None:
-        """Have ``spool.work`` called again, behind what waits. Called on its thread."""
+    def resubmit(self, spool: Spool) -> None:
+        """Have ``spool.work`` called again, after what is queued. Called on its own thread."""
         self._queue.put(spool)
 
     def stop(self, on_stopped: Callable[[], None]) -> None:
-        """Take no more; ``on_stopped()`` is called, on any thread, once ``ended``.
+        """Take no more spools. ``on_stopped()`` is called, on any thread, once ``ended`` is true.
 
         Does not block.
         """
@@ -231,17 +233,17 @@ class Spooler:
         on_stopped()
 
     def join(self) -> None:
-        """Wait for the thread that is about to end, behind ``on_stopped``."""
+        """Wait until the thread has ended. Called after ``on_stopped``."""
         if self._thread is not None:
             self._thread.join()
 
     def _run(self) -> None:
-        # The flag is looked at without the lock: behind it comes what ends the wait.
+        # The flag is read without the lock. After it is set, None is queued, which ends the wait.
         while not self._stopped or not self._queue.empty():
             try:
                 if (spool := self._queue.get()) is not None:
                     spool.work()
-            except BaseException:  # noqa: BLE001 - also what is raised from outside: others wait
+            except BaseException:  # noqa: BLE001 - also raised from outside: other spools still wait
                 _log.critical("A request body was lost on its way to the disk", exc_info=True)
         self.ended = True
         self._on_stopped()

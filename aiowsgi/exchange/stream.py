@@ -109,7 +109,7 @@ class Exchange:
             self.wake,
             high_water=site.config.response_buffer,
             budget=site.budget,
-            places=site.pool,
+            slots=site.pool,
         )
 
     @property
@@ -200,7 +200,7 @@ class Exchange:
             self.wake,
             high_water=high_water,
             budget=self._site.budget,
-            places=self._site.pool,
+            slots=self._site.pool,
             initial=initial,
         )
         return self.body
@@ -239,7 +239,7 @@ class Exchange:
             self._site.context.copy().run(self._run)
         except BaseException as error:  # noqa: BLE001 - a defect must not leave the client waiting
             if self._site.abandoned:
-                forks.leave(error)
+                forks.exit_child(error)
             self.abort()
             _log.critical("Serving %s failed", self.describe(), exc_info=True)
         finally:
@@ -248,7 +248,7 @@ class Exchange:
                 with contextlib.suppress(ServerStopped):
                     self.body.drop()
         if self._site.abandoned:
-            forks.leave(None)
+            forks.exit_child(None)
         if self.spool is not None:
             self.spool.close()
 

@@ -83,7 +83,7 @@ class LogWriter:
         # to be dropped.
         self._broken = False
         self._said_at = float("-inf")
-        forks.watch(self)
+        forks.register(self)
 
     def put(self, line: str) -> None:
         """Have a line written, some time soon. Does not block; drops it where too many wait."""

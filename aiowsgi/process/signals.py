@@ -84,7 +84,7 @@ class Signals:
         """
         if threading.current_thread() is not threading.main_thread():
             return
-        forks.watch(self)
+        forks.register(self)
         for number in _STOP:
             found = signal.getsignal(number)
             if found != self._on_signal:
@@ -119,7 +119,7 @@ class Signals:
             give_up_signals(loop)
             if forks.this_thread() == self._thread:
                 # Whoever has forked on the loop's thread must not come back to the loop.
-                loop.call_soon(forks.leave, None)
+                loop.call_soon(forks.exit_child, None)
         self._unseen.clear()
         self.restore()
 

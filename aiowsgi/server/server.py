@@ -13,7 +13,7 @@ from wsgiref.types import WSGIApplication
 from ..bridge import forks
 from ..bridge.budget import Budget
 from ..bridge.mailbox import Mailbox
-from ..bridge.pool.foreign import ForeignPool
+from ..bridge.pool.executor_queue import ExecutorQueue
 from ..bridge.pool.job_pool import JobPool
 from ..bridge.pool.jobs import JobQueue, Scheduling
 from ..bridge.spool import Spooler
@@ -77,7 +77,7 @@ class Server:
                 scheduling=patience,
             )
         else:
-            pool = ForeignPool(executor, queue_size=config.queue_size)
+            pool = ExecutorQueue(executor, queue_size=config.queue_size)
         self._site = Site(
             app=app,
             config=config,
@@ -147,7 +147,7 @@ class Server:
         self._may_handle_signals = forks.is_main_thread()
         for listener in self._listeners:
             listener.resume()
-        forks.watch(self)
+        forks.register(self)
         self._loop_end = LoopEnd(loop, self._on_loop_end)
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""The pool as a server needs it: jobs wait in a queue, and threads run them."""
+"""A pool of threads as a server needs it: jobs wait in a queue, and threads run them."""
 
 import contextlib
 import itertools
@@ -22,16 +22,17 @@ _pool_numbers = itertools.count(1)
 class JobPool:
     """A bounded queue of jobs, and the threads that run them. Implements ``jobs.JobQueue``.
 
-    Threads are woken one after the other: each that finds more than its own job in the queue wakes
-    the next. Jobs that end quickly are run by few threads, which do not compete for the
-    interpreter; jobs that wait bring all threads into play.
+    Threads are woken one after the other: a thread that takes a job and sees another one in the
+    queue wakes the next thread. So jobs that end quickly are run by few threads, which do not
+    compete for the interpreter. Jobs that wait for something get all threads to work.
 
-    Arguments: ``max_threads`` that run jobs at the same time, each started when it is first needed;
-    ``queue_size``, the number of jobs that may wait while all threads are busy; ``spare_threads``,
-    how many threads that wait for clients (``leave``) are replaced; ``max_lost_threads``, how many
-    that are written off are replaced; ``queue_target``, the seconds that the oldest job may have
-    waited before the newest are run first; and ``scheduling`` of idle threads, which only a process
-    that serves and does nothing else passes in.
+    Arguments: ``max_threads``, how many threads run jobs at the same time, each started when it is
+    first needed; ``queue_size``, how many jobs may wait while all threads are busy;
+    ``spare_threads``, how many threads that wait for clients (``release_slot``) are replaced;
+    ``max_lost_threads``, how many threads whose job was written off are replaced; ``queue_target``:
+    when the oldest job has waited for more seconds than this, the newest jobs are run first;
+    ``scheduling`` sets how late idle threads may be woken, and is passed in only by a process that
+    serves and does nothing else.
     """
 
     def __init__(
@@ -56,59 +57,61 @@ class JobPool:
         self._scheduling = scheduling
         self._name = f"aiowsgi-{next(_pool_numbers)}"
         self._numbers = itertools.count(1)
-        # Protects everything below and the state of every job. Taken by whoever submits or cancels
-        # and by the threads between jobs, for a few instructions. A look without it, at how many
-        # there are of something, is one at the moment before. A thread may end anywhere between
-        # two jobs (see ``threads``): each step can be left out, and can be taken twice.
+        # Protects everything below and the state of every job. Taken by any thread that submits or
+        # cancels, and by the threads of the pool between jobs, for a few instructions. A number
+        # that is read without the lock was true a moment ago. A thread may end anywhere between two
+        # jobs (see ``threads``). So each step may be left out, and may be taken twice.
         self._lock = make_lock()
         self._jobs: deque[QueuedJob] = deque()
         self._running: set[QueuedJob] = set()
-        # Of the running jobs, those that were written off.
+        # The running jobs that were written off.
         self._lost: set[QueuedJob] = set()
-        # Threads that wait for clients, by their numbers: those of the pool, and the application's.
-        self._away: set[int] = set()
-        # Those that will look into the queue again, and all that have not ended.
+        # The numbers of threads that wait for clients: threads of the pool, and threads that the
+        # application has started.
+        self._waiting_for_clients: set[int] = set()
+        # The threads that will look into the queue again.
         self._living: set[PoolThread] = set()
+        # All threads that have not ended.
         self._threads: list[PoolThread] = []
-        # The idle ones, each waiting for its turn; the last that became so is used first.
+        # The threads that wait to be woken. The one that became idle last is woken first.
         self._idle: dict[PoolThread, None] = {}
-        # One that was woken, or started, and has not looked into the queue yet.
+        # A thread that was woken or started, and has not looked into the queue yet.
         self._waking: PoolThread | None = None
         self._closed = False
         self._on_stopped: list[Callable[[], None]] = []
-        # Whether this is a forked child: the threads are its parent's.
+        # Whether this is a forked child. The threads exist in the parent only.
         self.abandoned = False
-        forks.watch(self)
+        forks.register(self)
 
     @property
     def threads(self) -> int:
-        """How many jobs may run at the same time, those that wait for clients left aside."""
+        """How many threads may work at the same time, besides those that wait for clients."""
         return self._max_threads
 
     @property
     def concurrent(self) -> bool:
-        """Whether several jobs may run at the same time, on whatever threads."""
+        """Whether several jobs may run at the same time, those that wait for clients included."""
         return self._max_threads + self._spare_threads + self._max_lost_threads > 1
 
     @property
     def waiting(self) -> int:
-        """How many jobs wait for a thread, a moment ago."""
+        """How many jobs are in the queue, as of a moment ago."""
         return len(self._jobs)
 
     @property
     def lost(self) -> int:
-        """How many jobs were written off and still run, a moment ago."""
+        """How many jobs were written off and are still running, as of a moment ago."""
         return len(self._lost)
 
     @property
     def starved(self) -> bool:
-        """Whether jobs wait because more threads wait for clients than there are spare ones."""
-        return bool(self._jobs) and len(self._away) > self._spare_threads
+        """Whether jobs are queued because more threads wait for clients than can be replaced."""
+        return bool(self._jobs) and len(self._waiting_for_clients) > self._spare_threads
 
     def running(self) -> list[Started]:
-        """Return the threads that run jobs, and what they run."""
+        """Return the threads that are running jobs, and what they run."""
         with self._lock:
-            return [now for job in self._running if (now := job.at_work()) is not None]
+            return [now for job in self._running if (now := job.taken_with_run()) is not None]
 
     def start(
         self,
@@ -117,10 +120,10 @@ class JobPool:
         *,
         wake: bool = True,
     ) -> Job:
-        """Queue ``run``, which raises nothing: the lean way in. See ``JobQueue.start``.
+        """Queue ``run``, which raises nothing and has no future. See ``JobQueue.start``.
 
-        Called on any thread; does not block. Raises QueueFull, or RuntimeError after ``shutdown``,
-        where the system has no thread to give, and from a signal handler or a destructor that has
+        Called on any thread; does not block. Raises QueueFull. Raises RuntimeError after
+        ``shutdown``, if no thread can be started, and in a signal handler or destructor that has
         interrupted the pool itself.
         """
         job = QueuedJob(self, run, failed)
@@ -128,9 +131,9 @@ class JobPool:
         return job
 
     def wake(self) -> None:
-        """See to it that queued jobs are run. Called on any thread; does not block.
+        """Have queued jobs run. Called on any thread; does not block.
 
-        Raises RuntimeError where the system has no thread to give, and there is none yet.
+        Raises RuntimeError if the pool has no thread yet, and none can be started.
         """
         with self._lock:
             self._wake_one()
@@ -138,17 +141,17 @@ class JobPool:
             if scheduling is not None and scheduling.is_look_due(now := time.monotonic()):
                 scheduling.look(self.running(), now)
 
-    def leave(self) -> None:
-        """Stop counting the calling thread, one of the pool's. See ``Places``."""
-        self._check()
+    def release_slot(self) -> None:
+        """Let another thread work in place of the calling one. See ``ThreadSlots``."""
+        self._refuse_reentry()
         with self._lock:
-            self._away.add(threading.get_ident())
+            self._waiting_for_clients.add(threading.get_ident())
             self._wake_one()
 
-    def rejoin(self) -> None:
-        """Count the calling thread again."""
+    def reclaim_slot(self) -> None:
+        """Count the calling thread as one that works again. See ``ThreadSlots``."""
         with self._lock:
-            self._away.discard(threading.get_ident())
+            self._waiting_for_clients.discard(threading.get_ident())
             self._dismiss_surplus()
 
     def stop(self, on_stopped: Callable[[], None], *, cancel: bool = False) -> None:
@@ -157,9 +160,10 @@ class JobPool:
         With ``cancel`` the jobs that have not started are dropped. Does not block.
         """
         dropped: list[QueuedJob] = []
-        # Let go of behind the lock: destructors may do anything.
+        # What the jobs would have run. It is destroyed after the lock is released, because a
+        # destructor may do anything.
         runs: list[object] = []
-        self._check()
+        self._refuse_reentry()
         with self._lock:
             self._closed = True
             if cancel:
@@ -168,7 +172,7 @@ class JobPool:
                     runs += job.run, job.failed
                     job.run = job.failed = None
                 self._jobs.clear()
-            # Jobs that nobody has woken a thread for are still run.
+            # Jobs that were queued without a wake-up are still run.
             self._wake_one()
             for thread in self._idle:
                 thread.wake()
@@ -184,19 +188,19 @@ class JobPool:
 
     def join(self) -> None:
         """Wait until every thread has ended."""
-        # Jobs that are left may start further threads while this goes on.
+        # Jobs that are still in the queue may start further threads meanwhile.
         while threads := self.living_threads():
             for thread in threads:
                 thread.join()
 
     def abandon(self) -> None:
-        """Take nothing any more: there are no threads. See ``forks``."""
+        """Take no more jobs in a forked child, which has none of the threads. See ``forks``."""
         self._lock = make_lock()
         self.abandoned = self._closed = True
         self._jobs = deque()
         self._running = set()
         self._threads = []
-        self._living, self._away, self._lost, self._idle = set(), set(), set(), {}
+        self._living, self._waiting_for_clients, self._lost, self._idle = set(), set(), set(), {}
         self._on_stopped = []
 
     def living_threads(self) -> list[threading.Thread]:
@@ -204,30 +208,31 @@ class JobPool:
         with self._lock:
             return [thread for thread in self._threads if thread.is_alive()]
 
-    def _check(self) -> None:
-        """Raise RuntimeError in the middle of another call on the same thread. See ``locks``."""
+    def _refuse_reentry(self) -> None:
+        """Raise RuntimeError if this call interrupts another on the same thread. See ``locks``."""
         if self._lock._is_owned():
             raise reentered("the thread pool")
 
-    def _room(self) -> int:
-        """Return how many more jobs may run. The lock is held."""
-        room = self._max_threads - len(self._running)
-        if self._away:
-            room += min(len(self._away), self._spare_threads)
+    def _free_slots(self) -> int:
+        """Return how many more jobs may run now. The lock is held."""
+        free = self._max_threads - len(self._running)
+        if self._waiting_for_clients:
+            free += min(len(self._waiting_for_clients), self._spare_threads)
         if self._lost:
-            room += min(len(self._lost), self._max_lost_threads)
-        return room
+            free += min(len(self._lost), self._max_lost_threads)
+        return free
 
     def _enqueue(self, job: QueuedJob, wake: bool) -> None:
-        self._check()
+        self._refuse_reentry()
         with self._lock:
             if self.abandoned:
                 raise RuntimeError(f"{forks.NOT_HERE} the thread pool; make another one")
             if self._closed:
                 raise RuntimeError("the thread pool is shut down")
             waiting = len(self._jobs)
-            # Free threads matter only where that alone would be too many.
-            if waiting >= self._queue_size and waiting >= self._queue_size + max(self._room(), 0):
+            # The free slots are counted only if the queue is longer than it may be without them.
+            limit = self._queue_size
+            if waiting >= limit and waiting >= limit + max(self._free_slots(), 0):
                 raise QueueFull(f"{counted(waiting, 'job')} in the queue already")
             self._jobs.append(job)
             if wake:
@@ -238,8 +243,8 @@ class JobPool:
                     raise
 
     def _wake_one(self) -> None:
-        """Wake a thread, or start one, unless one is on its way. The lock is held."""
-        if self._waking is not None or not self._jobs or self._room() <= 0:
+        """Wake or start a thread, unless one has yet to look into the queue. The lock is held."""
+        if self._waking is not None or not self._jobs or self._free_slots() <= 0:
             return
         if self._idle:
             thread = next(reversed(self._idle))
@@ -250,7 +255,7 @@ class JobPool:
             self._start_thread()
 
     def _start_thread(self) -> None:
-        """Start a thread, or raise where there is none to do without it. The lock is held."""
+        """Start a thread. Raise if that fails and the pool has no other. The lock is held."""
         thread = PoolThread(self._work, f"{self._name}-{next(self._numbers)}")
         self._threads = [old for old in self._threads if old in self._living or old.is_alive()]
         try:
@@ -261,43 +266,43 @@ class JobPool:
         except BaseException as error:
             self._waking = None
             self._living.discard(thread)
-            # The threads that there are will come to the job; without any, nobody will.
+            # If there are other threads, one of them will take the job.
             if not (self._living and isinstance(error, RuntimeError | MemoryError)):
                 raise
 
     def _dismiss_surplus(self) -> None:
-        """Let an idle thread look whether there are too many of them. The lock is held."""
-        if self._idle and self._is_surplus():
-            # The one that was used least recently.
+        """Wake an idle thread so that it ends, if there are too many threads. The lock is held."""
+        if self._idle and self._has_surplus():
+            # The one that became idle first.
             thread = next(iter(self._idle))
             thread.wake()
             del self._idle[thread]
 
-    def _is_surplus(self) -> bool:
+    def _has_surplus(self) -> bool:
         """Return whether there are more threads than may run. The lock is held."""
-        return len(self._living) > self._room() + len(self._running)
+        return len(self._living) > self._free_slots() + len(self._running)
 
     def cancel_job(self, job: QueuedJob) -> bool:
         """Take a job out of the queue. See ``Job.cancel``."""
         if self._lock._is_owned():
-            return False  # A destructor came into the middle of something: it may just begin.
+            return False  # A destructor has interrupted the pool: the job may be about to begin.
         with self._lock:
             if job.thread is not None:
                 return False
-            # What it would have run is let go of behind the lock: destructors may do anything.
-            let_go = job.run, job.failed
+            # This is destroyed after the lock is released, because a destructor may do anything.
+            dropped = job.run, job.failed
             job.run = job.failed = None
-            if let_go[0] is not None:
+            if dropped[0] is not None:
                 self._jobs.remove(job)
         return True
 
     def started_job(self, job: QueuedJob) -> Started | None:
-        """Return which thread runs a job, or has run it. See ``Job.started``."""
+        """Return the thread that runs or has run a job. See ``Job.started``."""
         with self._lock:
             return job.taken()
 
     def write_off_job(self, job: QueuedJob) -> bool:
-        """Stop counting a job as one that runs. See ``Job.write_off``."""
+        """Count a job as lost. See ``Job.write_off``."""
         with self._lock:
             if job not in self._running:
                 return False
@@ -307,14 +312,14 @@ class JobPool:
 
     def _next_job(self, thread: PoolThread) -> QueuedJob | None:
         """Take a job out of the queue, if there is one that may run. The lock is held."""
-        if not self._jobs or self._room() <= 0:
+        if not self._jobs or self._free_slots() <= 0:
             return None
         now = time.monotonic()
-        # Where the delay stays high, somebody has to wait too long. The oldest have done so
-        # already, and their clients may have given up; the newest can still be served in time.
+        # While there is more work than threads can do, some jobs wait for too long. The oldest have
+        # done so already, and their clients may have given up. The newest can still be run in time.
         late = now - self._jobs[0].queued_at > self._queue_target
         job = self._jobs[-1 if late else 0]
-        # First of all: from here on `_settle` knows of it.
+        # This is the first step: if the thread ends behind it, ``_clean_up`` finds the job.
         thread.job = job
         job.taken_at = now
         job.thread = thread
@@ -326,52 +331,54 @@ class JobPool:
         self._wake_one()
         return job
 
-    def _account_for(self, job: QueuedJob, thread: PoolThread) -> None:
-        """Take the end of a job. The lock is held."""
+    def _note_end(self, job: QueuedJob, thread: PoolThread) -> None:
+        """Take note that a job has ended. The lock is held."""
         self._running.discard(job)
         self._lost.discard(job)
-        if self._away:
-            # It has come back from wherever it waited.
-            self._away.discard(threading.get_ident())
+        if self._waiting_for_clients:
+            # Perhaps the wait was interrupted before the thread could reclaim its slot.
+            self._waiting_for_clients.discard(threading.get_ident())
         thread.job = None
 
     def _work(self, thread: PoolThread) -> None:
         try:
             self._run_jobs(thread)
         except BaseException:  # noqa: BLE001
-            # The top of a thread. Somebody has raised it here from elsewhere, between two jobs.
+            # The top of the thread. The exception was raised in it from outside, between two jobs.
             _log.error("The thread %s of the pool is replaced", thread.name, exc_info=True)
         finally:
             on_stopped: list[Callable[[], None]] = []
             try:
-                self._settle(thread, on_stopped)
-            except BaseException:  # noqa: BLE001 - once more: this must be done
-                self._settle(thread, on_stopped)
+                self._clean_up(thread, on_stopped)
+            except BaseException:  # noqa: BLE001 - interrupted from outside: this must be done
+                self._clean_up(thread, on_stopped)
         for callback in on_stopped:
             callback()
 
-    def _settle(self, thread: PoolThread, on_stopped: list[Callable[[], None]]) -> None:
-        """Settle the accounts of a thread that ends; return who has to be told of the last end.
+    def _clean_up(self, thread: PoolThread, on_stopped: list[Callable[[], None]]) -> None:
+        """Undo what a thread that ends has left half done, whatever has ended it, and where.
 
-        Whatever has ended it, and wherever. Threads in its place are started as they are needed.
+        If the pool is closed and this was the last thread, the callbacks to call are added to
+        ``on_stopped``. A thread in place of this one is started when it is needed.
         """
         with self._lock:
-            self._arrive(thread)
+            self._note_arrival(thread)
             if (job := thread.job) is not None:
                 begun = job.failed is None
                 if not begun and job not in self._jobs:
                     self._jobs.appendleft(job)
-                self._account_for(job, thread)
+                self._note_end(job, thread)
                 if not begun:
                     job.thread = None
             self._living.discard(thread)
-            with contextlib.suppress(RuntimeError, MemoryError):  # The next job tries again.
+            # If no thread can be started, the next job tries again.
+            with contextlib.suppress(RuntimeError, MemoryError):
                 self._wake_one()
             if self._closed and not self._living:
                 on_stopped += self._on_stopped
                 self._on_stopped = []
 
-    def _arrive(self, thread: PoolThread) -> None:
+    def _note_arrival(self, thread: PoolThread) -> None:
         """Take note that a thread looks into the queue. The lock is held."""
         self._living.add(thread)
         self._idle.pop(thread, None)
@@ -381,18 +388,18 @@ class JobPool:
     def _run_jobs(self, thread: PoolThread) -> None:
         scheduling = self._scheduling
         if scheduling is not None:
-            scheduling.restore_slack()  # It has that of the thread that has started it.
+            scheduling.restore_slack()  # The thread has inherited that of the one that started it.
         has_long_slack = False
         woken = True
         while True:
             with self._lock:
                 if woken:
-                    self._arrive(thread)
+                    self._note_arrival(thread)
                 elif thread.job is not None:
-                    self._account_for(thread.job, thread)
+                    self._note_end(thread.job, thread)
                 job = self._next_job(thread)
                 if job is None:
-                    if (self._closed and not self._jobs) or self._is_surplus():
+                    if (self._closed and not self._jobs) or self._has_surplus():
                         self._living.discard(thread)
                         return
                     self._idle[thread] = None
@@ -404,6 +411,6 @@ class JobPool:
                 else:
                     scheduling.restore_slack()
             if job is None:
-                thread.turn.acquire()
+                thread.wakeup.acquire()
                 continue
             job.execute()

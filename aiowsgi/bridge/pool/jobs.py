@@ -1,10 +1,10 @@
-"""What a server needs of a pool of threads, and of a job that it gave to one."""
+"""The interfaces of a pool of threads: what a server knows of it, and of a job in it."""
 
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
 
-# A thread that waits for a client longer than this, in seconds, leaves its place to another one.
-# Most waits are for the loop thread, and over sooner than a thread is started.
+# A thread that waits for a client longer than this, in seconds, releases its slot. Most waits are
+# shorter: they end when the loop thread has its turn, sooner than another thread could be started.
 SHORT_WAIT = 0.05
 
 
@@ -13,11 +13,11 @@ class Started(NamedTuple):
 
     thread: str
     ident: int
-    # When it began, by ``time.monotonic``.
+    # When the job began, by ``time.monotonic``.
     at: float
-    # Of the thread, as the system counts them.
+    # The number that the system knows the thread by.
     native_id: int = 0
-    # What it runs, where that was asked for; None once that is over.
+    # What the job runs. Only ``JobQueue.running`` tells; None when the job has just ended.
     run: Callable[[], None] | None = None
 
 
@@ -25,26 +25,27 @@ class Job(Protocol):
     """A job in the queue of a pool, or on one of its threads. Called on any thread."""
 
     def cancel(self) -> bool:
-        """Take the job out of the queue. Return False if it runs, or has run."""
+        """Take the job out of the queue. Return False if it is running or has run."""
 
     def started(self) -> Started | None:
-        """Return which thread runs it, or has run it; None while it waits."""
+        """Return the thread that runs or has run the job; None while it is in the queue."""
 
     def write_off(self) -> bool:
-        """Stop counting the job as one that runs: another thread may take its place.
+        """Count the job as lost, so that another thread may run in place of its thread.
 
-        Return False if it does not run. The thread goes on; when it comes back, it counts again.
+        Return False if the job is not running. Its thread goes on, and serves the pool again when
+        the job ends after all.
         """
 
 
-class Places(Protocol):
-    """Counts who works. A thread that waits for a client leaves its place to another one."""
+class ThreadSlots(Protocol):
+    """Limits how many threads work. A thread that waits for a client needs no slot."""
 
-    def leave(self) -> None:
-        """Stop counting the calling thread as one that works: it will wait for a client."""
+    def release_slot(self) -> None:
+        """Let another thread work: the calling thread is about to wait for a client."""
 
-    def rejoin(self) -> None:
-        """Count the calling thread again."""
+    def reclaim_slot(self) -> None:
+        """Count the calling thread as one that works again. Does not wait for a free slot."""
 
 
 class Scheduling(Protocol):
@@ -70,53 +71,53 @@ class Scheduling(Protocol):
         """Have the kernel wake the calling thread like all others of the process."""
 
 
-class JobQueue(Places, Protocol):
+class JobQueue(ThreadSlots, Protocol):
     """What a server needs of a pool."""
 
     @property
     def threads(self) -> int:
-        """How many jobs may run at the same time."""
+        """How many threads may work at the same time."""
 
     @property
     def concurrent(self) -> bool:
-        """Whether several jobs may run at the same time, on whatever threads."""
+        """Whether several jobs may run at the same time, those that wait for clients included."""
 
     @property
     def waiting(self) -> int:
-        """How many jobs wait for a thread."""
+        """How many jobs are in the queue."""
 
     @property
     def lost(self) -> int:
-        """How many jobs were written off and still run."""
+        """How many jobs were written off and are still running."""
 
     @property
     def starved(self) -> bool:
-        """Whether jobs wait because of threads that wait for clients."""
+        """Whether jobs are in the queue because too many threads wait for clients."""
 
     def start(self, run: Callable[[], None], failed: Callable[[], None], *, wake: bool) -> Job:
         """Queue ``run``, which raises nothing. Raises QueueFull.
 
-        Should it not be run to its end all the same, because an exception was raised in its thread
-        from elsewhere or memory is short, then ``failed()`` is called there.
+        ``failed()`` is called on the thread if ``run`` does not get to its end all the same,
+        because an exception was raised in the thread from outside, or memory is short.
 
-        Without ``wake`` the job may stay in the queue until ``wake`` is called: a caller that
-        queues several jobs in a row does that once.
+        Without ``wake`` the job may stay in the queue until the method ``wake`` is called. So a
+        caller that queues several jobs in a row wakes the pool once.
         """
 
     def wake(self) -> None:
-        """See to it that queued jobs are run."""
+        """Have queued jobs run."""
 
     def stop(self, on_stopped: Callable[[], None], *, cancel: bool) -> None:
-        """Take no more jobs; ``on_stopped()`` is called, on any thread, when none runs any more.
+        """Take no more jobs; ``on_stopped()`` is called, on any thread, when the last has ended.
 
         With ``cancel`` the jobs that have not started are dropped. Does not block.
         """
 
     def join(self) -> None:
-        """Wait for threads that are about to end, behind ``on_stopped``."""
+        """Wait until the threads have ended. Called after ``on_stopped``."""
 
     def abandon(self) -> None:
-        """Take nothing any more: this is a forked child. See ``forks``."""
+        """Take no more jobs: this is a forked child. See ``forks``."""
 
     def running(self) -> list[Started]:
-        """Return the threads that run jobs of this queue, and what they run."""
+        """Return the threads that are running jobs of this queue, and what they run."""

@@ -1,8 +1,8 @@
-"""The threads of a pool, and what they run: records, which the pool keeps under its lock.
+"""The threads of a pool and the jobs that they run: data, which the lock of the pool protects.
 
-A thread may end at any place: an exception can be raised in it from outside, as some libraries do
-to give up a call (PyThreadState_SetAsyncExc), and memory can be short. So a thread says what it is
-about to do before it does it, and whoever settles its accounts finds out how far it has come.
+A thread may end at any line: some libraries raise exceptions in other threads to end a call
+(PyThreadState_SetAsyncExc), and memory can be short. So a thread notes each step before it takes
+it. From these notes ``JobPool`` finds out, when a thread has ended, what it has left undone.
 """
 
 import logging
@@ -18,8 +18,8 @@ from .jobs import Started
 _log = logging.getLogger("aiowsgi.error")
 
 
-class Keeper(Protocol):
-    """Who has the jobs: the pool."""
+class JobOwner(Protocol):
+    """What a job knows of its pool."""
 
     # Whether this is a forked child: the threads are its parent's.
     abandoned: bool
@@ -32,75 +32,79 @@ class Keeper(Protocol):
 
 
 class QueuedJob:
-    """A job, from when it is queued. Implements ``jobs.Job``."""
+    """A job in the queue, on a thread, or done. Implements ``jobs.Job``."""
 
-    __slots__ = ("_keeper", "failed", "future", "queued_at", "run", "taken_at", "thread")
+    __slots__ = ("_owner", "failed", "future", "queued_at", "run", "taken_at", "thread")
 
-    def __init__(self, keeper: Keeper, run: Callable[[], None], failed: Callable[[], None]) -> None:
-        self._keeper = keeper
-        # None once it has ended or was cancelled: who keeps a job does not keep what it ran.
+    def __init__(
+        self, owner: JobOwner, run: Callable[[], None], failed: Callable[[], None]
+    ) -> None:
+        self._owner = owner
+        # None once the job has ended or was cancelled. A reference to the job, which the caller may
+        # keep, does not keep alive what it has run.
         self.run: Callable[[], None] | None = run
-        # None once it has begun.
+        # Called if ``run`` is interrupted. None once the job has begun.
         self.failed: Callable[[], None] | None = failed
         self.queued_at = time.monotonic()
-        # Which thread has taken it, and when.
+        # The thread that has taken the job, and when.
         self.thread: PoolThread | None = None
         self.taken_at = 0.0
-        # Of a job that came through ``submit``.
+        # Set for a job that was queued by ``submit``.
         self.future: Future[Any] | None = None
 
     def cancel(self) -> bool:
         """See ``Job``."""
-        return self._keeper.cancel_job(self)
+        return self._owner.cancel_job(self)
 
     def started(self) -> Started | None:
         """See ``Job``."""
-        return self._keeper.started_job(self)
+        return self._owner.started_job(self)
 
     def write_off(self) -> bool:
         """See ``Job``."""
-        return self._keeper.write_off_job(self)
+        return self._owner.write_off_job(self)
 
     def execute(self) -> None:
-        """Run it on the thread that has taken it. Does not return in a forked child."""
+        """Run the job, on the thread that has taken it. Does not return in a forked child."""
         run, failed = self.run, self.failed
-        assert run is not None  # It was neither run nor cancelled before.
+        assert run is not None  # A job in the queue was neither run nor cancelled.
         assert failed is not None
         try:
             self.failed = self.future = None
             run()
         except BaseException as error:  # noqa: BLE001
-            if self._keeper.abandoned:
-                forks.leave(error)
-            # Jobs raise nothing. This is a defect, or comes from elsewhere; it is not hidden, and
-            # nobody waits for the job for ever.
+            if self._owner.abandoned:
+                forks.exit_child(error)
+            # Jobs raise nothing. So this is a defect, or was raised in the thread from outside. It
+            # is logged, and the one who waits for the job is told.
             _log.critical("A job of the thread pool failed", exc_info=True)
             failed()
-        if self._keeper.abandoned:
-            forks.leave(None)
+        if self._owner.abandoned:
+            forks.exit_child(None)
         self.run = None
-        # The traceback of an exception that a future keeps knows this frame, too.
+        # A future may keep an exception whose traceback refers to this frame.
         run = failed = None
 
     def taken(self) -> Started | None:
-        """Return which thread has taken it. The lock of the pool is held."""
+        """Return the thread that has taken the job, if any. The lock of the pool is held."""
         thread = self.thread
         if thread is None:
             return None
         return Started(thread.name, thread.ident or 0, self.taken_at, thread.native_id or 0)
 
-    def at_work(self) -> Started | None:
-        """Return the same, and what it runs. The lock of the pool is held."""
+    def taken_with_run(self) -> Started | None:
+        """Return the same, and what the job runs. The lock of the pool is held."""
         taken = self.taken()
-        # A thread lets go of that without the lock, a moment before its job ends.
+        # The thread sets ``run`` to None without the lock, a moment before its job ends.
         return None if taken is None else taken._replace(run=self.run)
 
 
 class PoolThread(threading.Thread):
-    """A thread of a pool, which the interpreter does not wait for at its end.
+    """A thread of a pool. The interpreter does not wait for it when the process ends.
 
-    Threads that a job starts are ordinary ones all the same: ``Thread`` takes ``daemon`` from the
-    thread that starts it, and would be cut at the end of the process without a word.
+    But it waits for threads that a job starts, unless the job says otherwise. By default, such a
+    thread takes ``daemon`` from the thread that starts it, and a daemon thread is ended without
+    notice. So this thread is a daemon only as long as it runs no jobs.
     """
 
     _is_running_jobs = False
@@ -108,24 +112,27 @@ class PoolThread(threading.Thread):
     def __init__(self, work: Callable[["PoolThread"], None], name: str) -> None:
         super().__init__(name=name)
         self._work = work
-        # Released to wake the thread: by whoever queues a job, by another thread, or by `stop`.
-        self.turn = threading.Lock()
-        self.turn.acquire()
-        # What it has taken. Protected by the lock of the pool.
+        # An idle thread waits to acquire this. ``wake`` releases it.
+        self.wakeup = threading.Lock()
+        self.wakeup.acquire()
+        # The job that the thread has taken. Protected by the lock of the pool.
         self.job: QueuedJob | None = None
 
     @property
     def daemon(self) -> bool:  # type: ignore[override]
-        """Whether the interpreter does without its end: asked before ``run``, and for children."""
+        """Whether the interpreter ends without waiting for the thread.
+
+        Asked when the thread is started, and by each thread that it starts.
+        """
         return not self._is_running_jobs
 
     def run(self) -> None:
         """Run jobs until the pool has no use for the thread."""
-        # Whether this thread is waited for has been settled when it was started.
+        # Whether the interpreter waits for this thread was decided when it was started.
         self._is_running_jobs = True
         self._work(self)
 
     def wake(self) -> None:
-        """Let an idle thread look into the queue. The lock of the pool is held."""
-        if self.turn.locked():  # Else it has been woken already.
-            self.turn.release()
+        """Have an idle thread look into the queue. The lock of the pool is held."""
+        if self.wakeup.locked():  # Otherwise it was woken already.
+            self.wakeup.release()

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from aiowsgi.bridge.pool import foreign as foreign_module
-from aiowsgi.bridge.pool.executor import ThreadPool
-from aiowsgi.bridge.pool.foreign import ForeignPool
+from aiowsgi.bridge.pool import executor_queue as executor_queue_module
+from aiowsgi.bridge.pool.executor_queue import ExecutorQueue
 from aiowsgi.bridge.pool.jobs import Started
+from aiowsgi.bridge.pool.thread_pool import ThreadPool
 from aiowsgi.errors import QueueFull
 
 # Fail-safe only: no wait of these tests is meant to last.
@@ -76,7 +76,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The clock of the pools of the test."""
     clock = Clock()
-    monkeypatch.setattr(foreign_module, "time", clock)
+    monkeypatch.setattr(executor_queue_module, "time", clock)
     return clock
 
 
@@ -106,20 +106,20 @@ class TestSharing:
 
     def test_tells_the_threads_of_the_executor(self) -> None:
         with ThreadPoolExecutor(7) as executor:
-            assert ForeignPool(executor, queue_size=1).threads == 7
+            assert ExecutorQueue(executor, queue_size=1).threads == 7
 
     def test_tells_the_threads_of_a_pool_that_it_shares(self) -> None:
         with ThreadPool(3) as shared:
-            assert ForeignPool(shared, queue_size=1).threads == 3
+            assert ExecutorQueue(shared, queue_size=1).threads == 3
 
     def test_takes_an_executor_that_does_not_tell_to_have_several_threads(self) -> None:
         class Silent(Executor):
             pass
 
-        assert ForeignPool(Silent(), queue_size=1).threads > 1
+        assert ExecutorQueue(Silent(), queue_size=1).threads > 1
 
     def test_runs_jobs_woken_or_not(self, executor: ThreadPoolExecutor) -> None:
-        pool = ForeignPool(executor, queue_size=1)
+        pool = ExecutorQueue(executor, queue_size=1)
         done: queue.SimpleQueue[int] = queue.SimpleQueue()
         for number in range(5):
             pool.start(lambda number=number: done.put(number), wake=False)  # type: ignore[misc]
@@ -127,7 +127,7 @@ class TestSharing:
             assert done.get(timeout=TIMEOUT) == number
 
     def test_is_bounded(self, executor: ThreadPoolExecutor, running: Job) -> None:
-        pool = ForeignPool(executor, queue_size=2)
+        pool = ExecutorQueue(executor, queue_size=2)
         ran: list[int] = []
         # One more than the queue holds: it counts until the executor has begun it.
         for number in range(3):
@@ -139,7 +139,7 @@ class TestSharing:
         assert ran == [0, 1, 2]
 
     def test_a_job_that_has_begun_frees_its_place(self, executor: ThreadPoolExecutor) -> None:
-        pool = ForeignPool(executor, queue_size=0)
+        pool = ExecutorQueue(executor, queue_size=0)
         jobs = [Job() for _ in range(4)]
         try:
             for job, successor in itertools.pairwise(jobs):
@@ -157,7 +157,7 @@ class TestSharing:
     def test_a_waiting_job_is_cancelled_and_frees_its_place(
         self, executor: ThreadPoolExecutor, running: Job
     ) -> None:
-        pool = ForeignPool(executor, queue_size=0)
+        pool = ExecutorQueue(executor, queue_size=0)
         cancelled = Job()
         for _ in range(3):
             assert pool.start(cancelled).cancel()
@@ -172,7 +172,7 @@ class TestSharing:
         assert cancelled.runs == 0
 
     def test_a_running_or_finished_job_is_not_cancelled(self, executor: ThreadPoolExecutor) -> None:
-        pool = ForeignPool(executor, queue_size=0)
+        pool = ExecutorQueue(executor, queue_size=0)
         job = Job()
         handle = pool.start(job)
         job.wait_started()
@@ -185,7 +185,7 @@ class TestSharing:
     def test_an_executor_that_is_shut_down_refuses_and_nothing_is_counted(
         self, executor: ThreadPoolExecutor
     ) -> None:
-        pool = ForeignPool(executor, queue_size=0)
+        pool = ExecutorQueue(executor, queue_size=0)
         executor.shutdown()
         for _ in range(3):
             with pytest.raises(RuntimeError, match="shutdown"):
@@ -194,7 +194,7 @@ class TestSharing:
     def test_a_job_that_the_executor_dropped_is_not_said_to_run(
         self, executor: ThreadPoolExecutor, running: Job
     ) -> None:
-        pool = ForeignPool(executor, queue_size=1)
+        pool = ExecutorQueue(executor, queue_size=1)
         handle = pool.start(lambda: None)
         executor.shutdown(wait=False, cancel_futures=True)
         assert handle.cancel()
@@ -202,7 +202,7 @@ class TestSharing:
     def test_an_executor_that_gives_a_job_up_says_why_in_the_log(
         self, by_hand: ByHand, caplog: pytest.LogCaptureFixture
     ) -> None:
-        pool = ForeignPool(by_hand, queue_size=0)
+        pool = ExecutorQueue(by_hand, queue_size=0)
         pool.start(nothing)
         (future, _) = by_hand.calls.pop()
         future.set_exception(BrokenExecutor("out of order"))
@@ -215,13 +215,13 @@ class TestSharing:
     def test_a_job_that_was_cancelled_here_is_none_that_the_executor_gave_up(
         self, by_hand: ByHand, caplog: pytest.LogCaptureFixture
     ) -> None:
-        pool = ForeignPool(by_hand, queue_size=0)
+        pool = ExecutorQueue(by_hand, queue_size=0)
         assert pool.start(nothing).cancel()
         by_hand.run()
         assert not caplog.records
 
     def test_jobs_of_others_are_not_its_own(self, by_hand: ByHand) -> None:
-        pool, other = ForeignPool(by_hand, queue_size=0), ForeignPool(by_hand, queue_size=0)
+        pool, other = ExecutorQueue(by_hand, queue_size=0), ExecutorQueue(by_hand, queue_size=0)
         seen: list[object] = []
         by_hand.submit(lambda: seen.append(pool.running()))
         other.start(lambda: seen.append(pool.running()))
@@ -237,7 +237,7 @@ class TestTelling:
     def test_a_job_tells_which_thread_runs_it_and_since_when(
         self, by_hand: ByHand, clock: Clock
     ) -> None:
-        pool = ForeignPool(by_hand, queue_size=1)
+        pool = ExecutorQueue(by_hand, queue_size=1)
         seen: list[object] = []
 
         def look() -> None:
@@ -260,7 +260,7 @@ class TestTelling:
         assert pool.waiting == 0
 
     def test_a_job_that_was_cancelled_was_never_started(self, by_hand: ByHand) -> None:
-        pool = ForeignPool(by_hand, queue_size=1)
+        pool = ExecutorQueue(by_hand, queue_size=1)
         job = pool.start(nothing)
         job.cancel()
         assert pool.waiting == 0
@@ -274,19 +274,19 @@ class TestPlaces:
     def test_the_pool_is_starved_while_jobs_wait_and_threads_are_away(
         self, by_hand: ByHand
     ) -> None:
-        pool = ForeignPool(by_hand, queue_size=5)
+        pool = ExecutorQueue(by_hand, queue_size=5)
         seen: list[bool] = []
 
         def run() -> None:
             seen.append(pool.starved)
-            pool.leave()
+            pool.release_slot()
             seen.append(pool.starved)
             waiting = pool.start(nothing)
             seen.append(pool.starved)
             waiting.cancel()
             seen.append(pool.starved)
             pool.start(nothing)
-            pool.rejoin()
+            pool.reclaim_slot()
             seen.append(pool.starved)
 
         pool.start(run)
@@ -295,23 +295,23 @@ class TestPlaces:
 
     def test_no_other_job_runs_in_the_place_of_one_that_has_left(self) -> None:
         with ThreadPool(1, spare_threads=1) as shared:
-            pool = ForeignPool(shared, queue_size=5)
+            pool = ExecutorQueue(shared, queue_size=5)
             away, waiting = Job(), Job()
             pool.start(away)
             away.wait_started()
-            pool.leave()
+            pool.release_slot()
             pool.start(waiting)
             assert shared.waiting == pool.waiting == 1
             assert len(shared.living_threads()) == pool.threads == 1
             assert pool.starved
-            pool.rejoin()
+            pool.reclaim_slot()
             away.end()
             waiting.end()
 
 
 class TestWritingOff:
     def test_is_counted_until_the_job_comes_back(self, by_hand: ByHand) -> None:
-        pool = ForeignPool(by_hand, queue_size=5)
+        pool = ExecutorQueue(by_hand, queue_size=5)
         seen: list[object] = []
 
         def run() -> None:
@@ -328,7 +328,7 @@ class TestWritingOff:
         assert pool.lost == 0
 
     def test_is_not_possible_before_it_runs_or_behind_its_end(self, by_hand: ByHand) -> None:
-        pool = ForeignPool(by_hand, queue_size=5)
+        pool = ExecutorQueue(by_hand, queue_size=5)
         job = pool.start(nothing)
         assert not job.write_off()
         by_hand.run()
@@ -342,13 +342,13 @@ class TestStopping:
         return []
 
     def test_is_over_at_once_where_nothing_runs(self, by_hand: ByHand, stopped: list[str]) -> None:
-        pool = ForeignPool(by_hand, queue_size=5)
+        pool = ExecutorQueue(by_hand, queue_size=5)
         pool.stop(lambda: stopped.append("first"), cancel=True)
         pool.stop(lambda: stopped.append("second"), cancel=True)
         assert stopped == ["first", "second"]
 
     def test_waits_for_a_job_that_runs(self, by_hand: ByHand, stopped: list[str]) -> None:
-        pool = ForeignPool(by_hand, queue_size=5)
+        pool = ExecutorQueue(by_hand, queue_size=5)
 
         def run() -> None:
             pool.stop(lambda: stopped.append("first"), cancel=True)
@@ -363,7 +363,7 @@ class TestStopping:
     def test_waits_for_a_job_that_was_written_off(
         self, by_hand: ByHand, stopped: list[str]
     ) -> None:
-        pool = ForeignPool(by_hand, queue_size=5)
+        pool = ExecutorQueue(by_hand, queue_size=5)
 
         def run() -> None:
             assert job.write_off()
@@ -385,8 +385,8 @@ class TestStopping:
                 pool.stop(lambda: stopped.append("stopped"), cancel=True)
                 return runs
 
-        monkeypatch.setattr(foreign_module, "Future", Stopping)
-        pool = ForeignPool(by_hand, queue_size=5)
+        monkeypatch.setattr(executor_queue_module, "Future", Stopping)
+        pool = ExecutorQueue(by_hand, queue_size=5)
         pool.start(lambda: stopped.append("run"))
         by_hand.run()
         assert stopped == ["run", "stopped"]
@@ -395,7 +395,7 @@ class TestStopping:
     def test_what_waits_runs_first_unless_it_is_cancelled(
         self, by_hand: ByHand, stopped: list[str], cancel: bool
     ) -> None:
-        pool = ForeignPool(by_hand, queue_size=5)
+        pool = ExecutorQueue(by_hand, queue_size=5)
         for number in range(2):
             pool.start(lambda number=number: stopped.append(f"run {number}"))  # type: ignore[misc]
         pool.stop(lambda: stopped.append("stopped"), cancel=cancel)
@@ -405,7 +405,7 @@ class TestStopping:
         assert stopped == (["stopped"] if cancel else ["run 0", "run 1", "stopped"])
 
     def test_a_later_call_can_still_cancel(self, by_hand: ByHand, stopped: list[str]) -> None:
-        pool = ForeignPool(by_hand, queue_size=5)
+        pool = ExecutorQueue(by_hand, queue_size=5)
         pool.start(lambda: stopped.append("run"))
         pool.stop(lambda: stopped.append("first"), cancel=False)
         assert stopped == []
@@ -416,7 +416,7 @@ class TestStopping:
     def test_is_over_when_the_last_job_is_cancelled_or_given_up(
         self, by_hand: ByHand, stopped: list[str]
     ) -> None:
-        pool = ForeignPool(by_hand, queue_size=5)
+        pool = ExecutorQueue(by_hand, queue_size=5)
         mine, dropped = pool.start(nothing), pool.start(nothing)
         pool.stop(lambda: stopped.append("stopped"), cancel=False)
         mine.cancel()
@@ -426,7 +426,7 @@ class TestStopping:
         assert dropped.started() is None
 
     def test_nothing_is_taken_afterwards_and_the_executor_goes_on(self, by_hand: ByHand) -> None:
-        pool = ForeignPool(by_hand, queue_size=5)
+        pool = ExecutorQueue(by_hand, queue_size=5)
         pool.stop(nothing, cancel=True)
         with pytest.raises(RuntimeError, match="stopped"):
             pool.start(nothing)

@@ -1,4 +1,4 @@
-"""The thread pool as an executor, which a program and its servers may share."""
+"""The thread pool as an ``Executor``, which a program and its servers may share."""
 
 import contextlib
 import sys
@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
 from .job_pool import JobPool
-from .threads import Keeper, QueuedJob
+from .threads import JobOwner, QueuedJob
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -17,9 +17,9 @@ Result = TypeVar("Result")
 class ThreadPool(JobPool, Executor):
     """A ``concurrent.futures.Executor`` with a bounded queue and daemon threads.
 
-    Arguments: ``max_threads`` that run jobs at the same time, each started when it is first needed;
-    ``queue_size``, the number of jobs that may wait while all threads are busy. ``JobPool`` has
-    more, for a server's own pool.
+    Arguments: ``max_threads``, how many threads run jobs at the same time, each started when it is
+    first needed; ``queue_size``, how many jobs may wait while all threads are busy. ``JobPool`` has
+    more arguments, for a server's own pool.
 
     One pool may serve several servers and the work of the program around them.
     """
@@ -37,15 +37,15 @@ class ThreadPool(JobPool, Executor):
         job = QueuedJob(self, call, call.fail)
         job.future = future
         self._enqueue(job, wake=True)
-        # Who cancels the future frees the place of the job.
+        # A future that is cancelled takes its job out of the queue.
         future.add_done_callback(lambda _: job.cancel())
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more jobs and end the threads when they are idle. Idempotent.
+        """Take no more jobs, and end each thread when it is idle. Idempotent.
 
-        With ``wait`` it blocks until every thread has ended; ``cancel_futures`` drops the jobs
-        that have not started.
+        ``wait`` blocks until every thread has ended. ``cancel_futures`` drops the jobs that have
+        not started.
         """
         self.stop(lambda: None, cancel=cancel_futures)
         if wait:
@@ -53,12 +53,12 @@ class ThreadPool(JobPool, Executor):
 
 
 class Call:
-    """A call whose outcome goes to a future."""
+    """A call whose result or exception goes to a future."""
 
-    __slots__ = ("_call", "_future", "_keeper")
+    __slots__ = ("_call", "_future", "_owner")
 
-    def __init__(self, keeper: Keeper, call: Callable[[], Any], future: Future[Any]) -> None:
-        self._keeper = keeper
+    def __init__(self, owner: JobOwner, call: Callable[[], Any], future: Future[Any]) -> None:
+        self._owner = owner
         self._call = call
         self._future = future
 
@@ -69,18 +69,19 @@ class Call:
         try:
             result = self._call()
         except BaseException as error:
-            if self._keeper.abandoned:
+            if self._owner.abandoned:
                 raise
-            # The caller gets it, whatever it is.
+            # Whoever waits for the future gets every kind of exception.
             self._future.set_exception(error)
-            # The traceback knows this frame, and the future knows the traceback.
+            # The future refers to the traceback, which refers to this frame: not also the other
+            # way.
             del self
         else:
             self._future.set_result(result)
 
     def fail(self) -> None:
-        """Tell of the exception that is handled: it came around the call, or in place of it."""
+        """Give the future the exception being handled, which was raised outside of the call."""
         error = sys.exception()
         assert error is not None
-        with contextlib.suppress(InvalidStateError):  # It was over already.
+        with contextlib.suppress(InvalidStateError):  # The future has its result already.
             self._future.set_exception(error)

@@ -1,4 +1,4 @@
-"""The share of a server in an ``Executor`` that belongs to somebody else."""
+"""A job queue in front of an ``Executor`` that the host of the server passes in."""
 
 import logging
 import threading
@@ -10,75 +10,75 @@ from typing import Any
 from ...errors import QueueFull
 from ...wording import counted
 from ..locks import make_lock
-from .executor import ThreadPool
 from .jobs import Job, Started
+from .thread_pool import ThreadPool
 
 _log = logging.getLogger("aiowsgi.error")
 
 
-class ForeignPool:
-    """The share of one server in an ``Executor`` that belongs to somebody else.
+class ExecutorQueue:
+    """Runs the jobs of one server on an ``Executor``. Implements ``jobs.JobQueue``.
 
-    Arguments: the executor, which is never shut down here, and ``queue_size``, the number of jobs
-    that may wait in it. Threads that wait for clients, or were written off, are not replaced: how
-    many threads there are is the owner's decision.
+    Arguments: the executor, which belongs to the host and is never shut down here; ``queue_size``,
+    how many jobs of the server may wait in it. Threads that wait for clients or were written off
+    are not replaced, because the host decides how many threads there are.
     """
 
     def __init__(self, executor: Executor, *, queue_size: int) -> None:
         self._executor = executor
         self._queue_size = queue_size
-        # Protects everything below. Taken to start, cancel and stop on the loop thread, and by the
-        # executor's threads around each job.
+        # Protects everything below. Taken by the loop thread to start, cancel and stop, and by the
+        # threads of the executor before and after each job.
         self._lock = make_lock()
         self._waiting: set[Future[None]] = set()
-        self._running: dict[_ForeignJob, Started] = {}
-        # Threads that wait for clients, by their numbers.
-        self._away: set[int] = set()
+        self._running: dict[_ExecutorJob, Started] = {}
+        # The numbers of threads that wait for clients.
+        self._waiting_for_clients: set[int] = set()
         self._closed = False
         self._on_stopped: list[Callable[[], None]] = []
 
     @property
     def threads(self) -> int:
-        """How many jobs may run at the same time, as far as the executor tells."""
+        """How many jobs may run at the same time, as far as the executor says."""
         if isinstance(self._executor, ThreadPool):
             return self._executor.threads
-        # The name in CPython's executors; there is no public one.
+        # CPython's executors have no public attribute for it.
         count: Any = getattr(self._executor, "_max_workers", None)
-        # An executor that does not say is taken to have several threads: the safe answer.
+        # If the executor does not say, several threads are assumed. That is the safe side.
         return count if isinstance(count, int) else 2
 
     @property
     def concurrent(self) -> bool:
-        """Whether several jobs may run at the same time, on whatever threads."""
+        """Whether several jobs may run at the same time. See ``JobQueue``."""
         if isinstance(self._executor, ThreadPool):
             return self._executor.concurrent
         return self.threads > 1
 
     @property
     def waiting(self) -> int:
-        """How many jobs wait for a thread, a moment ago."""
+        """How many jobs wait for a thread. Read without the lock: the number may just change."""
         return len(self._waiting)
 
     @property
     def lost(self) -> int:
-        """How many jobs were written off and still run."""
+        """How many jobs were written off and are still running."""
         with self._lock:
             return sum(job.lost for job in self._running)
 
     @property
     def starved(self) -> bool:
-        """Whether jobs wait because of threads that wait for clients."""
-        return bool(self._waiting) and bool(self._away)
+        """Whether jobs wait while threads wait for clients."""
+        return bool(self._waiting) and bool(self._waiting_for_clients)
 
-    def leave(self) -> None:
-        """Count the calling thread as one that waits for a client."""
+    def release_slot(self) -> None:
+        """Note that the calling thread waits for a client."""
         with self._lock:
-            self._away.add(threading.get_ident())
+            self._waiting_for_clients.add(threading.get_ident())
 
-    def rejoin(self) -> None:
-        """Count the calling thread as one that works."""
+    def reclaim_slot(self) -> None:
+        """Note that the calling thread works again."""
         with self._lock:
-            self._away.discard(threading.get_ident())
+            self._waiting_for_clients.discard(threading.get_ident())
 
     def start(
         self,
@@ -88,17 +88,18 @@ class ForeignPool:
         wake: bool = True,
     ) -> Job:
         """Queue ``run``. Raises QueueFull, or RuntimeError once the executor is shut down."""
-        # Carries the job's state: the executor's own future comes too late, for the job may have
-        # begun by then.
+        # The state of the job. The future of the executor cannot be used for that: the job may have
+        # begun before ``submit`` returns it.
         future: Future[None] = Future()
         with self._lock:
             if self._closed:
                 raise RuntimeError("the server is stopped")
-            # One that was handed over a moment ago still counts, so an empty queue takes one more.
+            # A job that a free thread is about to take still counts. So there is room for one more
+            # than ``queue_size``.
             if len(self._waiting) > self._queue_size:
                 raise QueueFull(f"{counted(len(self._waiting), 'job')} in the queue already")
             self._waiting.add(future)
-        job = _ForeignJob(self, future)
+        job = _ExecutorJob(self, future)
         try:
             outer = self._executor.submit(self._run, run, job, failed)
         except BaseException:
@@ -108,7 +109,7 @@ class ForeignPool:
         return job
 
     def wake(self) -> None:
-        """Do nothing: an executor wakes its threads itself."""
+        """Do nothing: the executor wakes its threads itself."""
 
     def stop(self, on_stopped: Callable[[], None], *, cancel: bool) -> None:
         """Begin to stop. See ``JobQueue.stop``."""
@@ -117,32 +118,32 @@ class ForeignPool:
             waiting = list(self._waiting) if cancel else []
             self._on_stopped.append(on_stopped)
         for future in waiting:
-            # One that has just begun is waited for.
+            # A job that has just begun cannot be cancelled, and runs to its end.
             if future.cancel():
                 self._drop(future)
-        self._look()
+        self._call_if_stopped()
 
     def join(self) -> None:
-        """Do nothing: the threads are the executor's."""
+        """Do nothing: the threads belong to the executor."""
 
     def running(self) -> list[Started]:
-        """Return the threads that run requests."""
+        """Return the threads that are running jobs of this queue, and what they run."""
         with self._lock:
             return list(self._running.values())
 
     def abandon(self) -> None:
-        """Take nothing any more. See ``forks``."""
+        """Take no more jobs in a forked child. See ``forks``."""
         self._lock = make_lock()
         self._closed = True
         self._waiting = set()
         self._running = {}
-        self._away = set()
+        self._waiting_for_clients = set()
         self._on_stopped = []
 
     def _run(
         self,
         run: Callable[[], None],
-        job: "_ForeignJob",
+        job: "_ExecutorJob",
         failed: Callable[[], None],
     ) -> None:
         if not job.future.set_running_or_notify_cancel():
@@ -161,11 +162,11 @@ class ForeignPool:
             with self._lock:
                 self._running.pop(job, None)
                 self._waiting.discard(job.future)
-                self._away.discard(threading.get_ident())
-            self._look()
+                self._waiting_for_clients.discard(threading.get_ident())
+            self._call_if_stopped()
 
     def _on_done(self, outer: Future[None], future: Future[None]) -> None:
-        """Find out that the executor is through with a job, and has perhaps never begun it."""
+        """Take note that the executor has done with a job. Perhaps it has never begun it."""
         error = None if outer.cancelled() else outer.exception()
         if not future.cancelled() and future.cancel():
             self._drop(future)
@@ -174,10 +175,10 @@ class ForeignPool:
     def _drop(self, future: Future[None]) -> None:
         with self._lock:
             self._waiting.discard(future)
-        self._look()
+        self._call_if_stopped()
 
-    def _look(self) -> None:
-        """Say that nothing runs any more, once that is so and somebody wants to know."""
+    def _call_if_stopped(self) -> None:
+        """Call ``on_stopped`` if this queue is closed and its last job has ended."""
         with self._lock:
             if not self._closed or self._running or self._waiting:
                 return
@@ -186,14 +187,15 @@ class ForeignPool:
             callback()
 
 
-class _ForeignJob:
+class _ExecutorJob:
     __slots__ = ("_pool", "future", "lost", "taken")
 
-    def __init__(self, pool: ForeignPool, future: Future[None]) -> None:
+    def __init__(self, pool: ExecutorQueue, future: Future[None]) -> None:
         self._pool = pool
-        # Says whether the job waits, runs or was cancelled.
+        # Its state says whether the job is in the queue, running, or cancelled.
         self.future = future
-        # Both are protected by the pool's lock.
+        # The thread that has taken the job, and whether the job was written off. Protected by the
+        # lock of the pool.
         self.taken: Started | None = None
         self.lost = False
 
