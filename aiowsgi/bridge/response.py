@@ -1,5 +1,7 @@
-"""The response on its way from a pool thread: to the client at once, or through a queue bounded in
-bytes to the loop thread, which sends what the client has to be waited for.
+"""The response on its way from a pool thread to the client.
+
+The pool thread sends by itself what the kernel takes at once. The rest goes through a queue,
+bounded in bytes, to the loop thread, which waits for the client.
 """
 
 import enum
@@ -13,16 +15,16 @@ from .budget import SMALL, Budget
 from .locks import make_lock, reentered
 from .pool.jobs import SHORT_WAIT, ThreadSlots
 
-# What a writer may queue however little memory is left to all of them: it has to go on.
+# Bytes that each writer may queue although the budget is exceeded, so that every response goes on.
 _FLOOR = 1 << 16
-# No piece is larger, so that the loop thread can take a little at a time.
+# Larger pieces are split, so that the loop thread can take a little at a time.
 _PIECE = 1 << 17
-# Queued pieces are joined up to this size, once there are many.
+# Queued pieces are joined up to this size, as soon as many bytes are queued.
 _JOINED = 1 << 12
 
 
 class Progress(enum.Enum):
-    """What the loop thread finds behind the pieces that it took."""
+    """What follows the pieces that the loop thread has taken."""
 
     OPEN = "more will come"
     LEFT = "more is queued"
@@ -30,22 +32,23 @@ class Progress(enum.Enum):
     ABORTED = "the response cannot be completed"
 
 
-# By these names they are looked up several times faster, which is done many times a request.
+# A global name is looked up several times faster than an attribute of the class, and these are used
+# many times a request.
 OPEN, LEFT, FINISHED, ABORTED = Progress
 
 
 class Tail(Protocol):
-    """What follows the pieces of a response and is sent by the loop thread itself, as a file is."""
+    """The end of a response that the loop thread sends by other means: a file."""
 
     def close(self) -> None:
-        """Let it go, sent or not."""
+        """Release what it holds, whether it was sent or not."""
 
 
 class ResponseWriter:
     """A bounded queue of bytes: one pool thread writes, the loop thread takes.
 
-    While nothing is queued and the loop thread has nothing left to send, what is written need not
-    wait for the loop thread. See ``allow_direct``.
+    While nothing is queued, and the loop thread has nothing left to send, the pool thread may send
+    by itself. See ``allow_direct``.
 
     Arguments: ``wake()`` makes the loop thread call ``take`` soon, and is called on the pool
     thread; ``high_water`` in bytes, beyond which a write waits; ``budget`` counts what is
@@ -81,9 +84,9 @@ class ResponseWriter:
         self._slots = slots
         # Protects everything below. Taken by the pool thread to write and by the loop thread to
         # take, each for a few instructions.
-        # Whoever comes into the middle of that on the same thread may look, but not write.
+        # A signal handler or destructor that interrupts that may look at the writer, but not write.
         self._lock = make_lock()
-        # Made when the pool thread first has to wait, which most responses never do.
+        # Made when the pool thread has to wait for the first time. Most responses never wait.
         self._room: threading.Condition | None = None
         self._pieces: list[bytes] = []
         self._size = 0
@@ -92,12 +95,14 @@ class ResponseWriter:
         self._tail: Tail | None = None
         self._error: ClientDisconnected | None = None
         self._woken = False
-        # Whether bytes of the response have left for the client, or for the loop thread.
+        # Whether bytes of the response were sent, or taken by the loop thread.
         self._begun = False
-        # How the pool thread sends by itself, and whether it may: everything before is sent.
+        # How the pool thread sends by itself, and whether it may now: only if all bytes before are
+        # sent.
         self._send: Callable[[list[bytes]], int] | None = None
         self._direct = False
-        self._waiting = 0  # Threads that wait for room: one, unless the application has its own.
+        # How many threads wait for room: more than one only if the application writes on several.
+        self._waiting = 0
 
     @property
     def waiting(self) -> bool:
@@ -113,24 +118,24 @@ class ResponseWriter:
 
     @property
     def progress(self) -> Progress:
-        """What the application has said last: OPEN, FINISHED or ABORTED."""
+        """How far the application is: OPEN, FINISHED or ABORTED."""
         with self._lock:
             return self._progress
 
     def allow_direct(self, send: Callable[[list[bytes]], int]) -> None:
-        """Let the pool thread send while nothing waits to be sent.
+        """Let the pool thread send by itself while nothing is queued.
 
         ``send(pieces)`` gives bytes to the kernel and returns how many it took; it does not block
-        and raises nothing. It is called on the pool thread under the writer's lock, and never
-        behind ``disconnect``. Called on the loop thread before the job is queued.
+        and raises nothing. It is called on the pool thread under the writer's lock, and never after
+        ``disconnect``. Called on the loop thread before the job is queued.
         """
         self._send = send
         self._direct = True
 
     def resume_direct(self) -> None:
-        """Let the pool thread send again, unless more is queued. Called on the loop thread.
+        """Let the pool thread send again, unless more is queued.
 
-        What was taken is sent.
+        Called on the loop thread when everything that it has taken is sent.
         """
         with self._lock:
             self._direct = self._send is not None and not self._pieces
@@ -138,9 +143,9 @@ class ResponseWriter:
     def write(self, pieces: list[bytes]) -> None:
         """Send or queue pieces. Called on a pool thread; blocks above high water.
 
-        Raises ClientDisconnected when nobody is left to send to.
+        Raises ClientDisconnected if the client is gone.
         """
-        # A first look without the lock; the second one, with it, decides.
+        # This is read without the lock. ``_send_directly`` reads it again with the lock.
         if self._direct and not (pieces := self._send_directly(pieces)):
             return
         largest = min(_PIECE, self._high_water)
@@ -148,12 +153,13 @@ class ResponseWriter:
             if len(piece) <= largest:
                 self._put(piece, OPEN)
             else:
-                # Copies, not views: the last view of a large piece would keep all of it in memory.
+                # Copies, not views: one view that is still queued would keep the whole piece in
+                # memory.
                 for start in range(0, len(piece), largest):
                     self._put(piece[start : start + largest], OPEN)
 
     def check(self) -> None:
-        """Raise ClientDisconnected when nobody is left to send to. Called on a pool thread."""
+        """Raise ClientDisconnected if the client is gone. Called on a pool thread."""
         with self._lock:
             if self._error is not None:
                 raise self._error.anew()
@@ -161,9 +167,9 @@ class ResponseWriter:
     def finish(self, pieces: list[bytes], tail: Tail | None = None, *, queue: bool = False) -> None:
         """Send or queue the last pieces; the response is complete. Called on a pool thread.
 
-        May block. ``tail`` belongs to the writer from here on. With ``queue`` nothing is sent here:
-        the loop thread has many responses to send, and does so at one go. Raises
-        ClientDisconnected.
+        May block. ``tail`` belongs to the writer from here on. With ``queue`` the pool thread sends
+        nothing by itself, because the loop thread has many responses to send, and sends them in one
+        pass. Raises ClientDisconnected.
         """
         if tail is not None:
             with self._lock:
@@ -176,7 +182,8 @@ class ResponseWriter:
                 last = pieces.pop()
             if pieces:
                 self.write(pieces)
-            # The last piece and the end travel together: one wake-up for a response in one piece.
+            # The last piece and the end are queued together, so that a response in one piece wakes
+            # the loop thread once.
             self._put(last, FINISHED)
         except BaseException:
             if (left := self.take_tail()) is not None:
@@ -184,7 +191,7 @@ class ResponseWriter:
             raise
 
     def abort(self) -> None:
-        """Give the response up: what is queued is sent, then the connection is cut.
+        """Give up the response: what is queued is sent, then the connection is cut.
 
         Called on a pool thread; does not block.
         """
@@ -198,16 +205,16 @@ class ResponseWriter:
             self._wake()
         except BaseException:
             if waking:
-                self._wake_again()
+                self._rearm_wake()
             raise
 
-    def _wake_again(self) -> None:
-        """Have the next write wake the loop thread: perhaps the last one did not come to that."""
+    def _rearm_wake(self) -> None:
+        """Have the next write wake the loop thread, because the last one may have failed to."""
         with self._lock:
             self._woken = False
 
     def _send_directly(self, pieces: list[bytes]) -> list[bytes]:
-        """Give pieces to the kernel, as far as that takes them; return what is left."""
+        """Give the kernel as many bytes of the pieces as it takes, and return the rest."""
         if self._lock._is_owned():
             raise reentered("the response")
         with self._lock:
@@ -222,7 +229,7 @@ class ResponseWriter:
                 if sent < len(piece):
                     left.append(piece[sent:] if sent else piece)
                 sent = max(0, sent - len(piece))
-            # The client has to be waited for: that is the loop thread's part.
+            # If something is left, the loop thread waits for the client and sends it.
             self._direct = not left
             return left
 
@@ -269,7 +276,7 @@ class ResponseWriter:
                         "the response is complete; nothing can be written behind it"
                     )
                 if self._waiting and progress is FINISHED:
-                    # Another thread of the application is in the midst of the body.
+                    # Another thread of the application is still writing a piece of the body.
                     progress = ABORTED
                 if piece:
                     self._append(piece)
@@ -283,26 +290,26 @@ class ResponseWriter:
             self._wake()
         except BaseException:
             if waking:
-                self._wake_again()
+                self._rearm_wake()
             raise
 
     def _append(self, piece: bytes) -> None:
-        """Put a piece behind the others. The lock is held."""
+        """Add a piece to the queue. The lock is held."""
         pieces = self._pieces
         if self._size >= SMALL and len(pieces[-1]) + len(piece) <= _JOINED:
-            # The client is slow: many objects of a few bytes would be most of what is held.
+            # The client is slow. Many small pieces would take more memory than their bytes.
             pieces[-1] += piece
         else:
             pieces.append(piece)
 
     def _count(self) -> None:
-        """Have what is queued counted by the budget. The lock is held."""
+        """Tell the budget how many bytes are queued. The lock is held."""
         self._held = self._budget.hold(self._held, self._size)
 
     def take(self, limit: int) -> tuple[list[bytes], Progress]:
-        """Return what is queued, and what will follow. Called on the loop thread.
+        """Return pieces from the queue, and what follows them. Called on the loop thread.
 
-        It is about ``limit`` bytes at most. Where more is LEFT, the loop thread comes back for it
+        They are about ``limit`` bytes at most. If more is LEFT, the loop thread calls this again
         without being woken.
         """
         with self._lock:
@@ -327,25 +334,26 @@ class ResponseWriter:
                 return pieces, LEFT
             self._woken = False
             if self._progress is not OPEN:
-                self._let_go()
+                self._drop_callbacks()
             return pieces, self._progress
 
-    def _let_go(self) -> None:
-        """Forget who is woken and who sends. The lock is held."""
+    def _drop_callbacks(self) -> None:
+        """Wake and send no more. The lock is held."""
         self._wake = no_callback
         self._send = None
         self._direct = False
 
     def take_tail(self) -> Tail | None:
-        """Return the tail, which belongs to the caller from here on. Called on any thread."""
+        """Return the tail, if any. It belongs to the caller from here on. Called on any thread."""
         with self._lock:
             tail, self._tail = self._tail, None
             return tail
 
     def withdraw(self, error: ClientDisconnected) -> bool:
-        """Take no response any more, unless it has begun. Return whether it has not.
+        """Refuse the response, if none of it was sent or queued yet. Return whether that is so.
 
-        Called on the loop thread, which sends another one then, and disconnects.
+        Called on the loop thread, which sends another response in its place, and then disconnects
+        the writer.
         """
         with self._lock:
             if self._begun or self._pieces or self._progress is not OPEN:
@@ -361,7 +369,7 @@ class ResponseWriter:
         """
         with self._lock:
             self._error = self._error or error
-            self._let_go()
+            self._drop_callbacks()
             self._pieces = []
             self._size = 0
             self._count()
@@ -372,8 +380,8 @@ class ResponseWriter:
             tail.close()
 
     def abandon(self, error: ClientDisconnected) -> None:
-        """Raise ``error`` from here on: the response is the parent's. See ``forks``."""
+        """Raise ``error`` in each later write: the parent has the response. See ``forks``."""
         self._lock = make_lock()
         self._room = None
         self._error = error
-        self._let_go()
+        self._drop_callbacks()
