@@ -4,17 +4,49 @@ import contextlib
 import re
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 from wsgiref.types import WSGIApplication
 from wsgiref.validate import validator
 
 import pytest
+from extent import EXHAUSTIVE, examples
+from hypothesis import HealthCheck, settings
 
 import aiowsgi
 from aiowsgi.server import shutdown as shutdown_module
 
+# An assertion that fails in a module which tests share shows what differed, as one in a test does.
+_SHARED = {file.stem for file in Path(__file__).parent.glob("*.py")} - {"conftest", "extent"}
+pytest.register_assert_rewrite(*_SHARED)
+
+# An example may take long on a machine that is busy with other tests.
+settings.register_profile(
+    "aiowsgi",
+    max_examples=examples(100),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("aiowsgi")
+
 # What ``repr`` shows of most objects.
 _ADDRESS = re.compile(r"\bat 0x[0-9a-f]+>")
+
+
+def pytest_report_header() -> str:
+    """Say how much is tried. It does not show otherwise, because pytest-xdist counts nothing."""
+    if EXHAUSTIVE:
+        return "tests: all"
+    return "tests: without the exhaustive ones, which AIOWSGI_TESTS=exhaustive adds"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is marked as exhaustive, if not everything is asked for."""
+    if EXHAUSTIVE:
+        return
+    left_out = [item for item in items if item.get_closest_marker("exhaustive")]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if not item.get_closest_marker("exhaustive")]
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

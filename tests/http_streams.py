@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import HealthCheck, settings
+from extent import examples
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from aiowsgi.errors import Refusal
@@ -20,7 +21,7 @@ EMPTY_LINE = b"\r\n"
 READERS = (H11, HTTPTOOLS)
 each_reader = pytest.mark.parametrize("reader", READERS, ids=lambda reader: reader.name)
 
-properties = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+properties = settings(max_examples=examples(150))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from aiowsgi.observe import access
@@ -126,7 +126,6 @@ latin = st.text(st.characters(max_codepoint=0xFF))
 
 
 @given(latin, latin, latin)
-@settings(deadline=None)
 def test_any_text_is_one_line_that_can_be_read_back(
     request_line: str, referer: str, agent: str
 ) -> None:

@@ -8,7 +8,7 @@ from urllib.parse import quote_from_bytes
 from wsgiref.validate import check_environ
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from aiowsgi.http.parser import Parser
@@ -180,7 +180,6 @@ def test_path_info_is_decoded_and_the_raw_target_kept(target: str, path_info: st
 
 
 @given(st.binary())
-@settings(deadline=None)
 def test_any_bytes_of_a_path_arrive_as_latin_1(path: bytes) -> None:
     environ = environ_of(head_of("/" + quote_from_bytes(path, safe="")))
     assert environ["PATH_INFO"].encode("latin-1") == b"/" + path
@@ -352,7 +351,6 @@ field_values = st.text(
 
 
 @given(st.lists(st.tuples(field_names, field_values), max_size=8))
-@settings(deadline=None)
 def test_any_fields_give_native_strings_that_wsgiref_accepts(fields: list[tuple[str, str]]) -> None:
     lines = [f"X{name}: {value}" for name, value in fields]
     environ = environ_of(head_of("/", *lines))

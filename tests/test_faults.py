@@ -23,6 +23,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 import pytest
+from extent import representative
 from fault_harness import GRACEFUL, THREADS, Scene, Server, eventually
 
 # The timeouts of an impatient server, in seconds: longer than a busy machine keeps a test waiting.
@@ -354,7 +355,7 @@ class House:
         return self._spares.popleft().ready()
 
 
-@pytest.fixture(scope="module", params=["asyncio", "uvloop"])
+@pytest.fixture(scope="module", params=representative(["asyncio", "uvloop"], "uvloop"))
 def start(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[..., Server]]:

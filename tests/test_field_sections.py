@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from extent import examples
 from http_streams import (
     Message,
     cut_lists,
@@ -79,7 +80,7 @@ def last_word(parser: Parser) -> str:
 
 
 @given(streams, st.data(), cut_lists, st.one_of(st.just(Limits()), small_limits))
-@settings(properties, max_examples=400)
+@settings(max_examples=examples(400))
 def test_what_is_remembered_changes_nothing(
     stream: list[Message], data: st.DataObject, cuts: list[int], limits: Limits
 ) -> None:

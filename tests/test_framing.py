@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import pytest
+from extent import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -272,7 +273,7 @@ fields = st.lists(
 
 
 @given(fields, st.sampled_from(["HTTP/1.1", "HTTP/1.0"]))
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=examples(300))
 def test_a_message_has_one_framing_or_none(fields: list[tuple[bytes, bytes]], version: str) -> None:
     try:
         decided = framing(*fields, version=version)

@@ -7,6 +7,7 @@ import re
 
 import h11
 import pytest
+from extent import examples
 from http_streams import (
     EMPTY_LINE,
     Message,
@@ -212,7 +213,7 @@ def test_the_limit_of_the_head(reader: Reader, count: int, over: int, cuts: list
 
 @each_reader
 @given(st.one_of(wild, damaged()), cut_lists, st.one_of(st.just(Limits()), small_limits))
-@settings(properties, max_examples=500)
+@settings(max_examples=examples(500))
 def test_any_bytes_give_events_or_a_refusal_however_split(
     reader: Reader, data: bytes, cuts: list[int], limits: Limits
 ) -> None:
@@ -281,7 +282,7 @@ def as_h11_reads(data: bytes) -> tuple[h11.Request, bytes, bytes]:
 
 @each_reader
 @given(st.one_of(streams.map(lambda s: b"".join(m.raw for m in s)), damaged()))
-@settings(properties, max_examples=300)
+@settings(max_examples=examples(300))
 def test_what_is_accepted_is_read_by_h11_alone_in_the_same_way(reader: Reader, data: bytes) -> None:
     parser = new_parser(reader=reader)
     parser.feed(data)

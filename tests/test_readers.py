@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 from corpus_files import Case, load_corpus
+from extent import examples
 from http_streams import (
     READERS,
     cut_lists,
@@ -158,7 +159,7 @@ hostile = st.lists(
 
 
 @given(st.one_of(hostile, streams.map(lambda s: b"".join(m.raw for m in s))), st.data(), cut_lists)
-@settings(properties, max_examples=400)
+@settings(max_examples=examples(400))
 def test_nearly_right_requests_are_read_the_same(
     data: bytes, more: st.DataObject, cuts: list[int]
 ) -> None:
@@ -167,7 +168,7 @@ def test_nearly_right_requests_are_read_the_same(
 
 
 @given(st.sampled_from(CASES), st.data(), cut_lists)
-@settings(properties, max_examples=400)
+@settings(max_examples=examples(400))
 def test_damaged_files_of_the_corpus_are_read_the_same(
     case: Case, more: st.DataObject, cuts: list[int]
 ) -> None:
@@ -176,7 +177,7 @@ def test_damaged_files_of_the_corpus_are_read_the_same(
 
 
 @given(st.one_of(wild, damaged(), hostile), cut_lists, small_limits)
-@settings(properties, max_examples=400)
+@settings(max_examples=examples(400))
 def test_limits_are_the_same(data: bytes, cuts: list[int], limits: Limits) -> None:
     assert_no_difference(split(data, cuts), limits)
 

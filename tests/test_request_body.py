@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any, BinaryIO
 
 import pytest
+from extent import examples
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -619,7 +620,7 @@ class BodyMachine(RuleBasedStateMachine):
 
 
 TestAnyOrder = BodyMachine.TestCase
-TestAnyOrder.settings = settings(max_examples=60, stateful_step_count=20, deadline=None)
+TestAnyOrder.settings = settings(max_examples=examples(60), stateful_step_count=20)
 
 
 def _left(body: RequestBody) -> int:
@@ -652,7 +653,7 @@ def test_any_interleaving_of_feeding_and_reading_gives_the_bytes(
     assert body.received == len(fed)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=examples(60))
 @given(CHUNKS, SIZES, st.integers(1, 40))
 def test_a_feeder_that_pauses_when_full_and_a_reader_of_any_sizes_meet(
     chunks: list[bytes], sizes: list[int], high_water: int
@@ -760,7 +761,7 @@ def test_input_behaves_like_bytesio_however_the_body_was_split(
     compare(fed_input(body, splits), body, calls)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=examples(60))
 @given(CHUNKS, st.integers(1, 40), st.lists(CALLS, max_size=8))
 def test_input_behaves_like_bytesio_while_another_thread_feeds(
     chunks: list[bytes], high_water: int, calls: list[Call]

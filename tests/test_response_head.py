@@ -5,7 +5,7 @@ from email.utils import formatdate
 
 import h11
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from aiowsgi.errors import Refusal
@@ -267,7 +267,6 @@ bodies = st.lists(st.binary(max_size=40), max_size=8)
 
 
 @given(bodies)
-@settings(deadline=None)
 def test_chunks_decode_to_what_was_encoded(pieces: list[bytes]) -> None:
     response = encoder()
     message, body, behind = as_client_reads(whole(response, pieces))
@@ -278,7 +277,6 @@ def test_chunks_decode_to_what_was_encoded(pieces: list[bytes]) -> None:
 
 
 @given(bodies)
-@settings(deadline=None)
 def test_a_body_until_the_end_of_the_connection(pieces: list[bytes]) -> None:
     response = encoder(version="HTTP/1.0")
     _, body, _ = as_client_reads(whole(response, pieces))
@@ -289,7 +287,6 @@ def test_a_body_until_the_end_of_the_connection(pieces: list[bytes]) -> None:
 
 
 @given(bodies, st.integers(0, 200), st.booleans())
-@settings(deadline=None)
 def test_never_more_than_the_length_and_less_is_flagged(
     pieces: list[bytes], length: int, declared: bool
 ) -> None:
@@ -312,7 +309,6 @@ def test_never_more_than_the_length_and_less_is_flagged(
 
 
 @given(bodies, st.sampled_from(["1.1", "1.0"]), st.sampled_from([None, 0, 3, 1000]))
-@settings(deadline=None)
 def test_head_has_no_body(pieces: list[bytes], version: str, length: int | None) -> None:
     response = encoder("HEAD", f"HTTP/{version}")
     raw = whole(response, pieces, length=length)

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from extent import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -778,7 +779,6 @@ class TestTail:
         assert tail.closes == 1
 
 
-@settings(deadline=None, max_examples=100)
 @given(
     st.lists(st.lists(st.binary(max_size=60), max_size=4), max_size=10),
     st.lists(st.binary(max_size=60), max_size=3),
@@ -821,7 +821,7 @@ def test_any_schedule_takes_what_was_written_and_never_twice_high_water(
     assert taken == expected
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=examples(60))
 @given(st.lists(st.binary(max_size=60), max_size=20), st.integers(1, 20), st.integers(0, 6))
 def test_a_disconnect_at_any_moment_ends_the_writer(
     pieces: list[bytes], high_water: int, takes: int
@@ -1000,7 +1000,7 @@ class WriterMachine(RuleBasedStateMachine):
 
 
 TestAnyOrder = WriterMachine.TestCase
-TestAnyOrder.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+TestAnyOrder.settings = settings(max_examples=examples(100), stateful_step_count=30)
 
 
 class TestThreadsOfTheApplication:

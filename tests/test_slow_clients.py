@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from extent import exhaustive, representative
 from slow_clients import (
     CUT,
     FILE_SIZE,
@@ -41,7 +42,7 @@ def _descriptors() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module", params=LOOPS)
+@pytest.fixture(scope="module", params=representative(LOOPS, LOOPS[-1]))
 def loop(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name
@@ -57,6 +58,7 @@ def server(loop: str) -> Iterator[ServerProcess]:
 # --- clients that do not read --------------------------------------------------------------------
 
 
+@exhaustive
 def test_200_clients_that_never_read_a_finished_answer(server: ServerProcess) -> None:
     size, count = 512 * KIB, 200
     with (
@@ -71,6 +73,7 @@ def test_200_clients_that_never_read_a_finished_answer(server: ServerProcess) ->
         assert crowd.responses(20) == {(200, b"x" * size): 20}
 
 
+@exhaustive
 def test_100_clients_that_never_read_a_file(server: ServerProcess) -> None:
     with (
         under_attack(server, memory=16 * MIB) as probe,
@@ -124,6 +127,7 @@ def test_40_clients_that_never_read_a_stream_and_16_spare_threads(loop: str) -> 
         probe.more(40)
 
 
+@exhaustive
 def test_100_clients_that_never_read_a_stream(server: ServerProcess) -> None:
     with (
         under_attack(
@@ -139,6 +143,7 @@ def test_100_clients_that_never_read_a_stream(server: ServerProcess) -> None:
 # --- clients that do not send --------------------------------------------------------------------
 
 
+@exhaustive
 def test_500_clients_slow_in_the_head_and_500_in_the_body(server: ServerProcess) -> None:
     with under_attack(server) as probe, Crowd(server, 500) as heads, Crowd(server, 500) as bodies:
         heads.send(b"GET /hello HTTP/1.1\r\nHost: test\r\nX: ")
@@ -208,6 +213,7 @@ def test_20_clients_that_drip_a_byte_before_anybody_takes_them_for_slow(
 # --- clients that do nothing ---------------------------------------------------------------------
 
 
+@exhaustive
 def test_2000_idle_connections(server: ServerProcess) -> None:
     with under_attack(server) as probe, Crowd(server, 2000) as crowd:
         assert crowd.ask(get("/hello")) == {(200, b"hello"): 2000}
@@ -233,6 +239,7 @@ def test_idle_connections_make_room_at_the_limit(loop: str) -> None:
         assert 40 <= sum(closed) < 80
 
 
+@exhaustive
 def test_readers_that_take_some_20_kb_a_second_do_not_keep_every_connection() -> None:
     stop = threading.Event()
 
@@ -262,6 +269,7 @@ def test_readers_that_take_some_20_kb_a_second_do_not_keep_every_connection() ->
 # --- limits --------------------------------------------------------------------------------------
 
 
+@exhaustive
 def test_memory_is_bounded_while_400_clients_never_read(loop: str) -> None:
     """Without the limit they would have 400 MiB. Beyond it, threads wait with what they have."""
     spare = 64

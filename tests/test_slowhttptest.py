@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from extent import exhaustive
 from slow_clients import (
     AT_ONCE,
     CUT,
@@ -25,6 +26,8 @@ from slow_clients import (
     under_attack,
 )
 from tools import tool
+
+pytestmark = exhaustive
 
 CONNECTIONS = 400
 # How long the tool attacks, and how long it waits for an answer before it calls the server gone:

@@ -7,7 +7,7 @@ import weakref
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from test_task import REQUEST, Recorder, run
 
@@ -202,7 +202,6 @@ latin = st.text(st.characters(max_codepoint=0xFF), max_size=8)
 
 
 @given(latin, latin)
-@settings(deadline=None)
 def test_fields_that_pass_give_one_line_each(name: str, value: str) -> None:
     try:
         fields = list(check_fields([(name, value)]))

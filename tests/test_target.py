@@ -3,7 +3,7 @@
 import ipaddress
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from aiowsgi.errors import Refusal
@@ -124,7 +124,6 @@ def test_what_is_no_authority(text: str) -> None:
 
 
 @given(st.ip_addresses(v=6), st.integers(0, 65535))
-@settings(deadline=None)
 def test_every_ipv6_address_is_one_in_brackets_only(
     address: ipaddress.IPv6Address, port: int
 ) -> None:
@@ -135,7 +134,6 @@ def test_every_ipv6_address_is_one_in_brackets_only(
 
 
 @given(st.text(st.characters(max_codepoint=0xFF)))
-@settings(deadline=None)
 def test_no_authority_holds_a_delimiter_of_urls(text: str) -> None:
     if is_authority(text):
         assert not set("/?#@\\ \r\n\t\0") & set(text)
@@ -251,7 +249,6 @@ def test_a_method_is_told_by_its_case() -> None:
 
 
 @given(st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1))
-@settings(deadline=None)
 def test_the_parts_are_parts_of_the_target(target: str) -> None:
     try:
         path, query, authority = split_target("GET", target)

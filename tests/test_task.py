@@ -13,7 +13,7 @@ from wsgiref.handlers import SimpleHandler
 from wsgiref.util import setup_testing_defaults
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from aiowsgi.errors import ClientDisconnected, RequestBodyError
@@ -307,7 +307,6 @@ chunk_lists = st.lists(st.sampled_from([b"", b"a", b"\r\n", b"0123456789"]), max
     written=chunk_lists,
     make=st.sampled_from([list, tuple, iter, lambda c: (x for x in c), lambda c: Closing(*c)]),
 )
-@settings(deadline=None)
 def test_the_body_is_that_of_wsgiref(
     chunks: list[bytes], written: list[bytes], make: Callable[[Any], Any]
 ) -> None:

@@ -24,6 +24,7 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
+from extent import examples
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -1640,4 +1641,4 @@ class PoolMachine(RuleBasedStateMachine):
 
 
 TestAnySchedule = PoolMachine.TestCase
-TestAnySchedule.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestAnySchedule.settings = settings(max_examples=examples(60), stateful_step_count=30)
