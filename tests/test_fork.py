@@ -18,6 +18,7 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
+from extent import exhaustive
 
 # Fail-safe, in seconds.
 TIMEOUT = 30.0
@@ -170,8 +171,12 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 @pytest.fixture(
     scope="module",
-    params=[("asyncio", False), ("uvloop", False), ("asyncio", True), ("uvloop", True)],
-    ids=["asyncio", "uvloop", "asyncio-embedded", "uvloop-embedded"],
+    params=[
+        pytest.param(("asyncio", False), id="asyncio", marks=exhaustive),
+        pytest.param(("uvloop", False), id="uvloop"),
+        pytest.param(("asyncio", True), id="asyncio-embedded"),
+        pytest.param(("uvloop", True), id="uvloop-embedded", marks=exhaustive),
+    ],
 )
 def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory

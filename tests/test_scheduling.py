@@ -334,7 +334,12 @@ async def test_server_that_stops_restores_the_slack(
         server.close()
         # Nor to what a signal handler of the application starts now.
         assert not has_long_slack()
-        await server.wait_closed()
+        # Its threads go on computing for as long as several looks take.
+        closed = asyncio.ensure_future(server.wait_closed())
+        await asyncio.wait([closed], timeout=5 * LOOK_INTERVAL)
+        assert not has_long_slack()
+        burners.stop.set()
+        await closed
         assert not has_long_slack()
 
 
