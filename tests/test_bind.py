@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from aiowsgi.config import ListenerConfig
 from aiowsgi.errors import BindError, ConfigError
 from aiowsgi.net import bind as module
 from aiowsgi.net.bind import ListeningSocket, address_of, bind, bind_all, place_of, url_of
@@ -31,13 +32,17 @@ def _has_ipv6() -> bool:
 needs_ipv6 = pytest.mark.skipif(not _has_ipv6(), reason="this machine has no ::1")
 
 
+def _listener(text: str) -> ListenerConfig:
+    return ListenerConfig.parse(text, backlog=8)
+
+
 @pytest.fixture
 def bound() -> Iterator[Bind]:
     """Return ``bound(address)`` -> sockets, which are closed at the end of the test."""
     listening: list[ListeningSocket] = []
 
     def make(address: str) -> list[socket.socket]:
-        made = bind(address, backlog=8)
+        made = bind(_listener(address))
         listening.extend(made)
         return [item.socket for item in made]
 
@@ -181,6 +186,7 @@ def test_failing_address_closes_the_sockets_of_the_others(
         "[]:8000",
         "tcp:localhost:8000",
         "UNIX:/tmp/x",
+        "UWSGI:localhost:8000",
     ],
 )
 def test_text_that_is_no_address_is_refused_with_the_grammar(bound: Bind, address: str) -> None:
@@ -190,6 +196,27 @@ def test_text_that_is_no_address_is_refused_with_the_grammar(bound: Bind, addres
     assert not isinstance(caught.value, BindError)
     assert str(caught.value) == (
         f"cannot bind {address!r}: write HOST:PORT, [IPV6]:PORT, unix:PATH or fd:N"
+    )
+
+
+@pytest.mark.parametrize("address", ["uwsgi:localhost:http", "uwsgi:localhost:65536"])
+def test_text_that_is_no_address_of_a_protocol_is_refused_with_the_grammar(
+    bound: Bind, address: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        bound(address)
+    assert str(caught.value) == (
+        f"cannot bind {address!r}: "
+        "write uwsgi:HOST:PORT, uwsgi:[IPV6]:PORT, uwsgi:unix:PATH or uwsgi:fd:N"
+    )
+
+
+@pytest.mark.parametrize("text", ["uwsgi", "http", "uwsgi://", "http://"])
+def test_protocol_without_an_address_is_refused(bound: Bind, text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        bound(text)
+    assert str(caught.value) == (
+        f"cannot bind {text!r}: write HOST:PORT, [IPV6]:PORT, unix:PATH or fd:N"
     )
 
 
@@ -205,6 +232,15 @@ def test_text_that_is_no_address_is_refused_with_the_grammar(bound: Bind, addres
         ("http://localhost:8000", "localhost:8000"),
         ("tcp://0.0.0.0:80/", "0.0.0.0:80"),
         ("/run/app.sock", "unix:/run/app.sock"),
+        ("uwsgi:3031", "uwsgi:127.0.0.1:3031"),
+        ("uwsgi:localhost", "uwsgi:localhost:8000"),
+        ("uwsgi:::1:3031", "uwsgi:[::1]:3031"),
+        ("uwsgi:/run/app.sock", "uwsgi:unix:/run/app.sock"),
+        ("uwsgi://localhost:3031", "uwsgi:localhost:3031"),
+        ("uwsgi://localhost:3031/", "uwsgi:localhost:3031"),
+        ("http:8000", "127.0.0.1:8000"),
+        ("http:", ":8000"),
+        ("uwsgi:", "uwsgi::8000"),
     ],
 )
 def test_text_that_is_nearly_an_address_gets_a_hint(bound: Bind, address: str, meant: str) -> None:
@@ -279,7 +315,7 @@ def test_host_that_is_no_domain_name_is_not_known(bound: Bind, host: str) -> Non
 
 def test_unix_socket_is_listened_on_and_its_file_goes_with_it(folder: Path) -> None:
     path = folder / "s"
-    (listening,) = bind(f"unix:{path}", backlog=8)
+    (listening,) = bind(_listener(f"unix:{path}"))
     assert listening.socket.getblocking() is False
     assert url_of(listening.socket) == f"unix:{path}"
     with socket.socket(socket.AF_UNIX) as client:
@@ -354,7 +390,7 @@ def test_system_without_unix_sockets_says_so(bound: Bind, monkeypatch: pytest.Mo
 
 def test_closing_outlives_a_socket_file_that_is_gone(folder: Path) -> None:
     path = folder / "s"
-    (listening,) = bind(f"unix:{path}", backlog=8)
+    (listening,) = bind(_listener(f"unix:{path}"))
     path.unlink()
     listening.close()
     assert listening.socket.fileno() == -1
@@ -406,7 +442,7 @@ def all_bound() -> Iterator[Bind]:
     listening: list[ListeningSocket] = []
 
     def make(*addresses: str) -> list[socket.socket]:
-        made = bind_all(addresses, backlog=8)
+        made = bind_all([_listener(address) for address in addresses])
         listening.extend(made)
         return [item.socket for item in made]
 
@@ -493,6 +529,47 @@ def test_address_that_another_program_has_is_not_blamed_on_the_others(
             all_bound("127.0.0.1:0", f"127.0.0.1:{port}")
 
 
+# Protocols.
+
+
+def test_sockets_know_the_protocol_of_their_listener(folder: Path) -> None:
+    given = socket.socket()
+    given.bind(("127.0.0.1", 0))
+    texts = ["127.0.0.1:0", f"unix:{folder}/one", "http:127.0.0.1:0"]
+    texts += ["uwsgi:127.0.0.1:0", f"uwsgi:unix:{folder}/other", f"uwsgi:fd:{given.detach()}"]
+    sockets = bind_all([_listener(text) for text in texts])
+    try:
+        assert [sock.protocol for sock in sockets] == ["http"] * 3 + ["uwsgi"] * 3
+    finally:
+        for sock in sockets:
+            sock.close()
+
+
+def test_addresses_collide_whatever_is_spoken_there(
+    all_bound: Callable[..., list[socket.socket]],
+) -> None:
+    port = _free_port()
+    with pytest.raises(BindError) as caught:
+        all_bound(f"127.0.0.1:{port}", f"uwsgi:127.0.0.1:{port}")
+    assert str(caught.value) == (
+        f"cannot bind uwsgi:127.0.0.1:{port}: it collides with 127.0.0.1:{port}, "
+        "which is bound already; leave one out"
+    )
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("uwsgi:unix:", "cannot bind uwsgi:unix:: write uwsgi:unix:PATH"),
+        ("uwsgi:fd:x", "cannot bind uwsgi:fd:x: write uwsgi:fd:N with the number"),
+        ("uwsgi:unix:/missing/s", "cannot bind uwsgi:unix:/missing/s: the folder does not exist"),
+    ],
+)
+def test_messages_name_the_protocol(bound: Bind, address: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}"):
+        bound(address)
+
+
 # Inherited descriptors.
 
 
@@ -557,6 +634,24 @@ def test_url_is_one_that_a_browser_on_this_machine_can_open(name: Any, url: str)
 
 
 @pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        (("127.0.0.1", 3031), "uwsgi://127.0.0.1:3031"),
+        (("0.0.0.0", 3031), "uwsgi://127.0.0.1:3031"),
+        (("::", 3031, 0, 0), "uwsgi://[::1]:3031"),
+        ("/run/app.sock", "uwsgi:unix:/run/app.sock"),
+        (b"\0abstract", "uwsgi:unix:@abstract"),
+    ],
+)
+def test_url_of_another_protocol_is_none_that_a_browser_opens(name: Any, url: str) -> None:
+    class Named:
+        def getsockname(self) -> Any:
+            return name
+
+    assert url_of(Named(), "uwsgi") == url  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
     ("address", "everywhere"),
     [
         ("0.0.0.0:0", True),
@@ -571,12 +666,12 @@ def test_place_tells_whether_it_is_on_all_interfaces(
     bound: Bind, address: str, everywhere: bool
 ) -> None:
     (sock,) = bound(address)
-    assert place_of(sock) == f"{url_of(sock)}{' (on all interfaces)' if everywhere else ''}"
+    assert place_of(sock, "URL") == f"URL{' (on all interfaces)' if everywhere else ''}"
 
 
 def test_place_of_a_unix_socket_is_its_path(bound: Bind, folder: Path) -> None:
     (sock,) = bound(f"unix:{folder}/s")
-    assert place_of(sock) == f"unix:{folder}/s"
+    assert place_of(sock, url_of(sock)) == f"unix:{folder}/s"
 
 
 @pytest.mark.parametrize(
@@ -589,9 +684,9 @@ def test_ipv6_hosts_get_brackets(host: str, address: str) -> None:
 
 def test_file_of_a_successor_stays(folder: Path) -> None:
     path = folder / "s"
-    (old,) = bind(f"unix:{path}", backlog=8)
+    (old,) = bind(_listener(f"unix:{path}"))
     path.unlink()
-    (new,) = bind(f"unix:{path}", backlog=8)
+    (new,) = bind(_listener(f"unix:{path}"))
     old.close()
     assert path.exists()
     new.close()

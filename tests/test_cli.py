@@ -21,6 +21,7 @@ from aiowsgi.cli.command import load
 from aiowsgi.cli.foreign_options import HINTS
 from aiowsgi.config import Config, Option, help_texts
 from aiowsgi.net import bind
+from aiowsgi.net.bind import address_of
 
 Write = Callable[[str, str], None]
 Fail = Callable[..., tuple[int, str]]
@@ -114,6 +115,7 @@ def test_no_option_gives_the_defaults() -> None:
         (["--host", "0.0.0.0"], {"bind": ("0.0.0.0:8000",)}),
         (["--host", "::1", "--port", "80"], {"bind": ("[::1]:80",)}),
         (["--port", "0"], {"bind": ("127.0.0.1:0",)}),
+        (["--bind", "uwsgi:unix:/run/x"], {"bind": ("uwsgi:unix:/run/x",)}),
         (["--threads", "3"], {"threads": 3}),
         (["--threads=3"], {"threads": 3}),
         (["-w", "1"], {"workers": 1}),
@@ -286,6 +288,7 @@ def test_version_names_what_an_issue_should(capsys: pytest.CaptureFixture[str]) 
         (["a:b", "--bind", ":1", "--host", "::"], "--host and --port are the short form of one"),
         (["a:b", "--bind"], "argument -b/--bind: expected one argument"),
         (["a:b", "--host", "unix:/run/x"], "is a whole address, not a host; write --bind unix:/"),
+        (["a:b", "--host", "uwsgi:unix:/s"], "is a whole address, not a host; write --bind uwsgi:"),
         (["a:b", "--host", "0.0.0.0:80"], "is a whole address, not a host; write --bind 0.0.0.0"),
     ],
 )
@@ -388,6 +391,7 @@ def test_wrong_application_is_told_in_one_line(
         (["--bind", "unix:"], "cannot bind unix:: write unix:PATH"),
         (["--bind", "fd:x"], "cannot bind fd:x: write fd:N"),
         (["--bind", "unix:@"], "cannot bind unix:@: write unix:PATH"),
+        (["--bind", "uwsgi::3031"], "cannot serve uwsgi::3031: not yet"),
     ],
 )
 def test_text_that_is_no_address_is_a_wrong_command(
@@ -462,24 +466,16 @@ def test_port_in_use(write: Write, fail: Fail) -> None:
     )
 
 
-def test_second_address_in_use_frees_the_first(
-    write: Write, fail: Fail, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made: list[bind.ListeningSocket] = []
-    real = bind.bind
-
-    def watched(address: str, **more: Any) -> list[bind.ListeningSocket]:
-        sockets = real(address, **more)
-        made.extend(sockets)
-        return sockets
-
-    monkeypatch.setattr(bind, "bind", watched)
+def test_second_address_in_use_frees_the_first(write: Write, fail: Fail) -> None:
     write("app.py", APPLICATION)
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        code, _ = fail("app:application", "-b", "127.0.0.1:0", "-b", f"127.0.0.1:{port}")
+    with socket.create_server(("127.0.0.1", 0)) as taken, socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        first, second = (address_of(*sock.getsockname()) for sock in (free, taken))
+        free.close()
+        code, _ = fail("app:application", "-b", first, "-b", second)
     assert code == 1
-    assert [listening.socket.fileno() for listening in made] == [-1]
+    host, _, port = first.rpartition(":")
+    socket.create_server((host, int(port))).close()
 
 
 def test_permission_denied(write: Write, fail: Fail, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,9 +35,14 @@ class ListenerConfig:
                 return cls(address, protocol, backlog=backlog)
         return cls(text, backlog=backlog)
 
+    @property
+    def prefix(self) -> str:
+        """What stands before the address in ``bind``: nothing for HTTP, else such as "uwsgi:"."""
+        return "" if self.protocol == "http" else f"{self.protocol}:"
+
     def __str__(self) -> str:
-        """Return the address as it is written for ``bind``."""
-        return self.address if self.protocol == "http" else f"{self.protocol}:{self.address}"
+        """Return the listener as it is written in ``bind``."""
+        return self.prefix + self.address
 
 
 def _objection_to_bind(value: Any) -> str | None:

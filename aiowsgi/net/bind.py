@@ -8,7 +8,9 @@ import socket
 import stat
 import sys
 from collections.abc import Sequence
+from typing import get_args
 
+from ..config import ListenerConfig, Protocol
 from ..errors import BindError, ConfigError
 
 _HOST_PORT = re.compile(r"(?:\[(?P<ipv6>[^\]]+)\]|(?P<host>[^:\[\]]*)):(?P<port>[0-9]{1,5})")
@@ -27,7 +29,12 @@ class ListeningSocket:
     """A socket to accept on, and the file that it made, if it is a Unix socket of this process."""
 
     def __init__(
-        self, sock: socket.socket, path: str | None = None, *, inherited: bool = False
+        self,
+        sock: socket.socket,
+        path: str | None = None,
+        *,
+        protocol: Protocol = "http",
+        inherited: bool = False,
     ) -> None:
         sock.setblocking(False)
         # One that was inherited, or made by somebody else, may be: no child is to keep the port.
@@ -38,6 +45,8 @@ class ListeningSocket:
             with contextlib.suppress(OSError):  # What runs Linux programs need not be Linux.
                 sock.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, _NOTSENT_BYTES)
         self.socket = sock
+        # What clients speak on its connections.
+        self.protocol: Protocol = protocol
         # Whether other processes may accept on it, too.
         self.inherited = inherited
         self._path = path
@@ -58,14 +67,14 @@ def _identity(path: str) -> tuple[int, int]:
 
 
 def _tcp_sockets(
-    address: str, host: str, port: int, backlog: int, ipv6_only: bool
+    listener: ListenerConfig, host: str, port: int, ipv6_only: bool
 ) -> list[socket.socket]:
     # As text it would load the codec of international names with its tables, also for an ASCII one.
     node = host.encode() if host.isascii() else host
     try:
         found = socket.getaddrinfo(node, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (socket.gaierror, UnicodeError) as error:
-        raise BindError(f"cannot bind {address}: the host is not known") from error
+        raise BindError(f"cannot bind {listener}: the host is not known") from error
     sockets: list[socket.socket] = []
     failure: OSError | None = None
     for family, _, _, _, name in dict.fromkeys(found):
@@ -84,7 +93,7 @@ def _tcp_sockets(
             # All addresses of a host share the port that the kernel chose for the first.
             chosen = port or (sockets[0].getsockname()[1] if sockets else 0)
             sock.bind((name[0], chosen, *name[2:]))
-            sock.listen(backlog)
+            sock.listen(listener.backlog)
         except OSError as error:
             sock.close()
             failure = error
@@ -98,14 +107,14 @@ def _tcp_sockets(
     for sock in sockets:
         sock.close()
     assert failure is not None  # Every address failed, or one did for good.
-    raise _explained(address, failure) from failure
+    raise _explained(listener, failure) from failure
 
 
-def _remove_stale(address: str, path: str) -> None:
+def _remove_stale(listener: ListenerConfig, path: str) -> None:
     """Remove a Unix socket that nobody listens on, such as one left by a process that died."""
     try:
         if not stat.S_ISSOCK(os.stat(path).st_mode):
-            raise BindError(f"cannot bind {address}: the file exists and is no socket")
+            raise BindError(f"cannot bind {listener}: the file exists and is no socket")
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
@@ -116,16 +125,17 @@ def _remove_stale(address: str, path: str) -> None:
             os.unlink(path)
 
 
-def _unix_socket(address: str, path: str, backlog: int) -> ListeningSocket:
+def _unix_socket(listener: ListenerConfig, path: str) -> ListeningSocket:
     if path in ("", "@"):
-        raise ConfigError(f"cannot bind {address}: write unix:PATH")
+        raise ConfigError(f"cannot bind {listener}: write {listener.prefix}unix:PATH")
     if not hasattr(socket, "AF_UNIX"):
-        raise ConfigError(f"cannot bind {address}: this system has no Unix sockets")
+        raise ConfigError(f"cannot bind {listener}: this system has no Unix sockets")
     is_abstract = path[0] == "@"
     if is_abstract and sys.platform != "linux":
         raise ConfigError(
-            f"cannot bind {address}: only Linux has abstract Unix sockets; "
-            f"write unix:PATH, or unix:./{path} for a file of that name"
+            f"cannot bind {listener}: only Linux has abstract Unix sockets; "
+            f"write {listener.prefix}unix:PATH, "
+            f"or {listener.prefix}unix:./{path} for a file of that name"
         )
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -134,42 +144,44 @@ def _unix_socket(address: str, path: str, backlog: int) -> ListeningSocket:
         else:
             # Absolute, so that it is found again wherever the process has gone.
             path = os.path.abspath(path)
-            _remove_stale(address, path)
+            _remove_stale(listener, path)
             sock.bind(path)
-        sock.listen(backlog)
+        sock.listen(listener.backlog)
     except BindError:
         sock.close()
         raise
     except OSError as error:
         sock.close()
-        raise _explained(address, error) from error
-    return ListeningSocket(sock, None if is_abstract else path)
+        raise _explained(listener, error) from error
+    return ListeningSocket(sock, None if is_abstract else path, protocol=listener.protocol)
 
 
-def _inherited_socket(address: str, number: str, backlog: int) -> socket.socket:
+def _inherited_socket(listener: ListenerConfig, number: str) -> socket.socket:
     if not re.fullmatch(r"[0-9]{1,9}", number, re.ASCII):
-        raise ConfigError(f"cannot bind {address}: write fd:N with the number of a descriptor")
+        raise ConfigError(
+            f"cannot bind {listener}: write {listener.prefix}fd:N with the number of a descriptor"
+        )
     try:
         sock = socket.socket(fileno=int(number))
     except OSError as error:
         raise ConfigError(
-            f"cannot bind {address}: descriptor {number} is not an open socket ({error.strerror})"
+            f"cannot bind {listener}: descriptor {number} is not an open socket ({error.strerror})"
         ) from error
     try:
-        sock.listen(backlog)
+        sock.listen(listener.backlog)
     except OSError as error:
         sock.detach()  # It is the caller's.
-        raise _explained(address, error) from error
+        raise _explained(listener, error) from error
     return sock
 
 
-def _explained(address: str, error: OSError) -> BindError:
+def _explained(listener: ListenerConfig, error: OSError) -> BindError:
     match error.errno:
         case errno.EADDRINUSE:
             hint = "another program listens there; stop it, or choose another address"
         case errno.EACCES | errno.EPERM:
             hint = "permission denied; ports below 1024 need privileges, choose one above"
-            if address.startswith("unix:"):
+            if listener.address.startswith("unix:"):
                 hint = "permission denied; choose a folder that you may write to"
         case errno.ENOENT:
             hint = "the folder does not exist; make it, or choose another"
@@ -177,11 +189,11 @@ def _explained(address: str, error: OSError) -> BindError:
             hint = "this machine does not have that address"
         case _:
             hint = error.strerror or str(error)
-    return _bind_error(address, hint, error)
+    return _bind_error(listener, hint, error)
 
 
-def _bind_error(address: str, hint: str, error: OSError) -> BindError:
-    explained = BindError(f"cannot bind {address}: {hint}")
+def _bind_error(listener: ListenerConfig, hint: str, error: OSError) -> BindError:
+    explained = BindError(f"cannot bind {listener}: {hint}")
     explained.errno = error.errno
     return explained
 
@@ -195,44 +207,47 @@ def _host_and_port(address: str) -> tuple[str, int] | None:
     return "0.0.0.0" if host in ("", "*") else host, int(match["port"])
 
 
-def _did_you_mean(address: str) -> str:
+def _did_you_mean(listener: ListenerConfig) -> str:
     """Return a hint at the address that may have been meant, empty where there is none."""
+    address = listener.address
     host, _, port = address.rpartition(":")
+    scheme, is_url, rest = address.partition("://")
     if "/" in address and ":" not in address:
         meant = [f"unix:{address}"]
-    elif "://" in address:
-        meant = [address.partition("://")[2].rstrip("/")]
+    elif is_url:
+        rest = rest.rstrip("/")
+        meant = [f"{scheme}:{rest}" if scheme in get_args(Protocol) else rest]
     elif "::" in host:
         meant = [f"[{host.strip('[]')}]:{port}"]
     else:
         meant = [f"127.0.0.1:{address}", f"{address}:8000"] if address else []
-    for candidate in meant:
-        if candidate.startswith("unix:") or _host_and_port(candidate) is not None:
-            return f"; did you mean {candidate}?"
+    for text in meant:
+        found = ListenerConfig.parse(listener.prefix + text, backlog=listener.backlog)
+        if found.address.startswith("unix:") or _host_and_port(found.address) is not None:
+            return f"; did you mean {found}?"
     return ""
 
 
-def bind_all(addresses: Sequence[str], *, backlog: int) -> list[ListeningSocket]:
-    """Return listening sockets for all addresses. If one fails, the others are closed again.
+def bind_all(listeners: Sequence[ListenerConfig]) -> list[ListeningSocket]:
+    """Return listening sockets for all listeners. If one fails, the others are closed again.
 
     [::]:PORT takes connections of IPv4 too, where the system has it so, unless one of the other
     addresses is to take them. Raises ConfigError.
     """
     sockets: list[ListeningSocket] = []
     try:
-        for index, address in enumerate(addresses):
+        for index, listener in enumerate(listeners):
             try:
                 sockets += bind(
-                    address,
-                    backlog=backlog,
-                    ipv6_only=any(_is_ipv4_beside(other, address) for other in addresses),
+                    listener,
+                    ipv6_only=any(_is_ipv4_beside(other, listener) for other in listeners),
                 )
             except BindError as error:
-                before = [other for other in addresses[:index] if _collide(other, address)]
+                before = [other for other in listeners[:index] if _collide(other, listener)]
                 if error.errno != errno.EADDRINUSE or not before:
                     raise
                 hint = f"it collides with {before[0]}, which is bound already; leave one out"
-                raise _bind_error(address, hint, error) from error
+                raise _bind_error(listener, hint, error) from error
     except BaseException:
         for sock in sockets:
             sock.close()
@@ -240,40 +255,43 @@ def bind_all(addresses: Sequence[str], *, backlog: int) -> list[ListeningSocket]
     return sockets
 
 
-def _is_ipv4_beside(other: str, address: str) -> bool:
-    """Return whether ``other`` takes IPv4 on the port of ``address``, which is [IPV6]:PORT."""
-    one, two = _host_and_port(address), _host_and_port(other)
+def _is_ipv4_beside(other: ListenerConfig, listener: ListenerConfig) -> bool:
+    """Return whether ``other`` takes IPv4 on the port of ``listener``, which is [IPV6]:PORT."""
+    one, two = _host_and_port(listener.address), _host_and_port(other.address)
     return bool(one and two and one[1] == two[1] and ":" in one[0] and ":" not in two[0])
 
 
-def _collide(one: str, other: str) -> bool:
+def _collide(one: ListenerConfig, other: ListenerConfig) -> bool:
     """Return whether two addresses are the same, or one is a part of the other."""
-    first, second = _host_and_port(one), _host_and_port(other)
+    first, second = _host_and_port(one.address), _host_and_port(other.address)
     if first is None or second is None:
-        return one == other
+        return one.address == other.address
     hosts = {first[0], second[0]}
     return first[1] == second[1] and (len(hosts) == 1 or not hosts.isdisjoint(_WILDCARDS))
 
 
-def bind(address: str, *, backlog: int, ipv6_only: bool = False) -> list[ListeningSocket]:
-    """Return listening sockets for an address.
+def bind(listener: ListenerConfig, *, ipv6_only: bool = False) -> list[ListeningSocket]:
+    """Return listening sockets for the address of a listener.
 
-    ``address`` is HOST:PORT, [IPV6]:PORT, unix:PATH, unix:@NAME or fd:N; port 0 lets the kernel
-    choose. A host name with several addresses gives a socket for each. Raises ConfigError.
+    It is HOST:PORT, [IPV6]:PORT, unix:PATH, unix:@NAME or fd:N; port 0 lets the kernel choose. A
+    host name with several addresses gives a socket for each. Raises ConfigError.
     """
-    scheme, _, rest = address.partition(":")
+    scheme, _, rest = listener.address.partition(":")
+    protocol = listener.protocol
     if scheme == "unix":
-        return [_unix_socket(address, rest, backlog)]
+        return [_unix_socket(listener, rest)]
     if scheme == "fd":
-        sock = _inherited_socket(address, rest.removeprefix("//"), backlog)
-        return [ListeningSocket(sock, inherited=True)]
-    parts = _host_and_port(address)
+        sock = _inherited_socket(listener, rest.removeprefix("//"))
+        return [ListeningSocket(sock, protocol=protocol, inherited=True)]
+    parts = _host_and_port(listener.address)
     if parts is None:
+        forms = [listener.prefix + form for form in ("HOST:PORT", "[IPV6]:PORT", "unix:PATH")]
         raise ConfigError(
-            f"cannot bind {address!r}: write HOST:PORT, [IPV6]:PORT, unix:PATH or fd:N"
-            f"{_did_you_mean(address)}"
+            f"cannot bind {str(listener)!r}: write {', '.join(forms)} or {listener.prefix}fd:N"
+            f"{_did_you_mean(listener)}"
         )
-    return [ListeningSocket(sock) for sock in _tcp_sockets(address, *parts, backlog, ipv6_only)]
+    found = _tcp_sockets(listener, *parts, ipv6_only)
+    return [ListeningSocket(sock, protocol=protocol) for sock in found]
 
 
 def adopt(sock: socket.socket, *, backlog: int) -> ListeningSocket:
@@ -293,19 +311,23 @@ def address_of(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host and host[0] != "[" else f"{host}:{port}"
 
 
-def url_of(sock: socket.socket) -> str:
-    """Return the URL that a browser on this machine can open; for a Unix socket, unix:PATH."""
+def url_of(sock: socket.socket, protocol: Protocol = "http") -> str:
+    """Return the URL of a listening socket, as programs on this machine reach it.
+
+    It is http://HOST:PORT or uwsgi://HOST:PORT; for a Unix socket unix:PATH or uwsgi:unix:PATH.
+    """
     name = sock.getsockname()
+    if isinstance(name, tuple):
+        host: str = name[0]
+        return f"{protocol}://{address_of(_WILDCARDS.get(host, host), name[1])}"
+    prefix = "" if protocol == "http" else f"{protocol}:"
     if isinstance(name, bytes) and name[:1] == b"\0":
-        return f"unix:@{os.fsdecode(name[1:])}"
-    if not isinstance(name, tuple):
-        return f"unix:{name if isinstance(name, str) else os.fsdecode(name)}"
-    host: str = name[0]
-    return f"http://{address_of(_WILDCARDS.get(host, host), name[1])}"
+        return f"{prefix}unix:@{os.fsdecode(name[1:])}"
+    return f"{prefix}unix:{name if isinstance(name, str) else os.fsdecode(name)}"
 
 
-def place_of(sock: socket.socket) -> str:
-    """Return the URL, and whether others than this machine find the application there."""
+def place_of(sock: socket.socket, url: str) -> str:
+    """Return the URL of a listening socket, and whether others than this machine reach it."""
     name = sock.getsockname()
     everywhere = isinstance(name, tuple) and name[0] in _WILDCARDS
-    return f"{url_of(sock)}{' (on all interfaces)' if everywhere else ''}"
+    return f"{url}{' (on all interfaces)' if everywhere else ''}"

@@ -181,7 +181,7 @@ async def _serve(
     _log.info(
         "Serving %s at %s with %s on %s (press Ctrl-C to stop)",
         name,
-        ", ".join(place_of(sock) for sock in server.sockets),
+        ", ".join(map(place_of, server.sockets, server.urls)),
         counted(server.threads, "thread"),
         machinery,
     )

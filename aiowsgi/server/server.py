@@ -123,7 +123,7 @@ class Server:
             )
             for sock in sockets
         ]
-        self._urls = tuple(bind.url_of(sock.socket) for sock in sockets)
+        self._urls = tuple(bind.url_of(sock.socket, sock.protocol) for sock in sockets)
         # Accepted and not gone: also those that are being set up.
         self._connections = 0
         # How many descriptors all connections may have together.
