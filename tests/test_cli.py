@@ -132,6 +132,8 @@ def test_no_option_gives_the_defaults() -> None:
         (["--access-log"], {"access_log": True}),
         (["--log-level", "debug"], {"log_level": "debug"}),
         (["--loop", "asyncio"], {"loop": "asyncio"}),
+        (["--health-path", "/healthz"], {"health_path": "/healthz"}),
+        (["--health-path", ""], {"health_path": ""}),
         (["--http", "h11"], {"http": "h11"}),
     ],
 )
@@ -286,6 +288,7 @@ def test_version_names_what_an_issue_should(capsys: pytest.CaptureFixture[str]) 
         (["a:b", "-w", "2"], "--workers must be 1 in this version, not 2"),
         (["a:b", "--bind", ":1", "--port", "2"], "--host and --port are the short form of one"),
         (["a:b", "--bind", ":1", "--host", "::"], "--host and --port are the short form of one"),
+        (["a:b", "--health-path", "up"], "--health-path must be empty or begin with '/', such as"),
         (["a:b", "--bind"], "argument -b/--bind: expected one argument"),
         (["a:b", "--host", "unix:/run/x"], "is a whole address, not a host; write --bind unix:/"),
         (["a:b", "--host", "uwsgi:unix:/s"], "is a whole address, not a host; write --bind uwsgi:"),

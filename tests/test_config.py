@@ -224,6 +224,30 @@ def test_an_empty_bind_is_refused() -> None:
         Config(bind=(8000,))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("path", ["", "/", "/healthz", "/a/b%20c;d=e", "/~a!$&'()*+,=:@"])
+def test_a_health_path_is_empty_or_a_path(path: str) -> None:
+    assert Config(health_path=path).health_path == path
+
+
+@pytest.mark.parametrize("path", ["healthz", " /healthz", "http://h/", "*", None, 1, b"/healthz"])
+def test_what_does_not_begin_as_a_path_is_refused(path: Any) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Config(health_path=path)
+    assert str(caught.value) == (
+        f"health_path must be empty or begin with '/', such as '/healthz', not {path!r}"
+    )
+
+
+@pytest.mark.parametrize(
+    "path", ["/a?", "/a?b", "/#", "/a b", "/a\n", "/é", "/\x7f", "/\0"], ids=ascii
+)
+def test_what_no_client_can_send_as_a_path_is_refused(path: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Config(health_path=path)
+    assert str(caught.value).startswith("health_path must be a path as clients send it: ASCII ")
+    assert repr(path) in str(caught.value)
+
+
 def test_more_than_one_worker_is_refused_with_the_remedy() -> None:
     assert Config(workers=1).workers == 1
     with pytest.raises(ConfigError, match=r"^workers\b.*2.*run several behind"):

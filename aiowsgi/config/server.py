@@ -4,6 +4,7 @@ Durations are seconds, sizes are bytes.
 """
 
 import os
+import re
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -27,6 +28,21 @@ def threads_for(processors: int) -> int:
 
 def _default_threads() -> int:
     return threads_for(os.cpu_count() or 1)
+
+
+# What the target of a request can have as its path: visible characters of ASCII. "?" ends it, and
+# "#" is never sent.
+_PATH = re.compile(r"/[!\"$->@-~]*")
+
+
+def _objection_to_path(value: object) -> str | None:
+    if value == "" or (isinstance(value, str) and _PATH.fullmatch(value)):
+        return None
+    if isinstance(value, str) and value.startswith("/"):
+        return (
+            f"must be a path as clients send it: ASCII without '?', '#' and spaces, not {value!r}"
+        )
+    return f"must be empty or begin with '/', such as '/healthz', not {value!r}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +129,12 @@ class ServerOptions(Subject):
     header_map: HeaderMap = option("drop", _REQUEST, choices=get_args(HeaderMap))
     """what happens to a header field whose name holds an underscore, which looks like the one with
     dashes in the environ: drop it, refuse the request with a 400, or (dangerous) pass it on
+    """
+    health_path: str = option(
+        "", _REQUEST, rule=_objection_to_path, metavar="PATH", default_text="off"
+    )
+    """path that the event loop itself answers: 200, or 503 once the server is stopping or
+    unhealthy; no thread is needed
     """
     access_log: bool = option(True, _REQUEST)
     """write a line for each request to the logger aiowsgi.access"""
