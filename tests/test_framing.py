@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aiowsgi.errors import Refusal
-from aiowsgi.http.framing import framed
+from aiowsgi.http.framing import decide_framing
 from aiowsgi.http.request import Limits
 
 HOST = (b"host", b"a.test")
@@ -23,7 +23,7 @@ class Framing(NamedTuple):
 
 
 def framing(*fields: tuple[bytes, bytes], version: str = "HTTP/1.1", body: int = 1000) -> Framing:
-    section = framed(version, list(fields), dict(fields), Limits(body=body))
+    section = decide_framing(version, list(fields), dict(fields), Limits(body=body))
     return Framing(*(getattr(section, name) for name in Framing._fields))
 
 

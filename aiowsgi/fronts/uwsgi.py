@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator
 
 from ..errors import IncompleteRequest, Refusal
-from ..http.framing import framed, without_repetitions
+from ..http.framing import decide_framing, without_repetitions
 from ..http.grammar import TOKEN
 from ..http.request import BodyData, EndOfMessage, Event, Field, Limits, RequestHead
 from ..http.response import ResponseEncoder, ResponseHeads
@@ -217,7 +217,7 @@ class UwsgiCodec:
         path, query, authority = split_target(method, target)
         # As in HTTP/1.0, for the rest is between the web server and its client.
         values = dict(fields)
-        section = framed("HTTP/1.0", fields, values, self._limits)
+        section = decide_framing("HTTP/1.0", fields, values, self._limits)
         if len(values) < len(fields):
             section.fields = without_repetitions(fields)
         section.version = version

@@ -1,7 +1,7 @@
-"""What a request head decides about its message: body length, persistence, expectation.
+"""What the header fields decide about a request: body length, persistence, expectation.
 
-Plain data in, plain data or a Refusal out. The steps are numbered in the order in which they are
-taken; a message that two recipients could frame differently is refused, never interpreted.
+Plain data in, plain data or a Refusal out. The steps are numbered in their order. A request whose
+end two recipients could find in different places is refused.
 """
 
 import re
@@ -13,13 +13,13 @@ from .request import Field, FieldSection, Limits
 from .target import is_authority
 
 _LENGTH = re.compile(rb"[0-9]+")
-# Without its leading zeros. No body is as long as more would say, and int() of attackers' digits
-# stays cheap.
+# Digits without leading zeros. No body is as long as a longer number would say, and int() of a very
+# long number would take long.
 _LENGTH_DIGITS = 18
 
-# The fields of requests that RFC 9110 defines as a single value, in lower case, but for Host and
-# Content-Length: what stands in several of them has no meaning (§5.3), and is dangerous where two
-# recipients differ (§8.3).
+# The request fields that RFC 9110 defines as a single value, in lower case, without Host and
+# Content-Length, which have rules of their own. Several fields with one of these names have no
+# meaning (§5.3), and are dangerous if two recipients take different ones (§8.3).
 _SINGLETONS = frozenset(
     b"authorization content-location content-range content-type date etag from if-modified-since "
     b"if-range if-unmodified-since last-modified max-forwards proxy-authorization range referer "
@@ -35,16 +35,17 @@ _CODING_LIST = re.compile(rf"[ \t]*+(?:{_CODING})?+(?:[ \t]*+,[ \t]*+(?:{_CODING
 _EACH_CODING = re.compile(_CODING)
 
 
-def _members(values: list[bytes]) -> set[bytes]:
-    """Return the members of a list (RFC 9110 §5.6.1), in lower case, but for empty ones.
+def _list_members(values: list[bytes]) -> set[bytes]:
+    """Return the members of a list (RFC 9110 §5.6.1) in lower case, without empty ones.
 
-    Of a list in which only tokens matter: where a quoted string holds a comma, no part is a token.
+    For lists in which only tokens matter. A quoted string with a comma is split, too, but none of
+    its parts is a token.
     """
-    # There is no white space but spaces and tabs.
+    # The fields hold no white space other than spaces and tabs.
     return set(map(bytes.strip, b",".join(values).lower().split(b","))) - {b""}
 
 
-def _sent(name: bytes, fields: list[Field], values: dict[bytes, bytes]) -> list[bytes]:
+def _values_of(name: bytes, fields: list[Field], values: dict[bytes, bytes]) -> list[bytes]:
     """Return the values of a field, in the order in which they were sent."""
     if name not in values:
         return []
@@ -69,7 +70,7 @@ def _check_host(version: str, hosts: list[bytes]) -> str | None:
 
 def _check_transfer_encoding(version: str, values: list[bytes]) -> None:
     if version == "HTTP/1.0":
-        # RFC 9112 §6.1: faulty framing, even where Content-Length is sent too.
+        # RFC 9112 §6.1: this is faulty framing, even if Content-Length is sent too.
         raise Refusal(400, "Transfer-Encoding in an HTTP/1.0 request")
     # RFC 9110 §5.3: several fields are one list.
     value = b",".join(values).decode("latin-1")
@@ -78,8 +79,8 @@ def _check_transfer_encoding(version: str, values: list[bytes]) -> None:
     if _CODING_LIST.fullmatch(value) is None:
         raise Refusal(400, "Transfer-Encoding is not a list of transfer codings")
     codings = [(match[0].lower(), match[1].lower()) for match in _EACH_CODING.finditer(value)]
-    # RFC 9112 §6.3, step 4: where chunked is not the last one, nobody knows where the body ends.
-    # It has no parameters (§7.1), and is applied once (§6.1).
+    # RFC 9112 §6.3, step 4: if chunked is not the last coding, the end of the body is not known.
+    # Chunked has no parameters (§7.1), and is applied once (§6.1).
     if not codings or codings[-1][0] != "chunked":
         raise Refusal(400, "the last transfer coding is not chunked")
     if any(name == "chunked" for _, name in codings[:-1]):
@@ -89,8 +90,8 @@ def _check_transfer_encoding(version: str, values: list[bytes]) -> None:
 
 
 def _check_content_length(values: list[bytes], limits: Limits) -> int:
-    # RFC 9110 §8.6 leaves the choice between refusing equal values and merging them. Refusing them
-    # leaves no room for disagreement.
+    # RFC 9110 §8.6 allows to refuse equal values or to merge them. If they are refused, recipients
+    # cannot disagree.
     if len(values) > 1:
         raise Refusal(400, "more than one Content-Length field")
     if _LENGTH.fullmatch(values[0]) is None:
@@ -103,12 +104,13 @@ def _check_content_length(values: list[bytes], limits: Limits) -> int:
 
 
 def without_repetitions(fields: list[Field]) -> list[Field]:
-    """Return the fields, those once that must not be repeated and are with the same value.
+    """Return the fields without repetitions of fields that may be sent once only.
 
-    With different values each recipient would take another one: raises Refusal with 400.
+    Raises Refusal with 400 if such a field was sent with different values, because each recipient
+    could take another one.
     """
     first: dict[bytes, bytes] = {}
-    kept: list[Field] = []
+    unique: list[Field] = []
     for name, value in fields:
         if name in _SINGLETONS:
             if name in first:
@@ -116,27 +118,27 @@ def without_repetitions(fields: list[Field]) -> list[Field]:
                     raise Refusal(400, f"more than one {name.decode()} field")
                 continue
             first[name] = value
-        kept.append((name, value))
-    return kept
+        unique.append((name, value))
+    return unique
 
 
-def framed(
+def decide_framing(
     version: str, fields: list[Field], values: dict[bytes, bytes], limits: Limits
 ) -> FieldSection:
-    """Return a section, with what it decides about its message.
+    """Return a header section, and what its fields decide about the request.
 
-    ``values`` holds one of the fields of each name. Raises Refusal with 400, 413, 417 or 501.
+    ``values`` holds the value of one field of each name. Raises Refusal with 400, 413, 417 or 501.
     """
-    hosts = _sent(b"host", fields, values)
-    lengths = _sent(b"content-length", fields, values)
-    codings = _sent(b"transfer-encoding", fields, values)
-    options = _sent(b"connection", fields, values)
-    expectations = _sent(b"expect", fields, values)
+    hosts = _values_of(b"host", fields, values)
+    lengths = _values_of(b"content-length", fields, values)
+    codings = _values_of(b"transfer-encoding", fields, values)
+    options = _values_of(b"connection", fields, values)
+    expectations = _values_of(b"expect", fields, values)
 
     # 1. Host (RFC 9112 §3.2).
     host = _check_host(version, hosts)
 
-    # 2. Body length (RFC 9112 §6.3). Both fields together are how requests are smuggled (§11.2).
+    # 2. Body length (RFC 9112 §6.3). Attackers send both fields to smuggle requests (§11.2).
     content_length: int | None = None
     if codings:
         if lengths:
@@ -148,13 +150,13 @@ def framed(
     # 3. Persistence (RFC 9112 §9.3).
     keep_alive = version == "HTTP/1.1"
     if options:
-        tokens = _members(options)
+        tokens = _list_members(options)
         keep_alive = b"close" not in tokens and (keep_alive or b"keep-alive" in tokens)
 
-    # 4. Expectation (RFC 9110 §10.1.1): a client in HTTP/1.0 cannot wait for a 100.
+    # 4. Expectation (RFC 9110 §10.1.1). It is ignored in HTTP/1.0, which knows no 100.
     expect_continue = False
     if expectations and version == "HTTP/1.1":
-        members = _members(expectations)
+        members = _list_members(expectations)
         if members - {b"100-continue"}:
             raise Refusal(417, "the only expectation that can be met is 100-continue")
         expect_continue = bool(members)

@@ -1,6 +1,6 @@
 """Rules of RFC 9110 §5.6 as regular expressions, for text in latin-1; ``.encode()`` for bytes.
 
-None of them backtracks: what a client sends is read once.
+None of them backtracks, so the time to match is proportional to what a client sends.
 """
 
 TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"

@@ -1,8 +1,8 @@
-"""Strict lines: what may stand in a request head, a chunk line and a trailer, byte by byte.
+"""Strict lines: which bytes may stand in a request head, a chunk line and a trailer.
 
-These are rules over plain bytes, applied before any parser sees them, so that every parser behind
-them accepts and refuses the same. The first violation in byte order decides: the verdict does not
-depend on how the bytes were split on their way.
+These rules are applied to the bytes before a library parses them, so that all libraries accept and
+refuse the same requests. The first violation in the order of the bytes decides. So it makes no
+difference how the bytes were split on their way.
 """
 
 import re
@@ -12,46 +12,47 @@ from ..wording import counted
 from .grammar import QUOTED_STRING, TOKEN
 from .request import Limits
 
-# What arrives a little at a time is collected in the latter.
+# Bytes that arrive a few at a time are collected in a bytearray.
 Buffer = bytes | bytearray
 
 _TOKEN = TOKEN.encode()
 _VALUE = rb"[\t\x20-\x7e\x80-\xff]*+"
 
-# An ordinary head in two matches. They decide nothing alone: what they do not match is read again
-# line by line, to find out what is wrong; what they match is accepted there too, if no line is too
-# long.
-# Before " HTTP/", in latin-1: method, target, and the target's path and query as ``split_target``
-# finds them.
+# Two patterns for the two parts of an ordinary head. They only save time: a head that they match
+# would be accepted line by line as well, unless a line is too long. A head that they do not match
+# is read line by line, which finds out what is wrong.
+#
+# The part before " HTTP/", in latin-1. The groups are the method, the target, and the path and
+# query of the target, as ``split_target`` finds them.
 ordinary_request = re.compile(
     rf"(?!CONNECT )({TOKEN}) ((/[!\"$->@-~]*+)(?:\?([!\"$-~]*+))?+)"
 ).fullmatch
-# Between "HTTP/" and the empty line.
+# The part between "HTTP/" and the empty line.
 ordinary_section = re.compile(rb"1\.[01](?:\r\n%b:%b)*+" % (_TOKEN, _VALUE)).fullmatch
 _REQUEST_LINE = re.compile(rb"%b [\x21-\x7e]+ HTTP/([0-9])\.([0-9])" % _TOKEN)
 _FIELD_LINE = re.compile(rb"%b:%b" % (_TOKEN, _VALUE))
 _SPACE_BEFORE_COLON = re.compile(rb"%b[ \t]+:" % _TOKEN)
-# RFC 9112 §7.1.1, with the white space that recipients must parse.
+# RFC 9112 §7.1.1, and the white space that recipients must accept.
 _CHUNK_LINE = re.compile(
     rb"([0-9A-Fa-f]++)((?:[ \t]*+;[ \t]*+%b(?:[ \t]*+=[ \t]*+(?:%b|%b))?+)*+)"
     % (_TOKEN, _TOKEN, QUOTED_STRING.encode("latin-1"))
 )
 _CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]+")
-# Larger than any limit, however the line goes on.
+# A size that is larger than any limit, whatever follows it.
 _HUGE_CHUNK_SIZE = re.compile(rb"0*+[1-9A-Fa-f][0-9A-Fa-f]{16}")
-# Every library reads a size of so many digits.
+# Every library can read a size of so many digits.
 _PLAIN_SIZE_DIGITS = 16
 
 _NOT_IN_REQUEST_LINE = re.compile(rb"[^\x20-\x7e]")
 _NOT_IN_FIELD_LINE = re.compile(rb"[^\t\x20-\x7e\x80-\xff]")
 
-# RFC 9112 §7.1.1 asks for a limit on chunk extensions. Nobody sends any.
+# In bytes. RFC 9112 §7.1.1 asks for a limit on chunk extensions. Ordinary clients send none.
 _CHUNK_LINE_LIMIT = 256
 _CHUNK_EXTENSIONS_LIMIT = 1 << 14
 
-# RFC 9110 §6.5.1: what concerns framing, routing or authentication has no place in a trailer, and
-# is how somebody would deceive a recipient that merges trailers with header fields. Other fields
-# are dropped, as all trailers are.
+# RFC 9110 §6.5.1: fields for framing, routing or authentication are not allowed in a trailer. They
+# would deceive a recipient that merges trailers with header fields. So they are refused. All other
+# trailer fields are dropped.
 _NOT_IN_TRAILERS = frozenset(
     # Framing, and the connection.
     b"connection content-length keep-alive te trailer transfer-encoding upgrade "
@@ -63,18 +64,18 @@ _NOT_IN_TRAILERS = frozenset(
 _NOT_IN_TRAILERS_PREFIXES = (b"proxy-", b"x-forwarded-")
 
 
-# How a record of a handshake begins (RFC 8446 §5.1).
+# How a TLS handshake begins (RFC 8446 §5.1).
 _TLS_HANDSHAKE = b"\x16\x03"
 
 
 def _check_bytes(
     buffer: Buffer, start: int, stop: int, forbidden: re.Pattern[bytes], where: str
 ) -> None:
-    """Refuse the first byte in a part of the buffer that no such line may hold."""
+    """Raise a Refusal for the first forbidden byte in a part of the buffer, if there is one."""
     if (match := forbidden.search(buffer, start, stop)) is None:
         return
     if buffer[:2] == _TLS_HANDSHAKE:
-        # Somebody wrote https:// for http://, or a proxy is set up to.
+        # A person has typed https:// for http://, or a proxy is configured that way.
         raise Refusal(400, "the client speaks TLS (https), and this server plain HTTP")
     byte = match[0][0]
     if byte == 0x0A:
@@ -86,7 +87,7 @@ def _check_bytes(
 
 def _check_request_line(line: bytes) -> None:
     if not line:
-        # RFC 9112 §2.2: one empty line before a request is ignored; it is gone already.
+        # RFC 9112 §2.2: one empty line before a request is ignored. That one was skipped already.
         raise Refusal(400, "more than one empty line before the request line")
     if (match := _REQUEST_LINE.fullmatch(line)) is None:
         raise Refusal(400, "the request line is not 'METHOD TARGET HTTP/1.1'")
@@ -99,7 +100,7 @@ def _check_field_line(line: bytes) -> None:
     if _FIELD_LINE.fullmatch(line):
         return
     if line[:1] in (b" ", b"\t"):
-        # RFC 9112 §5.2: obs-fold is refused, for parsers disagree about what it joins.
+        # RFC 9112 §5.2: obs-fold is refused, because parsers disagree about its meaning.
         raise Refusal(400, "a header field is folded over two lines, which is obsolete")
     if _SPACE_BEFORE_COLON.match(line):
         raise Refusal(400, "white space between a header field's name and its colon")
@@ -109,7 +110,7 @@ def _check_field_line(line: bytes) -> None:
 class HeadScanner:
     """Finds the end of a request head, and refuses a head that is not strictly well formed.
 
-    Incremental: no byte is looked at again, however slowly the rest arrives.
+    It works incrementally: it looks at each byte once, however slowly the rest arrives.
     """
 
     __slots__ = ("_base", "_limits", "_lines", "_seen", "_start")
@@ -117,14 +118,15 @@ class HeadScanner:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._base = 0  # Where the head begins: behind an empty line, if there is one.
-        self._start = -1  # Where the first unread line begins; -1 before the first look.
-        self._seen = 0  # Before this, that line is sound and does not end.
-        self._lines = 0  # Lines read.
+        self._start = -1  # Where the current line begins; -1 before the first call.
+        self._seen = 0  # Up to here the current line is checked, and does not end.
+        self._lines = 0  # How many lines are complete.
 
     def scan(self, buffer: Buffer) -> tuple[int, int] | None:
-        """Return where the head begins and where it ends in ``buffer``; None if it is not whole.
+        """Return where in ``buffer`` the head begins and ends; None if it is not complete.
 
-        Called again with the same bytes and more. Raises Refusal with 400, 414, 431 or 505.
+        In that case, call it again with the same bytes and more. Raises Refusal with 400, 414, 431
+        or 505.
         """
         if self._start < 0:
             if buffer == b"\r":
@@ -158,7 +160,7 @@ class HeadScanner:
         return line
 
     def _check_so_far(self, buffer: Buffer, end: int) -> None:
-        """Refuse on bytes and length: what can be known before the line is whole."""
+        """Check the bytes and the length of a line, which may not be complete yet."""
         limits, size = self._limits, end - self._start
         room = limits.head - (self._start - self._base)
         if self._lines == 0:
@@ -177,11 +179,11 @@ class HeadScanner:
 
 
 class ChunkScanner:
-    """Checks a chunked body (RFC 9112 §7.1) as it passes, without decoding it.
+    """Checks a chunked body (RFC 9112 §7.1) before a library decodes it.
 
-    ``scan`` says how many bytes of the buffer are checked and may go to the parser: at most one
-    chunk line with the data behind it, so that one call is a bounded amount of work. Where it needs
-    more, it is called again with the same bytes and more, and looks at no byte again.
+    ``scan`` says how many bytes of the buffer are checked, and may be decoded: at most one chunk
+    line and the data behind it, so that one call is a bounded amount of work. If it needs more
+    bytes, it is called again with the same bytes and more. It looks at each byte once.
     """
 
     __slots__ = (
@@ -197,18 +199,19 @@ class ChunkScanner:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._body = 0  # Bytes announced by all chunk lines.
-        self._data = 0  # Bytes to come of this chunk, with its CRLF.
-        self._extensions = 0
-        self._seen = 0  # Bytes of a line that are sound and do not end it.
-        self._trailers: int | None = None  # Fields so far, once the last chunk has come.
-        # What a library gets in place of the chunk line that was scanned last; empty where it gets
-        # that line itself.
+        self._body = 0  # Bytes that all chunk lines so far have announced.
+        self._data = 0  # Bytes of this chunk that have yet to arrive, with its CRLF.
+        self._extensions = 0  # Bytes of chunk extensions in all.
+        self._seen = 0  # Bytes of the current line that are checked and do not end it.
+        self._trailers: int | None = None  # Trailer fields so far; None before the last chunk.
+        # What a library gets in place of the chunk line that was scanned last. Empty if it gets the
+        # line as it was sent.
         self.plain_line = b""
+        # Whether the end of the body was found.
         self.finished = False
 
     def scan(self, buffer: Buffer, start: int) -> int:
-        """Return the offset up to which ``buffer`` is sound; ``start`` where more is needed.
+        """Return the offset up to which ``buffer`` is checked; ``start`` if more is needed.
 
         Raises Refusal with 400, 413 or 431.
         """
@@ -225,7 +228,7 @@ class ChunkScanner:
         end = stop = buffer.find(b"\r\n", seen, start + limit + 2)
         if end < 0:
             stop = min(len(buffer), start + limit + 2)
-            # It may be the first half of a CRLF.
+            # A CR at the end may be the first half of a CRLF.
             if buffer.endswith(b"\r", seen, stop):
                 stop -= 1
         _check_bytes(buffer, seen, min(stop, start + limit), _NOT_IN_FIELD_LINE, where)
@@ -274,7 +277,8 @@ class ChunkScanner:
                 sound = end - len(tail)
                 if sound == start:
                     raise Refusal(400, "a chunk is not followed by CRLF")
-                # The data before it is handed out first, as it is where it arrives alone.
+                # The data before the violation is decoded first, as it would be if it had arrived
+                # alone.
                 end, left = sound, self._data - (sound - start)
         self._data = left
         return end
@@ -286,9 +290,9 @@ class ChunkScanner:
         if end == start:
             self.finished = True
             return end + 2
-        assert self._trailers is not None  # This is the state in which it counts.
+        assert self._trailers is not None  # ``scan`` calls this in that state only.
         self._trailers += 1
-        # Not counted in bytes: fields times their size is the bound.
+        # The bytes are bounded as well: by the number of fields times the size of each.
         if self._trailers > self._limits.fields:
             raise Refusal(431, f"more than {counted(self._limits.fields, 'trailer field')}")
         line = bytes(buffer[start:end])

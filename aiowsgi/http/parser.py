@@ -1,9 +1,9 @@
 """The parser: bytes in, events out.
 
-Strictness and limits are decided by ``lines`` and ``target`` before the library that reads HTTP
-sees a byte, because libraries are lenient, each in its own way. It gets the bytes of one header
-section, or of one body, and never what follows them. What it makes of them is compared with what
-we do, and ``framing`` is decided by that alone.
+``lines`` and ``target`` check everything before a library that reads HTTP sees a byte, because
+libraries are lenient, each in its own way. The library gets the bytes of one header section or of
+one body, and never what follows. Its result is compared with our own reading, and ``framing`` uses
+nothing else.
 """
 
 from ..errors import IncompleteRequest, Refusal
@@ -14,12 +14,12 @@ from .sections import FieldSections
 from .target import split_target
 
 _END_OF_MESSAGE = EndOfMessage()
-# One empty line before a request is no part of it (RFC 9112 §2.2).
-_NOTHING = (b"", b"\r", b"\r\n")
-# Chunks whose data is one event. To read them is the work that a client can ask for with the fewest
-# bytes: with chunks of one byte it must not hold the loop (CVE-2025-69229).
+# What may stand between two requests: one empty line is ignored (RFC 9112 §2.2).
+_EMPTY_LINE_AT_MOST = (b"", b"\r", b"\r\n")
+# The data of up to so many chunks is one event. Chunks of one byte are the most work that a client
+# can cause with few bytes, and must not hold up the loop (CVE-2025-69229).
 _CHUNKS_PER_EVENT = 64
-# So many bytes of a request line are shown where its request is refused.
+# So many bytes of a request line are kept to show them if the request is refused.
 _SHOWN_LINE = 1024
 
 
@@ -52,7 +52,7 @@ class Parser:
         self._eof = False
         self._refusal: Refusal | None = None
         self._scanner: HeadScanner | None = None
-        self._line = ""  # Of what was dropped.
+        self._line = ""  # The request line, if ``drop`` has dropped its bytes.
         self._in_body = False
         self._remaining = 0  # Bytes to come of a body with Content-Length.
         self._chunks: ChunkScanner | None = None
@@ -66,7 +66,7 @@ class Parser:
     @property
     def begun(self) -> bool:
         """Whether bytes of another request have arrived, more than the empty line before it."""
-        return self.buffered > 2 or self._buffer[self._position :] not in _NOTHING
+        return self.buffered > 2 or self._buffer[self._position :] not in _EMPTY_LINE_AT_MOST
 
     @property
     def request_line(self) -> str:
@@ -87,8 +87,8 @@ class Parser:
         if self._position == len(buffer):
             self._buffer = data
         else:
-            # What is kept grows in its place: a copy of it for each byte of a client that sends one
-            # at a time would be far more work than the byte.
+            # The buffer grows in place. To copy it for each byte that a slow client sends would
+            # take far too long.
             if not isinstance(buffer, bytearray):
                 self._buffer = buffer = bytearray(buffer)
             del buffer[: self._position]
@@ -125,7 +125,7 @@ class Parser:
                 event = _END_OF_MESSAGE
             position = self._position
             if position and (position == len(self._buffer) or event is _END_OF_MESSAGE):
-                # What was used is not kept: an idle connection holds nothing.
+                # Bytes that were parsed are not kept, so that an idle connection holds none.
                 self._buffer = self._buffer[position:]
                 self._position = 0
             if event is None and self._eof and (self._in_body or self.begun):
@@ -139,7 +139,7 @@ class Parser:
         return event
 
     def _next_head(self) -> RequestHead | None:
-        # What came before is trimmed: a head begins where the buffer does.
+        # ``next_event`` has removed what was parsed. So the head begins where the buffer begins.
         buffer = self._buffer
         if not buffer:
             return None
@@ -154,12 +154,12 @@ class Parser:
         self._scanner = None
         start, end = found
         self._position = end
-        return self._sound_head(bytes(self._buffer[start : end - 4]))
+        return self._checked_head(bytes(self._buffer[start : end - 4]))
 
     def _ordinary_head(self, buffer: bytes) -> RequestHead | None:
-        """Take a head about which nothing is unusual, in the cheapest way; or nothing."""
+        """Return the head the fast way; None if it is incomplete or has to be checked in full."""
         block, end, rest = buffer.partition(b"\r\n\r\n")
-        if not end or len(block) > self._sections.unmeasured:
+        if not end or len(block) > self._sections.max_unmeasured:
             return None
         line, _, raw = block.partition(b" HTTP/")
         if (match := ordinary_request(line.decode("latin-1"))) is None:
@@ -174,8 +174,8 @@ class Parser:
         method, target, path, query = match.groups("")
         return RequestHead(method, target, path, query, section.host, section)
 
-    def _sound_head(self, block: bytes) -> RequestHead:
-        """Return the head that a scanner has found nothing wrong with."""
+    def _checked_head(self, block: bytes) -> RequestHead:
+        """Return the head whose bytes a scanner has checked."""
         method_bytes, target_bytes, rest = block.split(b" ", 2)
         method, target = method_bytes.decode("ascii"), target_bytes.decode("ascii")
         path, query, authority = split_target(method, target)
@@ -194,7 +194,7 @@ class Parser:
             self._remaining = section.content_length or 0
 
     def _next_data(self) -> BodyData | None:
-        # A body with a length needs no parser: its bytes mean nothing to HTTP.
+        # A body with Content-Length need not be parsed.
         data = bytes(self._buffer[self._position : self._position + self._remaining])
         if not data:
             return None
@@ -203,7 +203,7 @@ class Parser:
         return BodyData(data)
 
     def _next_chunk(self, chunks: ChunkScanner) -> Event | None:
-        """Return the data of as many chunks as there are, or may be one event; else the end."""
+        """Return the data of the next chunks as one event, the end of the body, or None."""
         found: list[bytes] = []
         try:
             while len(found) < _CHUNKS_PER_EVENT and not chunks.finished:
@@ -217,7 +217,8 @@ class Parser:
         except Refusal as refusal:
             if not found:
                 raise
-            # The data before it is handed out first, as it is where it arrives alone.
+            # The data before the violation is returned first, as it would be if it had arrived
+            # alone.
             self._refusal = refusal
             self.drop()
         if chunks.finished:
@@ -231,12 +232,12 @@ class Parser:
         return _END_OF_MESSAGE
 
     def _decode(self, piece: bytes, plain_line: bytes) -> bytes:
-        """Return the data in a piece of a chunked body that a scanner has found sound."""
+        """Return the data in a piece of a chunked body that a scanner has checked."""
         decoder, chunks = self._decoder, self._chunks
-        assert decoder is not None  # Both were made together.
+        assert decoder is not None  # Both are made by ``_begin_body``.
         assert chunks is not None
         if plain_line:
             piece = plain_line + piece.partition(b"\r\n")[2]
         data = decoder.decode(piece)
-        assert decoder.finished is chunks.finished  # Two readers of one body agree.
+        assert decoder.finished is chunks.finished  # The library agrees with us.
         return data

@@ -7,12 +7,12 @@ from http import HTTPStatus
 from typing import NamedTuple
 from wsgiref.handlers import format_date_time
 
+from ..cache import Cache
 from ..errors import Refusal
-from ..remembered import Remembered
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
-# Above this size two buffers are handed over rather than copied into one.
+# A piece of the body above this size, in bytes, is not copied to join it with the head.
 _JOIN_LIMIT = 1 << 14
 
 
@@ -25,16 +25,17 @@ class BodyFraming(enum.Enum):
     CLOSE = "the end of the connection"
 
 
-# By these names they are looked up several times faster, which is done many times a request.
+# A global name is looked up several times faster than an attribute of the class, and these are used
+# many times a request.
 NONE, LENGTH, CHUNKED, CLOSE = BodyFraming
 
 
 def response_framing(
     *, head_request: bool, http_11: bool, status_code: int, length: int | None
 ) -> BodyFraming:
-    """Decide how a response is framed. ``length`` is that of the body, where it is known."""
+    """Decide how a response is framed. ``length`` is that of the body in bytes, if it is known."""
     # RFC 9112 §6.3, step 1: these never have a body, whatever their fields say. A 205 must not have
-    # one either (RFC 9110 §15.3.6), which its Content-Length tells.
+    # one either (RFC 9110 §15.3.6); it is sent with Content-Length: 0.
     if head_request or status_code < 200 or status_code in (204, 205, 304):
         return NONE
     if length is not None:
@@ -48,17 +49,17 @@ class _Head(NamedTuple):
 
     status_code: int
     framing: BodyFraming
-    # Of the body in bytes, where that is its framing; else 0.
+    # How many bytes the body has, if it is framed by LENGTH; else 0.
     length: int
     # Whether another request may follow on the connection.
     keep_alive: bool
     lines: bytes
-    # Whether that is all of it: else the Date and the empty line follow.
-    whole: bool
+    # Whether the lines are complete. If not, the Date and the empty line follow.
+    complete: bool
 
 
-# Status, fields, and the length of the body where it is known; whether the request is a HEAD, and
-# speaks HTTP/1.1, and whether another may follow.
+# Status, fields, and the length of the body if it is known; whether the request is a HEAD, whether
+# it is in HTTP/1.1, and whether another request may follow.
 _Key = tuple[str, tuple[tuple[str, str], ...], int | None, bool, bool, bool]
 
 
@@ -74,7 +75,7 @@ def _response_head(
     status_code = int(status[:3])
     no_length = status_code < 200 or status_code in (204, 205)
     # A 1xx gets no Date: the final response does.
-    whole, named = status_code < 200, False
+    complete, named = status_code < 200, False
     declared: int | None = None
     lines = [f"HTTP/1.1 {status}\r\n"]
     for name, value in fields:
@@ -87,15 +88,15 @@ def _response_head(
                 keep_alive = keep_alive and value != "close"
                 continue
             case "date":
-                whole = True
+                complete = True
             case "server":
                 named = True
         lines.append(f"{name}: {value}\r\n")
     if status_code == 205:
-        # RFC 9110 §15.3.6: recipients expect no content, and have to be told that there is none.
+        # RFC 9110 §15.3.6: the response has no content, and has to say so.
         lines.append("Content-Length: 0\r\n")
     elif declared is None and length is not None and not no_length and status_code != 304:
-        # A response to HEAD without a body says nothing about the length that GET would have.
+        # An application that answers HEAD with an empty body does not say how long GET's would be.
         if length or not head_request:
             lines.append(f"Content-Length: {length}\r\n")
         declared = length
@@ -105,7 +106,7 @@ def _response_head(
     if framing is CHUNKED:
         lines.append("Transfer-Encoding: chunked\r\n")
     if framing is CLOSE or status_code < 200:
-        # Behind a 1xx the client goes on waiting for a final response, which will not come.
+        # After a 1xx the client would go on waiting for a final response, which never comes.
         keep_alive = False
     # RFC 9112 §9.3: persistence is the default in 1.1, and announced in 1.0.
     if not keep_alive:
@@ -114,39 +115,39 @@ def _response_head(
         lines.append("Connection: keep-alive\r\n")
     if not named:
         lines.append(server)
-    if whole:
+    if complete:
         lines.append("\r\n")
     text = "".join(lines).encode("latin-1")
     body = declared or 0 if framing is LENGTH else 0
-    return _Head(status_code, framing, body, keep_alive, text, whole)
+    return _Head(status_code, framing, body, keep_alive, text, complete)
 
 
-# So many heads of so many bytes are remembered: 4 MB at most, with what a field costs beyond its
-# characters.
+# The limits of the cache: how many heads, and how many bytes each. That is 4 MB at most. A field
+# takes _FIELD_SIZE bytes of memory besides its characters.
 _MOST_HEADS = 512
 _LONGEST_HEAD = 4096
 _FIELD_SIZE = 160
 
 
 class ResponseHeads:
-    """The response heads of one server. On any thread.
+    """Makes the response heads of one server, and caches them. Used on any thread.
 
-    Most applications answer with the same few, again and again; where they leave Content-Length
-    out, with one for each length. ``server`` is the line that is sent where the application sets no
-    Server field.
+    Most applications answer with the same few heads again and again. (Without Content-Length there
+    is one for each length.) ``server`` is the line that is sent if the application sets no Server
+    field.
     """
 
-    __slots__ = ("_remembered", "_server", "known")
+    __slots__ = ("_cache", "_server", "known")
 
     def __init__(self, server: str) -> None:
         self._server = server
-        self._remembered = Remembered[_Key, _Head](_MOST_HEADS, _LONGEST_HEAD)
-        self.known = self._remembered.known
+        self._cache = Cache[_Key, _Head](_MOST_HEADS, _LONGEST_HEAD)
+        self.known = self._cache.known
 
     def make(self, key: _Key) -> _Head:
         """Return the head of a response that is not in ``known``."""
         head = _response_head(*key, self._server)
-        self._remembered.note(key, head, len(head.lines) + _FIELD_SIZE * len(key[1]))
+        self._cache.offer(key, head, len(head.lines) + _FIELD_SIZE * len(key[1]))
         return head
 
 
@@ -158,9 +159,9 @@ def _date_and_end(second: int) -> bytes:
 class ResponseEncoder:
     """Encodes one final response. Used by one thread at a time.
 
-    Call ``start`` once, ``encode`` for each piece of the body but the last, ``finish`` once, and
-    send what they return in that order. What ``start`` returns may also be passed as ``head`` to
-    the one that is called next, and be sent with what that returns.
+    Call ``start`` once, ``encode`` for each piece of the body but the last, and ``finish`` once.
+    Send what they return in that order. The head that ``start`` returns may also be passed to the
+    next call as ``head``, which then returns it together with the piece.
     """
 
     __slots__ = (
@@ -190,20 +191,21 @@ class ResponseEncoder:
         self.keep_alive = keep_alive
         # 0 until the head is encoded.
         self.status_code = 0
-        # Bytes of the body that were encoded, without their framing.
+        # How many bytes of the body were encoded, without their framing.
         self.body_size = 0
-        # Bytes given beyond the declared Content-Length (dropped), and bytes short of it.
+        # How many bytes were given beyond the declared Content-Length and dropped, and how many are
+        # missing.
         self.excess = 0
         self.missing = 0
 
     @property
     def complete(self) -> bool:
-        """Whether everything that may follow the head was encoded."""
+        """Whether everything that may follow the head has been encoded."""
         return self._framing is NONE or (self._framing is LENGTH and self._remaining == 0)
 
     @property
     def wants_more(self) -> bool:
-        """Whether more of the body could make a difference to the client, or to the log."""
+        """Whether more of the body would be sent, or would be reported as too long."""
         return self._framing is not NONE and not self.excess
 
     @property
@@ -215,24 +217,24 @@ class ResponseEncoder:
         """Return the response head.
 
         Arguments: the status ("200 OK"), fields that were validated already, and the length of the
-        whole body in bytes where it is known though no Content-Length was given.
+        whole body in bytes if it is known, for an application that gives no Content-Length.
         """
         heads = self._heads
         key = (status, fields, length, self._head_request, self._http_11, self.keep_alive)
         head = heads.known.get(key) or heads.make(key)
-        self.status_code, self._framing, self._remaining, self.keep_alive, lines, whole = head
-        return lines if whole else lines + _date_and_end(int(time.time()))
+        self.status_code, self._framing, self._remaining, self.keep_alive, lines, complete = head
+        return lines if complete else lines + _date_and_end(int(time.time()))
 
     def encode(self, data: bytes, head: bytes = b"") -> list[bytes]:
-        """Return the pieces that carry ``data`` behind ``head``: none where there is nothing.
+        """Return the pieces to send for ``head`` and ``data``; none if there is nothing to send.
 
-        They are joined where that is less work than to send two.
+        Small ones are joined, because that is less work than to send two.
         """
         size = len(data)
         framing = self._framing
         if framing is LENGTH:
             if size > self._remaining:
-                # RFC 9112 §6.3: never more than declared, or the rest is read as the next response.
+                # RFC 9112 §6.3: the client would read bytes beyond it as the next response.
                 self.excess += size - self._remaining
                 data = data[: self._remaining]
                 size = self._remaining
@@ -241,7 +243,7 @@ class ResponseEncoder:
             data = b""
             size = 0
         elif framing is CHUNKED and data:
-            # The CRLF that ends a chunk travels with what comes next.
+            # The CRLF that ends a chunk is sent with what follows it.
             head += (b"\r\n%x\r\n" if self._chunk_open else b"%x\r\n") % size
             self._chunk_open = True
         self.body_size += size
@@ -251,9 +253,9 @@ class ResponseEncoder:
         return [data] if data else []
 
     def skip(self, size: int) -> int:
-        """Count up to ``size`` bytes of the body as sent by other means; return how many.
+        """Count up to ``size`` bytes of the body that are sent by other means; return how many.
 
-        Only of a response whose length is known, and not after ``encode``.
+        Only for a response whose length is known, and not after ``encode``.
         """
         if self._framing is not LENGTH:
             return 0
@@ -263,9 +265,9 @@ class ResponseEncoder:
         return size
 
     def finish(self, data: bytes, head: bytes = b"") -> list[bytes]:
-        """Return the pieces that carry ``data``, the last of the body, and what ends the body.
+        """Return the pieces to send for ``data``, which is the last of the body, and for its end.
 
-        Sets ``missing`` where there was less of it than declared; ``keep_alive`` goes with that.
+        If the body was shorter than declared, sets ``missing``, and ``keep_alive`` to False.
         """
         pieces = self.encode(data, head)
         if self._framing is CHUNKED:

@@ -1,54 +1,55 @@
-"""Header sections: read once, remembered while clients go on sending them.
+"""Header sections: read once, then taken from a cache while clients send the same bytes.
 
 A client sends nearly the same fields with each request of a connection, and clients of one kind
-send the same ones. What they say is decided by the bytes from the version number to the empty line,
-and by nothing else: so these bytes are the key, and the decisions are the value.
+send the same ones. What a section means depends only on the bytes from the version number to the
+empty line. So these bytes are the key of the cache, and what was decided from them is the value.
 """
 
 from collections.abc import Callable
 from typing import cast
 
+from ..cache import Cache
 from ..errors import Refusal
-from ..remembered import Remembered
-from .framing import framed, without_repetitions
+from .framing import decide_framing, without_repetitions
 from .lines import ordinary_section
 from .readers.reader import Reader
 from .request import Field, FieldSection, Limits
 
-# How much is remembered: so many sections of so many bytes and fields. As browsers send them they
-# take 6 MB in all; a hostile client can make it 25. It can also make the sections of others be
-# forgotten, which costs them no more than being read again. Keys are compared as a whole and hashed
-# with Python's secret: neither collisions nor guesses at what others have sent lead anywhere.
-# Secrets (cookies, tokens) stay until other sections take their place, and go with the server.
+# The limits of the cache: how many sections, and how many bytes and fields each. Sections as
+# browsers send them take 6 MB in all; a hostile client can make it 25. It can also drive out the
+# sections of others, which costs no more than to read them again. Keys are compared byte by byte,
+# and hashed with a secret of the interpreter. So an attacker can neither make keys collide, nor
+# find out what others have sent. Secrets in sections (cookies, tokens) stay in memory until other
+# sections take their place, or the server is gone.
 _MOST_SECTIONS = 1024
 _LONGEST_SECTION = 4096
 _MOST_FIELDS = 40
 _MOST_LINES = 1024
 _LONGEST_LINE = 200
-# A number: bytes look for bytes in bytes twenty times as long.
+# As a number: to look for a number in bytes is twenty times as fast as to look for bytes.
 _UNDERSCORE = ord("_")
-# Of a name that a refusal tells.
+# How many bytes of a field name a refusal shows.
 _LONGEST_NAME_SHOWN = 100
 
 
 class FieldSections:
-    """The header sections of one server. On the loop thread only.
+    """Reads the header sections of one server, and caches them. Used on the loop thread only.
 
-    Arguments: the limits of requests, the library that reads them, and what happens to a field
-    whose name holds an underscore: "drop", which tells ``on_dropped(name)``, "refuse", or
-    "dangerous", which hands it on as it was sent. ``known`` holds what is remembered, by the bytes
-    of the section: only such as passed every check, under these limits.
+    Arguments: the limits of requests; the library that reads fields; ``header_map``, what happens
+    to a field whose name holds an underscore: "drop" drops it and calls ``on_dropped(name)``,
+    "refuse" refuses the request, and "dangerous" passes the field on as it was sent. ``known``
+    holds the cached sections by their bytes. All of them have passed every check.
     """
 
     __slots__ = (
+        "_cache",
         "_header_map",
         "_lines",
         "_on_dropped",
-        "_remembered",
         "known",
         "limits",
+        "max_unmeasured",
         "reader",
-        "unmeasured",
     )
 
     def __init__(
@@ -63,43 +64,43 @@ class FieldSections:
         self.reader = reader
         self._header_map = header_map
         self._on_dropped = on_dropped
-        # A head of up to so many bytes, without its last two line ends, has no line or section that
-        # is longer than any limit, so that nothing has to be measured.
-        self.unmeasured = min(limits.request_line, limits.field_size, limits.head) - 4
-        # Many sections come once only, where proxies or clients number their requests.
-        self._remembered = Remembered[bytes, FieldSection](_MOST_SECTIONS, _LONGEST_SECTION)
-        self.known = self._remembered.known
-        # Single lines, for sections that differ in a few: 0.5 MB at most.
+        # A head of up to so many bytes, without its last two line ends, cannot exceed any limit on
+        # bytes. So its lines need not be measured.
+        self.max_unmeasured = min(limits.request_line, limits.field_size, limits.head) - 4
+        # Many sections are sent once only, because proxies or clients number their requests.
+        self._cache = Cache[bytes, FieldSection](_MOST_SECTIONS, _LONGEST_SECTION)
+        self.known = self._cache.known
+        # Single lines, for sections that differ in a few lines only: 0.5 MB at most.
         self._lines: dict[bytes, Field] = {}
 
     def read_ordinary(self, raw: bytes) -> FieldSection | None:
-        """Return a section; None where a ``HeadScanner`` has to look at its head.
+        """Return a section; None if a ``HeadScanner`` has to check the head line by line.
 
-        ``raw`` is what stands between "HTTP/" and the empty line of a head that is not longer than
-        ``unmeasured``. Raises Refusal with 400, 413, 417 or 501.
+        ``raw`` are the bytes between "HTTP/" and the empty line of a head that is not longer than
+        ``max_unmeasured``. Raises Refusal with 400, 413, 417 or 501.
         """
         if raw.count(b"\r\n") > self.limits.fields or ordinary_section(raw) is None:
             return None
         return self.read(raw)
 
     def read(self, raw: bytes) -> FieldSection:
-        """Return the section of a head whose lines are known to be sound. Raises the same."""
+        """Return the section of a head whose lines are checked. Raises like ``read_ordinary``."""
         version = "HTTP/1.0" if raw.startswith(b"1.0") else "HTTP/1.1"
         fields = self._fields(raw)
-        # One of each name.
+        # The last value of each name.
         values = dict(fields)
-        section = framed(version, fields, values, self.limits)
+        section = decide_framing(version, fields, values, self.limits)
         if len(values) < len(fields):
             section.fields = without_repetitions(fields)
         if len(section.fields) <= _MOST_FIELDS:
-            self._remembered.note(raw, section, len(raw))
+            self._cache.offer(raw, section, len(raw))
         return section
 
     def _mapped(self, fields: list[Field], ambiguous: list[bytes]) -> list[Field]:
-        """Return the fields that the application may see.
+        """Return the fields that the application may see. ``ambiguous`` names hold an underscore.
 
-        In the environ X_Forwarded_For is the same key as X-Forwarded-For, and would come past any
-        proxy that removes or sets the latter.
+        In the environ, X_Forwarded_For has the same key as X-Forwarded-For. So a client could get
+        it past a proxy that removes or sets the field with dashes.
         """
         if self._header_map == "dangerous":
             return fields
@@ -112,14 +113,14 @@ class FieldSections:
         return [field for field in fields if _UNDERSCORE not in field[0]]
 
     def _fields(self, raw: bytes) -> list[Field]:
-        """Return the fields of a section; only lines that are not remembered are read."""
+        """Return the fields of a section. Only lines that are not cached are read."""
         lines = raw.split(b"\r\n")[1:]
         known = self._lines
         fields = list(map(known.get, lines))
         unknown = [place for place, field in enumerate(fields) if field is None]
         if not unknown:
             return cast(list[Field], fields)
-        # Lines mean the same in any version.
+        # A line means the same in every version of HTTP/1.
         read = self.reader.fields(b"\r\n".join([b"1.1", *[lines[place] for place in unknown]]))
         if len(known) + len(read) > _MOST_LINES:
             known.clear()
@@ -128,9 +129,9 @@ class FieldSections:
             fields[place] = field
             line = lines[place]
             name, _, value = line.partition(b":")
-            assert field == (name.lower(), value.strip(b" \t"))  # Two readers of one line agree.
+            assert field == (name.lower(), value.strip(b" \t"))  # The library agrees with us.
             if _UNDERSCORE in name:
-                ambiguous.append(field[0])  # Not remembered, so that it is always found.
+                ambiguous.append(field[0])  # Not cached, so that each request reports it.
             elif len(line) <= _LONGEST_LINE:
                 known[line] = field
         whole = cast(list[Field], fields)

@@ -13,20 +13,20 @@ _ABSOLUTE_FORM = re.compile(r"http(s?)://([^/?]*)(/[^?]*)?(?:\?(.*))?", re.IGNOR
 
 
 def is_authority(text: str) -> bool:
-    """Return whether ``text`` is ``host[:port]``; the host may be empty, user information not."""
+    """Return whether ``text`` is ``host[:port]``, without a user name. The host may be empty."""
     if (match := _AUTHORITY.fullmatch(text)) is None:
         return False
-    literal = match[1]  # What stands in brackets.
+    literal = match[1]  # An IPv6 address in brackets, or None.
     if literal is None or _FUTURE_LITERAL.fullmatch(literal):
         return True
-    # Here, because it takes 300 KiB of memory, and few clients ever name a host like that.
+    # Imported here: it takes 300 KiB of memory, and few clients send an IPv6 address.
     from ipaddress import AddressValueError, IPv6Address
 
     try:
         IPv6Address(literal)
     except AddressValueError:
         return False
-    # A zone belongs to one host alone and has no place in a request (RFC 6874 §4).
+    # A zone means something on one machine only, and must not be sent (RFC 6874 §4).
     return "%" not in literal
 
 
@@ -50,7 +50,7 @@ def split_target(method: str, target: str) -> tuple[str, str, str | None]:
         # An empty host makes an http URI invalid (RFC 9110 §4.2.1).
         if authority and authority[0] != ":" and is_authority(authority):
             if secure:
-                # RFC 9110 §7.4: it has not come over a secured connection.
+                # RFC 9110 §7.4: the connection of this request is not secured.
                 raise Refusal(421, "an https URL is not served over a cleartext connection")
             return path, query, authority
     raise Refusal(400, "the request target is neither a path that starts with '/' nor a URL")

@@ -6,8 +6,8 @@ from functools import cache, lru_cache
 from typing import Any
 from wsgiref.util import is_hop_by_hop
 
+from ..cache import Cache
 from ..errors import ApplicationError
-from ..remembered import Remembered
 
 Fields = tuple[tuple[str, str], ...]
 _Start = tuple[str, Fields]
@@ -138,11 +138,11 @@ class HeaderChecks:
     Most applications answer with the same few, again and again. On any thread.
     """
 
-    __slots__ = ("_known", "_remembered")
+    __slots__ = ("_cache", "_known")
 
     def __init__(self) -> None:
-        self._remembered = Remembered[_Start, _Start](_MOST, _LONGEST)
-        self._known = self._remembered.known
+        self._cache = Cache[_Start, _Start](_MOST, _LONGEST)
+        self._known = self._cache.known
 
     def check(self, status: Any, headers: Any) -> _Start:
         """Return status and fields as they are sent, if all are sound. Raise ApplicationError."""
@@ -158,7 +158,7 @@ class HeaderChecks:
         # Plain text only is kept: who derives from it may hold more than its characters.
         text, fields = sound = check_status(status), _check_each(given)
         size = sum(len(name) + len(value) + _FIELD_SIZE for name, value in fields)
-        self._remembered.note(sound, sound, len(text) + size)
+        self._cache.offer(sound, sound, len(text) + size)
         return sound
 
 

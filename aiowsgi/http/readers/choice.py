@@ -1,15 +1,15 @@
-"""Which library reads HTTP: the fast one where it is installed."""
+"""Chooses the library that reads HTTP: the faster one, if it is installed."""
 
 from ...errors import ConfigError
 from .reader import Reader
 
 
 def find_reader(choice: str) -> Reader:
-    """Return "h11", "httptools" or, for "auto", httptools where it is installed, else h11.
+    """Return the reader for "h11", "httptools" or "auto": httptools if it is installed, else h11.
 
-    Raises ConfigError where httptools is asked for and is not installed.
+    Raises ConfigError if httptools is asked for and not installed.
     """
-    # Only what is used is imported: the other costs memory too.
+    # Only the chosen library is imported, because each takes memory.
     if choice != "h11":
         try:
             from .httptools_reader import HTTPTOOLS

@@ -1,22 +1,22 @@
-"""Reading with h11: what defines how this server reads. The only module that imports it."""
+"""Reading with h11, which defines what HTTP this server accepts. Only this module imports it."""
 
 import h11
 
 from ...errors import Refusal
 from ..request import Field
-from .reader import Reader, sealed
+from .reader import Reader, with_neutral_names
 
-# h11 holds incomplete heads and trailer sections against this size. Limits are ours.
+# The limit of h11 for incomplete heads and trailer sections. Our own limits are lower.
 _UNLIMITED = 1 << 24
 
 
 def _fields(section: bytes) -> list[Field]:
     """See ``Reader``."""
-    # Each section gets a connection of its own: nothing can be taken for a part of the next one.
+    # Each section gets an h11 connection of its own, so that nothing is left over for the next one.
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=_UNLIMITED)
-    connection.receive_data(sealed(section))
+    connection.receive_data(with_neutral_names(section))
     request = _next_event(connection)
-    assert isinstance(request, h11.Request)  # It is one whole head.
+    assert isinstance(request, h11.Request)  # One complete head was given.
     return [(name[1:].lower(), value) for name, value in request.headers.raw_items()]
 
 

@@ -1,10 +1,10 @@
-"""Reading with httptools (llhttp): the fast one. The only module that imports it."""
+"""Reading with httptools (llhttp), the faster library. Only this module imports it."""
 
 import httptools
 
 from ...errors import Refusal
 from ..request import Field
-from .reader import Reader, sealed
+from .reader import Reader, with_neutral_names
 
 
 class _Section:
@@ -26,15 +26,16 @@ class _Section:
 def _fields(section: bytes) -> list[Field]:
     """See ``Reader``."""
     found = _Section()
-    _feed(httptools.HttpRequestParser(found), sealed(section))
-    assert found.complete  # It is one whole head.
+    _feed(httptools.HttpRequestParser(found), with_neutral_names(section))
+    assert found.complete  # One complete head was given.
     return found.fields
 
 
 class _Body:
     """What httptools finds in a piece of a body."""
 
-    # It does not know its parser, which knows it: that would be left to the garbage collector.
+    # It has no reference to the parser, which refers to it: only the garbage collector could free
+    # the two.
     __slots__ = ("complete", "data")
 
     def __init__(self) -> None:

@@ -1,8 +1,8 @@
 """What the parser needs of a library that reads HTTP.
 
-A reader is handed nothing that has not passed the strict checks of ``lines``, so that all readers
-accept and refuse the same. Each stands in a module of its own, which alone imports
-its library and translates its errors.
+A reader only gets bytes that have passed the strict checks of ``lines``, so that all readers accept
+and refuse the same. Each reader is in a module of its own. Only that module imports its library,
+and it translates the library's errors.
 """
 
 from collections.abc import Callable
@@ -17,32 +17,33 @@ class ChunkDecoder(Protocol):
 
     @property
     def finished(self) -> bool:
-        """Whether the end of the body has come."""
+        """Whether the end of the body was decoded."""
 
     def decode(self, piece: bytes) -> bytes:
         """Return the data in a piece of the body, as ``ChunkScanner`` cuts it; it may be empty.
 
-        Chunk extensions are cut out: libraries disagree about them, and they mean nothing to us.
+        The piece holds no chunk extensions: libraries disagree about them, and we ignore them.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """A library at work. What it does not understand raises a Refusal."""
+    """A library that reads HTTP. It raises a Refusal for what it does not understand."""
 
     name: str
-    # Returns the fields of a section: the bytes from the version number on, as ``FieldSections``
-    # cuts them.
+    # Returns the fields of a section. The argument are the bytes from the version number on, as
+    # ``FieldSections`` cuts them.
     fields: Callable[[bytes], list[Field]]
-    # Returns a decoder for a body that begins.
+    # Returns a decoder for a new body.
     chunk_decoder: Callable[[], ChunkDecoder]
 
 
-def sealed(section: bytes) -> bytes:
-    """Return a request head with the fields of ``section``, in which a library sees fields only.
+def with_neutral_names(section: bytes) -> bytes:
+    """Return a request head with the fields of ``section``, whose names mean nothing to a library.
 
-    Libraries do things of their own with some: they frame by Content-Length and Transfer-Encoding,
-    which are framed by stricter rules, miss a Host, stop at an Upgrade. So there is a letter in
-    front of each name. The request line is read already too: this one stands for all.
+    Libraries act on some names: they frame the body by Content-Length and Transfer-Encoding, refuse
+    a request without Host, and stop at Upgrade. All that is decided by our own, stricter rules. So
+    each name gets one more letter in front, which the reader removes. The request line is always
+    the same, because ours has been parsed already.
     """
     return b"GET / HTTP/1.0" + section[3:].replace(b"\r\n", b"\r\nX") + b"\r\n\r\n"

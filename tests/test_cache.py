@@ -6,40 +6,40 @@ from typing import Any
 
 import pytest
 
+from aiowsgi.cache import Cache
 from aiowsgi.errors import ApplicationError
 from aiowsgi.http.readers.h11_reader import H11
 from aiowsgi.http.request import Limits
 from aiowsgi.http.response import ResponseEncoder, ResponseHeads
 from aiowsgi.http.sections import FieldSections
-from aiowsgi.remembered import Remembered
 from aiowsgi.wsgi.headers import HeaderChecks
 
 SERVER = "Server: test\r\n"
 
 
 def test_what_comes_twice_is_known() -> None:
-    remembered = Remembered[str, int](8, 100)
+    cache = Cache[str, int](8, 100)
     for known in ({}, {"a": 1}, {"a": 1}):
-        remembered.note("a", 1, 1)
-        assert remembered.known == known
+        cache.offer("a", 1, 1)
+        assert cache.known == known
 
 
 def test_what_comes_once_drives_out_nothing() -> None:
-    remembered = Remembered[int, str](8, 100)
+    cache = Cache[int, str](8, 100)
     for _ in range(2):
-        remembered.note(1, "kept", 4)
+        cache.offer(1, "kept", 4)
     for number in range(2, 10_000):
-        remembered.note(number, "once", 4)
-    assert remembered.known == {1: "kept"}
+        cache.offer(number, "once", 4)
+    assert cache.known == {1: "kept"}
 
 
 def test_number_and_size_of_what_is_known_are_bounded() -> None:
-    remembered = Remembered[int, str](8, 100)
+    cache = Cache[int, str](8, 100)
     for number in range(1000):
         for _ in range(2):
-            remembered.note(number, "x", number % 200)
-        assert len(remembered.known) <= 8
-    assert all(number % 200 <= 100 for number in remembered.known)
+            cache.offer(number, "x", number % 200)
+        assert len(cache.known) <= 8
+    assert all(number % 200 <= 100 for number in cache.known)
 
 
 def answer(checks: HeaderChecks, heads: ResponseHeads, *fields: tuple[Any, Any]) -> bytes:
@@ -50,9 +50,9 @@ def answer(checks: HeaderChecks, heads: ResponseHeads, *fields: tuple[Any, Any])
 
 def held(checks: HeaderChecks, heads: ResponseHeads) -> int:
     """Return the characters and bytes of all heads that are remembered."""
-    fields = (field for _, section in checks._remembered.known for field in section)
+    fields = (field for _, section in checks._cache.known for field in section)
     return sum(len(name) + len(value) for name, value in fields) + sum(
-        len(head.lines) for head in heads._remembered.known.values()
+        len(head.lines) for head in heads._cache.known.values()
     )
 
 
@@ -78,8 +78,8 @@ def test_heads_of_any_size_are_held_within_a_bound(times: int) -> None:
     fields = [("X", "")] * 500
     for _ in range(3):
         answer(checks, heads, *fields)
-    assert ("200 OK", tuple(fields)) not in checks._remembered.known
-    assert all(len(key[1]) < 500 for key in heads._remembered.known)
+    assert ("200 OK", tuple(fields)) not in checks._cache.known
+    assert all(len(key[1]) < 500 for key in heads._cache.known)
 
 
 def test_strings_of_the_application_s_own_are_not_kept() -> None:
