@@ -19,7 +19,7 @@ from aiowsgi.cli import command, main
 from aiowsgi.cli.arguments import build_parser, parse_arguments
 from aiowsgi.cli.command import load
 from aiowsgi.cli.foreign_options import HINTS
-from aiowsgi.config import Config, Option, help_texts
+from aiowsgi.config import Config, Option, Origin, help_texts
 from aiowsgi.net import bind
 from aiowsgi.net.bind import address_of
 
@@ -142,40 +142,53 @@ def test_option_sets_its_field(arguments: list[str], expected: dict[str, Any]) -
 
 
 @pytest.mark.parametrize(
-    ("arguments", "bind"),
+    ("arguments", "bind", "origin"),
     [
-        ([], "0.0.0.0:5000"),
-        (["--host", "127.0.0.1"], "127.0.0.1:5000"),
-        (["--host", "::1"], "[::1]:5000"),
-        (["--port", "80"], "127.0.0.1:80"),
-        (["--bind", "unix:/run/x"], "unix:/run/x"),
+        ([], "0.0.0.0:5000", Origin.ENVIRONMENT),
+        (["--host", "127.0.0.1"], "127.0.0.1:5000", Origin.ENVIRONMENT),
+        (["--host", "::1"], "[::1]:5000", Origin.ENVIRONMENT),
+        (["--port", "80"], "127.0.0.1:80", Origin.COMMAND_LINE),
+        (["--bind", "unix:/run/x"], "unix:/run/x", Origin.COMMAND_LINE),
     ],
 )
 def test_port_of_the_environment_counts_where_none_is_given(
-    monkeypatch: pytest.MonkeyPatch, arguments: list[str], bind: str
+    arguments: list[str], bind: str, origin: Origin
 ) -> None:
-    monkeypatch.setenv("PORT", "5000")
-    assert _config(*arguments).bind == (bind,)
+    _, config = parse_arguments([*arguments, "app:application"], {"PORT": "5000"})
+    assert config.bind == (bind,)
+    assert config.origin("bind") is origin
 
 
-def test_empty_port_of_the_environment_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PORT", "")
-    assert _config() == Config()
+@pytest.mark.parametrize("environment", [{}, {"PORT": ""}])
+def test_empty_port_of_the_environment_is_none(environment: dict[str, str]) -> None:
+    _, config = parse_arguments(["app:application"], environment)
+    assert config == Config()
+    assert config.origin("bind") is Origin.DEFAULT
 
 
 @pytest.mark.parametrize("value", ["http", "65536", "-1", "tcp://10.0.0.1:80"])
 def test_wrong_port_of_the_environment_names_the_variable(
-    fail: Fail, monkeypatch: pytest.MonkeyPatch, value: str
+    capsys: pytest.CaptureFixture[str], value: str
 ) -> None:
-    monkeypatch.setenv("PORT", value)
-    assert fail("a:b") == (
-        2,
+    with pytest.raises(SystemExit) as stopped:
+        parse_arguments(["a:b"], {"PORT": value})
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == (
         f"aiowsgi: error: PORT in the environment: {value!r} is not a port; a port is a number "
         "from 0 to 65535; or choose another with --port or --bind\n"
-        "try: python -m aiowsgi --help\n",
+        "try: python -m aiowsgi --help\n"
     )
     # It is not looked at where it does not count.
-    assert _config("--port", "80").bind == ("127.0.0.1:80",)
+    _, config = parse_arguments(["a:b", "--port", "80"], {"PORT": value})
+    assert config.bind == ("127.0.0.1:80",)
+
+
+def test_values_know_that_they_come_from_the_command_line() -> None:
+    # Also where they equal the default.
+    config = _config("--http", "auto", "--port", "8000")
+    assert config == Config()
+    assert config.origin("http") is config.origin("bind") is Origin.COMMAND_LINE
+    assert config.origin("loop") is Origin.DEFAULT
 
 
 def test_application_may_stand_before_the_options() -> None:

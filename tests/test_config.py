@@ -15,10 +15,10 @@ from aiowsgi.config import (
     Config,
     ListenerConfig,
     ListenerOptions,
+    ListenerProtocol,
     Option,
     Origin,
     ProcessOptions,
-    Protocol,
     ServerOptions,
     help_texts,
 )
@@ -222,6 +222,9 @@ def test_an_empty_bind_is_refused() -> None:
         Config(bind=())
     with pytest.raises(ConfigError, match=r"such as '127\.0\.0\.1:8000'"):
         Config(bind=(8000,))  # type: ignore[arg-type]
+    for value in (None, 8000, {"127.0.0.1:8000"}, iter(["127.0.0.1:8000"])):
+        with pytest.raises(ConfigError, match=r"^bind is a tuple of addresses such as"):
+            Config(bind=value)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("path", ["", "/", "/healthz", "/a/b%20c;d=e", "/~a!$&'()*+,=:@"])
@@ -357,6 +360,8 @@ def test_a_value_is_a_default_until_it_is_given() -> None:
     assert value.origin("threads") is Origin.CODE
     assert value.origin("queue_size") is Origin.DEFAULT
     assert Config().origin("threads") is Origin.DEFAULT
+    with pytest.raises(AttributeError, match="Config has no option 'thread'"):
+        value.origin("thread")
 
 
 @pytest.mark.parametrize("name", FIELDS)
@@ -477,7 +482,9 @@ def test_a_subject_can_be_used_alone() -> None:
         ("", "", "http"),
     ],
 )
-def test_an_address_may_say_its_protocol(text: str, address: str, protocol: Protocol) -> None:
+def test_an_address_may_say_its_protocol(
+    text: str, address: str, protocol: ListenerProtocol
+) -> None:
     (listener,) = Config(bind=(text,), backlog=7).listeners
     assert listener == ListenerConfig(address, protocol, backlog=7)
     assert str(listener) == text.removeprefix("http:" if address != text else "")

@@ -7,7 +7,7 @@ it, which editors show, is its help. ``Config`` is all of them together.
 
 from .config import Config
 from .help_texts import help_texts
-from .listener import ListenerConfig, ListenerOptions, Protocol
+from .listener import ListenerConfig, ListenerOptions, ListenerProtocol
 from .option import Option
 from .origin import Origin
 from .process import ProcessOptions
@@ -17,10 +17,10 @@ __all__ = [
     "Config",
     "ListenerConfig",
     "ListenerOptions",
+    "ListenerProtocol",
     "Option",
     "Origin",
     "ProcessOptions",
-    "Protocol",
     "ServerOptions",
     "help_texts",
 ]

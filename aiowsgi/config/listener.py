@@ -1,5 +1,6 @@
 """What a listener has: an address, a protocol, a queue in the kernel."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -8,7 +9,7 @@ from .subject import Subject
 
 _GROUP = "where to listen"
 
-Protocol = Literal["http", "uwsgi"]
+ListenerProtocol = Literal["http", "uwsgi"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +18,7 @@ class ListenerConfig:
 
     address: str
     """HOST:PORT, [IPV6]:PORT, unix:PATH, unix:@NAME or fd:N; not checked before it is bound"""
-    protocol: Protocol = "http"
+    protocol: ListenerProtocol = "http"
     """what clients speak there: HTTP, or what nginx calls uwsgi_pass"""
     backlog: int = field(kw_only=True)
     """connections that the kernel holds until they are accepted"""
@@ -30,7 +31,7 @@ class ListenerConfig:
         and whoever binds it says so.
         """
         name, _, address = text.partition(":")
-        for protocol in get_args(Protocol):
+        for protocol in get_args(ListenerProtocol):
             if name == protocol and address and not address.startswith("//"):
                 return cls(address, protocol, backlog=backlog)
         return cls(text, backlog=backlog)
@@ -48,11 +49,8 @@ class ListenerConfig:
 def _objection_to_bind(value: Any) -> str | None:
     if isinstance(value, str):
         return f"is a tuple of addresses; write bind=({value!r},)"
-    try:
-        addresses = tuple(value)
-    except TypeError:
-        addresses = ()
-    if not addresses or not all(isinstance(address, str) for address in addresses):
+    is_list = isinstance(value, Sequence) and all(isinstance(text, str) for text in value)
+    if not is_list or not value:
         return "is a tuple of addresses such as '127.0.0.1:8000', at least one"
     return None
 

@@ -57,7 +57,11 @@ class Subject:
         """Raise ConfigError where values that are right alone contradict each other."""
 
     def origin(self, name: str) -> Origin:
-        """Return where the value of the option ``name`` came from."""
+        """Return where the value of the option ``name`` came from. Raises AttributeError."""
+        if name not in type(self).__dataclass_fields__:
+            raise AttributeError(
+                f"{type(self).__name__} has no option {name!r}", name=name, obj=self
+            )
         return self._origins.get(name, Origin.DEFAULT)
 
     def spelling(self, name: str) -> str:

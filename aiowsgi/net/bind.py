@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import get_args
 
-from ..config import ListenerConfig, Protocol
+from ..config import ListenerConfig, ListenerProtocol
 from ..errors import BindError, ConfigError
 
 _HOST_PORT = re.compile(r"(?:\[(?P<ipv6>[^\]]+)\]|(?P<host>[^:\[\]]*)):(?P<port>[0-9]{1,5})")
@@ -33,7 +33,7 @@ class ListeningSocket:
         sock: socket.socket,
         path: str | None = None,
         *,
-        protocol: Protocol = "http",
+        protocol: ListenerProtocol = "http",
         inherited: bool = False,
     ) -> None:
         sock.setblocking(False)
@@ -46,7 +46,7 @@ class ListeningSocket:
                 sock.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, _NOTSENT_BYTES)
         self.socket = sock
         # What clients speak on its connections.
-        self.protocol: Protocol = protocol
+        self.protocol: ListenerProtocol = protocol
         # Whether other processes may accept on it, too.
         self.inherited = inherited
         self._path = path
@@ -216,7 +216,7 @@ def _did_you_mean(listener: ListenerConfig) -> str:
         meant = [f"unix:{address}"]
     elif is_url:
         rest = rest.rstrip("/")
-        meant = [f"{scheme}:{rest}" if scheme in get_args(Protocol) else rest]
+        meant = [f"{scheme}:{rest}" if scheme in get_args(ListenerProtocol) else rest]
     elif "::" in host:
         meant = [f"[{host.strip('[]')}]:{port}"]
     else:
@@ -311,7 +311,7 @@ def address_of(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host and host[0] != "[" else f"{host}:{port}"
 
 
-def url_of(sock: socket.socket, protocol: Protocol = "http") -> str:
+def url_of(sock: socket.socket, protocol: ListenerProtocol = "http") -> str:
     """Return the URL of a listening socket, as programs on this machine reach it.
 
     It is http://HOST:PORT or uwsgi://HOST:PORT; for a Unix socket unix:PATH or uwsgi:unix:PATH.
