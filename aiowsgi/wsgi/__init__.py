@@ -1,4 +1,4 @@
 """PEP 3333: the environ, ``start_response``, iteration, ``close()``. No asyncio, no sockets.
 
-Everything here runs on a pool thread, except for making the base environ of a server.
+Everything here runs on a pool thread. Only ``base_environ`` is called on the loop thread.
 """

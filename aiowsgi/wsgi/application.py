@@ -1,6 +1,6 @@
-"""Whether an object can be a WSGI application: the mistakes that can be told from its looks.
+"""Finds out whether an object can be a WSGI application, without calling it.
 
-Only what is certain is objected to: a decorator, a proxy or an extension in C may take anything.
+It objects only if it is certain: a decorator, a proxy or an extension in C may take any arguments.
 """
 
 import inspect
@@ -18,16 +18,17 @@ _MAX_DECORATORS = 20
 
 def describe(app: object) -> str:
     """Return a name by which a person finds the application: "module:qualified.name"."""
-    # An instance's own attributes are left alone, __class__ among them: they may be computed, and
-    # fail.
+    # The attributes of an instance are not read, not even __class__: they may be computed, and the
+    # computation may fail.
     found: Any = app if issubclass(type(app), type | FunctionType | MethodType) else type(app)
     return f"{found.__module__}:{found.__qualname__}{'' if found is app else ' instance'}"
 
 
 def objection(app: object, factory: str | None = None) -> str | None:
-    """Say why ``app`` is no WSGI application and what to do; None where it may be one.
+    """Return why ``app`` is no WSGI application and what to do; None if it may be one.
 
-    ``factory`` is what to write if it turns out to make one: "module:create_app()".
+    ``factory`` is what the user should write if ``app`` is a function that makes the application:
+    "module:create_app()".
     """
     call: Any = app
     bound: tuple[object, ...] = ()
@@ -38,9 +39,10 @@ def objection(app: object, factory: str | None = None) -> str | None:
     if _is_async(call):
         return ASYNC
     try:
-        # Not what a decorator says of the function inside: it may call that with other arguments.
+        # The signature of a decorator itself, not of the function inside: the decorator may call
+        # that with other arguments.
         signature = inspect.signature(call, follow_wrapped=False)
-    except (TypeError, ValueError):  # It tells nothing of itself.
+    except (TypeError, ValueError):  # It has no signature that can be read.
         return None
     if _fits(signature, *bound, None, None):
         return None
@@ -54,13 +56,13 @@ def objection(app: object, factory: str | None = None) -> str | None:
 
 
 def objection_to_factory(factory: object, application: str) -> str | None:
-    """Say why ``factory`` cannot be called without arguments; None where it may be.
+    """Return why ``factory`` cannot be called without arguments; None if it may be possible.
 
-    ``application`` is what to write if it turns out to be the application itself.
+    ``application`` is what the user should write if ``factory`` is the application itself.
     """
     try:
         signature = inspect.signature(factory, follow_wrapped=False)  # type: ignore[arg-type]
-    except (TypeError, ValueError):  # It tells nothing of itself.
+    except (TypeError, ValueError):  # It has no signature that can be read.
         return None
     if _fits(signature):
         return None
@@ -71,13 +73,17 @@ def objection_to_factory(factory: object, application: str) -> str | None:
 
 
 def objection_to_call(app: object, error: BaseException) -> str | None:
-    """Say the same where it only showed as it was called, through decorators. Raises nothing."""
+    """Return the same for an error that the call of ``app`` has raised. Raises nothing.
+
+    So a wrong function behind decorators is found, whose own signatures take any arguments.
+    """
     inner: Any = app
     for _ in range(_MAX_DECORATORS):
         if type(inner) is not FunctionType or not isinstance(error, TypeError):
             return None
         if str(error).startswith(f"{inner.__qualname__}() takes "):
-            # That of the innermost: a decorator mostly bears its name.
+            # A decorator usually has the same name as the function inside. So this may be either,
+            # and only an objection to this one counts.
             found = objection(inner, f"{describe(app)}()")
             if found is not None:
                 return found
@@ -87,7 +93,7 @@ def objection_to_call(app: object, error: BaseException) -> str | None:
 
 def _is_async(function: Any) -> bool:
     if isinstance(function, type):
-        # What calls its instances: an ASGI application, perhaps of the second version.
+        # A class whose instances are called with ``await``: an ASGI application, perhaps of ASGI 2.
         function = function.__call__
     return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
 

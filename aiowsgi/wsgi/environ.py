@@ -9,8 +9,8 @@ from .file_wrapper import FileWrapper
 
 Environ = dict[str, Any]
 
-# What ``build_environ`` sets for each request. It has its places from the beginning, for a dict
-# that is copied and grows then costs twice as much.
+# The keys that ``build_environ`` sets for each request. They are in the base environ already,
+# because a dict that grows after it was copied costs twice as much.
 _OF_EACH_REQUEST = (
     "REQUEST_METHOD",
     "PATH_INFO",
@@ -49,11 +49,11 @@ def base_environ(*, software: str, multithread: bool, multiprocess: bool) -> Env
 
 def _environ_key(name: bytes) -> str | None:
     """Return the key for a header field, or None where the application must not see the field."""
-    # Proxy would become HTTP_PROXY, which clients of other services obey (CVE-2016-5385).
+    # Proxy would become HTTP_PROXY, which HTTP clients take for a setting (CVE-2016-5385).
     if name == b"proxy":
         return None
     key = name.decode("ascii").upper().replace("-", "_")
-    # With underscores, where those are let in, a name is another one, whatever it looks like.
+    # Content_Type, if ``header_map`` lets it in, is another field than Content-Type.
     return key if name in (b"content-type", b"content-length") else f"HTTP_{key}"
 
 
@@ -66,8 +66,8 @@ def _section_environ(base: Environ, section: FieldSection) -> Environ:
     environ["SERVER_PROTOCOL"] = section.version
     repeated: dict[str, list[str]] = {}
     for name, value in section.fields:
-        # Only names of the usual length are worth remembering: clients choose them, and all of them
-        # take 64 KiB at most.
+        # Long names are not cached. Clients choose the names, and so all of them take 64 KiB at
+        # most.
         key = _known_key(name) if len(name) <= 64 else _environ_key(name)
         if key is None:
             continue
@@ -78,14 +78,14 @@ def _section_environ(base: Environ, section: FieldSection) -> Environ:
             repeated[key].append(text)
         else:
             repeated[key] = [environ[key], text]
-    # Joined once, so that many equal fields cost no more than their length (CVE-2025-14550).
+    # Joined in one step, so that many fields with one name take linear time (CVE-2025-14550).
     for key, values in repeated.items():
         # RFC 9110 §5.3 joins with commas; a cookie-string knows only "; " (RFC 6265 §4.2.1).
         environ[key] = ("; " if key == "HTTP_COOKIE" else ",").join(values)
     if section.content_length is not None:
-        # As a number is written: without leading zeros, of which int() takes only so many.
+        # Without leading zeros: int() refuses a number of very many digits.
         environ["CONTENT_LENGTH"] = str(section.content_length)
-    # The body is decoded already: an application that saw the field would decode it again.
+    # The body is decoded already. An application that sees the field might decode it again.
     environ.pop("HTTP_TRANSFER_ENCODING", None)
     return environ
 
@@ -107,21 +107,21 @@ def build_environ(
     section = head.section
     common = section.environ
     if common is None:
-        # Threads that do this at the same time make the same, each its own; it is put in its place
-        # when it is whole, and never changed there.
+        # Several threads may do this at the same time. Each makes an equal dict, and stores it when
+        # it is complete. After that it is never changed.
         common = section.environ = _section_environ(base, section)
     environ = common.copy()
     environ["REQUEST_METHOD"] = head.method
     path = head.path
     if "%" in path:
-        # Here, because it takes 370 KiB with what it imports, and many servers see no such path.
+        # Imported here: it takes 370 KiB with its own imports, and many servers get no such path.
         from urllib.parse import unquote_to_bytes
 
         path = unquote_to_bytes(path).decode("latin-1")
     environ["PATH_INFO"] = path
     environ["QUERY_STRING"] = head.query
     environ["REQUEST_URI"] = environ["RAW_URI"] = head.target
-    if head.host is not section.host:  # It is the target's.
+    if head.host is not section.host:  # It is from the target.
         environ["HTTP_HOST"] = head.host
     environ["SERVER_NAME"], environ["SERVER_PORT"] = server
     environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = client

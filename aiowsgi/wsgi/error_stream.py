@@ -1,7 +1,4 @@
-"""``wsgi.errors`` (PEP 3333, "environ Variables"): standard error, whatever has become of that.
-
-Called on pool threads.
-"""
+"""``wsgi.errors`` (PEP 3333, "environ Variables"): the current standard error. On pool threads."""
 
 import sys
 from collections.abc import Iterable
@@ -9,29 +6,29 @@ from typing import Any
 
 
 class ErrorStream:
-    """A text stream that writes to ``sys.stderr`` as it is at that moment.
+    """A text stream that writes to whatever ``sys.stderr`` is at the time of the call.
 
-    Standard error may be missing (frozen programs, ``pythonw``), be replaced or closed at any time,
-    and lose its reader. An application that reports an error must not fail because of that: what
-    cannot be written is dropped.
+    Standard error may be missing (frozen programs, ``pythonw``), may be replaced or closed at any
+    time, and its reader may end. An application that reports an error must not fail because of
+    that. So text that cannot be written is dropped.
     """
 
     def write(self, text: str) -> int:
-        """Write, if there is somebody to read."""
+        """Write text, or drop it if standard error takes none."""
         self._call("write", text)
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
-        """Write one after the other."""
+        """Write several texts."""
         for line in lines:
             self.write(line)
 
     def flush(self) -> None:
-        """Hand over what is buffered."""
+        """Flush the stream."""
         self._call("flush")
 
     def __getattr__(self, name: str) -> Any:
-        # encoding, isatty and whatever else a stream may have.
+        # encoding, isatty and all other attributes of a stream.
         return getattr(_standard_error(), name)
 
     def _call(self, method: str, *arguments: str) -> None:
@@ -40,7 +37,7 @@ class ErrorStream:
             if stream is not None:
                 getattr(stream, method)(*arguments)
         except OSError:
-            pass  # The reader is gone.
+            pass  # The reader has ended.
         except ValueError:
             if not getattr(stream, "closed", False):
                 raise
@@ -48,5 +45,5 @@ class ErrorStream:
 
 def _standard_error() -> Any:
     stream = sys.stderr
-    # Some set sys.stderr to wsgi.errors.
+    # Some applications set sys.stderr to wsgi.errors.
     return sys.__stderr__ if isinstance(stream, ErrorStream) else stream

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, Protocol, cast
 
-# Files as the operating system has them. What looks like one may decode or decrypt what it reads.
+# Types that read a file of the operating system as it is. Other file-like objects may decode or
+# decrypt what they read.
 _FILES = (io.BufferedReader, io.BufferedRandom, io.FileIO)
 
 
@@ -31,7 +32,7 @@ class FilePart:
         self.size = size
 
     def close(self) -> None:
-        """Close the descriptor. Idempotent; called by who owns the part."""
+        """Close the descriptor. Idempotent; called by the owner of the part."""
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1
@@ -48,7 +49,7 @@ class FileWrapper:
         self._block_size = block_size
 
     def __iter__(self) -> Iterator[bytes]:
-        # Itself, so that whoever closes what it iterates closes the file.
+        # The iterator is the object itself: code that closes the iterator closes the file.
         return self
 
     def __next__(self) -> bytes:
@@ -56,7 +57,8 @@ class FileWrapper:
             return block
         raise StopIteration
 
-    # Frameworks that answer a range look for these, and read everything before it without them.
+    # Frameworks that answer a range request look for these methods. Without them they would read
+    # all bytes before the range.
 
     def seekable(self) -> bool:
         """Return whether the file-like object has positions to go to."""
@@ -78,15 +80,17 @@ class FileWrapper:
             close()
 
     def part(self) -> FilePart | None:
-        """Return what is left of the file behind its position; None where it is no plain file."""
+        """Return the rest of the file from its position on; None if it is no regular file."""
         if not hasattr(os, "pread"):
-            return None  # Nobody could read it at an offset.
+            return None  # The system cannot read at an offset.
         read = self._filelike.read
-        # Whoever has a temporary file has imported it; for all others it would be a useless MiB.
+        # An application with a temporary file has imported this module. To import it here would
+        # take a MiB for nothing.
         tempfile = sys.modules.get("tempfile")
         if tempfile is not None and getattr(read, "__globals__", None) is vars(tempfile):
             read = getattr(read, "__wrapped__", read)
-        # The file that is read in the end: those of Django, and temporary ones, stand before one.
+        # The file that is read in the end. Files of Django and temporary files are objects in front
+        # of it, which pass its ``read`` on.
         file = getattr(read, "__self__", None)
         if type(file) not in _FILES:
             return None
@@ -100,14 +104,15 @@ class FileWrapper:
             offset = file.tell()
             status = os.fstat(raw.fileno())
             size = status.st_size - offset
-            # Some files that the system makes up claim to be empty, and are not when read.
+            # Some files of the system, such as those in /proc, report the size 0, and are not
+            # empty.
             if not stat.S_ISREG(status.st_mode) or size <= 0:
                 return None
-            # Some have less than they claim, and some cannot be read at all.
+            # Others have fewer bytes than they report, or cannot be read.
             if not os.pread(raw.fileno(), 1, status.st_size - 1):
                 return None
-            # Its own, because the application closes the file as soon as its part is done.
+            # A descriptor of its own, because the application may close the file before it is sent.
             return FilePart(os.dup(raw.fileno()), offset, size)
         except (OSError, ValueError):
-            # Closed, or not one that has a position. Reading it tells more.
+            # It is closed, or has no position. The caller reads it, which gives a better error.
             return None

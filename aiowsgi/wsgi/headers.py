@@ -1,4 +1,4 @@
-"""What an application gives to ``start_response``, held against PEP 3333 and RFC 9110."""
+"""Checks what an application passes to ``start_response`` by PEP 3333 and RFC 9110."""
 
 import logging
 import re
@@ -19,15 +19,15 @@ _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _NOT_IN_VALUE = re.compile(r"[^\t\x20-\x7e\x80-\xff]")
 _LENGTH = re.compile(r"[0-9]{1,18}")
 _LONGEST_NAME = 64
-# So much of what applications answer with is remembered: 2 MB at most, with what a field costs
-# beyond its characters.
+# The limits of the cache: how many heads, and how many bytes each. That is 2 MB at most. A field
+# takes _FIELD_SIZE bytes of memory besides its characters.
 _MOST = 512
 _LONGEST = 4096
 _FIELD_SIZE = 160
 
 
 def check_status(status: Any) -> str:
-    """Return the status, if it is one. Raise ApplicationError."""
+    """Return the status as a plain str. Raises ApplicationError if it is malformed."""
     if isinstance(status, bytes):
         raise ApplicationError(
             f"start_response got the status as bytes ({status!r}); decode it: .decode('latin-1')"
@@ -36,7 +36,8 @@ def check_status(status: Any) -> str:
         raise ApplicationError(
             f"start_response got {status!r} as status; write a str such as '200 OK'"
         )
-    # What is checked is what is sent: a subclass may format itself as something else.
+    # A subclass of str may format itself as another text. So the characters that are checked are
+    # the ones that are sent.
     text: str = str.__str__(status)
     if _STATUS.fullmatch(text) is None:
         raise ApplicationError(
@@ -46,15 +47,15 @@ def check_status(status: Any) -> str:
     return text
 
 
-# Fields that concern the connection alone, which is the server's (RFC 9110 §7.6.1): the response
-# means the same without them. Proxies and recipes for event streams set them.
+# Fields about the connection, which belongs to the server (RFC 9110 §7.6.1). The response means the
+# same without them, so they are left out. Some proxies, and examples for event streams, set them.
 _LEFT_TO_SERVER = frozenset({"connection", "keep-alive", "proxy-connection", "trailer"})
 
 
-# Twice where two threads come to it at once, which does no harm.
+# If two threads call it at the same time, the warning is logged twice, which does no harm.
 @cache
 def _warn_of(name: str) -> None:
-    """Say that a field is left to the server, once a process."""
+    """Warn, once in a process, that a field of the application is left out."""
     _log.warning(
         "The application sets the header %s, which is the server's and is left out; of such "
         "headers only 'Connection: close' has an effect. Remove it; this is said once",
@@ -62,7 +63,7 @@ def _warn_of(name: str) -> None:
     )
 
 
-def _connection(value: str) -> bool:
+def _asks_for_close(value: str) -> bool:
     """Return whether a Connection field asks for the end of the connection."""
     options = {option.strip(" \t").lower() for option in value.split(",")}
     if "upgrade" in options:
@@ -73,7 +74,7 @@ def _connection(value: str) -> bool:
 
 
 def _check_name(name: str) -> str:
-    """Return a sound field name in lower case."""
+    """Return a field name in lower case. Raises ApplicationError if it is not allowed."""
     if _NAME.fullmatch(name) is None:
         raise ApplicationError(f"the header name {name!r} is not a token (RFC 9110 §5.1)")
     lower = name.lower()
@@ -84,12 +85,13 @@ def _check_name(name: str) -> str:
     return lower
 
 
-# The few that are used are checked once each. Names are no secrets, and are not of one server.
+# An application uses few names, and each is checked once. All servers may share this cache, because
+# names are no secrets.
 _known_name = lru_cache(maxsize=1024)(_check_name)
 
 
 def check_fields(headers: Any) -> Fields:
-    """Return a copy of the header fields, if all are sound. Raise ApplicationError."""
+    """Return a copy of the header fields. Raises ApplicationError if one is malformed."""
     if not isinstance(headers, (list, tuple)):
         raise ApplicationError(
             f"start_response got the headers as {type(headers).__name__}; "
@@ -107,20 +109,20 @@ def _check_each(headers: tuple[Any, ...]) -> Fields:
         name, value = item
         if not (isinstance(name, str) and isinstance(value, str)):
             raise ApplicationError(_not_text(item))
-        # What is checked is what is sent: a subclass may format itself as something else.
+        # As in ``check_status``.
         name, value = str.__str__(name), str.__str__(value)
         lower = _known_name(name) if len(name) <= _LONGEST_NAME else _check_name(name)
-        # Plain text, which most values are, is recognised faster than it is searched.
+        # Most values are printable ASCII, and these two tests are faster than the search.
         if not (value.isascii() and value.isprintable()) and _NOT_IN_VALUE.search(value):
             raise ApplicationError(
                 f"the header {name!r} has the value {value!r}, which holds a line break, another "
                 "control character or a character outside latin-1; remove or encode it"
             )
         if lower in _LEFT_TO_SERVER:
-            if lower != "connection" or not _connection(value):
+            if lower != "connection" or not _asks_for_close(value):
                 _warn_of(lower)
                 continue
-            # As the server looks for it.
+            # The one spelling that the rest of the server looks for.
             value = "close"
         elif lower == "content-length":
             lengths += 1
@@ -133,9 +135,9 @@ def _check_each(headers: tuple[Any, ...]) -> Fields:
 
 
 class HeaderChecks:
-    """``check_status`` and ``check_fields`` for one server, which remembers what has passed them.
+    """Calls ``check_status`` and ``check_fields`` for one server, and caches what has passed.
 
-    Most applications answer with the same few, again and again. On any thread.
+    Most applications answer with the same few heads again and again. Used on any thread.
     """
 
     __slots__ = ("_cache", "_known")
@@ -145,17 +147,18 @@ class HeaderChecks:
         self._known = self._cache.known
 
     def check(self, status: Any, headers: Any) -> _Start:
-        """Return status and fields as they are sent, if all are sound. Raise ApplicationError."""
+        """Return status and fields as they are sent. Raises ApplicationError for malformed ones."""
         if type(headers) is not list:
             return check_status(status), check_fields(headers)
         given = tuple(headers)
         try:
             known = self._known.get((status, given))
-        except TypeError:  # Something in it has no hash, and is no tuple of str.
+        except TypeError:  # Something in it cannot be hashed, so it is not a tuple of str.
             known = None
         if known is not None:
             return known
-        # Plain text only is kept: who derives from it may hold more than its characters.
+        # The cache keeps plain str only. An object of a subclass may hold more memory than its
+        # text.
         text, fields = sound = check_status(status), _check_each(given)
         size = sum(len(name) + len(value) + _FIELD_SIZE for name, value in fields)
         self._cache.offer(sound, sound, len(text) + size)
@@ -163,7 +166,7 @@ class HeaderChecks:
 
 
 def _not_text(item: tuple[Any, Any]) -> str:
-    """Say what is wrong with a header that is not made of str."""
+    """Return what is wrong with a header that is not a pair of str."""
     if any(isinstance(part, bytes) for part in item):
         return f"the header {item!r} holds bytes; decode it: .decode()"
     culprit = next(part for part in item if not isinstance(part, str))

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, BinaryIO
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-# One look into the request body fetches up to this many bytes.
+# One read of the request body returns up to this many bytes.
 _BUFFER_SIZE = 1 << 16
 
 
 class _BodyReader(io.RawIOBase):
-    """The raw end of a streamed body; ``io.BufferedReader`` makes lines and sizes of it."""
+    """A streamed body as a raw file. ``io.BufferedReader`` adds lines and exact sizes."""
 
     def __init__(self, read: Callable[[int], bytes]) -> None:
         self._read = read
@@ -28,7 +28,7 @@ class _BodyReader(io.RawIOBase):
 
 
 class _StreamedInput(io.BufferedReader):
-    """A buffered reader with the manners of ``io.BytesIO`` where the two differ."""
+    """A buffered reader that takes the same arguments as ``io.BytesIO``."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         return super().read(-1 if size is None or size < 0 else size)
@@ -47,12 +47,12 @@ class _StreamedInput(io.BufferedReader):
 def streamed_input(read: Callable[[int], bytes]) -> BinaryIO:
     """Return the input of a request whose body is still arriving.
 
-    ``read(size)`` returns 1 to ``size`` bytes and none at the end of the body; it may block, and
-    what it raises comes out of every reading method.
+    ``read(size)`` returns 1 to ``size`` bytes, and none at the end of the body. It may block. Every
+    reading method passes its exceptions on.
     """
     return _StreamedInput(_BodyReader(read), _BUFFER_SIZE)
 
 
 def spooled_input(file: io.FileIO) -> BinaryIO:
-    """Return the input of a request whose whole body is in ``file``, which is at its beginning."""
+    """Return the input of a request whose body is in ``file``, positioned at its beginning."""
     return _StreamedInput(file, _BUFFER_SIZE)

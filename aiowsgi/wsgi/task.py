@@ -1,7 +1,7 @@
-"""One request as a pool thread runs it: the application's side of PEP 3333.
+"""One request as a pool thread runs it, by the rules of PEP 3333.
 
-The task calls the application, iterates what it returns and closes it. Where the bytes go is not
-its business: it talks to a ``Responder``.
+The task calls the application, iterates over the result and closes it. It gives the bytes to a
+``Responder``, and does not know where that sends them.
 """
 
 import inspect
@@ -19,7 +19,7 @@ from .headers import Fields, HeaderChecks
 
 _log = logging.getLogger("aiowsgi.error")
 _OWN_MODULES = __name__.removesuffix("task")
-# Each is an iterable of numbers, or of letters, and none is what PEP 3333 wants.
+# Iterables of numbers or letters, where PEP 3333 asks for an iterable of bytes objects.
 _NOT_CHUNKS = (str, bytes, bytearray, memoryview)
 
 
@@ -28,43 +28,44 @@ class Responder(Protocol):
 
     @property
     def abandoned(self) -> bool:
-        """Whether this is a forked child, and the request its parent's: nothing more is of use."""
+        """Whether this is a forked child, so that the request is the parent's and not answered."""
 
     def start(self, status: str, fields: Fields, length: int | None) -> None:
-        """Take the head; it travels with the first bytes of the body, or with the end.
+        """Take the head. It is sent with the first bytes of the body, or with the end.
 
-        ``length`` is that of the whole body in bytes, where it is known.
+        ``length`` is that of the whole body in bytes, if it is known.
         """
 
     def send(self, data: bytes) -> bool:
         """Take a piece of the body. May block. Raises ClientDisconnected.
 
-        Returns whether more is of use: a response to HEAD, or one that is longer than its
-        Content-Length, need not be produced any further.
+        Return whether more of the body is wanted. It is not in a response to HEAD, or beyond the
+        Content-Length.
         """
 
     def check(self) -> bool:
-        """Return whether anything more is of use. Does not block. Raises ClientDisconnected."""
+        """Return whether more of the body is wanted. Does not block. Raises ClientDisconnected."""
 
     def finish(self, data: bytes) -> None:
-        """Take the last piece of the body, which may be empty. May block, and raise the same."""
+        """Take the last piece of the body, perhaps empty. May block. Raises ClientDisconnected."""
 
     def finish_with(self, part: FilePart) -> None:
-        """Take a file as the whole body, and own it. May raise the same."""
+        """Take a file as the whole body, and own it. Raises ClientDisconnected."""
 
     def abort(self) -> None:
-        """Give the response up, so that what was sent cannot look complete."""
+        """Give up the response, so that the client cannot take what was sent for all of it."""
 
 
 def _comes_from_disconnect(error: BaseException) -> bool:
     """Return whether the application failed because its client had gone.
 
-    Only the disconnect itself says so, and what was raised from it. Another exception that came up
-    while the application handled it (``__context__``) is a mistake in how it does that.
+    That is so if the error is a ClientDisconnected, or was raised from one. An error that was
+    raised while the application handled a ClientDisconnected (``__context__``) is a mistake in the
+    handler.
     """
     seen: set[int] = set()
     cause: BaseException | None = error
-    while cause is not None and id(cause) not in seen:  # Causes may run in a circle.
+    while cause is not None and id(cause) not in seen:  # The causes may form a circle.
         if isinstance(cause, ClientDisconnected):
             return True
         seen.add(id(cause))
@@ -72,8 +73,8 @@ def _comes_from_disconnect(error: BaseException) -> bool:
     return False
 
 
-def _place(app: object, error: BaseException) -> str:
-    """Return the line of the application that led to an error, or where the application begins."""
+def _location(app: object, error: BaseException) -> str:
+    """Return the line of the application that led to an error, or where its function begins."""
     for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
         if not str(frame.f_globals.get("__name__")).startswith(_OWN_MODULES):
             return f' (File "{frame.f_code.co_filename}", line {line})'
@@ -85,8 +86,9 @@ def _place(app: object, error: BaseException) -> str:
 class Task:
     """Runs the application for one request.
 
-    Arguments: the application, its environ, where the response goes, what checks its head, and a
-    description of the request for the error log ("GET /path [id]").
+    Arguments: the application; its environ; the responder, which sends the response; ``checks`` for
+    its status and header fields; ``request()`` returns a description of the request for the error
+    log ("GET /path [id]").
     """
 
     __slots__ = (
@@ -116,13 +118,13 @@ class Task:
         self._request = request
         self._status: str | None = None
         self._fields: Fields = ()
-        # Whether the head was handed to the responder, from where it cannot be taken back.
+        # Whether the responder has the head. From then on it cannot be replaced.
         self._committed = False
 
     def run(self) -> None:
-        """Call the application and send what it answers.
+        """Call the application and send its response.
 
-        Raises nothing, but in a forked child whatever it is that the application has left it with.
+        Raises nothing, except in a forked child: there it raises whatever the application raises.
         """
         result: Any = None
         try:
@@ -130,16 +132,18 @@ class Task:
             self._send_all(result)
         except BaseException as error:
             if self._responder.abandoned:
-                # To be closed by the parent: a connection to a database, say, is shared with it.
+                # Only the parent closes the result, which may share, for example, a connection to a
+                # database with this process.
                 result = None
                 raise
-            self._fail(error)  # Also SystemExit: it ends this request only.
+            self._fail(error)  # Even SystemExit ends this request only.
         finally:
             self._close(result)
 
     def _send_all(self, result: Any) -> None:
-        # What is checked is what is joined: a class derived from these may iterate over something
-        # else than it holds, and goes the way of all iterables.
+        # The fast way, for exactly these types. A class derived from them may iterate over other
+        # items than it contains: then the items that are checked here would not be those that are
+        # joined.
         if type(result) in (list, tuple) and not self._committed:
             for chunk in result:
                 if not isinstance(chunk, bytes):
@@ -148,7 +152,7 @@ class Task:
             self._commit(len(body))
             self._responder.finish(body)
             return
-        # Not a subclass, which may have reasons of its own to be iterated.
+        # Not for a subclass: it may override the methods that iteration uses.
         if type(result) is FileWrapper and self._send_file(result):
             return
         iterable = hasattr(result, "__iter__") or hasattr(result, "__getitem__")
@@ -160,18 +164,18 @@ class Task:
             if not isinstance(chunk, bytes):
                 raise ApplicationError(_wrong_chunk(chunk, "yielded"))
             # An empty chunk says that the application is not ready yet (PEP 3333, "Middleware
-            # Handling of Block Boundaries"): the head waits with it.
+            # Handling of Block Boundaries"). So the head is not sent yet either.
             if chunk:
                 self._commit(None)
             if not (self._responder.send(chunk) if chunk else self._responder.check()):
                 break
         if not self._committed:
-            # Nothing was sent, so that the body is known after all: it is empty.
+            # Nothing was sent, so the body is empty and its length known.
             self._commit(0)
         self._responder.finish(b"")
 
     def _send_file(self, wrapper: FileWrapper) -> bool:
-        """Hand a file over, if it is one. Return False where it has to be read."""
+        """Hand the file to the responder. Return False if it has to be read instead."""
         if self._committed or (part := wrapper.part()) is None:
             return False
         try:
@@ -182,13 +186,13 @@ class Task:
         self._responder.finish_with(part)
         return True
 
-    # What an application passes may be anything, and an annotation that says more is enforced where
-    # this is compiled, with a message of its own.
+    # The arguments are annotated with Any: an application may pass anything, and compiled code
+    # checks annotations, and would raise a TypeError without our explanation.
 
     def _start_response(
         self, status: Any, headers: Any, exc_info: Any = None
     ) -> Callable[[bytes], object]:
-        """Be the ``start_response`` of PEP 3333."""
+        """Take status and header fields: the ``start_response`` of PEP 3333."""
         if exc_info is not None and (not isinstance(exc_info, tuple) or len(exc_info) != 3):
             raise ApplicationError(
                 f"start_response got {_short(exc_info)} as exc_info; pass sys.exc_info()"
@@ -198,7 +202,7 @@ class Task:
                 if self._committed:
                     raise exc_info[1].with_traceback(exc_info[2])
             finally:
-                exc_info = None  # Break the circle of frame and traceback.
+                exc_info = None  # The traceback refers to this frame: not also the other way.
         elif self._status is not None:
             raise ApplicationError(
                 "it called start_response twice; only an error handler may, with exc_info"
@@ -207,7 +211,7 @@ class Task:
         return self._write
 
     def _write(self, data: Any) -> None:
-        """Be the ``write`` callable of PEP 3333."""
+        """Send a piece of the body: the ``write`` callable of PEP 3333."""
         if not isinstance(data, bytes):
             raise ApplicationError(_wrong_chunk(data, "wrote"))
         if data:
@@ -215,6 +219,7 @@ class Task:
             self._responder.send(data)
 
     def _commit(self, length: int | None) -> None:
+        """Give the head to the responder, unless that was done before."""
         if self._committed:
             return
         if self._status is None:
@@ -226,6 +231,7 @@ class Task:
         self._responder.start(self._status, self._fields, length)
 
     def _fail(self, error: BaseException) -> None:
+        """Log an error of the application, and answer with a 500 if the head was not sent."""
         if _comes_from_disconnect(error):
             _log.debug("The client went away during %s: %s", self._request(), error)
             self._responder.abort()
@@ -236,7 +242,7 @@ class Task:
                 describe(self._app),
                 self._request(),
                 error,
-                _place(self._app, error),
+                _location(self._app, error),
             )
         else:
             hint = objection_to_call(self._app, error)
@@ -261,9 +267,9 @@ class Task:
             self._responder.abort()
 
     def _close(self, result: Any) -> None:
-        """Close the iterable, whatever happened (PEP 3333, "Specification Details")."""
+        """Close the iterable, also after an error (PEP 3333, "Specification Details")."""
         if type(result) is list:
-            return  # As most results are, and has nothing to close: not even to be looked for.
+            return  # Most results are lists, which have no ``close``. This saves the look-up.
         try:
             close = getattr(result, "close", None)
             if close is not None:
@@ -271,7 +277,7 @@ class Task:
         except BaseException as error:
             if self._responder.abandoned:
                 raise
-            # The response is out; nobody else can tell.
+            # The response was sent already, so the error can only be logged.
             if _comes_from_disconnect(error):
                 _log.debug("The client went away during %s: %s", self._request(), error)
                 return
@@ -284,7 +290,7 @@ class Task:
 
 
 def _wrong_chunk(chunk: Any, verb: str) -> str:
-    """Say what is wrong with a piece of a response that is not bytes."""
+    """Return what is wrong with a piece of a response that is not bytes."""
     if isinstance(chunk, str):
         fix = "encode it: .encode()"
     elif isinstance(chunk, bytearray | memoryview):
@@ -300,7 +306,7 @@ def _short(value: object) -> str:
 
 
 def _wrong_result(result: object) -> str:
-    """Say what is wrong with a result that is no iterable of bytes, and what to write instead."""
+    """Return what is wrong with a result that is no iterable of bytes, and how to mend it."""
     if isinstance(result, str):
         return f"it returned str ({_short(result)}); encode it: return [text.encode()]"
     if isinstance(result, bytearray | memoryview):
