@@ -1,7 +1,9 @@
 """Fixtures that every test file may use."""
 
 import contextlib
+import os
 import re
+import tempfile
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -31,6 +33,14 @@ settings.load_profile("aiowsgi")
 
 # What ``repr`` shows of most objects.
 _ADDRESS = re.compile(r"\bat 0x[0-9a-f]+>")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Compile the package once, and not again in each of the processes that tests start."""
+    if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
+        folder = tempfile.TemporaryDirectory(prefix="bytecode-")
+        config.add_cleanup(folder.cleanup)
+        os.environ["PYTHONPYCACHEPREFIX"] = folder.name
 
 
 def pytest_report_header() -> str:
