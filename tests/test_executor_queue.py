@@ -13,6 +13,7 @@ from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecu
 from typing import Any
 
 import pytest
+from thread_waits import StillClock
 
 from aiowsgi.bridge.pool import executor_queue as executor_queue_module
 from aiowsgi.bridge.pool.executor_queue import ExecutorQueue
@@ -62,20 +63,10 @@ class ByHand(Executor):
         future.set_result(call())
 
 
-class Clock:
-    """Stands in for the module ``time``; it stands still unless it is moved."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+def clock(monkeypatch: pytest.MonkeyPatch) -> StillClock:
     """The clock of the pools of the test."""
-    clock = Clock()
+    clock = StillClock()
     monkeypatch.setattr(executor_queue_module, "time", clock)
     return clock
 
@@ -235,7 +226,7 @@ class TestTelling:
     """Who asks what the pool is doing."""
 
     def test_a_job_tells_which_thread_runs_it_and_since_when(
-        self, by_hand: ByHand, clock: Clock
+        self, by_hand: ByHand, clock: StillClock
     ) -> None:
         pool = ExecutorQueue(by_hand, queue_size=1)
         seen: list[object] = []

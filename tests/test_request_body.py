@@ -1,15 +1,9 @@
-"""The request body between two threads, and ``wsgi.input`` on top of it. In memory.
-
-A reader is known to be blocked when it has entered the wait of its condition: that is reported
-while the lock is held, so whoever is told and then takes the lock comes after it.
-"""
+"""The request body between two threads, and ``wsgi.input`` on top of it. In memory."""
 
 import io
 import queue
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from types import SimpleNamespace
 from typing import Any, BinaryIO
 
 import pytest
@@ -23,29 +17,23 @@ from hypothesis.stateful import (
     precondition,
     rule,
 )
+from thread_waits import (
+    TIMEOUT,
+    Counter,
+    Refusing,
+    StillClock,
+    ThreadSlots,
+    WouldWait,
+    in_thread,
+    use_condition,
+    watch,
+)
 
 from aiowsgi.bridge import body as body_module
 from aiowsgi.bridge.body import RequestBody
 from aiowsgi.bridge.budget import SMALL, Budget
 from aiowsgi.errors import ClientDisconnected, RequestBodyError
 from aiowsgi.wsgi.input import streamed_input
-
-# Fail-safe only: no wait of these tests is meant to last.
-TIMEOUT = 20.0
-
-
-class ThreadSlots:
-    """Counts the calls of both methods."""
-
-    def __init__(self) -> None:
-        self.released = 0
-        self.reclaimed = 0
-
-    def release_slot(self) -> None:
-        self.released += 1
-
-    def reclaim_slot(self) -> None:
-        self.reclaimed += 1
 
 
 def make_body(
@@ -65,92 +53,29 @@ def make_body(
     )
 
 
-class Counter:
-    """A callable that counts its calls."""
-
-    def __init__(self) -> None:
-        self.calls = 0
-
-    def __call__(self) -> None:
-        self.calls += 1
-
-
 def no_demand() -> None:
     pass
-
-
-def in_thread(call: Callable[[], Any]) -> Future[Any]:
-    """Run ``call`` on a thread of its own."""
-    future: Future[Any] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(call())
-        except BaseException as error:  # noqa: BLE001 - whoever waits gets it
-            future.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    return future
-
-
-def use_condition(monkeypatch: pytest.MonkeyPatch, condition: type[threading.Condition]) -> None:
-    """Let readers wait on conditions of that type."""
-    threads = SimpleNamespace(Lock=threading.Lock, Condition=condition)
-    monkeypatch.setattr(body_module, "threading", threads)
-
-
-def watch(monkeypatch: pytest.MonkeyPatch, *, short: float) -> queue.SimpleQueue[None]:
-    """Return a queue with an item for every time that a reader has begun to wait.
-
-    A wait is a long one behind ``short`` seconds. With none, the first part of a wait is over at
-    once and not reported: only long ones are.
-    """
-    entered: queue.SimpleQueue[None] = queue.SimpleQueue()
-
-    class Watched(threading.Condition):
-        def wait(self, timeout: float | None = None) -> bool:
-            if timeout != 0:
-                entered.put(None)
-            return super().wait(TIMEOUT if timeout is None else timeout)
-
-    monkeypatch.setattr(body_module, "SHORT_WAIT", short)
-    use_condition(monkeypatch, Watched)
-    return entered
 
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> Iterator[queue.SimpleQueue[None]]:
     """One item for every time that a reader has begun to wait; no wait is a long one."""
-    yield (entered := watch(monkeypatch, short=TIMEOUT))
+    yield (entered := watch(monkeypatch, body_module, short=TIMEOUT))
     assert entered.empty(), "a wait that the test did not expect"
 
 
 @pytest.fixture
 def long_waits(monkeypatch: pytest.MonkeyPatch) -> Iterator[queue.SimpleQueue[None]]:
     """One item for every time that a reader has begun to wait; every wait is a long one."""
-    yield (entered := watch(monkeypatch, short=0))
+    yield (entered := watch(monkeypatch, body_module, short=0))
     assert entered.empty(), "a wait that the test did not expect"
 
 
-class Clock:
-    """Stands in for the module ``time``; it stands still unless it is moved."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
-class WouldWait(Exception):
-    """Raised instead of waiting."""
-
-
-class Refusing(threading.Condition):
-    """A condition that nobody can wait for."""
-
-    def wait(self, timeout: float | None = None) -> bool:
-        raise WouldWait
+def blocked_read(body: RequestBody, waits: queue.SimpleQueue[None]) -> Future[Any]:
+    """Read ten bytes on a thread of its own, and return when that thread has begun to wait."""
+    result = in_thread(lambda: body.read(10))
+    waits.get(timeout=TIMEOUT)
+    return result
 
 
 class TestReading:
@@ -180,8 +105,7 @@ class TestReading:
 
     def test_feeding_nothing_is_not_the_end(self, waits: queue.SimpleQueue[None]) -> None:
         body = make_body(no_demand, high_water=100)
-        result = in_thread(lambda: body.read(10))
-        waits.get(timeout=TIMEOUT)
+        result = blocked_read(body, waits)
         body.feed(b"")
         waits.get(timeout=TIMEOUT)  # It woke, found nothing, and waits again.
         assert not result.done()
@@ -201,8 +125,7 @@ class TestBlockedReader:
         self, waits: queue.SimpleQueue[None]
     ) -> Iterator[tuple[RequestBody, Future[bytes]]]:
         body = make_body(no_demand, high_water=100)
-        result = in_thread(lambda: body.read(10))
-        waits.get(timeout=TIMEOUT)
+        result = blocked_read(body, waits)
         assert not result.done()
         yield body, result
         body.finish()
@@ -296,8 +219,7 @@ class TestDemand:
         on_demand = Counter()
         body = make_body(on_demand, high_water=100)
         for data in (b"a", b"b"):
-            result = in_thread(lambda: body.read(10))
-            waits.get(timeout=TIMEOUT)
+            result = blocked_read(body, waits)
             assert on_demand.calls == 1
             body.feed(data)
             assert result.result(TIMEOUT) == data
@@ -469,8 +391,7 @@ class TestPlaces:
     def test_are_not_left_for_a_short_wait(self, waits: queue.SimpleQueue[None]) -> None:
         slots = ThreadSlots()
         body = make_body(no_demand, high_water=100, slots=slots)
-        result = in_thread(lambda: body.read(10))
-        waits.get(timeout=TIMEOUT)
+        result = blocked_read(body, waits)
         assert body.waiting
         body.feed(b"x")
         assert result.result(TIMEOUT) == b"x"
@@ -483,8 +404,7 @@ class TestPlaces:
     ) -> None:
         slots = ThreadSlots()
         body = make_body(no_demand, high_water=100, slots=slots)
-        result = in_thread(lambda: body.read(10))
-        long_waits.get(timeout=TIMEOUT)
+        result = blocked_read(body, long_waits)
         assert body.waiting
         assert (slots.released, slots.reclaimed) == (1, 0)
         if end == "feed":
@@ -516,12 +436,11 @@ class TestPlaces:
         self, waits: queue.SimpleQueue[None], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         # A client that sends byte after byte is no faster for it.
-        monkeypatch.setattr(body_module, "time", clock := Clock())
+        monkeypatch.setattr(body_module, "time", clock := StillClock())
         slots = ThreadSlots()
         body = make_body(no_demand, high_water=100, slots=slots)
         for left in (0, 0, 1, 2):
-            result = in_thread(lambda: body.read(10))
-            waits.get(timeout=TIMEOUT)
+            result = blocked_read(body, waits)
             assert (slots.released, slots.reclaimed) == (left, max(left - 1, 0))
             clock.now += TIMEOUT / 2  # Half of what is a short wait here.
             body.feed(b"x")
@@ -532,8 +451,7 @@ class TestPlaces:
         slots = ThreadSlots()
         body = make_body(no_demand, high_water=100, slots=slots)
         for number in range(1, 4):
-            result = in_thread(lambda: body.read(10))
-            long_waits.get(timeout=TIMEOUT)
+            result = blocked_read(body, long_waits)
             assert (slots.released, slots.reclaimed) == (number, number - 1)
             body.feed(b"x")
             assert result.result(TIMEOUT) == b"x"
@@ -550,7 +468,7 @@ class BodyMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.patch = pytest.MonkeyPatch()
-        use_condition(self.patch, Refusing)
+        use_condition(self.patch, body_module, Refusing)
         self.fed = self.left = 0
         self.finished = self.cut = self.returned = False
 

@@ -1,15 +1,9 @@
-"""The response between two threads: a queue bounded in bytes. In memory.
-
-A writer is known to be blocked when it has entered the wait of its condition: that is reported
-while the lock is held, so whoever is told and then takes the lock comes after it.
-"""
+"""The response between two threads: a queue bounded in bytes. In memory."""
 
 import itertools
 import queue
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,32 +17,24 @@ from hypothesis.stateful import (
     precondition,
     rule,
 )
+from thread_waits import (
+    TIMEOUT,
+    Counter,
+    Refusing,
+    ThreadSlots,
+    WouldWait,
+    in_thread,
+    use_condition,
+    watch,
+)
 
 from aiowsgi.bridge import response as response_module
 from aiowsgi.bridge.budget import SMALL, Budget
 from aiowsgi.bridge.response import _FLOOR, _PIECE, Progress, ResponseWriter
 from aiowsgi.errors import ApplicationError, ClientDisconnected, ServerStopped
 
-# Fail-safe only: no wait of these tests is meant to last.
-TIMEOUT = 20.0
-
-
 # More than is ever queued here.
 ALL = 1 << 30
-
-
-class ThreadSlots:
-    """Counts the calls of both methods."""
-
-    def __init__(self) -> None:
-        self.released = 0
-        self.reclaimed = 0
-
-    def release_slot(self) -> None:
-        self.released += 1
-
-    def reclaim_slot(self) -> None:
-        self.reclaimed += 1
 
 
 def make_writer(
@@ -66,92 +52,41 @@ def make_writer(
     )
 
 
-class Counter:
-    """A callable that counts its calls."""
-
-    def __init__(self) -> None:
-        self.calls = 0
-
-    def __call__(self) -> None:
-        self.calls += 1
-
-
-def in_thread(call: Callable[[], Any]) -> Future[Any]:
-    """Run ``call`` on a thread of its own."""
-    future: Future[Any] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(call())
-        except BaseException as error:  # noqa: BLE001 - whoever waits gets it
-            future.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    return future
-
-
 def take(writer: ResponseWriter) -> tuple[bytes, Progress]:
     pieces, progress = writer.take(ALL)
     return b"".join(pieces), progress
 
 
-def use_condition(monkeypatch: pytest.MonkeyPatch, condition: type[threading.Condition]) -> None:
-    """Let writers wait on conditions of that type."""
-    threads = SimpleNamespace(Lock=threading.Lock, Condition=condition)
-    monkeypatch.setattr(response_module, "threading", threads)
-
-
-def watch(monkeypatch: pytest.MonkeyPatch, *, short: float) -> queue.SimpleQueue[None]:
-    """Return a queue with an item for every time that a writer has begun to wait.
-
-    A wait is a long one behind ``short`` seconds. With none, the first part of a wait is over at
-    once and not reported: only long ones are.
-    """
-    entered: queue.SimpleQueue[None] = queue.SimpleQueue()
-
-    class Watched(threading.Condition):
-        def wait(self, timeout: float | None = None) -> bool:
-            if timeout != 0:
-                entered.put(None)
-            return super().wait(TIMEOUT if timeout is None else timeout)
-
-    monkeypatch.setattr(response_module, "SHORT_WAIT", short)
-    use_condition(monkeypatch, Watched)
-    return entered
-
-
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> queue.SimpleQueue[None]:
     """One item for every time that a writer has begun to wait; no wait is a long one."""
-    return watch(monkeypatch, short=TIMEOUT)
+    return watch(monkeypatch, response_module, short=TIMEOUT)
 
 
 @pytest.fixture
 def long_waits(monkeypatch: pytest.MonkeyPatch) -> queue.SimpleQueue[None]:
     """One item for every time that a writer has begun to wait; every wait is a long one."""
-    return watch(monkeypatch, short=0)
-
-
-class WouldWait(Exception):
-    """Raised instead of waiting."""
-
-
-class Refusing(threading.Condition):
-    """A condition that nobody can wait for."""
-
-    def wait(self, timeout: float | None = None) -> bool:
-        raise WouldWait
+    return watch(monkeypatch, response_module, short=0)
 
 
 @pytest.fixture
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever would wait raises WouldWait instead."""
-    use_condition(monkeypatch, Refusing)
+    use_condition(monkeypatch, response_module, Refusing)
 
 
 @pytest.fixture
 def wake() -> Counter:
     return Counter()
+
+
+def blocked_write(
+    writer: ResponseWriter, pieces: list[bytes], waits: queue.SimpleQueue[None]
+) -> Future[Any]:
+    """Write on a thread of its own, and return when that thread has begun to wait."""
+    result = in_thread(lambda: writer.write(pieces))
+    waits.get(timeout=TIMEOUT)
+    return result
 
 
 class TestTaking:
@@ -242,8 +177,7 @@ class TestTakingALittle:
     ) -> None:
         writer = make_writer(wake, high_water=8)
         writer.write([b"0123", b"4567"])
-        result = in_thread(lambda: writer.write([b"89ab"]))
-        waits.get(timeout=TIMEOUT)
+        result = blocked_write(writer, [b"89ab"], waits)
         assert writer.take(4) == ([b"0123"], Progress.LEFT)
         result.result(TIMEOUT)
         assert take(writer) == (b"456789ab", Progress.OPEN)
@@ -361,8 +295,7 @@ class TestBackPressure:
         writer = make_writer(wake, high_water=10)
         writer.write([bytes(9)])
         writer.write([b"x"])  # Below high water there is room for a whole piece.
-        result = in_thread(lambda: writer.write([b"next"]))
-        waits.get(timeout=TIMEOUT)
+        result = blocked_write(writer, [b"next"], waits)
         assert not result.done()
         assert wake.calls == 1
         assert take(writer) == (bytes(9) + b"x", Progress.OPEN)
@@ -402,8 +335,7 @@ class TestDisconnecting:
     ) -> None:
         writer = make_writer(wake, high_water=4)
         writer.write([b"0123"])
-        result = in_thread(lambda: writer.write([b"next"]))
-        waits.get(timeout=TIMEOUT)
+        result = blocked_write(writer, [b"next"], waits)
         writer.disconnect(ServerStopped("the server stopped"))
         with pytest.raises(ServerStopped, match="the server stopped"):
             result.result(TIMEOUT)
@@ -585,8 +517,7 @@ class TestBudget:
         writer = make_writer(wake, high_water=ALL, budget=budget)
         writer.write([bytes(_FLOOR)])
         budget.hold(0, _PIECE)
-        result = in_thread(lambda: writer.write([b"next"]))
-        waits.get(timeout=TIMEOUT)
+        result = blocked_write(writer, [b"next"], waits)
         assert take(writer) == (bytes(_FLOOR), Progress.OPEN)
         result.result(TIMEOUT)
         assert take(writer) == (b"next", Progress.OPEN)
@@ -610,8 +541,7 @@ class TestPlaces:
         slots = ThreadSlots()
         writer = make_writer(wake, high_water=4, slots=slots)
         writer.write([b"0123"])
-        result = in_thread(lambda: writer.write([b"x"]))
-        waits.get(timeout=TIMEOUT)
+        result = blocked_write(writer, [b"x"], waits)
         assert writer.waiting
         take(writer)
         result.result(TIMEOUT)
@@ -624,8 +554,7 @@ class TestPlaces:
         slots = ThreadSlots()
         writer = make_writer(wake, high_water=4, slots=slots)
         writer.write([b"0123"])
-        result = in_thread(lambda: writer.write([b"x"]))
-        long_waits.get(timeout=TIMEOUT)
+        result = blocked_write(writer, [b"x"], long_waits)
         assert writer.waiting
         assert (slots.released, slots.reclaimed) == (1, 0)
         take(writer)
@@ -669,8 +598,7 @@ class TestPlaces:
         slots = ThreadSlots()
         writer = make_writer(wake, high_water=4, slots=slots)
         writer.write([b"0123"])
-        result = in_thread(lambda: writer.write([b"x"]))
-        long_waits.get(timeout=TIMEOUT)
+        result = blocked_write(writer, [b"x"], long_waits)
         writer.disconnect(ClientDisconnected("gone"))
         with pytest.raises(ClientDisconnected):
             result.result(TIMEOUT)
@@ -863,7 +791,7 @@ class WriterMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.patch = pytest.MonkeyPatch()
-        use_condition(self.patch, Refusing)
+        use_condition(self.patch, response_module, Refusing)
         self.queued: list[int] = []
         self.progress = Progress.OPEN
         self.gone = False

@@ -5,6 +5,7 @@ a job is awaited through the pool's lock, which is replaced by one that tells wh
 """
 
 import asyncio
+import functools
 import gc
 import logging
 import queue
@@ -36,6 +37,7 @@ from hypothesis.stateful import (
     precondition,
     rule,
 )
+from thread_waits import StillClock
 
 from aiowsgi.bridge.locks import make_lock
 from aiowsgi.bridge.pool import job_pool as pool_module
@@ -211,20 +213,10 @@ def start_fails(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
     return set_fails
 
 
-class Clock:
-    """Stands in for the module ``time``; it stands still unless it is moved."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+def clock(monkeypatch: pytest.MonkeyPatch) -> StillClock:
     """The clock of the pools that are made in the test."""
-    clock = Clock()
+    clock = StillClock()
     monkeypatch.setattr(pool_module, "time", clock)
     monkeypatch.setattr(threads_module, "time", clock)
     return clock
@@ -1174,7 +1166,7 @@ class TestTelling:
     """Who asks what the pool is doing."""
 
     def test_a_job_tells_which_thread_runs_it_and_since_when(
-        self, make: MakePool, clock: Clock
+        self, make: MakePool, clock: StillClock
     ) -> None:
         watched = make(1)
         running, first = watched.start()
@@ -1202,7 +1194,7 @@ class TestTelling:
         assert handle.started() is None
 
     def test_the_pool_tells_which_threads_run_jobs_wherever_they_are(
-        self, make: MakePool, clock: Clock
+        self, make: MakePool, clock: StillClock
     ) -> None:
         watched = make(2, spare_threads=1, max_lost_threads=1)
         assert watched.pool.running() == []
@@ -1234,51 +1226,55 @@ class TestTelling:
         assert [one.thread for one in watched.pool.running()] == [second.thread]
 
 
+def start_three(watched: Watched, ran: list[str], clock: StillClock, *, seconds: float) -> None:
+    """Queue three jobs that note their names, a, b and c, with that time behind each."""
+    for name in "abc":
+        watched.pool.start(functools.partial(ran.append, name))
+        clock.now += seconds
+
+
 class TestOrder:
     """Once the oldest job has waited for too long, the newest still have a chance to be in time."""
 
-    def test_is_that_of_the_queue_while_it_is_short(self, make: MakePool, clock: Clock) -> None:
-        watched, ran = make(1, queue_target=10.0), []
+    def test_is_that_of_the_queue_while_it_is_short(
+        self, make: MakePool, clock: StillClock
+    ) -> None:
+        watched, ran = make(1, queue_target=10.0), list[str]()
         (blocker,) = watched.busy()
-        for name in "abc":
-            watched.pool.start(lambda name=name: ran.append(name))  # type: ignore[misc]
-            clock.now += 3
+        start_three(watched, ran, clock, seconds=3)
         clock.now += 1  # The oldest has waited for 10 seconds, and no longer.
         blocker.end()
         watched.settle()
         assert ran == ["a", "b", "c"]
 
     def test_is_reversed_once_the_oldest_has_waited_for_too_long(
-        self, make: MakePool, clock: Clock
+        self, make: MakePool, clock: StillClock
     ) -> None:
-        watched, ran = make(1, queue_target=10.0), []
+        watched, ran = make(1, queue_target=10.0), list[str]()
         (blocker,) = watched.busy()
-        for name in "abc":
-            watched.pool.start(lambda name=name: ran.append(name))  # type: ignore[misc]
-            clock.now += 3
+        start_three(watched, ran, clock, seconds=3)
         clock.now += 1.001
         blocker.end()
         watched.settle()
         assert ran == ["c", "b", "a"]
 
     def test_is_that_of_the_queue_again_when_the_old_ones_are_gone(
-        self, make: MakePool, clock: Clock
+        self, make: MakePool, clock: StillClock
     ) -> None:
-        watched, ran = make(1, queue_target=10.0), []
+        watched, ran = make(1, queue_target=10.0), list[str]()
         (blocker,) = watched.busy()
         old = watched.pool.start(lambda: ran.append("old"))
         clock.now += 11
-        for name in "abc":
-            watched.pool.start(lambda name=name: ran.append(name))  # type: ignore[misc]
+        start_three(watched, ran, clock, seconds=0)
         assert old.cancel()
         blocker.end()
         watched.settle()
         assert ran == ["a", "b", "c"]
 
     def test_the_old_ones_are_run_when_there_is_time_again(
-        self, make: MakePool, clock: Clock
+        self, make: MakePool, clock: StillClock
     ) -> None:
-        watched, ran = make(1, queue_target=10.0), []
+        watched, ran = make(1, queue_target=10.0), list[str]()
         (blocker,) = watched.busy()
         watched.pool.start(lambda: ran.append("old"))
         clock.now += 11
@@ -1292,13 +1288,11 @@ class TestOrder:
         assert ran == ["new", "old"]
 
     def test_is_that_of_the_queue_for_ever_where_there_is_no_target(
-        self, make: MakePool, clock: Clock
+        self, make: MakePool, clock: StillClock
     ) -> None:
-        watched, ran = make(1), []
+        watched, ran = make(1), list[str]()
         (blocker,) = watched.busy()
-        for name in "abc":
-            watched.pool.start(lambda name=name: ran.append(name))  # type: ignore[misc]
-            clock.now += 1e9
+        start_three(watched, ran, clock, seconds=1e9)
         blocker.end()
         watched.settle()
         assert ran == ["a", "b", "c"]
