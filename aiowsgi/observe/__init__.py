@@ -1,1 +1,1 @@
-"""What can be seen of a running server: the access log. Knows data only."""
+"""What people see of a running server: logs, warnings, and what it is doing now. Data only."""

@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 from .loggers import access_log
 
-# Nobody answered: the client was gone. The number that nginx made customary.
+# The status for a request whose client went away before it was answered, as nginx logs it.
 CLIENT_CLOSED_REQUEST = 499
 
-# What could end the line, the quotation or the terminal's good manners.
+# Characters that could end the line or the quoted text, or that control a terminal.
 _ESCAPES = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0), 0x22, 0x5C)}
 
 
@@ -17,10 +17,10 @@ _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 
 
 class Times(NamedTuple):
-    """When a request got where, in seconds of ``time.monotonic``; 0 where it did not get.
+    """When a request reached which stage, by ``time.monotonic``; 0 for stages it did not reach.
 
-    ``accepted`` is that of its connection. Between ``ready`` (the head, and as much of the body as
-    a thread is not taken without) and ``started`` it waited for a thread.
+    ``accepted`` is that of the connection. At ``ready`` the head has arrived, and so much of the
+    body that the request may have a thread. Until ``started`` it waited for a thread.
     """
 
     accepted: float = 0.0
@@ -32,20 +32,20 @@ class Times(NamedTuple):
 
     @property
     def duration(self) -> float:
-        """Seconds from the whole head to the end of the response."""
+        """Seconds from the complete head to the end of the response."""
         return self.last_byte - self.head
 
     @property
     def queue_wait(self) -> float:
-        """Seconds that it waited for a thread, in vain where it never started."""
+        """Seconds for which the request waited for a thread, also if it never got one."""
         return (self.started or self.last_byte) - self.ready if self.ready else 0.0
 
 
 class AccessRecord(NamedTuple):
-    """What is known about a request when its last byte is on its way.
+    """What is logged about a request after its response.
 
-    ``request_line`` is what is known of it, and may be cut short where the request was refused;
-    ``size`` is that of the response body in bytes.
+    ``request_line`` may be incomplete or cut short if the request was refused; ``size`` is that of
+    the response body in bytes.
     """
 
     client: str
@@ -60,12 +60,12 @@ class AccessRecord(NamedTuple):
 @lru_cache(maxsize=2)
 def _timestamp(second: int) -> str:
     moment = time.localtime(second)
-    # Not %b: the format has English months, whatever the locale.
+    # Not %b, which depends on the locale: the format has English names.
     return time.strftime(f"%d/{_MONTHS[moment.tm_mon - 1]}/%Y:%H:%M:%S %z", moment)
 
 
 def escaped(text: str) -> str:
-    """Return text of a client's so that it can neither end a line or a quotation nor do worse."""
+    """Return text from a client with every character escaped that could forge a log line."""
     return text.translate(_ESCAPES)
 
 
@@ -74,8 +74,10 @@ def _quoted(text: str) -> str:
 
 
 def format_record(record: AccessRecord, now: float) -> str:
-    """Return the line: the combined log format; behind it, in seconds, how long the request took
-    and how much of that it waited for a thread.
+    """Return the log line of a request.
+
+    That is the combined log format, and two numbers more, in seconds: how long the request took,
+    and how long it waited for a thread.
     """
     return (
         f"{record.client or '-'} - - [{_timestamp(int(now))}] {_quoted(record.request_line)} "

@@ -1,4 +1,4 @@
-"""What a server is doing right now: requests in flight and the stacks of their threads."""
+"""What a server is doing now: requests in flight, and the stacks of their threads."""
 
 import os
 import sys
@@ -9,7 +9,7 @@ from types import FrameType
 
 from ..wording import counted
 
-# What stands before the application on every stack: the threads of the library, and ours.
+# Files whose calls come before the application's on each stack: threads of the library, and ours.
 _LIBRARY = os.path.dirname(os.__file__)
 _LEADING = (
     os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), ""),
@@ -19,12 +19,13 @@ _LEADING = (
 
 
 def stacks_of(idents: Iterable[int]) -> dict[int, str]:
-    """Return the Python stacks of threads, from the application on, the innermost call last.
+    """Return the Python stacks of threads, from the application's first call to the innermost one.
 
-    Threads that have ended are left out; a stack without an application is given whole. All are
-    looked at in one go: that stops every thread, where they run at the same time.
+    Threads that have ended are left out. A stack without the application is returned in full. Ask
+    for all threads at once: in a free-threaded interpreter, each call stops every thread for a
+    moment.
     """
-    # A snapshot: the threads run on while it is read.
+    # A snapshot: the threads go on while it is read.
     frames = sys._current_frames()
     return {ident: _text_of(frames[ident]) for ident in idents if ident in frames}
 
@@ -43,10 +44,10 @@ class RequestInfo:
 
     ``phase`` is "reading" (it arrives), "queued" (it waits for a thread), "running", "blocked" (the
     application waits until the client sends or takes something), "sending" (the application has
-    ended) or "finishing" (a thread is at work although its client has left, its response is
-    complete, or it was given up). ``age`` counts seconds from the whole head, or from the first
-    byte while that arrives. ``thread`` and ``stack`` are empty where no thread is at work; id,
-    method and target while no head is complete.
+    ended) or "finishing" (a thread is still at work, although the client has left, or the response
+    is complete or was given up). ``age`` are the seconds since the head was complete, or since the
+    first byte of a head that is still arriving. ``thread`` and ``stack`` are empty if no thread is
+    at work. ``request_id``, ``method`` and ``target`` are empty until the head is complete.
     """
 
     phase: str
@@ -61,7 +62,7 @@ class RequestInfo:
 
     @classmethod
     def reading(cls, age: float, client: str) -> "RequestInfo":
-        """Return what is known while the head arrives."""
+        """Return what is known of a request whose head is still arriving."""
         return cls(phase="reading", age=age, client=client)
 
     def __str__(self) -> str:
@@ -76,10 +77,12 @@ class RequestInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inspection:
-    """What a server is doing. ``str()`` of it is for people.
+    """What a server is doing. ``str()`` returns it as text for people.
 
-    ``connections`` are open, ``idle`` of them without a request; ``buffered`` counts the bytes that
-    are held for clients; ``lost`` threads were given up by ``timeout_request`` and still run.
+    All fields but the last two are numbers: ``connections`` are open, ``idle`` of them have no
+    request; ``threads`` may run requests; ``queued`` requests wait for a thread; ``lost`` threads
+    have run into ``timeout_request`` and are still running; ``buffered`` bytes are held for
+    clients. ``healthy`` is the server's attribute of that name.
     """
 
     connections: int

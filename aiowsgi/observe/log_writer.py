@@ -1,8 +1,8 @@
 """Log lines on their way to a stream: a bounded queue, and a thread that writes.
 
-Whoever logs only puts a line into the queue. A reader that is slow, stuck or gone keeps the writing
-thread waiting, and nobody else: not the event loop, not a thread of the pool, and not the end of
-the process.
+A thread that logs only puts a line into the queue. If the reader of the stream is slow, stuck or
+gone, only the writing thread waits for it: not the event loop, not a pool thread, and not the end
+of the process.
 """
 
 import contextlib
@@ -18,27 +18,27 @@ from typing import TextIO
 from ..bridge import forks
 from ..wording import counted
 
-# So much waits for a slow reader; what comes beyond is dropped.
+# The limits of the queue. Lines beyond them are dropped.
 _MOST_BYTES = 4 << 20
 _MOST_LINES = 50_000
-# Written at a time, as far as lines are shorter. Few bytes, so that it shows whether a slow reader
-# gets on.
+# So many bytes are written at a time, or one longer line. Few, so that the writer notices whether a
+# slow reader still reads.
 _PIECE = 8192
-# Seconds in which lines gather behind one that was written, so that a busy server does not wake the
-# thread for each.
+# Seconds that the thread waits after it has written, so that more lines gather. Otherwise a busy
+# server would wake it for each line.
 _GATHER = 0.05
-# A reader that takes nothing for so many seconds is not slow, but stuck.
+# A reader that reads nothing for so many seconds is taken to be stuck.
 _STUCK = 2.0
 # Seconds between two messages that lines were dropped.
-_SAID_EVERY = 10.0
+_REPORT_INTERVAL = 10.0
 
 
 class LogWriter:
     """Writes lines to a standard stream. May be used on any thread, and in signal handlers.
 
-    Arguments: the stream and its name for messages; ``on_broken(message)`` is called, on the
-    writing thread, where the stream cannot be written to, and ``on_dropped(message)`` where lines
-    were dropped before and there is room again.
+    Arguments: the stream, and its name for messages. Two callbacks are called on the writing
+    thread: ``on_broken(message)`` if the stream cannot be written to, and ``on_dropped(message)``
+    if lines were dropped and the stream takes lines again.
     """
 
     def __init__(
@@ -50,8 +50,9 @@ class LogWriter:
         on_dropped: Callable[[str], None],
     ) -> None:
         self._stream = stream
-        # The text stream has locks of its own, which the application's threads hold while they
-        # print. A stream that somebody put in its place has to be asked.
+        # A standard stream is written to by its descriptor, because the stream has locks, which
+        # threads of the application hold while they print. If the application has replaced the
+        # stream, lines go through its ``write``.
         self._descriptor = -1
         if stream is sys.__stdout__ or stream is sys.__stderr__:
             with contextlib.suppress(OSError, ValueError):  # Closed, or on no file.
@@ -60,33 +61,34 @@ class LogWriter:
         self._name = name
         self._on_broken = on_broken
         self._on_dropped = on_dropped
-        # Protects everything below. Taken by whoever logs, by the writing thread and by `drain`,
-        # for a few instructions. Re-entrant, for a signal handler may log in the midst of them.
+        # Protects everything below. Taken by each thread that logs, by the writing thread and by
+        # ``drain``, for a few instructions. Re-entrant, because a signal handler that interrupts
+        # them may log as well.
         self._changed = threading.Condition(threading.RLock())
         self._lines: deque[bytes] = deque()
         self._size = 0
         self._dropped = 0
-        # Lines that the thread has taken out of the queue, and how often it has written.
+        # How many lines the thread is writing now, and how often it has written.
         self._writing = 0
         self._written = 0
         self._thread: threading.Thread | None = None
-        # Released to wake the thread. Not by a condition: one is deaf in the moment before it
-        # waits, in which a destructor may log on that very thread.
-        self._turn = threading.Lock()
-        self._turn.acquire()
-        # Whether the thread waits for a line, and whether it ends when there is none.
+        # The idle thread waits to acquire this. A condition would not do: a destructor may log on
+        # this very thread just before it begins to wait, and the notification would be lost.
+        self._wakeup = threading.Lock()
+        self._wakeup.acquire()
+        # Whether the thread waits for lines, and whether it ends when there are none.
         self._idle = False
         self._ending = False
-        # Whether lines are written by whoever logs, because there is no thread.
+        # Whether the thread that logs writes the line itself, because there is no writing thread.
         self._direct = False
-        # Of the writing thread: whether the stream is known to be broken; when lines were last said
-        # to be dropped.
+        # Used by the writing thread only: whether ``on_broken`` was called for the error that
+        # lasts, and when ``on_dropped`` was called last.
         self._broken = False
-        self._said_at = float("-inf")
+        self._reported_at = float("-inf")
         forks.register(self)
 
     def put(self, line: str) -> None:
-        """Have a line written, some time soon. Does not block; drops it where too many wait."""
+        """Have a line written soon. Does not block. Drops the line if the queue is full."""
         data = f"{line}\n".encode(self._encoding, "backslashreplace")
         with self._changed:
             direct = self._direct
@@ -108,10 +110,11 @@ class LogWriter:
             self._start()
 
     def drain(self, timeout: float) -> str:
-        """Wait until everything is written: for ``timeout`` seconds, and not for a stuck reader.
+        """Wait until all lines are written, for ``timeout`` seconds at most.
 
-        What is left then is dropped. Return the message that says so, empty where nothing was. The
-        thread ends; another line starts another one.
+        It does not wait for a reader that is stuck. Lines that are left are dropped. Return the
+        message that says so; it is empty if none was dropped. The thread ends. A later line starts
+        another one.
         """
         deadline = time.monotonic() + timeout
         with self._changed:
@@ -129,13 +132,16 @@ class LogWriter:
                 self._changed.wait(left)
             self._dropped += len(self._lines) + self._writing
             self._lines.clear()
-            # The piece that the thread is stuck with is not waited for again.
+            # If the thread is stuck, another call does not wait for the same lines again.
             self._size = self._writing = 0
-            return self._say_dropped() if self._dropped else ""
+            return self._dropped_message() if self._dropped else ""
 
     def _start(self) -> None:
-        """Start the thread, or do its work once. Without the lock, which it may need to begin."""
-        assert self._thread is not None  # Whoever has made it starts it.
+        """Start the thread, or write the queued lines without it.
+
+        The lock is not held, because the new thread takes it.
+        """
+        assert self._thread is not None  # ``put`` has just made it.
         try:
             self._thread.start()
         except RuntimeError:  # At the limit of threads, or at the end of the interpreter.
@@ -147,7 +153,7 @@ class LogWriter:
             self._write(data)
 
     def abandon(self) -> None:
-        """Go on without a thread in a forked child; what is queued is the parent's.
+        """Go on without a thread in a forked child. The parent writes what is queued.
 
         See ``bridge.forks``.
         """
@@ -157,30 +163,30 @@ class LogWriter:
         self._direct = True
 
     def _wake(self) -> None:
-        """Have the thread look for lines, once it is idle. The lock is held."""
+        """Wake the thread if it is idle. The lock is held."""
         self._idle = False
-        with contextlib.suppress(RuntimeError):  # It is woken already.
-            self._turn.release()
+        with contextlib.suppress(RuntimeError):  # It was woken already.
+            self._wakeup.release()
 
     def _work(self) -> None:
         while True:
             with self._changed:
-                # First of all: from here on, whoever logs wakes it.
+                # This is the first step: from here on, a thread that logs wakes this one.
                 self._idle = True
                 if not self._lines and self._ending:
                     self._thread = None
                     return
                 piece = self._take()
             if not piece:
-                self._turn.acquire()
+                self._wakeup.acquire()
                 continue
             written = self._write(b"".join(piece))
-            message = self._settle(written)
+            message = self._finish_piece(written)
             if message:
                 self._on_dropped(message)
 
     def _take(self) -> list[bytes]:
-        """Take lines out of the queue, as many as are written at a time. The lock is held."""
+        """Take the lines to write next out of the queue. The lock is held."""
         piece: list[bytes] = []
         size = 0
         while self._lines and (not piece or size + len(self._lines[0]) <= _PIECE):
@@ -192,8 +198,11 @@ class LogWriter:
         self._writing = len(piece)
         return piece
 
-    def _settle(self, written: bool) -> str:
-        """Take the end of a piece, and wait for more to gather. Return what there is to say."""
+    def _finish_piece(self, written: bool) -> str:
+        """Take note that a piece was written or lost, and wait until more lines gather.
+
+        Return the message that lines were dropped, if it is due; else an empty text.
+        """
         with self._changed:
             if not written:
                 self._dropped += self._writing
@@ -204,23 +213,23 @@ class LogWriter:
             elif not self._lines:
                 self._changed.wait(_GATHER)
             now = time.monotonic()
-            if not written or not self._dropped or now - self._said_at < _SAID_EVERY:
+            if not written or not self._dropped or now - self._reported_at < _REPORT_INTERVAL:
                 return ""
-            self._said_at = now
-            return self._say_dropped()
+            self._reported_at = now
+            return self._dropped_message()
 
-    def _say_dropped(self) -> str:
-        """Return the message that lines were dropped. The lock is held."""
+    def _dropped_message(self) -> str:
+        """Return the message that lines were dropped, and count from 0. The lock is held."""
         number, self._dropped = self._dropped, 0
         verb = "was" if number == 1 else "were"
         lines = counted(number, "log line")
         return f"{lines} {verb} dropped: {self._name} did not take everything in time"
 
     def _write(self, data: bytes) -> bool:
-        """Write all of it. Return False where that cannot be. May block."""
+        """Write all of ``data``. Return False if that fails. May block."""
         try:
             if getattr(self._stream, "closed", False):
-                # Its number may be a client's by now.
+                # The number of its descriptor may belong to a client's socket by now.
                 raise ValueError("it is closed")
             if self._descriptor < 0:
                 self._stream.write(data.decode(self._encoding))
@@ -241,7 +250,7 @@ class LogWriter:
             try:
                 data = data[os.write(self._descriptor, data) :]
             except BlockingIOError:
-                # Whoever shares the stream has made it so.
+                # Another process that shares the stream has made it non-blocking.
                 poll = select.poll()
                 poll.register(self._descriptor, select.POLLOUT)
                 poll.poll()

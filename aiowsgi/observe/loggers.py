@@ -1,4 +1,4 @@
-"""The two loggers, which an application that configures logging does not silence by accident."""
+"""The two loggers of the server. An application that configures logging does not disable them."""
 
 import logging
 import sys
@@ -6,15 +6,16 @@ from typing import Any
 
 
 class ServerLogger(logging.Logger):
-    """A logger that stays enabled where ``logging.config`` disables all that it was not told of.
+    """A logger that stays enabled when ``logging.config`` disables all loggers it was not told of.
 
-    ``disable_existing_loggers`` is on by default, and Django configures logging as late as in the
-    first request: tracebacks would vanish. Whoever names one of these loggers in a configuration,
-    or disables it by hand, is heeded.
+    ``disable_existing_loggers`` is on by default, and Django configures logging in the first
+    request. Without this class, the tracebacks of the server would be lost from then on. A
+    configuration that names one of these loggers has its effect, and so has ``disabled = True`` in
+    other code.
     """
 
-    # What a process that is a server and nothing else has installed. As long as it is in place,
-    # records go nowhere else: not to what the application has given to the root logger.
+    # The handler that a process installs if it serves and does nothing else. While the logger has
+    # it, records do not go to the handlers of the root logger as well.
     own_handler: logging.Handler | None
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -26,7 +27,7 @@ class ServerLogger(logging.Logger):
 
     @property
     def propagate(self) -> bool:
-        """Whether records go to the loggers above too."""
+        """Whether records also go to the handlers of the loggers above."""
         if self.own_handler is not None and self.own_handler in self.handlers:
             return False
         return bool(self.__dict__["propagate"])
@@ -38,7 +39,7 @@ class ServerLogger(logging.Logger):
 
 def _server_logger(name: str) -> ServerLogger:
     logger = logging.getLogger(name)
-    # Somebody may know the logger already.
+    # The logger may exist already, and other code may have a reference to it.
     logger.__class__ = ServerLogger
     assert isinstance(logger, ServerLogger)
     logger.own_handler = None

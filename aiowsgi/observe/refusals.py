@@ -1,4 +1,4 @@
-"""The warnings that requests are refused, or lose a header field. Knows data only."""
+"""The warnings that requests are refused, or that header fields are dropped. Data only."""
 
 import logging
 from collections.abc import Callable
@@ -8,52 +8,53 @@ from .access import escaped
 
 _log = logging.getLogger("aiowsgi.error")
 
-# The same is not said again within so many seconds, and all together not more often than that.
+# Within so many seconds, no warning is repeated, and there are no more than _MOST_WARNINGS.
 _INTERVAL = 60.0
 _MOST_WARNINGS = 30
 _MOST_NAMES = 100
-# So much is shown of what a client may choose, in characters.
+# Text that a client chooses is cut to so many characters.
 _SHOWN = 200
 
 
 class Refusals:
-    """Warns of refused requests, once a minute for each client and reason, and of few in all.
+    """Warns of refused requests: once a minute for each client and reason, and a few in all.
 
     The argument is ``clock()`` in seconds. Called on the loop thread.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        # When what was said of whom, the oldest first; only what was said in this minute.
-        self._said: dict[tuple[str, str], float] = {}
-        # Since the last warning.
-        self._untold = 0
+        # When each client and reason was warned of, the oldest first. Older than a minute are
+        # removed.
+        self._warned: dict[tuple[str, str], float] = {}
+        # How many refusals were not logged since the last warning.
+        self._not_shown = 0
 
     def note(self, client: str, request_line: str, refusal: Refusal) -> None:
-        """Take note of a refusal; the request line is empty as far as it is not known."""
+        """Take note of a refusal. ``request_line`` is what is known of it, and may be empty."""
         if isinstance(refusal, IncompleteRequest):
-            # Somebody closed a browser; nobody has anything to mend.
+            # A browser was closed, for example. There is nothing to repair.
             _log.debug("Refused a request from %s: %s", client, refusal)
             return
         now = self._clock()
-        said = self._said
-        while said and now - said[oldest := next(iter(said))] >= _INTERVAL:
-            del said[oldest]
-        # That the server is busy is no client's fault, and is said once for all.
+        warned = self._warned
+        while warned and now - warned[oldest := next(iter(warned))] >= _INTERVAL:
+            del warned[oldest]
+        # If the server is busy, that is no client's fault. So one warning is for all clients.
         key = ("" if refusal.retry_after else client, refusal.reason)
-        if key in said or len(said) >= _MOST_WARNINGS:
-            self._untold += 1
+        if key in warned or len(warned) >= _MOST_WARNINGS:
+            self._not_shown += 1
             return
-        said[key] = now
+        warned[key] = now
         _log.warning(
             "Refused %s from %s with %d: %s%s",
             f'"{_shown(request_line)}"' if request_line else "a request",
             client or "a Unix socket",
             refusal.status,
             _shown(refusal.reason),
-            f" (not shown since the last one: {self._untold})" if self._untold else "",
+            f" (not shown since the last one: {self._not_shown})" if self._not_shown else "",
         )
-        self._untold = 0
+        self._not_shown = 0
 
 
 class DroppedFields:

@@ -1,4 +1,4 @@
-"""The warning that requests have to wait for a thread. Knows data only."""
+"""The warning that requests have to wait for a thread. Data only."""
 
 import logging
 from collections.abc import Callable
@@ -7,14 +7,14 @@ from ..wording import counted
 
 _log = logging.getLogger("aiowsgi.error")
 
-# Said at most this often, in seconds.
+# Seconds between two warnings, at least.
 _INTERVAL = 60.0
 
 
 class Waits:
-    """Collects how long requests waited for a thread, and warns now and then.
+    """Collects how long requests waited for a thread, and warns once in a while.
 
-    Arguments: how many threads there are; ``clock()`` in seconds. Called on the loop thread.
+    Arguments: the number of threads; ``clock()`` in seconds. Called on the loop thread.
     """
 
     def __init__(self, threads: int, clock: Callable[[], float]) -> None:
@@ -26,13 +26,13 @@ class Waits:
         self._said_at = float("-inf")
 
     def note(self, wait: float, *, refused: bool = False) -> None:
-        """Take note of a request that waited long for a thread, in seconds, or was refused."""
+        """Take note of a request that waited ``wait`` seconds for a thread, or was refused."""
         self._waited += not refused
         self._refused += refused
         self._warn(wait)
 
     def look(self, wait: float) -> None:
-        """Take note of a request that has waited long, in seconds, and still waits."""
+        """Take note of a request that has waited ``wait`` seconds so far, and is still waiting."""
         self._warn(wait, and_more=", and more are waiting")
 
     def _warn(self, wait: float, and_more: str = "") -> None:
