@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import sys
 import tempfile
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -12,6 +13,7 @@ from wsgiref.types import WSGIApplication
 from wsgiref.validate import validator
 
 import pytest
+from descriptors import open_descriptors
 from extent import EXHAUSTIVE, examples
 from hypothesis import HealthCheck, settings
 
@@ -19,8 +21,8 @@ import aiowsgi
 from aiowsgi.server import shutdown as shutdown_module
 
 # An assertion that fails in a module which tests share shows what differed, as one in a test does.
-_SHARED = {file.stem for file in Path(__file__).parent.glob("*.py")} - {"conftest", "extent"}
-pytest.register_assert_rewrite(*_SHARED)
+_SHARED = {file.stem for file in Path(__file__).parent.glob("*.py")}
+pytest.register_assert_rewrite(*_SHARED - sys.modules.keys())
 
 # An example may take long on a machine that is busy with other tests.
 settings.register_profile(
@@ -85,6 +87,14 @@ def no_thread_is_left() -> Iterator[None]:
     for thread in set(threading.enumerate()) - before:
         thread.join(TIMEOUT)
         assert not thread.is_alive(), f"the thread {thread.name} is left behind"
+
+
+@pytest.fixture
+def no_descriptor_is_left() -> Iterator[None]:
+    """See that the test leaves no descriptor open."""
+    before = open_descriptors()
+    yield
+    assert open_descriptors() == before
 
 
 @pytest.fixture

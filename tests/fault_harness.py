@@ -23,8 +23,9 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import NamedTuple
+
+from waiting import eventually
 
 # Fail-safe: nothing on the loopback interface takes this long.
 TIMEOUT = 30.0
@@ -51,14 +52,6 @@ _COMPLAINT = re.compile(
     r"never (retrieved|awaited)"
 )
 _names = itertools.count(1)
-
-
-def eventually(condition: Callable[[], object], what: str) -> None:
-    """Wait until ``condition()`` holds; fail, and say what was waited for, where it does not."""
-    limit = time.monotonic() + TIMEOUT
-    while not condition():
-        assert time.monotonic() < limit, f"waited in vain until {what}"
-        time.sleep(0.001)  # What changes the condition tells nobody.
 
 
 class Ended(Exception):
@@ -251,12 +244,7 @@ class Server:
     def __enter__(self) -> "Server":
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self._process.kill()
         self._process.wait(TIMEOUT)
         self._answers.close()
@@ -439,12 +427,7 @@ class Scene:
     def __enter__(self) -> "Scene":
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.open_gates()
         for client in self._clients:
             client.close()

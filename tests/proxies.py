@@ -12,8 +12,7 @@ import re
 import socket
 import subprocess
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
 from http.client import HTTPConnection
 from pathlib import Path
@@ -22,6 +21,7 @@ from wsgiref.types import WSGIApplication
 
 import pytest
 from tools import tool
+from waiting import eventually
 
 import aiowsgi
 
@@ -144,16 +144,6 @@ def _parse(line: str) -> Line:
 _COMPLAINT = re.compile(
     r"^request \S+ (?:50[234] .*|\S+ S.)$|^.*\*[0-9]+ upstream .*$", re.MULTILINE
 )
-
-
-def eventually(condition: Callable[[], object], message: Callable[[], str]) -> None:
-    """Wait until ``condition()`` holds; fail with ``message()`` where it does not."""
-    end = time.monotonic() + TIMEOUT
-    while not condition():
-        if time.monotonic() > end:
-            pytest.fail(message())
-        # What changes it is another process or thread, which knows of no event.
-        time.sleep(0.002)
 
 
 class Front:

@@ -11,6 +11,7 @@ from typing import cast
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 import pytest
+from descriptors import open_descriptors
 from raw_client import RawClient, connect, eventually
 
 import aiowsgi
@@ -22,12 +23,6 @@ LARGE = 24 << 20
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
 HEAD = b"HEAD / HTTP/1.1\r\nHost: h\r\n\r\n"
 HELLO = b"GET /hello HTTP/1.1\r\nHost: h\r\n\r\n"
-
-
-def open_descriptors() -> int:
-    """Return how many descriptors this process has open; 0 where that is not to be known."""
-    folder = "/proc/self/fd"
-    return len(os.listdir(folder)) if os.path.exists(folder) else 0
 
 
 def write_file(folder: Path) -> Path:

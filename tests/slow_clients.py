@@ -20,10 +20,12 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from wsgiref.types import StartResponse, WSGIEnvironment
+
+from waiting import eventually
 
 LOOPS = ["asyncio", *(["uvloop"] if importlib.util.find_spec("uvloop") else [])]
 # Fail-safe, in seconds: long enough for a busy machine; a test that passes never waits for it.
@@ -112,14 +114,6 @@ class Usage:
     threads: int
     descriptors: int
     resident: int
-
-
-def eventually(condition: Callable[[], object], what: Callable[[], object]) -> None:
-    """Wait until ``condition()`` holds; fail with ``what()`` where it does not."""
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, what()
-        time.sleep(0.01)  # What changes it, in another process, tells nobody.
 
 
 class ServerProcess:

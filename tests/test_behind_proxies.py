@@ -21,8 +21,9 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import pytest
 from extent import sampled
-from proxies import ID_KEY, KINDS, TIMEOUT, Front, eventually, front, upstream
+from proxies import ID_KEY, KINDS, TIMEOUT, Front, front, upstream
 from smuggling import TECHNIQUES, Technique
+from waiting import eventually
 
 BLOCK = bytes(range(256)) * 256
 BLOCKS = 128

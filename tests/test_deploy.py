@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import pytest
-from proxies import KINDS, TIMEOUT, Front, configured_front, eventually
+from proxies import KINDS, TIMEOUT, Front, configured_front
 from tools import tool
+from waiting import eventually
 
 import aiowsgi
 

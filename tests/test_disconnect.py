@@ -6,7 +6,6 @@ import contextvars
 import gc
 import itertools
 import logging
-import os
 import socket
 import struct
 import threading
@@ -14,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 import pytest
+from descriptors import open_descriptors
 from raw_client import (
     TIMEOUT,
     RawClient,
@@ -387,12 +387,6 @@ async def test_aborted_request_gets_its_line_in_the_access_log(
         log.removeHandler(handler)
     assert len(lines) == 1
     assert '"GET /gone HTTP/1.1" 499 0 ' in lines[0]
-
-
-def open_descriptors() -> int:
-    """Return how many descriptors this process has open; 0 where that is not to be known."""
-    folder = "/proc/self/fd"
-    return len(os.listdir(folder)) if os.path.exists(folder) else 0
 
 
 @on_each_loop

@@ -24,7 +24,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from extent import representative
-from fault_harness import GRACEFUL, THREADS, Scene, Server, eventually
+from fault_harness import GRACEFUL, THREADS, Scene, Server
+from waiting import eventually
 
 # The timeouts of an impatient server, in seconds: longer than a busy machine keeps a test waiting.
 SHORT = 0.75

@@ -26,7 +26,6 @@ from sent_files import (
     a_file_is_on_its_way,
     connect_slowly,
     descriptors_come_back,
-    open_descriptors,
     spy_on_sendfile,
     write_file,
     write_large_file,
@@ -41,13 +40,6 @@ from aiowsgi.wsgi.file_wrapper import FileWrapper
 # What middleware does with every byte.
 TURN = bytes(reversed(range(256)))
 UPSIDE_DOWN = DATA.translate(TURN)
-
-
-@pytest.fixture
-def _no_descriptor_is_lost() -> Iterator[None]:
-    before = open_descriptors()
-    yield
-    assert open_descriptors() == before
 
 
 @pytest.fixture
@@ -85,7 +77,7 @@ def returning(result: Any) -> Callable[..., Any]:
     return app
 
 
-@pytest.mark.usefixtures("_no_descriptor_is_lost")
+@pytest.mark.usefixtures("no_descriptor_is_left")
 @pytest.mark.parametrize("block_size", [4, 1 << 16])
 def test_file_goes_out_as_a_part(path: Path, block_size: int) -> None:
     file = open(path, "rb")
@@ -136,14 +128,14 @@ def test_subclass_with_its_own_blocks_is_iterated(path: Path) -> None:
     assert file.closed == 1
 
 
-@pytest.mark.usefixtures("_no_descriptor_is_lost")
+@pytest.mark.usefixtures("no_descriptor_is_left")
 def test_file_without_start_response_is_a_500(path: Path) -> None:
     file = Counted(path)
     assert run(lambda environ, start_response: FileWrapper(file)).is_500
     assert file.closed == 1
 
 
-@pytest.mark.usefixtures("_no_descriptor_is_lost")
+@pytest.mark.usefixtures("no_descriptor_is_left")
 @pytest.mark.parametrize("failing", ["start", "finish_with"])
 @pytest.mark.parametrize("error", [ClientDisconnected("gone"), RuntimeError("a defect")])
 def test_file_that_cannot_be_handed_over_is_closed(

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from sent_files import fail_sendfile, open_descriptors
+from sent_files import fail_sendfile
 
 from aiowsgi.net.sendfile import FileSender
 from aiowsgi.wsgi.file_wrapper import FilePart
+
+pytestmark = pytest.mark.usefixtures("no_descriptor_is_left")
 
 # Several times what a socket takes.
 DATA = random.Random("file").randbytes(3_000_001)
@@ -23,13 +25,6 @@ GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\n"
 
 SendFile = Callable[[int, int, int, int], int]
-
-
-@pytest.fixture(autouse=True)
-def _descriptors_come_back() -> Iterator[None]:
-    before = open_descriptors()
-    yield
-    assert open_descriptors() == before
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,19 +27,13 @@ from django.core.files.base import File  # type: ignore[import-untyped]
 from django.db.models.fields.files import FieldFile  # type: ignore[import-untyped]
 from hypothesis import given
 from hypothesis import strategies as st
-from sent_files import open_descriptors
 
 from aiowsgi.wsgi.file_wrapper import FilePart, FileWrapper
 
+pytestmark = pytest.mark.usefixtures("no_descriptor_is_left")
+
 # More than the buffer of a file.
 DATA = random.Random("file").randbytes(200_003)
-
-
-@pytest.fixture(autouse=True)
-def _descriptors_come_back() -> Iterator[None]:
-    before = open_descriptors()
-    yield
-    assert open_descriptors() == before
 
 
 @pytest.fixture

@@ -12,13 +12,13 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from textwrap import dedent
 
 import pytest
 from extent import exhaustive
+from waiting import eventually
 
 # Fail-safe, in seconds.
 TIMEOUT = 30.0
@@ -26,13 +26,6 @@ TIMEOUT = 30.0
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 needs_proc = pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="needs /proc")
 pytestmark = needs_fork
-
-
-def eventually(condition: Callable[[], object], what: str) -> None:
-    limit = time.monotonic() + TIMEOUT
-    while not condition():
-        assert time.monotonic() < limit, f"waited in vain until {what}"
-        time.sleep(0.005)  # Of what another process does, nobody tells.
 
 
 class Client:

@@ -21,6 +21,7 @@ from types import FrameType
 from typing import Any, ClassVar, TextIO, cast
 
 import pytest
+from waiting import eventually
 
 from aiowsgi.observe import log_writer
 from aiowsgi.observe.log_writer import LogWriter
@@ -73,13 +74,6 @@ def every_writer_ends() -> Iterator[None]:
             told.stream.opened.set()
         told.writer.drain(PATIENCE)
     logs.drain(PATIENCE)
-
-
-def eventually(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.001)  # What changes it knows of no event.
 
 
 # --- the queue -----------------------------------------------------------------------------------

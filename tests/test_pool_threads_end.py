@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 from conftest import StartServer
 from raw_client import connect
+from waiting import eventually
 
 from aiowsgi.bridge.body import RequestBody
 from aiowsgi.bridge.budget import Budget
@@ -63,15 +64,6 @@ def raise_in(ident: int, error: type[BaseException]) -> None:
         ctypes.c_ulong(ident), ctypes.py_object(error)
     )
     assert number == 1
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    waiting = threading.Event()
-    for _ in range(int(TIMEOUT / 0.01)):
-        if condition():
-            return
-        waiting.wait(0.01)
-    pytest.fail("the condition does not come true")
 
 
 def idle_threads(pool: ThreadPool, number: int) -> list[int]:
