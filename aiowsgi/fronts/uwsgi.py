@@ -54,18 +54,44 @@ _TRUE = frozenset((b"on", b"1", b"true"))
 
 
 class UwsgiCodec:
+    """The protocol, for all connections of a server.
+
+    Arguments: the limits of requests, and the response heads of the server.
+    """
+
+    # Web servers send a body without being asked for it.
+    go_ahead = b""
+
+    def __init__(self, limits: Limits, heads: ResponseHeads) -> None:
+        self._limits = limits
+        self._heads = heads
+
+    def parser(self) -> "UwsgiParser":
+        """Return a parser for a new connection."""
+        return UwsgiParser(self._limits)
+
+    def encoder(self, head: RequestHead) -> ResponseEncoder:
+        """Return an encoder for the response to a request.
+
+        The end of the connection ends a response whose length is not known, because web servers
+        know no transfer coding here.
+        """
+        return ResponseEncoder(
+            self._heads, method=head.method, version="HTTP/1.0", keep_alive=False
+        )
+
+
+class UwsgiParser:
     """Reads the one request of a connection. Sans-I/O, like ``http.parser.Parser``.
 
     ``feed`` takes bytes, ``next_event`` gives what they mean. Once ``next_event`` has raised a
-    Refusal, nothing behind it is ever read. Arguments: the limits of requests, and the response
-    heads of the server.
+    Refusal, nothing behind it is ever read.
     """
 
     __slots__ = (
         "_buffer",
         "_eof",
         "_finished",
-        "_heads",
         "_in_body",
         "_limits",
         "_line",
@@ -73,9 +99,8 @@ class UwsgiCodec:
         "_remaining",
     )
 
-    def __init__(self, limits: Limits, heads: ResponseHeads) -> None:
+    def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._heads = heads
         self._buffer: bytes | bytearray = b""
         self._eof = False
         self._in_body = False
@@ -121,16 +146,6 @@ class UwsgiCodec:
     def drop(self) -> None:
         """Forget the bytes that were not used: nobody asks for another event."""
         self._buffer = b""
-
-    def encoder(self, head: RequestHead | None) -> ResponseEncoder:
-        """Return what encodes the response; ``head`` is None where the request was refused early.
-
-        The end of the connection ends a response whose length is not known, because web servers
-        know no transfer coding here.
-        """
-        # Of a request line that was refused, too: HEAD gets no content.
-        method = self._line.partition(" ")[0] if head is None else head.method
-        return ResponseEncoder(self._heads, method=method, version="HTTP/1.0", keep_alive=False)
 
     def next_event(self) -> Event | None:
         """Return the next event, or None if it needs more bytes.
