@@ -4,6 +4,7 @@ import io
 from typing import Any
 from wsgiref.validate import check_environ
 
+import http_streams
 import pytest
 from http_streams import cut_lists, properties, split
 from hypothesis import given, settings
@@ -284,6 +285,14 @@ def test_what_is_no_wsgi_request_is_refused_as_soon_as_that_is_known(
     refusal = refusal_of(data)
     assert refusal.status == 400
     assert reason in refusal.reason
+
+
+@pytest.mark.parametrize("size", [1, 4, 100])
+def test_a_listener_for_http_says_what_it_is_sent(size: int) -> None:
+    parser = http_streams.new_parser()
+    parser.feed(request()[:size])
+    with pytest.raises(Refusal, match="the client speaks uwsgi"):
+        parser.next_event()
 
 
 @pytest.mark.parametrize(

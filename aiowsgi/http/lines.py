@@ -77,6 +77,9 @@ def _check_bytes(
     if buffer[:2] == _TLS_HANDSHAKE:
         # A person has typed https:// for http://, or a proxy is configured that way.
         raise Refusal(400, "the client speaks TLS (https), and this server plain HTTP")
+    if buffer[0] == 0 and where == "request line":
+        # So begins a packet of the uwsgi protocol.
+        raise Refusal(400, "the client speaks uwsgi, it seems, and this listener HTTP; see --bind")
     byte = match[0][0]
     if byte == 0x0A:
         raise Refusal(400, f"the {where} holds an LF that does not follow a CR")
