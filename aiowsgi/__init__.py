@@ -1,8 +1,8 @@
 """aiowsgi: serve a WSGI application, from the shell or inside an asyncio program."""
 
-from .process import paths
+from .process import import_path
 
-paths.take_out_current_directory()
+import_path.remove_current_directory()
 
 from .answers.coroutines import run_coroutine
 from .bridge.pool.thread_pool import ThreadPool

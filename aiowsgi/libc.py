@@ -1,16 +1,17 @@
-"""Functions of the C library that the interpreter does not offer, or not as they are needed.
+"""Functions of the C library that Python's standard library does not offer.
 
-They are called without letting go of the interpreter: only what returns at once belongs here.
+A call does not release the interpreter lock, so only functions that return at once may be used.
 """
 
 from collections.abc import Callable
 
 
 def find(name: str, result: str, *arguments: str) -> Callable[..., int] | None:
-    """Return a function of the C library, or None where it cannot be called.
+    """Return a function of the C library, or None if it cannot be called.
 
-    Types are named as in ``ctypes``. An interpreter may be built without that module, or linked so
-    that it finds no function by its name (a static one); nor has every C library every function.
+    ``result`` and ``arguments`` are names of types in ``ctypes``. An interpreter may be built
+    without that module, or be linked statically, so that it finds no function by its name. And a C
+    library may lack the function.
     """
     try:
         import ctypes

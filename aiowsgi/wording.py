@@ -1,6 +1,6 @@
-"""How messages put numbers into words. Data only."""
+"""Numbers with their nouns, for messages. Data only."""
 
 
 def counted(number: int, noun: str) -> str:
-    """Return "1 thread", "2 threads"; ``noun`` is the singular of one that takes an "s"."""
+    """Return "1 thread" or "2 threads". ``noun`` is a singular whose plural ends in "s"."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

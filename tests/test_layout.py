@@ -98,7 +98,7 @@ OUTSIDE: Mapping[str, frozenset[str]] = {
             "observe.log_writer",
             "process.signals",
             "process.ending",
-            "process.streams",
+            "process.standard_streams",
             "demo",
         }
     ),

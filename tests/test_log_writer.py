@@ -26,7 +26,7 @@ from waiting import eventually
 from aiowsgi.observe import log_writer
 from aiowsgi.observe.log_writer import LogWriter
 from aiowsgi.observe.loggers import ServerLogger, access_log, error_log
-from aiowsgi.process import logs, streams
+from aiowsgi.process import logs, standard_streams
 
 # Fail-safe, in seconds.
 PATIENCE = 30.0
@@ -474,9 +474,9 @@ def test_streams_of_a_stuck_reader_are_not_waited_for(monkeypatch: pytest.Monkey
 
     opened = threading.Event()
     monkeypatch.setattr(sys, "stdout", cast(TextIO, Stuck()))
-    assert not streams.flush(0.01)
+    assert not standard_streams.flush(0.01)
     opened.set()
-    assert streams.flush(PATIENCE)
+    assert standard_streams.flush(PATIENCE)
 
 
 def test_streams_without_a_reader_do_not_fail_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -485,7 +485,7 @@ def test_streams_without_a_reader_do_not_fail_at_the_end(monkeypatch: pytest.Mon
     with open(writing, "w") as stream:
         stream.write("lost")
         monkeypatch.setattr(sys, "stdout", stream)
-        assert streams.flush(PATIENCE)
+        assert standard_streams.flush(PATIENCE)
         # It leads nowhere now.
 
 

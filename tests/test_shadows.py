@@ -15,7 +15,7 @@ import pytest
 from served_process import PATIENCE, ServedProcess, served
 
 from aiowsgi import cli
-from aiowsgi.process import paths
+from aiowsgi.process import import_path
 
 SCRIPT = shutil.which("aiowsgi", path=os.path.dirname(sys.executable)) or "aiowsgi"
 COMMANDS = {"module": (sys.executable, "-m", "aiowsgi"), "script": (SCRIPT,)}
@@ -203,8 +203,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the current directory, which is the first place where Python looks for modules."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [str(tmp_path), "/elsewhere", ""])
-    monkeypatch.setattr(paths, "_before", [])
-    monkeypatch.setattr(paths, "_elsewhere", [])
+    monkeypatch.setattr(import_path, "_with_current_directory", [])
+    monkeypatch.setattr(import_path, "_outside_application", [])
     return tmp_path
 
 
@@ -226,9 +226,9 @@ def test_current_directory_is_taken_out_for_the_command_only(
     before = sys.path[:]
     monkeypatch.setattr(sys, "argv", [argv0])
     monkeypatch.setattr(sys, "orig_argv", command)
-    paths.take_out_current_directory()
+    import_path.remove_current_directory()
     assert sys.path == (["/elsewhere"] if ours else before)
-    paths.put_in(str(folder))
+    import_path.add_folder(str(folder))
     assert sys.path == before
 
 
@@ -236,19 +236,19 @@ def test_folder_that_has_the_package_itself_is_not_taken_out(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As behind ``pip install --target .``: what it depends on is there, too."""
-    monkeypatch.setattr(paths, "_ROOT", str(folder))
+    monkeypatch.setattr(import_path, "_ROOT", str(folder))
     monkeypatch.setattr(sys, "argv", ["/venv/bin/aiowsgi"])
     before = sys.path[:]
-    paths.take_out_current_directory()
+    import_path.remove_current_directory()
     assert sys.path == before
 
 
 def test_folder_is_put_first_and_left_out_where_a_start_fails(folder: Path) -> None:
     sys.path[:] = ["/elsewhere"]
-    paths.put_in(str(folder))
+    import_path.add_folder(str(folder))
     assert sys.path == [str(folder), "/elsewhere"]
     sys.path.insert(0, "/of/a/file")
-    with paths.Elsewhere():
+    with import_path.OutsideApplication():
         assert sys.path == ["/elsewhere"]
     assert sys.path == ["/of/a/file", str(folder), "/elsewhere"]
 
@@ -260,34 +260,34 @@ def test_current_directory_that_is_gone_is_none_of_the_others(
         raise FileNotFoundError
 
     monkeypatch.setattr(os.path, "realpath", fail)
-    with paths.Elsewhere():
+    with import_path.OutsideApplication():
         assert sys.path == [str(folder), "/elsewhere"]
 
 
 def test_hidden_files_and_shadows_are_found(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert paths.hidden("token") is None
-    assert paths.shadows() == []
+    assert import_path.hidden_file("token") is None
+    assert import_path.shadowing_files() == []
     (folder / "token.py").write_text("")
     (folder / "logging").mkdir()
     (folder / "logging" / "__init__.py").write_text("")
     (folder / "shop.py").write_text("")
-    assert paths.hidden("token") == "token.py"
-    assert paths.hidden("logging") == os.path.join("logging", "__init__.py")
-    assert paths.hidden("shop") is None
+    assert import_path.hidden_file("token") == "token.py"
+    assert import_path.hidden_file("logging") == os.path.join("logging", "__init__.py")
+    assert import_path.hidden_file("shop") is None
     shadow = ModuleType("token")
     shadow.__file__ = str(folder / "token.py")
     monkeypatch.setitem(sys.modules, "token", shadow)
-    assert paths.hidden("token") is None
-    assert paths.shadows() == [("token", shadow.__file__)]
+    assert import_path.hidden_file("token") is None
+    assert import_path.shadowing_files() == [("token", shadow.__file__)]
     monkeypatch.chdir(os.path.dirname(os.__file__))
-    assert paths.shadows() == []
+    assert import_path.shadowing_files() == []
 
 
 def test_command_tells_of_a_shadow(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = {number: signal.getsignal(number) for number in signal.valid_signals()}
-    monkeypatch.setattr(paths, "shadows", lambda: [("token", "/x/token.py")])
+    monkeypatch.setattr(import_path, "shadowing_files", lambda: [("token", "/x/token.py")])
     monkeypatch.setattr(sys, "argv", ["aiowsgi", "app:application"])
     try:
         assert cli.main() == 2

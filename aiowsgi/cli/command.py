@@ -7,7 +7,7 @@ from wsgiref.types import WSGIApplication
 
 from ..config import Config
 from ..errors import BindError, ConfigError, LoadError
-from ..process import logs, paths, streams
+from ..process import import_path, logs, standard_streams
 from ..process.ending import end_within, exit_on_signal
 from ..process.importer import load_application
 from ..process.run import prepare, serve_until_signal
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Without ``arguments`` it is the process itself: its signals are handled from the beginning, and
     its end has a limit.
     """
-    streams.open_missing()
+    standard_streams.open_missing()
     if arguments is not None:
         signals = Signals()
         try:
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signals = Signals(without_server=exit_on_signal)
     signals.unblock()
     signals.install()
-    for name, file in paths.shadows():
+    for name, file in import_path.shadowing_files():
         print_error(
             f"{file} has the name of a module of the standard library, {name}, and stands in its "
             "place; rename it, or start aiowsgi, or python -P -m aiowsgi"
@@ -48,11 +48,11 @@ def _run(
     try:
         app, name = load(path, config)
         code = serve_until_signal(app, config, name=name, signals=signals, on_stopped=on_stopped)
-        if not streams.flush(logs.AT_EXIT):
+        if not standard_streams.flush(logs.AT_EXIT):
             os._exit(code)
         return code
     except LoadError as error:
-        with paths.Elsewhere():
+        with import_path.OutsideApplication():
             print_cause(error)
         code = FAILURE
         message = str(error)
@@ -79,7 +79,7 @@ def load(path: str, config: Config) -> tuple[WSGIApplication, str]:
     if config.chdir:
         _change_directory(config.chdir)
     prepare(config)
-    paths.put_in(_current_directory())
+    import_path.add_folder(_current_directory())
     return load_application(path)
 
 

@@ -1,1 +1,1 @@
-"""The process: loading the application, the event loop, signals, logging for people."""
+"""A process that serves and does nothing else: loading, event loop, signals, logging, its end."""

@@ -1,6 +1,6 @@
-"""The end of a process that is a server and nothing else. Not used when embedded.
+"""The end of a process that serves and does nothing else. Not used when embedded.
 
-Threads and ``atexit`` functions of the application could put it off for ever.
+Threads and ``atexit`` functions of the application could keep the process from ending for ever.
 """
 
 import contextlib
@@ -13,31 +13,32 @@ from typing import NoReturn
 from ..bridge.pool.threads import PoolThread
 from ..observe.inspection import stacks_of
 from ..observe.loggers import error_log
-from . import logs, streams
+from . import logs, standard_streams
 
-# Threads get this many seconds to end, also where none is left of the time for shutdown.
+# Threads get this many seconds to end, even if no time for shutdown is left.
 _LEAST = 0.05
-# What is logged and printed by then gets this many seconds to be written.
+# Seconds to write what was logged and printed before.
 _FLUSH_TIMEOUT = 0.15
-# No thread can sleep for much longer than this, some thirty years.
+# The longest time that a thread can sleep is not much longer than this, about thirty years.
 _LONGEST = 1e9
 _PACKAGE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
 
 
 def end_within(exit_code: int, seconds: float | None) -> None:
-    """See to it that the process has ended after this many seconds, orderly or not.
+    """Make sure that the process ends within ``seconds``, orderly or not.
 
-    Whatever holds it then is named in the log. Returns at once; with None it does not return, for
-    threads are inside the application that nothing can wait for.
+    If it has to be forced, the log names the threads that kept it from ending. Returns at once.
+    With None it ends the process now: threads are inside the application, and cannot be waited for.
     """
     if seconds is None:
         exit_now(exit_code)
     seconds = max(seconds, _LEAST)
     try:
-        # This one writes nothing: a pipe that nobody reads would hold the other.
+        # The second one writes to the logs, and a reader that is stuck would keep it from exiting.
+        # So this one writes nothing.
         _after(seconds + _FLUSH_TIMEOUT, lambda: os._exit(exit_code))
         _after(seconds, lambda: _give_up(exit_code))
-    except RuntimeError:  # The system has no thread to give, and the wait would have no end.
+    except RuntimeError:  # No thread can be started, so nothing could end the wait.
         _give_up(exit_code)
 
 
@@ -49,18 +50,18 @@ def exit_now(exit_code: int) -> NoReturn:
 
 
 def exit_on_signal(number: int) -> NoReturn:
-    """End the process at once, with what a shell reports of one that a signal ended.
+    """End the process at once, with the exit code that a shell reports after a signal.
 
-    Called in a signal handler. The default action would be enough for most processes, but the first
-    one of a container is not ended by it.
+    Called in a signal handler. For most processes the default action would be enough, but it does
+    not end the first process of a container.
     """
     os._exit(128 + number)
 
 
 def _after(seconds: float, action: Callable[[], None]) -> None:
-    """Call ``action`` on a thread of its own, which does not hold the process.
+    """Call ``action`` after ``seconds``, on a daemon thread.
 
-    Raises RuntimeError where the system has none to give.
+    Raises RuntimeError if no thread can be started.
     """
 
     def run() -> None:
@@ -71,10 +72,11 @@ def _after(seconds: float, action: Callable[[], None]) -> None:
 
 
 def _give_up(exit_code: int) -> None:
+    """Log which threads keep the process from ending, and end it."""
     holders = {thread.ident: thread.name for thread in _holders() if thread.ident is not None}
     for ident, stack in stacks_of(holders).items():
         if _PACKAGE in stack:
-            continue  # The main thread waits for readers of the logs, or for the event loop.
+            continue  # This is the main thread, which waits in a function of ours.
         error_log.warning(
             "The process ends although the thread %s of the application is still at work, at:\n%s",
             holders[ident],
@@ -84,7 +86,7 @@ def _give_up(exit_code: int) -> None:
 
 
 def _holders() -> list[threading.Thread]:
-    """Return the threads that the interpreter waits for at its end."""
+    """Return the threads that keep the interpreter from ending."""
     main = threading.main_thread()
     found = [
         thread
@@ -92,16 +94,16 @@ def _holders() -> list[threading.Thread]:
         if thread is not main
         and not thread.daemon
         and not isinstance(thread, PoolThread)
-        # The event loop's, with which it waits for threads that it has given work.
+        # The thread in which the event loop waits for the threads of its default executor.
         and not thread.name.endswith("(_do_shutdown)")
     ]
-    # The main thread waits for the others, if there are any; else it is in an atexit function.
+    # If there are none, the main thread is in an ``atexit`` function.
     return found or [main]
 
 
 def _flush_and_exit(exit_code: int) -> NoReturn:
     try:
         logs.drain(_FLUSH_TIMEOUT)
-        streams.flush(_FLUSH_TIMEOUT, handlers=True)
+        standard_streams.flush(_FLUSH_TIMEOUT, handlers=True)
     finally:
         os._exit(exit_code)

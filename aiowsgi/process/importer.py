@@ -1,4 +1,4 @@
-"""From what a person typed to the application, with an explanation where that fails."""
+"""Finds the application that a person has named, and explains why if that fails."""
 
 import contextlib
 import importlib
@@ -14,35 +14,35 @@ from wsgiref.types import WSGIApplication
 
 from ..errors import ConfigError, LoadError
 from ..wsgi.application import objection, objection_to_factory
-from . import paths
+from . import import_path
 
 _PATH = re.compile(r"(?P<source>.+?)(?::(?P<attributes>[^:()/]+)(?P<call>\(\))?)?", re.DOTALL)
 _MODULE = re.compile(r"(?!\.)[^:()]+")
-# Where only a module is named: what PEP 3333 calls the application, and what frameworks do.
+# The names to look for if only a module is given: that of PEP 3333, and that of most frameworks.
 _DEFAULTS = ("application", "app")
-# What frameworks' documentation calls what makes it.
+# The usual names of a function that makes the application.
 _FACTORIES = ("create_app", "make_app")
 _CUSTOMARY = (*_DEFAULTS, "wsgi_app", *_FACTORIES)
-# Modules of a package that have it, such as Django's wsgi.py.
+# The usual names of a module in a package that has the application, such as Django's wsgi.py.
 _CUSTOMARY_MODULES = ("wsgi", "app", "main")
 _ARGUMENT_PARSERS = frozenset({"argparse", "optparse", "getopt", "click", "docopt", "absl", "fire"})
 
 
 def load_application(path: str) -> tuple[WSGIApplication, str]:
-    """Return the application that ``path`` names, and its path in full.
+    """Return the application that ``path`` names, and the full form of the path.
 
-    ``path`` is "package.module:attribute", the attribute dotted if need be, or
-    "package.module:factory()" for what a function without arguments returns. A path to a file may
-    stand for the module. Without an attribute it is ``application`` or else ``app``.
+    ``path`` is "package.module:attribute", or "package.module:factory()" for the result of a
+    function without arguments. The attribute may have dots. The module may be the path of a file.
+    Without an attribute, ``application`` is taken, or else ``app``.
 
-    Raises ConfigError where the path leads nowhere, and LoadError where the code behind it fails.
+    Raises ConfigError if there is no such application, and LoadError if its own code fails.
     """
     match = _PATH.fullmatch(path)
     source: str = match["source"] if match else ""
     if "/" in source or source.endswith(".py"):
         module = _load_file(source)
     elif _MODULE.fullmatch(source):
-        if file := paths.hidden(source.partition(".")[0]):
+        if file := import_path.hidden_file(source.partition(".")[0]):
             raise ConfigError(
                 f"the module {source!r} cannot be imported from {file}: a module of the standard "
                 "library has that name; rename the file"
@@ -54,7 +54,7 @@ def load_application(path: str) -> tuple[WSGIApplication, str]:
             f"{path!r} does not name an application; write MODULE:CALLABLE, "
             f"such as {name}:application"
         )
-    assert match is not None  # It had a source.
+    assert match is not None  # Otherwise ``source`` would be empty.
     attributes = match["attributes"] or _default_attribute(module, source)
     target, walked = _walk(module, source, attributes.split("."))
     factory: str | None = f"{walked}()"
@@ -81,7 +81,7 @@ def _load_module(name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         missing = error.name or ""
         if name != missing and not name.startswith(f"{missing}."):
-            # The module is there; what it imports is not.
+            # The module exists, but it imports another one that does not.
             raise LoadError(f"importing the module {name!r} failed") from error
         raise _missing_module(missing) from None
     except (Exception, SystemExit) as error:
@@ -89,7 +89,7 @@ def _load_module(name: str) -> ModuleType:
 
 
 def _load_file(source: str) -> ModuleType:
-    """Import a file under its name, or a module of a package under that which it has there."""
+    """Import a file by its name; a file in a package by its name in the package."""
     file = _find_file(source)
     folder, name = os.path.split(os.path.abspath(file.removesuffix(".py")))
     parts = [] if name == "__init__" else [name]
@@ -99,7 +99,7 @@ def _load_file(source: str) -> ModuleType:
     name = ".".join(parts)
     if any("." in part for part in parts):
         raise ConfigError(f"the file {source!r} cannot be imported: rename it, without the dot")
-    # As Python does with a script.
+    # As Python does when it runs a script.
     sys.path.insert(0, folder)
     module = _load_module(name)
     found = module.__file__
@@ -112,7 +112,7 @@ def _load_file(source: str) -> ModuleType:
 
 
 def _find_file(source: str) -> str:
-    """Return the file that is meant; the ending, or that of a package, may be left out."""
+    """Return the Python file for a path, which may lack ``.py`` or ``/__init__.py``."""
     for file in (source, f"{source}.py", os.path.join(source, "__init__.py")):
         if os.path.isfile(file):
             if file.endswith(".py"):
@@ -129,8 +129,8 @@ def _find_file(source: str) -> str:
 
 
 def _missing_module(name: str) -> ConfigError:
-    """Explain that there is no module ``name``, though what it should be in could be imported."""
-    with paths.Elsewhere():
+    """Explain that there is no module ``name``, although its package, if any, exists."""
+    with import_path.OutsideApplication():
         import pkgutil
 
     if folder := _folder_with(name):
@@ -140,7 +140,7 @@ def _missing_module(name: str) -> ConfigError:
     parent, _, last = name.rpartition(".")
     package = importlib.import_module(parent) if parent else None
     if hasattr(package, last):
-        # A dot where the colon belongs.
+        # The user has typed a dot in place of the colon.
         return ConfigError(f"there is no module {name!r}; did you mean '{parent}:{last}'?")
     folders = getattr(package, "__path__", None) if package else ["."]
     if folders is None:
@@ -153,9 +153,10 @@ def _missing_module(name: str) -> ConfigError:
 
 
 def _folder_with(name: str) -> str:
-    """Return the folder in the current one that a module can be imported from, "" if none.
+    """Return a subfolder of the current directory that has the module; "" if there is none.
 
-    So it is one level above a project, as a project of Django's is a folder in a folder.
+    This finds users who are one level too high, as in a Django project, which is a folder in a
+    folder of the same name.
     """
     file = f"{name.replace('.', os.sep)}.py"
     with contextlib.suppress(OSError):
@@ -165,7 +166,7 @@ def _folder_with(name: str) -> str:
     return ""
 
 
-# What is in them.
+# Attributes and factories.
 
 
 def _default_attribute(module: ModuleType, source: str) -> str:
@@ -182,7 +183,7 @@ def _default_attribute(module: ModuleType, source: str) -> str:
 
 
 def _walk(module: ModuleType, source: str, attributes: Iterable[str]) -> tuple[Any, str]:
-    """Return what the attributes lead to, and its path."""
+    """Follow the attributes, one after the other. Return the last value, and the path to it."""
     target: Any = module
     walked, dot = source, ":"
     for attribute in attributes:
@@ -198,7 +199,7 @@ def _walk(module: ModuleType, source: str, attributes: Iterable[str]) -> tuple[A
 
 
 def _read(target: Any, attribute: str, walked: str) -> Any:
-    """Return an attribute. Raises AttributeError where there is none, and LoadError."""
+    """Return an attribute. Raises AttributeError if there is none, and LoadError if it fails."""
     try:
         return getattr(target, attribute)
     except AttributeError:
@@ -236,8 +237,8 @@ def _failed(what: str, error: BaseException) -> LoadError:
 
 
 def _did_you_mean(name: str, candidates: Iterable[str], prefix: str) -> str:
-    # Here, as above, because a server without mistakes to explain need not keep it in memory.
-    with paths.Elsewhere():
+    # Imported here, so that it takes no memory if there is no mistake to explain.
+    with import_path.OutsideApplication():
         import difflib
 
     names = sorted(set(candidates))
@@ -249,14 +250,14 @@ def _did_you_mean(name: str, candidates: Iterable[str], prefix: str) -> str:
 
 
 def _submodule_hint(package: Any, name: str) -> str:
-    """Return a hint where a package has no attribute of that name, but a module."""
+    """Return a hint if ``name`` is not an attribute of a package but one of its modules."""
     names = _submodule_names(package, name)
     found = [candidate for candidate in (name, *_CUSTOMARY) if candidate in names]
     return _did_you_mean(found[0], found, f"{package.__name__}.{name}:") if found else ""
 
 
 def _submodule_names(package: Any, name: str) -> tuple[str, ...]:
-    """Return the global names in the code of a package's module, which is not run."""
+    """Return the global names in the code of a module of a package, without running the code."""
     if not hasattr(package, "__path__"):
         return ()
     full = f"{package.__name__}.{name}"

@@ -1,4 +1,4 @@
-"""Logging for a process that is a server and nothing else. Not used when embedded."""
+"""Logging for a process that serves and does nothing else. Not used when embedded."""
 
 import atexit
 import logging
@@ -8,9 +8,9 @@ import time
 from ..observe.log_writer import LogWriter
 from ..observe.loggers import ServerLogger, access_log, error_log
 
-# Seconds that an exit waits for readers of the logs where nobody has given them more.
+# Seconds that the end of the process waits for readers of the logs, at least.
 AT_EXIT = 0.15
-# Of them, those that standard error has for itself.
+# Seconds of these that are kept for standard error.
 _LAST_MOMENT = 0.05
 
 _FORM = "%(asctime)s %(levelname)s %(message)s"
@@ -19,7 +19,7 @@ _writers: list[LogWriter] = []
 
 
 class _Handler(logging.Handler):
-    """Hands records to a writer, which has the only lock that is needed: for a few instructions."""
+    """Hands records to a writer. The lock of the writer, held for a few instructions, is enough."""
 
     def __init__(self, writer: LogWriter, form: str) -> None:
         super().__init__()
@@ -27,7 +27,8 @@ class _Handler(logging.Handler):
         self.setFormatter(logging.Formatter(form))
 
     def handle(self, record: logging.LogRecord) -> bool:
-        # Without the handler's own lock: others would wait while a traceback is formatted.
+        # The lock that handlers usually take is not taken. Otherwise threads would wait for another
+        # one that is formatting a traceback.
         passed = self.filter(record)
         if passed:
             self.emit(passed if isinstance(passed, logging.LogRecord) else record)
@@ -36,7 +37,7 @@ class _Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             line = self.format(record)
-        except Exception:  # noqa: BLE001 - whoever has logged it gets told, as with every handler
+        except Exception:  # noqa: BLE001 - reported as every handler of logging does
             self.handleError(record)
         else:
             self._writer.put(line)
@@ -47,7 +48,7 @@ def configure(level: str) -> None:
 
     ``level`` is a name such as "info". A logger that has been given a handler is left alone.
     """
-    # One line a request is information; the level of the messages does not silence it.
+    # The access log always has the level "info". ``level`` is for the messages only.
     wanted = ((access_log, "%(message)s", "info"), (error_log, _FORM, level))
     free = [item for item in wanted if not _is_configured(item[0])]
     if not free:
@@ -60,21 +61,23 @@ def configure(level: str) -> None:
         logger.addHandler(logger.own_handler)
         if not logger.level:
             logger.setLevel(level_name.upper())
-    # What nobody has configured, asyncio's messages among it, comes from the event loop too.
+    # The last resort takes records of loggers without a handler. asyncio logs them on the loop
+    # thread, which must not wait for a reader either.
     last_resort = _Handler(errors, "%(message)s")
     last_resort.setLevel(logging.WARNING)
     logging.lastResort = last_resort
 
 
 def drain(timeout: float) -> None:
-    """Wait for readers that are merely slow, for ``timeout`` seconds, or ``AT_EXIT`` at least.
+    """Wait until the logs are written, for ``timeout`` seconds, or for ``AT_EXIT`` if that is more.
 
-    Called at the end, when nothing is served any more.
+    Called at the end, when the process serves no more.
     """
     deadline = time.monotonic() + max(timeout, AT_EXIT)
-    # Standard error is the last, and keeps a moment: it may have to tell of the other.
-    for writer, kept in zip(_writers, (_LAST_MOMENT, 0.0), strict=False):
-        if message := writer.drain(deadline - kept - time.monotonic()):
+    # Standard error comes last, and has a moment for itself: a message that lines for standard
+    # output were dropped is written there.
+    for writer, reserved in zip(_writers, (_LAST_MOMENT, 0.0), strict=False):
+        if message := writer.drain(deadline - reserved - time.monotonic()):
             error_log.warning(message)
 
 

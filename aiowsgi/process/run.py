@@ -20,22 +20,23 @@ from ..net.descriptors import raise_limit
 from ..server.serving import Serving, refuse_application, refuse_options, with_address
 from ..wording import counted
 from ..wsgi.application import describe
-from . import logs, streams
+from . import logs, standard_streams
 from .scheduling import find_scheduling
 from .signals import Signals
 
 _log = logging.getLogger("aiowsgi.error")
 
-# What mallopt(3) is told: the variable and the tunable that say the same, the number in malloc.h,
-# and the value.
+# Settings for mallopt(3): the environment variable and the tunable that users may set instead, the
+# number of the parameter in malloc.h, and the value.
 _HEAPS = (
     ("MALLOC_ARENA_MAX", "glibc.malloc.arena_max", -8, 2),
     ("MALLOC_MMAP_THRESHOLD_", "glibc.malloc.mmap_threshold", -3, 2 << 20),
     ("MALLOC_TRIM_THRESHOLD_", "glibc.malloc.trim_threshold", -1, 16 << 20),
 )
-# What is imported in the midst of serving, by this package or inside of the standard library.
+# Modules that this package or the standard library imports only during serving.
 _LATE = ("ipaddress", "urllib.parse")
-# After a second signal, connections that were cut get this many seconds to be gone.
+# After a second signal, the server waits this many seconds until the connections it has cut are
+# gone.
 _FORCED_TIMEOUT = 0.5
 
 
@@ -47,12 +48,13 @@ def run(
     config: Config | None = None,
     **options: Never,
 ) -> None:
-    """Serve a WSGI application until the process gets SIGINT or SIGTERM: the blocking form.
+    """Serve a WSGI application until the process gets SIGINT or SIGTERM. Blocks.
 
-    Arguments as for ``serve``, with the options of a process, too. Requests in flight are finished
-    before it returns; a second signal cuts them. Messages go to standard error and the access log
-    to standard output, unless the loggers ``aiowsgi.error`` and ``aiowsgi.access`` have handlers
-    already. Raises ConfigError, and RuntimeError inside a running event loop.
+    The arguments are those of ``serve``; the options of a process have an effect, too. Requests in
+    flight are finished before it returns; a second signal cuts them. Messages go to standard error
+    and the access log to standard output, unless the loggers ``aiowsgi.error`` and
+    ``aiowsgi.access`` have handlers already. Raises ConfigError, and RuntimeError inside a running
+    event loop.
     """
     refuse_options("run", options)
     refuse_application(app)
@@ -62,7 +64,7 @@ def run(
         pass
     else:
         raise RuntimeError("aiowsgi.run() blocks; in a coroutine, await aiowsgi.serve() instead")
-    streams.open_missing()
+    standard_streams.open_missing()
     signals = Signals()
     try:
         config = with_address(config, host, port)
@@ -72,9 +74,9 @@ def run(
 
 
 def prepare(config: Config) -> None:
-    """Import what serving will need, before the application's folder is where imports look first.
+    """Import everything that serving needs. See ``import_path``.
 
-    Raises ConfigError.
+    Called before the folder of the application is added to ``sys.path``. Raises ConfigError.
     """
     _loop_factory(config)
     find_reader(config.http)
@@ -83,7 +85,7 @@ def prepare(config: Config) -> None:
     if config.body_spool:
         importlib.import_module("tempfile")
     if not "".join(config.bind).isascii():
-        # The codec of international names, with its tables.
+        # The codec for international host names, with its tables.
         importlib.import_module("encodings.idna")
 
 
@@ -97,10 +99,10 @@ def serve_until_signal(
 ) -> int:
     """Serve until a signal; return the exit code of the process.
 
-    ``name`` is how messages call the application. ``on_stopped(exit_code, seconds)`` is called when
-    the server has stopped, with what is left of the time for that, or None where threads did not
-    come back from the application. The event loop is closed behind it, and waits for work that the
-    application gave to the loop's own threads. Raises ConfigError.
+    ``name`` is the name of the application in messages. ``on_stopped(exit_code, seconds)`` is
+    called when the server has stopped. ``seconds`` is how much of the time for shutdown is left, or
+    None if threads did not return from the application. After that, the event loop is closed, which
+    waits for work that the application gave to the loop's default executor. Raises ConfigError.
     """
     # The application may have installed handlers of its own while it was imported.
     signals.install()
@@ -120,18 +122,20 @@ def serve_until_signal(
         if scheduling is not None:
             # The server has done so already, unless an exception has kept it from that.
             scheduling.restore_slack()
-        # Readers of the logs that are merely slow have what is left of the time.
+        # Slow readers of the logs have the rest of the time for shutdown.
         logs.drain(deadline - time.monotonic())
     return signals.exit_code
 
 
 def _set_up_heaps() -> None:
-    """Have glibc share two heaps between all threads, and keep buffers of usual sizes in them.
+    """Have glibc use two heaps for all threads, and keep freed buffers of usual sizes.
 
-    By default it has a heap for nearly each thread, and keeps in each what that thread once needed:
-    a multiple of what is in use. The interpreter lets few threads allocate at the same time anyway.
-    And it gives each large buffer back to the system at once, from where the next one comes page by
-    page: more work than all else about an upload. What the environment says goes first.
+    By default, glibc has a heap for nearly each thread, and each heap keeps the most memory that
+    its thread ever needed. Together that is a multiple of what is in use. Two heaps are enough,
+    because the interpreter lets few threads allocate at the same time. Also by default, glibc
+    returns each large buffer to the system as soon as it is freed, and the next one has to be
+    mapped page by page. That would be most of the work of an upload. Settings in the environment
+    are left as they are.
     """
     mallopt = libc.find("mallopt", "c_int", "c_int", "c_int")
     if sys.platform != "linux" or mallopt is None:
@@ -145,7 +149,7 @@ def _set_up_heaps() -> None:
 
 
 def _trim_heaps() -> None:
-    """Give back what only the imports took: glibc keeps it where something behind it is in use."""
+    """Return memory to the system that only the imports needed, which glibc may keep otherwise."""
     if trim := libc.find("malloc_trim", "c_int", "c_size_t"):
         trim(0)
 
@@ -173,7 +177,7 @@ async def _serve(
     on_stopped: Callable[[int, float | None], None],
     scheduling: Scheduling | None,
 ) -> float:
-    """Serve; return when the time to stop is over."""
+    """Serve until a signal. Return when, by ``time.monotonic``, the shutdown has to be over."""
     server = await Serving(app, config, None, None, scheduling)
     _trim_heaps()
     closed = asyncio.ensure_future(server.wait_closed())
@@ -190,15 +194,15 @@ async def _serve(
         await asyncio.wait({closed, forced}, return_when=asyncio.FIRST_COMPLETED)
         left = server.time_left
     finally:
-        # Does nothing where the server has stopped. What does not end at once ends with the
-        # process.
+        # If the server has stopped, this does nothing. Connections that do not end at once end with
+        # the process.
         server.abort()
         await asyncio.wait({closed}, timeout=_FORCED_TIMEOUT)
         forced.cancel()
         stuck = server.left_threads_behind or not closed.done()
         closed.cancel()
         signals.detach()
-    # The second signal may have come at any time.
+    # The second signal may also have come after the server had stopped.
     if signals.forced.is_set():
         left = 0.0
     on_stopped(signals.exit_code, None if stuck else left)

@@ -1,6 +1,6 @@
-"""What each signal does to a process that serves. Not used when embedded.
+"""What each signal does to a process that serves and does nothing else. Not used when embedded.
 
-Handlers are installed and taken away here and nowhere else.
+Signal handlers are installed and removed in this module only.
 """
 
 import asyncio
@@ -27,12 +27,13 @@ def _existing(*names: str) -> frozenset[signal.Signals]:
     return frozenset(getattr(signal, name) for name in names if hasattr(signal, name))
 
 
-# Writes what is going on to the error log. One that other servers give no other meaning, and that
-# does nothing to a process which does not expect it; SIGINFO is Ctrl-T where there is one.
+# These write what the server is doing to the error log. Other servers give SIGURG no meaning, and a
+# process without a handler ignores it. Some systems send SIGINFO for Ctrl-T.
 _INSPECT = _existing("SIGURG", "SIGINFO")
-# As gunicorn has it, and as Ctrl-\ in a terminal is meant.
+# Stops at once, as with gunicorn. It is also what Ctrl-\ in a terminal sends.
 _STOP_NOW = _existing("SIGQUIT")
-# They mean something to other servers, and by default they end a process without a word.
+# These mean something to other servers. Without a handler they would end the process without a
+# message.
 _REFUSED = {
     "SIGHUP": "a single process cannot reload its application; start it again",
     "SIGUSR1": "there are no log files to open again: logs go to standard output and error",
@@ -44,43 +45,43 @@ class Signals:
     """The signal handlers of a process, from its beginning to its end.
 
     While a server is attached, SIGINT and SIGTERM stop it: the first one gracefully, the second one
-    now. Else ``without_server(number)`` is called, between any two instructions of the main thread;
-    without it the signal does what it did before ``install``.
+    now. While none is attached, ``without_server(number)`` is called, between any two instructions
+    of the main thread. If that is None, the signal does what it did before ``install``.
 
-    A handler that the application has installed for one of the two is called when the server begins
-    to stop. Any other signal for which there is a handler already is left as it is. So are those
-    that are refused, where they are ignored (``nohup`` does that to SIGHUP).
+    If the application has installed a handler for SIGINT or SIGTERM, it is called when the server
+    begins to stop. Other signals that have a handler already are left alone. So are the refused
+    ones that are ignored (``nohup`` has SIGHUP ignored).
     """
 
     def __init__(self, *, without_server: Callable[[int], None] | None = None) -> None:
         self._without_server = without_server or self._pass_on
-        # What was there before.
+        # The handlers from before ``install``.
         self._previous: dict[signal.Signals, Any] = {}
-        # The application's own handlers of the signals that stop.
+        # The application's own handlers for SIGINT and SIGTERM.
         self._chained: dict[signal.Signals, Callable[[int, FrameType | None], object]] = {}
         self._had_terminal = _has_terminal()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._server: Server | None = None
-        # The one that the loop runs on.
+        # The number of the thread that the loop runs on.
         self._thread = 0
         self._handled_by_loop: list[signal.Signals] = []
-        # Those that the loop has yet to come to.
-        self._unseen: deque[int] = deque()
+        # Signals that the loop has yet to act on.
+        self._pending: deque[int] = deque()
         # Set when the server is to stop now.
         self.forced = asyncio.Event()
         self.exit_code = 0
 
     def unblock(self) -> None:
-        """Let signals come that whoever started this process has blocked."""
+        """Unblock signals that the parent of this process may have blocked."""
         if hasattr(signal, "pthread_sigmask"):
             numbers = {*_STOP, *_INSPECT, *_STOP_NOW, *_existing(*_REFUSED)}
             signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
 
     def install(self) -> None:
-        """Handle every signal. Called again, it takes the ones that stop back.
+        """Install the handlers.
 
-        Does nothing on other threads than the main one, which alone is given signals: whoever runs
-        a server there stops it otherwise.
+        Called again after the application was imported, it takes back SIGINT and SIGTERM. Does
+        nothing on any other thread than the main one, which runs all signal handlers.
         """
         if threading.current_thread() is not threading.main_thread():
             return
@@ -93,8 +94,9 @@ class Signals:
                     self._chained[number] = found
         for number in (*_INSPECT, *_STOP_NOW, *_existing(*_REFUSED)):
             found = signal.getsignal(number)
-            # To ignore a signal that only looks is what happens by default. A shell that starts the
-            # server in the background ignores SIGQUIT as it does SIGINT, which is handled too.
+            # SIGURG and SIGINFO have no effect by default either, so a parent that ignores them has
+            # no reason to. A shell that starts the server in the background ignores SIGQUIT, as it
+            # does SIGINT, which is handled too.
             may_replace_ignored = number in _INSPECT or number in _STOP_NOW
             if found is signal.SIG_DFL or (found is signal.SIG_IGN and may_replace_ignored):
                 self._replace(number, found)
@@ -104,32 +106,32 @@ class Signals:
         signal.signal(number, self._on_signal)
 
     def restore(self) -> None:
-        """Put back what handlers of ours have replaced."""
+        """Put back the handlers from before ``install``."""
         for number, previous in (self._previous | self._chained).items():
-            # None: it was not installed from Python.
+            # It is None if it was not installed by Python code, and cannot be put back.
             if previous is not None and signal.getsignal(number) == self._on_signal:
                 signal.signal(number, previous)
         self._previous.clear()
         self._chained.clear()
 
     def abandon(self) -> None:
-        """Have nothing to do with signals: this is a forked child. See ``bridge.forks``."""
+        """Remove the handlers in a forked child. See ``bridge.forks``."""
         loop, self._loop, self._server = self._loop, None, None
         if loop is not None:
             give_up_signals(loop)
             if forks.this_thread() == self._thread:
-                # Whoever has forked on the loop's thread must not come back to the loop.
+                # The application has forked on the loop thread. The child must not run the loop.
                 loop.call_soon(forks.exit_child, None)
-        self._unseen.clear()
+        self._pending.clear()
         self.restore()
 
     def attach(self, server: Server) -> None:
-        """Stop ``server``, from now on. Called on its loop's thread."""
+        """Have signals act on ``server`` from now on. Called on its loop's thread."""
         self._loop, self._server = asyncio.get_running_loop(), server
         self._thread = forks.this_thread()
         ours = [n for n in (*_INSPECT, *_STOP) if signal.getsignal(n) == self._on_signal]
-        # One is enough to have the loop wake up for all, whichever thread the system interrupts.
-        # Best it is one that may get lost when the loop ends.
+        # The loop handles one signal itself. That makes it wake up for every signal, whichever
+        # thread the system interrupts. It is one that may be lost when the loop ends.
         self._handled_by_loop = ours[:1]
         for number in self._handled_by_loop:
             with contextlib.suppress(NotImplementedError):  # Windows.
@@ -149,15 +151,16 @@ class Signals:
             with contextlib.suppress(NotImplementedError):
                 loop.remove_signal_handler(number)
             signal.signal(number, self._on_signal)
-        # What the loop has not come to, it never will.
-        while self._unseen:
-            self._on_signal(self._unseen.popleft(), None)
+        # The loop will not act on these any more.
+        while self._pending:
+            self._on_signal(self._pending.popleft(), None)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._loop is not None:
-            # This runs between any two instructions, those that hold a lock among them.
-            self._unseen.append(number)
-            self._loop.call_soon_threadsafe(self._act_on_unseen)
+            # This interrupts the main thread anywhere, also while it holds a lock. So the loop
+            # acts.
+            self._pending.append(number)
+            self._loop.call_soon_threadsafe(self._act_on_pending)
         elif number in _STOP or number in _STOP_NOW:
             self._without_server(number)
         elif reason := _REFUSED.get(signal.Signals(number).name):
@@ -167,9 +170,9 @@ class Signals:
         self.restore()
         signal.raise_signal(number)
 
-    def _act_on_unseen(self) -> None:
-        while self._server is not None and self._unseen:
-            self._act(signal.Signals(self._unseen.popleft()))
+    def _act_on_pending(self) -> None:
+        while self._server is not None and self._pending:
+            self._act(signal.Signals(self._pending.popleft()))
 
     def _act(self, number: signal.Signals) -> None:
         """Do what a signal asks for. Called on the loop thread."""
@@ -190,15 +193,15 @@ class Signals:
             error_log.warning("Ignored %s: %s", name, _REFUSED[name])
 
     def _is_hung_up(self) -> bool:
-        """Return whether the terminal has gone: its window, or the connection to it.
+        """Return whether the terminal of the process is gone: its window, or the connection to it.
 
-        Then nobody is left to press Ctrl-C.
+        Then no user can press Ctrl-C any more.
         """
         return self._had_terminal and not _has_terminal()
 
     def _stop_now(self, number: int, reason: str) -> None:
         error_log.warning("Stopping now %s", reason)
-        # What a shell reports of a process that a signal ended.
+        # The exit code that a shell reports for a process that a signal has ended.
         self.exit_code = 128 + number
         self.forced.set()
 
@@ -209,15 +212,16 @@ class Signals:
         try:
             handler(number, None)
         except (SystemExit, KeyboardInterrupt):
-            pass  # What it asks for is under way.
+            pass  # It asks for the end of the process, and the server is stopping already.
         except Exception:  # noqa: BLE001 - it must not keep the server from stopping
             error_log.exception("The handler %s of the application failed", describe(handler))
 
 
 def say(text: str) -> None:
-    """Write a line to standard error, unless that would block. For signal handlers.
+    """Write a line to standard error, unless that would block. Called in signal handlers.
 
-    They may have interrupted whoever holds the lock of a stream or of a logger.
+    A handler cannot use a stream or a logger, because the code that it has interrupted may hold the
+    lock of that.
     """
     with contextlib.suppress(OSError, ValueError):
         if select.select([], [2], [], 0)[1]:
@@ -225,7 +229,7 @@ def say(text: str) -> None:
 
 
 def _has_terminal() -> bool:
-    """Return whether there is a terminal that this process was started from."""
+    """Return whether this process has a controlling terminal."""
     try:
         os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
     except OSError:

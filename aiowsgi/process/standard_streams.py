@@ -1,4 +1,4 @@
-"""Descriptors 0 to 2 of a process that is a server and nothing else. Not used when embedded."""
+"""Standard input, output and error of a process that serves and does nothing else."""
 
 import contextlib
 import logging
@@ -10,19 +10,21 @@ _STREAMS = (("stdin", os.O_RDONLY, "r"), ("stdout", os.O_WRONLY, "w"), ("stderr"
 
 
 def open_missing() -> None:
-    """Open on /dev/null what the process was started without, as cron and some daemons do.
+    """Open /dev/null for each of descriptors 0 to 2 that the process was started without.
 
-    Else the next file or socket that is opened takes the number, and messages go there; uvloop
-    closes it, and aborts. Called before anything is opened that stays open.
+    Cron and some daemons start processes without them. Then the next file or socket that is opened
+    would get the number, and messages would be written there; uvloop closes such a descriptor, and
+    aborts. Called before anything is opened that stays open.
     """
     for number, (name, flags, mode) in enumerate(_STREAMS):
         try:
             os.fstat(number)
         except OSError:
-            # The lowest free number, which is this one: those before it are open.
+            # The system takes the lowest free number. That is this one, because lower ones are
+            # open.
             os.set_inheritable(os.open(os.devnull, flags), True)
         if getattr(sys, name) is None:
-            # It stays open whoever drops the object, as those of the interpreter do.
+            # Like the interpreter's own, the descriptor stays open when the object is gone.
             stream = open(number, mode, errors="backslashreplace", closefd=False)  # noqa: SIM115
             setattr(sys, name, stream)
             setattr(sys, f"__{name}__", stream)
@@ -31,8 +33,9 @@ def open_missing() -> None:
 def flush(timeout: float, *, handlers: bool = False) -> bool:
     """Write what the application has printed and logged, for at most ``timeout`` seconds.
 
-    Return False where that has not ended, which the end of the interpreter would wait for: a reader
-    is stuck, or a thread that prints. With ``handlers`` the handlers of ``logging`` are closed too.
+    Return False if that takes longer, because the reader of a stream is stuck, or a thread that
+    prints holds a lock. The end of the interpreter would wait for that as well. ``handlers`` says
+    whether to close the handlers of ``logging`` too.
     """
 
     def work() -> None:
@@ -42,7 +45,8 @@ def flush(timeout: float, *, handlers: bool = False) -> bool:
             try:
                 stream.flush()
             except OSError:
-                # The reader is gone. The interpreter would complain of it at its end.
+                # The reader has ended. Without this, the interpreter would print an error at its
+                # end.
                 with contextlib.suppress(OSError, ValueError):
                     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
             except ValueError:
