@@ -1,8 +1,8 @@
-"""A part of the build: puts into a wheel what the package does not have in a checkout.
+"""A part of the build: adds files to a wheel that are not in the package folder of a checkout.
 
-That is the documentation, which the demo shows, and, where ``AIOWSGI_COMPILE=1 pip install .`` asks
-for it, the compiled modules that most requests pass through. hatchling calls this; without the
-variable the wheel is pure Python. Editable installations are that always.
+These are the documentation, which the demo shows, and, if the build is told so by
+``AIOWSGI_COMPILE=1 pip install .``, the compiled modules that most requests pass through. hatchling
+calls this. Without the variable, and in an editable installation, everything is pure Python.
 """
 
 import os
@@ -23,13 +23,13 @@ class WheelHook(BuildHookInterface[Any]):
         """Return what has to be installed for the build."""
         if not _is_asked_for():
             return []
-        # What is compiled is checked as well, and for that mypy looks into the libraries.
+        # mypy checks the types of what it compiles, and for that it reads the libraries as well.
         project = self.metadata.core
         libraries = [*project.dependencies, *project.optional_dependencies["speed"]]
         return ["mypy>=1.14", "setuptools", *libraries]
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Say what belongs into the wheel. Called before it is put together."""
+        """Add files to the wheel. Called before the wheel is built."""
         if version == "editable":
             return
         build_data["force_include"][str(Path(self.root) / "docs")] = "aiowsgi/demo/docs"
@@ -41,7 +41,7 @@ class WheelHook(BuildHookInterface[Any]):
         build_data["infer_tag"] = True
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
-        """Clean up. Called when the wheel is there."""
+        """Clean up. Called after the wheel was built."""
         if not build_data.get("pure_python", True):
             self._folder.cleanup()
 
@@ -51,8 +51,8 @@ def _is_asked_for() -> bool:
 
 
 def _compile(modules: list[str], folder: str) -> dict[str, str]:
-    """Compile modules in a folder; return for each file where in the wheel it belongs."""
-    # Not installed unless something is compiled.
+    """Compile modules in a folder. Return the path of each file, and its path in the wheel."""
+    # These are installed only for a build that compiles.
     from mypyc.build import mypycify
     from setuptools import Distribution
     from setuptools.errors import CCompilerError, PlatformError
@@ -61,7 +61,7 @@ def _compile(modules: list[str], folder: str) -> dict[str, str]:
         [f"--cache-dir={folder}/checked", *(f"{name.replace('.', '/')}.py" for name in modules)],
         opt_level="2",
         debug_level="0",
-        # All in one library, so that they call each other without asking the interpreter.
+        # All in one library, so that they call each other without the interpreter.
         group_name="aiowsgi.compiled",
         target_dir=f"{folder}/c",
     )

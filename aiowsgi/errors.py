@@ -1,6 +1,6 @@
-"""The error tree: what clients, applications, users and shutdowns lead to.
+"""The error tree, with an error for each kind of failure of clients, applications and users.
 
-Wrong calls of the Python interface raise TypeError, ValueError and RuntimeError, as everywhere.
+Wrong calls of the Python interface raise TypeError, ValueError and RuntimeError, as is usual.
 
     AiowsgiError
     ├── Refusal                    the client broke HTTP, or a limit; carries the status to answer
@@ -26,8 +26,8 @@ class AiowsgiError(Exception):
 class Refusal(AiowsgiError):
     """A request that is refused before it reaches the application.
 
-    Arguments: the status code to answer with (4xx or 5xx), a sentence for the client, and the
-    seconds after which a 503 asks the client to try again.
+    Arguments: the status code of the answer (4xx or 5xx); the reason, a sentence for the client;
+    for a 503, the seconds after which the client may try again.
     """
 
     def __init__(self, status: int, reason: str, *, retry_after: int | None = None) -> None:
@@ -41,11 +41,11 @@ class Refusal(AiowsgiError):
 
 
 class IncompleteRequest(Refusal):
-    """The client ended the connection in the middle of a request: it went away, as clients do."""
+    """The client ended the connection in the middle of a request. That is no mistake."""
 
 
 class ApplicationError(AiowsgiError):
-    """The application broke PEP 3333. Answered with a 500; the message says how to mend it."""
+    """The application broke PEP 3333. Answered with a 500. The message says how to repair it."""
 
 
 class ConfigError(AiowsgiError):
@@ -65,19 +65,19 @@ class QueueFull(AiowsgiError):
 
 
 class ClientDisconnected(AiowsgiError, ConnectionError):
-    """The client went away: nobody is left to read from, or to write to."""
+    """The client went away: nothing can be read from it or written to it."""
 
     def anew(self) -> "ClientDisconnected":
-        """Return another exception that says the same.
+        """Return a copy to raise.
 
-        One object that is raised again and again, or on several threads, would collect all of
-        their tracebacks.
+        If one object were raised several times, or on several threads, its traceback would grow
+        each time.
         """
         return type(self)(*self.args)
 
 
 class RequestBodyError(ClientDisconnected):
-    """The request body ended before its end: the client left, stalled, or broke the framing."""
+    """The request body is incomplete: the client left, stalled, or broke the framing."""
 
 
 class RequestTimeout(ClientDisconnected):

@@ -32,10 +32,10 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 __all__ = ["application"]
 
 MAX_TICKS = 300
-# A generator learns that its client has left when it next yields, so an interval is also the time
-# for which a thread is kept by nobody.
+# Seconds. A generator learns that its client has left when it yields. So a thread may be occupied
+# for an interval longer than the client is there.
 MAX_INTERVAL = 1.0
-# So often does a tick that is to come look whether the server stops, in seconds.
+# Seconds. While a stream waits for its next tick, it checks this often whether the server stops.
 STOP_INTERVAL = 0.1
 MAX_SLOW_SECONDS = 10.0
 UPLOAD_PIECE = 64 * 1024
@@ -48,15 +48,15 @@ _PAGE = Template(Path(__file__).with_name("page.html").read_text("utf-8"))
 _DOCS = Path(__file__).with_name("docs")
 if not _DOCS.is_dir():
     _DOCS = Path(__file__).parents[2] / "docs"
-# What people need who serve their own application, in this order.
+# The pages for people who serve their own application, in the order of the list.
 _GUIDES = {
     f"/docs/{path.name}": path
     for name in ("running", "options", "deploy", "applications", "embedding")
     if (path := _DOCS / f"{name}.md").is_file()
 }
 
-# Named one by one because some servers copy the process's environment into the environ, and what
-# is in there is nobody's business.
+# They are listed, because some servers copy the environment of the process into the environ, and
+# that may hold secrets.
 _REQUEST_KEYS = (
     "REQUEST_METHOD",
     "SCRIPT_NAME",
@@ -75,7 +75,7 @@ _REQUEST_KEYS = (
 
 @dataclass(frozen=True, slots=True)
 class _Response:
-    """What a handler answers. A body of bytes gets its Content-Length, a stream has none."""
+    """The response of a handler. A body of bytes gets a Content-Length; a stream has none."""
 
     body: bytes | Iterator[bytes]
     content_type: str = "text/plain; charset=utf-8"
@@ -146,7 +146,7 @@ def _page(environ: WSGIEnvironment) -> _Response:
         guides="\n".join(_guide_links(base)),
         tables="\n".join(_table(title, rows) for title, rows in _environ_groups(environ)),
     )
-    # The page needs nothing from elsewhere, and says so where the browser enforces it.
+    # The page loads nothing from other servers. With this header the browser enforces that.
     policy = (
         f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; "
         "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'self'"
@@ -172,7 +172,7 @@ def _guide(environ: WSGIEnvironment) -> _Response:
 def _clock(environ: WSGIEnvironment) -> _Response:
     ticks = int(_number(environ, "ticks", default=60, low=1, high=MAX_TICKS))
     interval = _number(environ, "interval", default=1.0, low=0.0, high=MAX_INTERVAL)
-    # Servers that have no such key do not tell.
+    # Other servers have no such key.
     stopping = environ.get("aiowsgi.stopping", lambda: False)
     return _Response(_tick_lines(ticks, interval, stopping))
 
@@ -261,14 +261,14 @@ def _environ_groups(environ: WSGIEnvironment) -> Iterator[tuple[str, list[tuple[
         if key.startswith("HTTP_") or key in ("CONTENT_TYPE", "CONTENT_LENGTH")
     )
     request = [key for key in _REQUEST_KEYS if key in environ]
-    # PEP 3333: what a server or a middleware adds carries a dot.
+    # PEP 3333: keys that a server or a middleware adds have a dot in their name.
     dotted = sorted(key for key in environ if "." in key)
     for title, keys in (("Request headers", headers), ("Request", request), ("WSGI", dotted)):
         yield title, [(key, _show(environ[key])) for key in keys]
 
 
 def _show(value: object) -> str:
-    """Return a value of the environ for people: objects by their type, not by their address."""
+    """Return a value of the environ as text for people. An object is shown by its type."""
     if isinstance(value, str):
         return value
     if value is None or isinstance(value, bool | int | float | tuple):
