@@ -1,5 +1,6 @@
 """Files of an application that have the names of modules of the standard library."""
 
+import functools
 import keyword
 import os
 import shutil
@@ -12,6 +13,7 @@ from textwrap import dedent
 from types import ModuleType
 
 import pytest
+from extent import representative
 from served_process import PATIENCE, ServedProcess, served
 
 from aiowsgi import cli
@@ -68,7 +70,8 @@ def decoys(folder: Path, *, but: set[str]) -> Path:
     return said
 
 
-def loaded_by_python(*arguments: str) -> set[str]:
+@functools.cache
+def loaded_by_python() -> set[str]:
     """Return the modules that Python itself loads before it comes to a package."""
     code = "import runpy, sys; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -87,7 +90,7 @@ def go_through_everything(process: ServedProcess) -> None:
 
 
 @pytest.mark.parametrize("http", ["h11", "httptools"])
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("loop", representative(["asyncio", "uvloop"], "asyncio"))
 @pytest.mark.parametrize("command", COMMANDS)
 def test_no_file_of_the_application_stands_for_what_serving_needs(
     tmp_path: Path, command: str, loop: str, http: str
@@ -120,7 +123,7 @@ FAILURES = {
 
 
 @pytest.mark.parametrize("kind", FAILURES)
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", representative(COMMANDS, "module"))
 def test_no_file_of_the_application_stands_for_what_a_message_needs(
     tmp_path: Path, command: str, kind: str
 ) -> None:
