@@ -63,7 +63,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish() -> None:
-    """Spare the garbage collector, which many tests call, the thousands of tests and all modules."""
+    """Spare the garbage collector the thousands of tests, and what the modules hold."""
     gc.collect()
     gc.freeze()
 
