@@ -76,7 +76,7 @@ def _give_up(exit_code: int) -> None:
     holders = {thread.ident: thread.name for thread in _holders() if thread.ident is not None}
     for ident, stack in stacks_of(holders).items():
         if _PACKAGE in stack:
-            continue  # This is the main thread, which waits in a function of ours.
+            continue  # This is the main thread, which waits in a function of this package.
         error_log.warning(
             "The process ends although the thread %s of the application is still at work, at:\n%s",
             holders[ident],

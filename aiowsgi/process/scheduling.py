@@ -83,7 +83,7 @@ class TimerSlackScheduling:
 
 
 def find_scheduling() -> TimerSlackScheduling | None:
-    """Return what sets the timer slack of threads, or None where that would have no effect.
+    """Return what sets the timer slack of threads, or None if that would have no effect.
 
     Called on a thread that has its usual slack.
     """

@@ -48,7 +48,7 @@ def base_environ(*, software: str, multithread: bool, multiprocess: bool) -> Env
 
 
 def _environ_key(name: bytes) -> str | None:
-    """Return the key for a header field, or None where the application must not see the field."""
+    """Return the key for a header field, or None if the application must not see the field."""
     # Proxy would become HTTP_PROXY, which HTTP clients take for a setting (CVE-2016-5385).
     if name == b"proxy":
         return None

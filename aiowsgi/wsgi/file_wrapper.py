@@ -13,7 +13,7 @@ _FILES = (io.BufferedReader, io.BufferedRandom, io.FileIO)
 
 
 class Readable(Protocol):
-    """A file-like object; its ``close`` is used where it has one."""
+    """A file-like object. Its ``close`` is called if it has one."""
 
     def read(self, size: int, /) -> bytes: ...
 

@@ -319,7 +319,7 @@ class JobPool:
         # done so already, and their clients may have given up. The newest can still be run in time.
         late = now - self._jobs[0].queued_at > self._queue_target
         job = self._jobs[-1 if late else 0]
-        # This is the first step: if the thread ends behind it, ``_clean_up`` finds the job.
+        # This is the first step: if the thread ends after it, ``_clean_up`` finds the job.
         thread.job = job
         job.taken_at = now
         job.thread = thread

@@ -71,7 +71,7 @@ class Call:
         except BaseException as error:
             if self._owner.abandoned:
                 raise
-            # Whoever waits for the future gets every kind of exception.
+            # Every kind of exception goes to the caller, through the future.
             self._future.set_exception(error)
             # The future refers to the traceback, which refers to this frame: not also the other
             # way.
