@@ -44,6 +44,15 @@ class IncompleteRequest(Refusal):
     """The client ended the connection in the middle of a request. That is no mistake."""
 
 
+# What a 503 asks of the client, in seconds.
+_RETRY_AFTER = 5
+
+
+def overload(reason: str) -> Refusal:
+    """Return what a client is answered whose request would be too much at the moment."""
+    return Refusal(503, reason, retry_after=_RETRY_AFTER)
+
+
 class ApplicationError(AiowsgiError):
     """The application broke PEP 3333. Answered with a 500. The message says how to repair it."""
 

@@ -1,6 +1,6 @@
 """Counts the instructions that aiowsgi executes for a request, where time is too noisy.
 
-`count` runs this module once more, under valgrind: a connection in memory (`tests/fake_loop.py`)
+`count` runs this module once more, under valgrind: a connection in memory (`tests/memory.py`)
 is given requests, with no socket, no other thread and no real clock, so that a second count is
 nearly the same. What the fakes execute is counted too.
 """
@@ -96,10 +96,10 @@ def per_request(counts: list[int]) -> dict[str, int]:
 def _drive() -> None:
     """Be the program that is counted."""
     # By name: it belongs to the tests, and is on the path only here.
-    connect = import_module("fake_loop").FakeConnection
+    connect = import_module("memory").MemoryConnection
     for kind in KINDS:
         connection = connect(apps.hello)
-        sent = connection.transport.sent
+        sent = connection.wire.sent
         # All made beforehand, so that this is not counted.
         requests = iter([request(kind, number) for number in range(WARM_UP + FEW + MANY)])
         # A full collection costs as much as a hundred requests, and falls into any count or none.

@@ -12,7 +12,7 @@ import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from wsgiref.types import WSGIApplication
 from wsgiref.validate import validator
 
@@ -20,6 +20,8 @@ import h11
 import pytest
 
 import aiowsgi
+from aiowsgi.connection.connection import Connection
+from aiowsgi.server.assembly import Assembly
 
 # Fail-safe: nothing on the loopback interface takes this long.
 TIMEOUT = 30.0
@@ -205,6 +207,16 @@ async def connect(server: aiowsgi.Server, *, receive_buffer: int | None = None) 
     client = RawClient(sock)
     _clients.append(client)
     return client
+
+
+def parts_of(server: aiowsgi.Server) -> Assembly:
+    """Return the parts of a server, which count what tests want to know."""
+    return server._assembly
+
+
+def clients_of(server: aiowsgi.Server) -> list[Connection]:
+    """Return the connections of a server."""
+    return cast(list[Connection], list(parts_of(server).shared.clients))
 
 
 async def eventually(condition: Callable[[], object]) -> None:

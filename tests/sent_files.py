@@ -12,7 +12,7 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 
 import pytest
 from descriptors import open_descriptors
-from raw_client import RawClient, connect, eventually
+from raw_client import RawClient, clients_of, connect, eventually
 
 import aiowsgi
 
@@ -125,7 +125,7 @@ def phases(server: aiowsgi.Server) -> list[str]:
 
 
 async def a_file_is_on_its_way(server: aiowsgi.Server) -> None:
-    await eventually(lambda: any(one._sender._file for one in server._site.connections))
+    await eventually(lambda: any(one.sender.file for one in clients_of(server)))
 
 
 @contextlib.asynccontextmanager
@@ -134,8 +134,8 @@ async def descriptors_come_back(server: aiowsgi.Server) -> AsyncIterator[None]:
     async with await connect(server) as client:
         # The first request opens some that stay.
         assert (await client.request(HELLO)).body == b"hello"
-    await eventually(lambda: not server._site.connections)
+    await eventually(lambda: not server._assembly.shared.clients)
     before = open_descriptors()
     yield
-    await eventually(lambda: not server._site.connections)
+    await eventually(lambda: not server._assembly.shared.clients)
     await eventually(lambda: open_descriptors() <= before)

@@ -1,8 +1,8 @@
 """An application that does what a test says, on threads that take turns with the test.
 
 Whoever has the turn runs, and nobody else: what happens is the same each time. A thread gives the
-turn back where the application waits for its next order, and where it would block; for that
-``TurnCondition`` takes the place of ``threading.Condition``.
+turn back where the application waits for its next order, and where it would block, on a condition
+of a ``SteppedPool``.
 """
 
 # ruff: noqa: SIM115 - files are opened here for others to close
@@ -14,13 +14,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, cast
 from wsgiref.types import StartResponse, WSGIEnvironment
 
-from fake_loop import TIMEOUT
+from memory import TIMEOUT, HeldPool
 
+from aiowsgi.bridge.locks import Lock
 from aiowsgi.errors import ClientDisconnected
-from aiowsgi.exchange.stream import Exchange
+from aiowsgi.exchange.stream import Stream
 
 # What applications answer with; each begins elsewhere in it.
 DATA = random.Random("answers").randbytes(4_000_003)
@@ -49,7 +50,7 @@ class Wait:
 class TurnCondition:
     """A condition whose waits end when a test gives the turn back, and not unless notified."""
 
-    def __init__(self, lock: threading.Lock) -> None:
+    def __init__(self, lock: Any) -> None:
         self._lock = lock
         self._waits: list[Wait] = []
 
@@ -82,6 +83,13 @@ class TurnCondition:
     def notify_all(self) -> None:
         for wait in self._waits:
             wait.notified = True
+
+
+class SteppedPool(HeldPool):
+    """A pool whose jobs are run by ``SteppedThread``."""
+
+    def make_condition(self, lock: Lock) -> threading.Condition:
+        return cast(threading.Condition, TurnCondition(lock))
 
 
 class SteppedThread(threading.Thread):
@@ -194,7 +202,7 @@ class Run:
         self._start_response = start_response
         self._write: Callable[[bytes], object] | None = None
         self._lingers = False
-        self.exchange: Exchange = environ["aiowsgi.disconnected"].__self__
+        self.stream: Stream = environ["aiowsgi.disconnected"].__self__.stream
         self.method: str = environ["REQUEST_METHOD"]
         self.token: str = environ["PATH_INFO"].removeprefix("/")
         self._data_at = hash_of(self.token)

@@ -1,23 +1,23 @@
 """Clients in memory: what they send is known from its making, and h11 reads what they receive.
 
-``Peer`` is a transport with the client at its other end. Bytes are on their way until the server
-polls for them, as they are in the buffers of a kernel.
+``Peer`` is a wire with the client at its other end. Bytes are on their way until the server polls
+for them, as they are in the buffers of a kernel.
 """
 
 import itertools
 import os
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import h11
-from fake_loop import FakeLoop, FakeTransport
+from memory import ManualTimers, MemoryTransfer, MemoryWire
 
-from aiowsgi.connection.connection import Protocol
+from aiowsgi.exchange.interfaces import FileTransfer
+from aiowsgi.wsgi.file_wrapper import FilePart
 
-# What a loop reads at a time.
+# What a loop reads at a time, and what it copies of a file.
 RECEIVE = 50_000
+COPIED = 1 << 17
 
 # Heads that are refused, and how. They end where the first line or field is complete that is wrong.
 MALFORMED: dict[str, tuple[int, bytes]] = {
@@ -232,92 +232,68 @@ class Answers:
                     raise AssertionError(f"unexpected: {event}")
 
 
-class _Socket:
-    """The socket of a transport in memory; the kernel knows it by its number."""
+class _KernelTransfer(MemoryTransfer):
+    """A file that a kernel sends, which knows when the client has gone."""
 
-    family = socket.AF_INET
+    def __init__(self, peer: "Peer", part: FilePart, on_end: Callable[[bool], None]) -> None:
+        super().__init__(peer, part, on_end)
+        self._peer = peer
 
-    def __init__(self, number: int) -> None:
-        self._number = number
-        # Whether closing it sends a reset.
-        self.resets = False
-
-    def fileno(self) -> int:
-        return self._number
-
-    def setsockopt(self, level: int, option: int, value: bytes) -> None:
-        assert (level, option) == (socket.SOL_SOCKET, socket.SO_LINGER)
-        self.resets = True
+    def send(self) -> None:
+        if self._peer.is_gone and not self.closed:
+            self._peer.abort()
+        else:
+            super().send()
 
 
-class Kernel:
-    """As much of ``os`` as sends a file, and of a loop as waits for room, for transports in memory.
+class _CopyingTransfer(MemoryTransfer):
+    """A file that goes through the buffer of a wire, piece by piece, as it has to for TLS."""
 
-    Its descriptors are none of the system.
-    """
+    def __init__(
+        self, peer: "Peer", timers: ManualTimers, part: FilePart, on_end: Callable[[bool], None]
+    ) -> None:
+        super().__init__(peer, part, on_end)
+        self._peer = peer
+        self._timers = timers
 
-    pread = staticmethod(os.pread)
-
-    def __init__(self) -> None:
-        self._numbers = itertools.count(1 << 24)
-        self._peers: dict[int, Peer] = {}
-        self.duplicates: set[int] = set()
-        self.writers: dict[int, Callable[[], object]] = {}
-
-    def socket_of(self, peer: "Peer") -> _Socket:
-        number = next(self._numbers)
-        self._peers[number] = peer
-        return _Socket(number)
-
-    def sendfile(self, target: int, source: int, offset: int, size: int) -> int:
-        return self._peers[target].send_file(source, offset, size)
-
-    def dup(self, number: int) -> int:
-        duplicate = next(self._numbers)
-        self._peers[duplicate] = self._peers[number]
-        self.duplicates.add(duplicate)
-        return duplicate
-
-    def close(self, number: int) -> None:
-        assert number not in self.writers, "closed while a loop waits for it"
-        self.duplicates.remove(number)
-
-    def add_writer(self, number: int, callback: Callable[[], object]) -> None:
-        self.writers[number] = callback
-
-    def remove_writer(self, number: int) -> bool:
-        return self.writers.pop(number, None) is not None
-
-    def poll(self) -> bool:
-        """Do what there is room for. Return whether there was any."""
-        ready = [
-            callback for number, callback in self.writers.items() if self._peers[number].has_room
-        ]
-        for callback in ready:
-            callback()
-        return bool(ready)
+    def send(self) -> None:
+        if self.closed:
+            return
+        part = self.part
+        data = os.pread(part.descriptor, min(part.size, COPIED), part.offset)
+        if data:
+            self._peer.write(data)
+            if self.closed:
+                return  # Memory is short.
+        part.offset += len(data)
+        part.size -= len(data)
+        if not data or not part.size:
+            self.end(complete=bool(data))
+        elif not self._peer.buffered:
+            self._timers.call_soon(self.send)
 
 
-class Peer(FakeTransport):
-    """A transport with its client. ``tls``: it cannot be half-closed, and no file sent past it."""
+class Peer(MemoryWire):
+    """A wire with its client. ``tls``: nothing is sent past it, and it cannot be half-closed."""
 
-    def __init__(self, loop: FakeLoop, protocol: Protocol, kernel: Kernel, *, tls: bool) -> None:
-        super().__init__(loop, protocol)
-        self.protocol = protocol
+    def __init__(self, timers: ManualTimers, *, tls: bool) -> None:
+        super().__init__(timers)
+        self._timers = timers
         self.tls = tls
-        self.made_at = loop.now
-        self.socket = kernel.socket_of(self)
+        self.is_plain = self.can_half_close = not tls
+        self.made_at = timers.now
         self.requests: list[Request] = []
         self.answers = Answers()
         # What the client has made and not sent, what is on its way, and how much has arrived.
         self.unwritten = bytearray()
         self.inbox = bytearray()
         self.delivered = 0
-        # Whether the client has ended its side, whether the server knows, and whether it has gone.
+        # Whether the client has ended its side, whether the server knows, and whether the client
+        # takes nothing any more, which the kernel answers with a reset; and whether it has.
         self.ended = False
         self._end_told = False
         self.deaf = False
-        self.was_reset = False
+        self.is_gone = False
         # Where in the stream of responses something was written: what had arrived by then.
         self._written: dict[int, int] = {}
         self._read = 0
@@ -326,7 +302,7 @@ class Peer(FakeTransport):
     @property
     def in_flight(self) -> bool:
         """Whether anything is on its way."""
-        return bool(self.unwritten or self.inbox or self.unsent)
+        return bool(self.unwritten or self.inbox or self.pending)
 
     # The client.
 
@@ -337,7 +313,7 @@ class Peer(FakeTransport):
         self.requests.append(request)
         self.unwritten += request.head + request.behind
 
-    def send(self, size: int) -> None:
+    def say(self, size: int) -> None:
         """Send some of what was made."""
         self.inbox += self.unwritten[:size]
         del self.unwritten[:size]
@@ -348,10 +324,10 @@ class Peer(FakeTransport):
             return
         self.answers.feed(bytes(self.sent[self._read :]), self._request_at)
         self._read = len(self.sent)
-        if not self._end_read and (self.lost or (self.eof_written and not self.unsent)):
+        if not self._end_read and (self.lost or (self.half_closed and not self.pending)):
             self._end_read = True
             # A kernel that closes a socket with unread bytes sends a reset too.
-            if not (self.lost and (self.was_reset or self.socket.resets or self.inbox)):
+            if not (self.lost and (self.is_gone or self.was_reset or self.inbox)):
                 self.answers.end()
 
     def _request_at(self, position: int) -> tuple[Request, bool]:
@@ -363,86 +339,66 @@ class Peer(FakeTransport):
         assert arrived > request.begin, "a response before its request"
         return request, arrived >= request.begin + len(request.head)
 
-    # The loop.
-
-    @property
-    def has_room(self) -> bool:
-        return self.capacity != 0 or self.was_reset
+    # The kernel and the loop.
 
     def poll(self) -> bool:
-        """Tell the protocol what has happened. Return whether anything has."""
+        """Tell the server what has happened. Return whether anything has."""
         if self.lost:
             return False
-        reads = self.reading and not self.closing and not self._end_told
-        if self.was_reset:
-            if reads or self.unsent:
-                self._fail()
-                return True
-            return False
-        moved = False
-        if self.unsent and self.capacity != 0:
-            self._send()
-            moved = True
+        reads = self.reading and not self.is_closing and not self._end_told
+        sends = bool(self.pending or (self.file is not None and not self.file.closed))
+        if self.is_gone:
+            if reads or self.pending:
+                self.fail()
+            elif sends:
+                self.send()
+            return reads or sends
+        if sends and self.capacity != 0:
+            self.send()
         elif self.inbox and reads:
             data = bytes(self.inbox[:RECEIVE])
             del self.inbox[:RECEIVE]
             self.delivered += len(data)
-            self._protocol.data_received(data)
-            moved = True
+            self.owner.receive(data)
         elif self.ended and reads:
             self._end_told = True
-            if not self._protocol.eof_received():
-                self.close()
-            moved = True
-        return moved
+            self.owner.receive_end()
+        else:
+            return False
+        return True
 
-    def _fail(self) -> None:
-        self.closing = True
-        self.unsent.clear()
-        self._lose(ConnectionResetError("as a client that has gone"))
-
-    # The transport.
-
-    def get_extra_info(self, name: str) -> Any:
-        match name:
-            case "socket":
-                return self.socket
-            case "sslcontext":
-                return object() if self.tls else None
-        return super().get_extra_info(name)
-
-    def can_write_eof(self) -> bool:
-        return not self.tls
+    # The wire.
 
     def write(self, data: bytes) -> None:
         self._note_write()
-        if self.was_reset and not self.closing:
-            self._fail()
+        if self.is_gone and not self.is_closing:
+            self.fail()
         else:
             super().write(data)
 
-    def send_file(self, source: int, offset: int, size: int) -> int:
-        """Be ``os.sendfile``."""
-        assert not self.unsent, "the file overtakes what is in the transport"
-        assert size > 0, "on some systems 0 is everything"
-        if self.was_reset:
-            raise ConnectionResetError("as a client that has gone")
-        if self.capacity == 0:
-            raise BlockingIOError
-        self._note_write()
-        data = os.pread(source, size if self.capacity is None else min(size, self.capacity), offset)
-        self.sent += data
-        if self.capacity is not None:
-            self.capacity -= len(data)
-        self.was_reset = self.deaf
-        return len(data)
-
-    def _note_write(self) -> None:
-        self._written.setdefault(len(self.sent) + len(self.unsent), self.delivered)
-
-    def _send(self) -> None:
-        if self.deaf and self.unsent and self.capacity != 0:
+    def send(self) -> None:
+        if self.deaf and self.pending and self.capacity != 0:
             # The kernel takes it; what comes back is a reset.
             self.capacity = None
-            self.was_reset = True
-        super()._send()
+            self.is_gone = True
+        super().send()
+
+    def send_now(self, pieces: list[bytes]) -> int:
+        assert not self.half_closed, "written behind the end"
+        if self.is_gone or self.is_closing or self.capacity == 0:
+            return 0
+        return super().send_now(pieces)
+
+    def send_file(self, part: FilePart, on_end: Callable[[bool], None]) -> FileTransfer:
+        if self.tls:
+            return _CopyingTransfer(self, self._timers, part, on_end)
+        self.file = _KernelTransfer(self, part, on_end)
+        return self.file
+
+    def take_now(self, data: bytes) -> None:
+        self._note_write()
+        super().take_now(data)
+        self.is_gone = self.is_gone or self.deaf
+
+    def _note_write(self) -> None:
+        self._written.setdefault(len(self.sent) + len(self.pending), self.delivered)

@@ -60,6 +60,7 @@ from raw_client import (
     TIMEOUT,
     Incomplete,
     StartServer,
+    clients_of,
     connect,
     eventually,
     in_thread,
@@ -250,7 +251,9 @@ async def test_cve_2025_14550_repeated_fields_are_joined_in_linear_time(
         took = []
         for _ in range(5):
             begun = time.process_time()
-            build_environ({}, head, io.BytesIO(), server=("h", "80"), client=("h", "1"))
+            build_environ(
+                {}, head, io.BytesIO(), scheme="http", server=("h", "80"), client=("h", "1")
+            )
             took.append(time.process_time() - begun)
         return min(took)
 
@@ -405,7 +408,7 @@ async def test_cve_2025_47287_clients_cannot_fill_the_error_log(
     for request in bad * 20:
         async with await connect(server) as client:
             assert (await client.request(request)).status == 400
-    await eventually(lambda: not server._site.connections)
+    await eventually(lambda: not clients_of(server))
     lines = Counter(record.name for record in caplog.records)
     assert lines == {"aiowsgi.access": 20 * len(bad), "aiowsgi.error": len(bad)}
 
@@ -468,12 +471,12 @@ async def test_codex_lb_2041_connection_that_was_reset_leaves_no_object(
     await client.send(sent)
     if sent == GET:
         assert (await client.receive()).status == 200
-    await eventually(lambda: server._site.connections)
-    (protocol,) = server._site.connections
+    await eventually(lambda: clients_of(server))
+    (protocol,) = clients_of(server)
     gone = weakref.ref(_Watched.of(protocol))
     del protocol
     client.reset()
-    await eventually(lambda: not server._site.connections)
+    await eventually(lambda: not clients_of(server))
 
     def collected() -> bool:
         gc.collect()
@@ -555,7 +558,7 @@ async def test_waitress_499_shutdown_frees_a_thread_that_waits_for_a_slow_reader
     server = await start_server(app, threads=1, timeout_graceful=0.0)
     async with await connect(server, receive_buffer=1 << 14) as client:
         await client.send(GET)
-        await eventually(lambda: any(one.blocks_thread for one in server._site.connections))
+        await eventually(lambda: any(one.blocks_thread for one in clients_of(server)))
         server.close()
         await server.wait_closed()
         assert closed.is_set()

@@ -13,11 +13,12 @@ from collections.abc import Iterable, Iterator
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 import pytest
-from fake_loop import FakeConnection
+from memory import MemoryConnection
 from raw_client import (
     TIMEOUT,
     RawClient,
     StartServer,
+    clients_of,
     connect,
     eventually,
     in_thread,
@@ -71,7 +72,7 @@ async def ping(client: RawClient) -> None:
 
 
 def write_is_paused(server: aiowsgi.Server) -> bool:
-    return any(protocol._sender.waiting for protocol in server._site.connections)
+    return any(client.sender.waiting for client in clients_of(server))
 
 
 async def paused(server: aiowsgi.Server, app: Endless, other: RawClient) -> int:
@@ -149,7 +150,7 @@ async def test_memory_is_flat_while_many_clients_do_not_read(
         apps.stop.set()
         for client in clients:
             client.reset()
-        await eventually(lambda: len(server._site.connections) == 1)
+        await eventually(lambda: len(clients_of(server)) == 1)
 
 
 @on_each_loop
@@ -187,9 +188,9 @@ async def test_one_large_chunk_reaches_a_slow_reader(start_server: StartServer, 
     ):
         await client.send(GET)
         await eventually(lambda: write_is_paused(server))
-        (protocol,) = [one for one in server._site.connections if one._sender.waiting]
+        (connection,) = [one for one in clients_of(server) if one.sender.waiting]
         # The chunk is the application's: it is sent from where it is, piece by piece.
-        assert protocol._transport.get_write_buffer_size() < 1 << 20
+        assert connection.wire.buffered < 1 << 20
         for _ in range(3):
             await ping(other)
         response = await client.receive()
@@ -224,7 +225,7 @@ async def test_response_that_ends_while_the_client_does_not_read_ends_well(
             await eventually(lambda: write_is_paused(server))
             assert len((await client.receive()).body) == 6_000_000
             assert await client.read_until_eof() == b""
-    await eventually(lambda: not server._site.connections)
+    await eventually(lambda: not clients_of(server))
 
 
 @pytest.mark.parametrize("request_bytes", ENDING.values(), ids=ENDING)
@@ -234,15 +235,15 @@ def test_connection_is_not_closed_in_the_midst_of_sending(request_bytes: bytes) 
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterator[bytes]:
         start_response("200 OK", [*PLAIN])
         yield b"x" * 100_000
-        connection.loop.run_ready()
-        assert connection.protocol._sender.waiting
+        connection.timers.run_ready()
+        assert connection.connection.sender.waiting
 
-    connection = FakeConnection(app, response_buffer=1 << 20, access_log=False)
-    connection.transport.capacity = 0
+    connection = MemoryConnection(app, response_buffer=1 << 20, access_log=False)
+    connection.wire.capacity = 0
     connection.receive(request_bytes)
     connection.run_job()
-    connection.transport.take(200_000)
-    connection.loop.run_ready()
+    connection.wire.take(200_000)
+    connection.timers.run_ready()
     assert connection.sent.count(b"x") >= 100_000
     connection.end()
     assert connection.closed
@@ -307,16 +308,15 @@ async def test_upload_that_the_application_does_not_read_is_paused(
             piece, overhead = CHUNK, 0
         sent = await client.send_until_full(piece, limit=100_000_000)
         assert sent < KERNEL_BYTES
-        (protocol,) = [one for one in server._site.connections if not one._receiver._reading]
-        exchange = protocol._exchange
-        assert exchange is not None
-        assert exchange.body is not None
+        (stream,) = [one.stream for one in clients_of(server) if one.stream is not None]
+        assert stream.body is not None
+        assert stream.body.full
         # The prefetch, and what one reading of the socket brings.
-        assert exchange.body.received < (1 << 16) + (1 << 18)
-        received = exchange.body.received
+        assert stream.body.received < (1 << 16) + (1 << 18)
+        received = stream.body.received
         for _ in range(20):
             await ping(other)
-        assert exchange.body.received == received
+        assert stream.body.received == received
         go_on.set()
         # The rest of the piece that was cut by the full kernel, and the end.
         size = len(piece)
@@ -399,17 +399,17 @@ async def test_body_in_chunks_of_one_byte_does_not_hold_the_loop(
     chunks = 20_000
     async with await connect(server) as client:
         await client.send(b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n")
-        await eventually(lambda: any(one._exchange for one in server._site.connections))
-        (protocol,) = server._site.connections
-        exchange = protocol._exchange
-        assert exchange is not None
+        await eventually(lambda: any(one.stream for one in clients_of(server)))
+        (connection,) = clients_of(server)
+        stream = connection.stream
+        assert stream is not None
         # Passes of the loop, by what has been handled before each of them.
         handled: list[int] = []
         counting = True
 
         def count() -> None:
-            body = exchange.body
-            handled.append(protocol._receiver.prefetched if body is None else body.received)
+            body = stream.body
+            handled.append(connection.receiver.prefetched if body is None else body.received)
             if counting:
                 asyncio.get_running_loop().call_soon(count)
 
@@ -435,7 +435,7 @@ async def test_clients_that_do_not_read_log_nothing(
         await paused(server, app, other)
         client.reset()
         await in_thread(app.closed.wait, TIMEOUT)
-        await eventually(lambda: len(server._site.connections) == 1)
+        await eventually(lambda: len(clients_of(server)) == 1)
     assert not [record for record in caplog.records if record.levelno > logging.INFO]
 
 
@@ -456,13 +456,13 @@ async def test_accepting_pauses_while_there_is_no_room(start_server: StartServer
         for _ in range(20):
             await ping(first)
             await ping(second)
-        assert len(server._site.connections) == 2
+        assert len(clients_of(server)) == 2
         first.close()
         assert (await third.receive()).body == b"pong"
-        assert len(server._site.connections) == 2
+        assert len(clients_of(server)) == 2
         second.reset()
         assert (await fourth.receive()).body == b"pong"
-    await eventually(lambda: not server._site.connections)
+    await eventually(lambda: not clients_of(server))
 
 
 @on_each_loop

@@ -17,22 +17,23 @@ from typing import Any
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 import pytest
-from fake_loop import FakeConnection
+from memory import MemoryConnection
 from raw_client import (
     TIMEOUT,
     Incomplete,
     RawClient,
     StartServer,
+    clients_of,
     connect,
     eventually,
     in_thread,
     on_each_loop,
+    parts_of,
 )
 
 import aiowsgi
 from aiowsgi.bridge import spool as spool_module
 from aiowsgi.bridge.spool import Spool, Spooler
-from aiowsgi.connection.sender import Sender
 
 CHUNKED = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -79,7 +80,7 @@ def expected(body: bytes, announced: str | None = None) -> bytes:
 
 def used(server: aiowsgi.Server) -> int:
     """Return the bytes that count as spooled."""
-    spooler = server._site.spooler
+    spooler = parts_of(server).resources.spooler
     assert spooler is not None
     return spooler.budget.used
 
@@ -258,22 +259,22 @@ async def test_a_client_that_waits_for_a_100_gets_it_without_a_thread(
             assert response.get("connection") is None
 
 
-def test_no_response_may_pass_the_100_by(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The transport may send it later than a thread would send the response."""
-    directly: list[str] = []
-    monkeypatch.setattr(
-        Sender, "allow_direct", lambda sender, exchange: directly.append(exchange.head.target)
-    )
-    connection = FakeConnection(App(), **OPTIONS)
-    connection.site.spooler = Spooler(OPTIONS["body_spool"])
+def test_no_response_may_pass_the_100_by() -> None:
+    """The wire may send it later than a thread would send the response."""
+    connection = MemoryConnection(App(), **OPTIONS)
+    connection.wire.is_plain = True
+    connection.resources.spooler = Spooler(OPTIONS["body_spool"])
     connection.receive(b"GET /first HTTP/1.1\r\nHost: h\r\n\r\n")
     connection.run_job()
+    first = len(connection.wire.sent_now)
+    assert first > 0
     connection.receive(length_head(5, b"Expect: 100-continue").replace(b" / ", b" /second "))
     connection.receive(b"hello")
     connection.run_job()
+    assert len(connection.wire.sent_now) == first
     connection.receive(b"GET /third HTTP/1.1\r\nHost: h\r\n\r\n")
     connection.run_job()
-    assert directly == ["/first", "/third"]
+    assert len(connection.wire.sent_now) > first
     statuses = re.findall(rb"HTTP/1\.1 (\d+)", connection.sent)
     assert statuses == [b"200", b"100", b"200", b"200"]
 
@@ -386,8 +387,8 @@ async def test_a_disk_that_is_full_at_the_last_moment_is_a_503(
     async with await connect(server) as client:
         await client.send(length_head(50_000) + BODY[:49_000])
         await eventually(lambda: files.written == 49_000)
-        (protocol,) = server._site.connections
-        receiver = protocol._receiver
+        (connection,) = clients_of(server)
+        receiver = connection.receiver
         files.ready.clear()
         monkeypatch.setattr(Spool, "error", property(look_and_fail))
         assert (await client.request(BODY[49_000:50_000])).status == 503
@@ -430,16 +431,16 @@ async def test_a_slow_disk_makes_the_client_wait(start_server: StartServer, file
         body = BODY * 5
         sending = asyncio.create_task(client.send(length_head(len(body)) + body))
         await eventually(lambda: used(server) > 1 << 18)
-        (protocol,) = server._site.connections
-        await eventually(lambda: not protocol._receiver._reading)
+        (connection,) = clients_of(server)
+        await eventually(lambda: not connection.receiver.reading)
         # What is in memory is bounded, and counted.
-        assert 1 << 18 <= protocol._receiver.held < 1 << 20
-        assert server._site.budget.used >= 1 << 18
+        assert 1 << 18 <= connection.receiver.held < 1 << 20
+        assert parts_of(server).resources.budget.used >= 1 << 18
         assert not sending.done()
         files.ready.set()
         await sending
         assert (await client.receive()).body == expected(body)
-    await eventually(lambda: server._site.budget.used == 0)
+    await eventually(lambda: parts_of(server).resources.budget.used == 0)
 
 
 @pytest.mark.parametrize("size", [50_000, len(BODY)], ids=["at the end", "in the midst"])
@@ -486,7 +487,7 @@ async def test_the_slowest_make_room(start_server: StartServer, files: Files) ->
     async with await connect(server) as slow, await connect(server) as client:
         await slow.send(length_head(200_000) + BODY[:150_000])
         await eventually(lambda: used(server) == 150_000)
-        (protocol,) = (each for each in server._site.connections if each.holds_spool)
+        (protocol,) = (each for each in clients_of(server) if each.holds_spool)
         await eventually(lambda: protocol.rate() is not None)
         body = BODY[:100_000]
         request = CHUNKED + chunk(body) + b"0\r\n\r\n"
@@ -501,7 +502,7 @@ async def test_a_client_that_is_the_slowest_makes_room_itself(
     async with await connect(server) as client, await connect(server) as other:
         await client.send(length_head(200_000) + BODY[:20_000])
         await eventually(lambda: used(server) == 20_000)
-        (slow,) = (each for each in server._site.connections if each.holds_spool)
+        (slow,) = (each for each in clients_of(server) if each.holds_spool)
         await eventually(lambda: slow.rate() is not None)
         await other.send(length_head(200_000) + BODY[:170_000])
         await eventually(lambda: used(server) == 190_000)

@@ -3,14 +3,12 @@
 Nothing here is timed. Each count has a bound that grows with what was sent, and no faster.
 """
 
-import asyncio
 import re
 from collections.abc import Iterator
-from typing import cast
 
 import pytest
-from fake_loop import FakeConnection, FakeTransport
 from http_streams import each_reader, new_parser
+from memory import MemoryConnection, MemoryWire
 
 from aiowsgi.connection.receiver import Receiver
 from aiowsgi.errors import Refusal
@@ -52,12 +50,12 @@ class Taker:
         pass
 
 
-def receiving() -> tuple[Receiver, Taker, FakeConnection]:
-    """Return a receiver with nothing but a transport and somebody who takes what it reads."""
-    connection = FakeConnection(lambda environ, start_response: [])
-    transport = FakeTransport(connection.loop, connection.protocol)
+def receiving() -> tuple[Receiver, Taker, MemoryConnection]:
+    """Return a receiver with nothing but a wire and somebody who takes what it reads."""
+    connection = MemoryConnection(lambda environ, start_response: [])
     taker = Taker()
-    return Receiver(connection.site, cast(asyncio.Transport, transport), taker), taker, connection
+    wire = MemoryWire(connection.timers)
+    return Receiver(connection.shared, wire, connection.codec, taker), taker, connection
 
 
 def test_chunks_of_one_byte_are_handed_over_in_portions_one_a_pass() -> None:
@@ -66,8 +64,8 @@ def test_chunks_of_one_byte_are_handed_over_in_portions_one_a_pass() -> None:
     passes = 1
     # Others have their turn between two portions.
     assert taker.bodies == [b"x" * PORTION]
-    while connection.loop._ready:
-        connection.loop._ready.popleft()()
+    while connection.timers.ready:
+        connection.timers.ready.popleft()()
         passes += 1
         assert len(taker.bodies) <= passes
     assert taker.bodies == [b"x" * PORTION] * 10
@@ -84,7 +82,7 @@ def test_chunks_of_one_read_are_one_hand_over() -> None:
     receiver.feed(b"lo\r\n0\r\nA: b\r\n\r\n")
     assert [len(data) for data in taker.bodies] == [*[5 * (PORTION - 1)] * 3, 3, 2]
     assert taker.ended
-    assert not connection.loop._ready
+    assert not connection.timers.ready
 
 
 def test_what_comes_before_an_unsound_chunk_is_handed_over_before_the_refusal() -> None:

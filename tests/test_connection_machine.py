@@ -8,15 +8,12 @@ the server's own code tells it.
 import enum
 import logging
 import sys
-import threading
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from wsgiref.types import StartResponse, WSGIEnvironment
 
-import pytest
-from fake_loop import FakeConnection, FakePool, make_protocol
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -27,36 +24,38 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from memory import HeldPool, ManualTimers, MemoryServer
 from sent_files import open_descriptors
 from stepped_app import (
     End,
     Fail,
     Fault,
     Give,
+    Phase,
     Read,
     Return,
     ReturnFile,
     Run,
     Start,
+    SteppedPool,
     SteppedThread,
-    TurnCondition,
     Wait,
 )
 from stepped_client import (
     MALFORMED,
     RECEIVE,
     Answer,
-    Kernel,
     Peer,
+    Request,
     malformed_request,
     plain_request,
     request_in_chunks,
     request_with_length,
 )
 
-from aiowsgi.connection.states import State
+from aiowsgi.connection.states import ConnectionState
 from aiowsgi.errors import ServerStopped
-from aiowsgi.exchange.stream import Exchange
+from aiowsgi.exchange.stream import Stream
 
 BODY_LIMIT = 120_000
 # The shortest time after which the server may lose its patience with a client, in seconds.
@@ -133,6 +132,17 @@ class Trouble(enum.Enum):
     CUT = "the server cuts what is in flight"
 
 
+class Passes(ManualTimers):
+    """Timers of a loop that polls its clients, too."""
+
+    def __init__(self, run_loop: Callable[[], None]) -> None:
+        super().__init__()
+        self._run_loop = run_loop
+
+    def run_ready(self) -> None:
+        self._run_loop()
+
+
 class Connections(RuleBasedStateMachine):
     """Some connections of one server."""
 
@@ -140,14 +150,6 @@ class Connections(RuleBasedStateMachine):
         super().__init__()
         self.folder = folder
         self.descriptors = open_descriptors()
-        self.kernel = Kernel()
-        self.patches = pytest.MonkeyPatch()
-        for module in ("body", "response"):
-            self.patches.setattr(
-                f"aiowsgi.bridge.{module}.threading",
-                SimpleNamespace(Lock=threading.Lock, Condition=TurnCondition),
-            )
-        self.patches.setattr("aiowsgi.net.sendfile.os", self.kernel)
         self.log = _Log()
         self.peers: list[Peer] = []
         self.threads: list[SteppedThread] = []
@@ -175,20 +177,18 @@ class Connections(RuleBasedStateMachine):
     )
     def start(self, client: tuple[bool, int | None], **options: Any) -> None:
         self.first_client = client
-        self.server = FakeConnection(
-            self.application, limit_request_body=BODY_LIMIT, **TIMES, **options
+        self.timers = Passes(self.run_loop)
+        self.server = MemoryServer(
+            self.application,
+            timers=self.timers,
+            pool=SteppedPool(self.timers.time),
+            limit_request_body=BODY_LIMIT,
+            **TIMES,
+            **options,
         )
-        self.site, self.loop = self.server.site, self.server.loop
-        self.pool: FakePool = self.server.pool
-        self.config = self.site.config
-        vars(self.loop).update(
-            run_ready=self.run_loop,
-            add_writer=self.kernel.add_writer,
-            remove_writer=self.kernel.remove_writer,
-        )
-        # The connection that came with it is not needed.
-        self.server.transport.abort()
-        self.run_loop()
+        self.resources, self.shared = self.server.resources, self.server.shared
+        self.pool: HeldPool = self.server.pool
+        self.config = self.resources.config
 
     def application(self, environ: WSGIEnvironment, start_response: StartResponse) -> Any:
         run = Run(self.folder, environ, start_response)
@@ -202,12 +202,12 @@ class Connections(RuleBasedStateMachine):
     @property
     def talking(self) -> list[Peer]:
         """Connections whose client may still send."""
-        return [peer for peer in self.connected if not peer.ended and not peer.was_reset]
+        return [peer for peer in self.connected if not peer.ended and not peer.is_gone]
 
     @property
     def has_room(self) -> bool:
         """Whether another client may connect, and has something to find out."""
-        return len(self.connected) < 4 and len(self.talking) < 2 and not self.site.closing
+        return len(self.connected) < 4 and len(self.talking) < 2 and not self.shared.closing
 
     @property
     def jobs(self) -> list[Any]:
@@ -231,14 +231,14 @@ class Connections(RuleBasedStateMachine):
 
     def run_loop(self) -> None:
         """Run passes of the loop until there is nothing to do any more."""
-        ready = self.loop._ready
+        ready = self.timers.ready
         for _ in range(MANY):
             if not self.polls_first:
                 for _ in range(len(ready)):
                     ready.popleft()()
             self.polls_first = False
             moved = [peer.poll() for peer in self.peers]
-            if not (self.kernel.poll() or any(moved) or ready):
+            if not (any(moved) or ready):
                 return
         raise AssertionError("the loop does not come to rest")
 
@@ -256,13 +256,13 @@ class Connections(RuleBasedStateMachine):
         self.busy = steps
         self.polls_first = polls_first
 
-    @precondition(lambda self: self.connected or self.site.closing)
+    @precondition(lambda self: self.connected or self.shared.closing)
     @rule(seconds=st.sampled_from([0.1, 0.6, 1.1, 2.5, 4.5, 4.5, 8.0, 40.0]))
     def pass_time(self, seconds: float) -> None:
         if self.busy:
-            self.loop.now += seconds
+            self.timers.now += seconds
         else:
-            self.loop.advance(seconds)
+            self.timers.advance(seconds)
         self.relax()
 
     # Clients.
@@ -270,14 +270,13 @@ class Connections(RuleBasedStateMachine):
     @precondition(lambda self: self.has_room)
     @rule(tls=st.booleans(), capacity=capacities)
     def connect(self, tls: bool, capacity: int | None) -> None:
-        protocol = make_protocol(self.site)
-        peer = Peer(self.loop, protocol, self.kernel, tls=tls)
+        peer = Peer(self.timers, tls=tls)
         peer.capacity = capacity
         self.peers.append(peer)
         self.executed[peer] = 0
-        if self.ballast or self.pool.starved or self.site.draining:
+        if self.ballast or self.pool.starved or self.resources.draining:
             self.meddled.add(peer)
-        protocol.connection_made(peer)  # type: ignore[arg-type]
+        self.server.connect(peer)
         self.settle()
 
     def make(self, index: int, sent: Sent, make: Any, *args: Any, **more: Any) -> None:
@@ -288,7 +287,7 @@ class Connections(RuleBasedStateMachine):
         peer.add(make(token, *args, **more))
         behind = len(peer.requests[-1].behind) if sent is Sent.HEAD else 0
         if sent is not Sent.NOTHING:
-            peer.send(len(peer.unwritten) - behind)
+            peer.say(len(peer.unwritten) - behind)
         if self.pool.full:
             # Of interest once: a server that refuses all requests is none.
             self.meddled.add(peer)
@@ -342,7 +341,7 @@ class Connections(RuleBasedStateMachine):
     @rule(index=which, size=st.sampled_from([1, 2, 20, 75, 300, 20_000, 1 << 20]))
     def send(self, index: int, size: int) -> None:
         peers = [peer for peer in self.talking if peer.unwritten]
-        peers[index % len(peers)].send(size)
+        peers[index % len(peers)].say(size)
         self.settle()
 
     @precondition(lambda self: any(peer.capacity is not None for peer in self.connected))
@@ -408,7 +407,7 @@ class Connections(RuleBasedStateMachine):
             case Trouble.CLIENT_CLOSES if peer:
                 peer.ended = peer.deaf = True
             case Trouble.CLIENT_RESETS if peer:
-                peer.was_reset = peer.deaf = True
+                peer.is_gone = peer.deaf = True
             case Trouble.FILE:
                 for run in self.runs.values():
                     run.shorten(10_000)
@@ -423,49 +422,50 @@ class Connections(RuleBasedStateMachine):
                 self.pool.full = True
             case Trouble.SLOW_CLIENTS:
                 self.pool.starved = True
-                self.site.relief.threads()
+                self.shared.shedding.free_threads()
             case Trouble.LITTLE_MEMORY | Trouble.NO_MEMORY:
                 left = 1 << 16 if what is Trouble.LITTLE_MEMORY else -1
                 size = self.config.max_buffered - left
-                self.ballast = self.site.budget.hold(self.ballast, size)
-                self.site.relief.is_memory_short()
+                self.ballast = self.resources.budget.hold(self.ballast, size)
+                self.shared.shedding.free_memory()
             case Trouble.NO_ROOM:
-                self.site.relief.connections()
+                self.shared.shedding.free_connections()
             case Trouble.DRAIN | Trouble.CLOSE if len(self.runs) > 3:
-                self.site.draining = True
+                self.resources.draining = True
                 for peer in self.connected:
-                    peer.protocol.drain()
+                    peer.owner.drain()
                 if what is Trouble.CLOSE:
-                    self.site.closing = True
-                    for protocol in list(self.site.connections):
-                        protocol.shut_down()
+                    self.shared.closing = True
+                    for client in list(self.shared.clients):
+                        client.shut_down()
             case Trouble.CUT:
-                for protocol in list(self.site.connections):
-                    protocol.abort(ServerStopped("the server stopped"))
+                for client in list(self.shared.clients):
+                    client.abort(ServerStopped("the server stopped"))
 
     def relax(self) -> None:
         """Let the server have enough of everything."""
         self.pool.full = self.pool.starved = False
-        self.ballast = self.site.budget.hold(self.ballast, 0)
+        self.ballast = self.resources.budget.hold(self.ballast, 0)
 
     # What is promised.
 
     @invariant()
     def promises_are_kept(self) -> None:
-        if hasattr(self, "site"):
+        if hasattr(self, "server"):
             self.clients_get_what_is_for_them()
             self.applications_get_what_was_sent()
+            self.responses_wait_in_little_memory()
             self.memory_is_bounded_and_counted()
-            assert self.loop.timers <= len(self.site.connections)
+            assert len(self.timers.pending) <= len(self.shared.clients)
             assert not self.log.unexpected
 
     def may_end(self, peer: Peer) -> bool:
         """Whether the server may leave a client alone that has not broken HTTP."""
-        return peer.ended or peer.was_reset or self.may_be_refused(peer)
+        return peer.ended or peer.is_gone or self.may_be_refused(peer)
 
     def may_be_refused(self, peer: Peer) -> bool:
         """Whether the server has a reason to refuse a sound request, or to give a client up."""
-        impatient = self.loop.now - peer.made_at >= PATIENCE
+        impatient = self.timers.now - peer.made_at >= PATIENCE
         return impatient or peer in self.meddled or self.config.max_buffered < PLENTY
 
     def check_run(self, run: Run) -> None:
@@ -552,9 +552,7 @@ class Connections(RuleBasedStateMachine):
             run = thread.waits_for
             if not isinstance(run, Run):
                 continue
-            number, _, index = run.token.partition("-")
-            peer = self.peers[int(number)]
-            request = peer.requests[int(index)]
+            peer, request = self.sender_of(run)
             assert request.body.startswith(run.read)
             if run.at_end:
                 assert run.read == request.body
@@ -568,37 +566,52 @@ class Connections(RuleBasedStateMachine):
                 )
             assert run.closes <= 1
 
+    def responses_wait_in_little_memory(self) -> None:
+        """What the application has given has been sent, but for what may be buffered."""
+        for thread in self.threads:
+            run = thread.waits_for
+            if not isinstance(run, Run) or run.phase is Phase.CLOSE or run.raised or run.errors:
+                continue
+            peer, request = self.sender_of(run)
+            if peer.deaf or peer.is_gone or run.stream is not peer.owner.stream:
+                continue
+            answers = [answer for answer in peer.answers.all if answer.request is request]
+            reached = sum(len(answer.body) for answer in answers) + len(peer.pending)
+            assert len(run.body) - reached <= self.config.response_buffer
+
+    def sender_of(self, run: Run) -> tuple[Peer, Request]:
+        number, _, index = run.token.partition("-")
+        peer = self.peers[int(number)]
+        return peer, peer.requests[int(index)]
+
     def memory_is_bounded_and_counted(self) -> None:
-        exchanges: dict[int, Exchange] = {}
+        streams: set[Stream] = {run.stream for run in self.runs.values()}
         used = self.ballast
-        for run in self.runs.values():
-            exchanges[id(run.exchange)] = run.exchange
         for peer in self.peers:
-            protocol, receiver = peer.protocol, peer.protocol._receiver
-            used += protocol._held
-            if protocol._exchange is not None:
-                exchanges[id(protocol._exchange)] = protocol._exchange
-            assert receiver.buffered <= AHEAD
-            assert receiver.prefetched < self.config.body_prefetch + AHEAD
-            assert len(peer.unsent) <= (1 << 18) + (1 << 17) + 2000
-        for exchange in exchanges.values():
-            used += exchange.held
-            assert exchange.writer._size <= self.config.response_buffer
-            if exchange.body is not None:
-                assert len(exchange.body._buffer) < self.config.body_prefetch + AHEAD
-        assert self.site.budget.used == used
+            connection = peer.owner
+            used += connection.held
+            stream = connection.stream
+            if stream is not None:
+                streams.add(stream)
+            assert connection.receiver.buffered <= AHEAD
+            assert connection.receiver.prefetched < self.config.body_prefetch + AHEAD
+            assert len(peer.pending) <= (1 << 18) + (1 << 17) + 2000
+        for stream in streams:
+            used += stream.held
+            if stream.body is not None:
+                assert stream.body.held < self.config.body_prefetch + AHEAD
+        assert self.resources.budget.used == used
 
     # The end.
 
     def teardown(self) -> None:
         try:
             # Not where the example has failed already.
-            if hasattr(self, "site") and sys.exc_info()[0] is None:
+            if hasattr(self, "server") and sys.exc_info()[0] is None:
                 self.check_that_everything_ends()
         finally:
             for thread in self.threads:
                 thread.stop()
-            self.patches.undo()
             self.log.close()
 
     def check_that_everything_ends(self) -> None:
@@ -608,7 +621,7 @@ class Connections(RuleBasedStateMachine):
         for peer in self.connected:
             peer.capacity = None
             if peer in self.talking:
-                peer.send(len(peer.unwritten))
+                peer.say(len(peer.unwritten))
         self.run_loop()
         for _ in range(MANY):
             if self.jobs:
@@ -620,23 +633,21 @@ class Connections(RuleBasedStateMachine):
         assert not self.threads, "a thread waits for ever"
         self.clients_get_what_is_for_them()
         for peer in self.connected:
-            if not peer.closing and peer.protocol._state is not State.CLOSING:
-                assert not peer.unwritten or peer.ended or peer.was_reset
-                if not peer.was_reset:
+            if not peer.is_closing and peer.owner.state is not ConnectionState.CLOSING:
+                assert not peer.unwritten or peer.ended or peer.is_gone
+                if not peer.is_gone:
                     assert not peer.inbox, "the server does not read"
                     assert len(peer.answers.all) == len(peer.requests), "a request is forgotten"
                     assert all(answer.complete for answer in peer.answers.all)
         for peer in self.connected:
-            peer.was_reset = peer.deaf = True
+            peer.is_gone = peer.deaf = True
         self.run_loop()
         assert not self.connected
-        assert not self.site.connections
-        assert self.server.disconnects == len(self.peers) + 1
-        assert self.loop.timers == 0
-        assert self.site.budget.used == 0
+        assert not self.shared.clients
+        assert self.server.disconnects == len(self.peers)
+        assert not self.timers.pending
+        assert self.resources.budget.used == 0
         assert self.pool.away == 0
-        assert not self.kernel.writers
-        assert not self.kernel.duplicates
         assert open_descriptors() == self.descriptors
         for run in self.runs.values():
             assert run.closes == run.returned

@@ -18,14 +18,16 @@ from raw_client import (
     TIMEOUT,
     RawClient,
     StartServer,
+    clients_of,
     connect,
     eventually,
     in_thread,
     on_each_loop,
+    parts_of,
 )
 
 import aiowsgi
-from aiowsgi.exchange.stream import Exchange
+from aiowsgi.exchange.stream import Stream
 
 PLAIN = [("Content-Type", "text/plain")]
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -101,10 +103,10 @@ class _Closing:
 
 async def nothing_is_left(server: aiowsgi.Server) -> None:
     """Check that no connection is left, and that the thread that there is does its work."""
-    await eventually(lambda: not server._site.connections)
+    await eventually(lambda: not clients_of(server))
     async with await connect(server) as client:
         assert (await client.request(PING)).body == b"pong"
-    await eventually(lambda: not server._site.connections)
+    await eventually(lambda: not clients_of(server))
     assert server._connections == 0
 
 
@@ -125,7 +127,7 @@ async def test_client_that_leaves_before_its_request_is_whole(
     server = await start_server(app, threads=1)
     client = await connect(server)
     await client.send(sent)
-    await eventually(lambda: server._site.connections)
+    await eventually(lambda: clients_of(server))
     leave(client)
     await nothing_is_left(server)
     assert app.calls == 0
@@ -153,18 +155,14 @@ async def test_request_of_a_client_that_has_gone_is_taken_out_of_the_queue(
         waiting = [await connect(server) for _ in range(5)]
         for client in waiting:
             await client.send(GET)
-        await eventually(lambda: sum(one._exchange is not None for one in connections(server)) == 6)
+        await eventually(lambda: sum(one.stream is not None for one in clients_of(server)) == 6)
         for client in waiting:
             client.reset()
-        await eventually(lambda: len(server._site.connections) == 1)
+        await eventually(lambda: len(clients_of(server)) == 1)
         app.go_on.set()
         assert (await first.receive()).body == b"onetwo"
     await nothing_is_left(server)
     assert app.calls == 1
-
-
-def connections(server: aiowsgi.Server) -> list[aiowsgi.connection.connection.Protocol]:
-    return list(server._site.connections)
 
 
 # --- while the application runs ------------------------------------------------------------------
@@ -181,7 +179,7 @@ async def test_client_that_leaves_before_the_head(start_server: StartServer, lea
     leave(client)
     if leave is RawClient.reset:
         # The connection does not wait for the application.
-        await eventually(lambda: not server._site.connections)
+        await eventually(lambda: not clients_of(server))
     app.go_on.set()
     await in_thread(app.closed.wait, AT_ONCE)
     await nothing_is_left(server)
@@ -216,7 +214,7 @@ async def test_client_that_leaves_while_the_application_is_blocked_in_a_write(
     server = await start_server(app, threads=1)
     client = await connect(server, receive_buffer=1 << 14)
     await client.send(GET)
-    await eventually(lambda: any(one.blocks_thread for one in connections(server)))
+    await eventually(lambda: any(one.blocks_thread for one in clients_of(server)))
     assert not app.closed.is_set()
     leave(client)
     await in_thread(app.closed.wait, AT_ONCE)
@@ -267,7 +265,7 @@ async def test_client_that_leaves_while_the_application_uses_write(
     server = await start_server(app, threads=1)
     client = await connect(server, receive_buffer=1 << 14)
     await client.send(GET)
-    await eventually(lambda: any(one.blocks_thread for one in connections(server)))
+    await eventually(lambda: any(one.blocks_thread for one in clients_of(server)))
     leave(client)
     await in_thread(app.closed.wait, AT_ONCE)
     await nothing_is_left(server)
@@ -334,7 +332,7 @@ async def test_client_that_leaves_while_the_connection_is_closing(
     client = await connect(server)
     assert (await client.request(b"GET / HTTP/3.7\r\n\r\n")).status == 505
     assert await client.read_until_eof() == b""
-    assert server._site.connections
+    assert clients_of(server)
     leave(client)
     await nothing_is_left(server)
 
@@ -351,7 +349,7 @@ async def test_client_that_leaves_with_pipelined_requests_behind(
     await in_thread(app.begun.wait, TIMEOUT)
     leave(client)
     if leave is RawClient.reset:
-        await eventually(lambda: not server._site.connections)  # The loop has heard of it.
+        await eventually(lambda: not clients_of(server))  # The loop has heard of it.
     app.go_on.set()
     await in_thread(app.closed.wait, AT_ONCE)
     await nothing_is_left(server)
@@ -523,7 +521,7 @@ async def test_coroutine_gives_its_result_and_sees_the_request_s_context(
         for _ in range(2):
             assert (await client.request(GET)).body == b"(True, 'of the request')"
     assert variable.get() == "unset"
-    assert not server._site.calls
+    assert not parts_of(server).coroutines.running
 
 
 @on_each_loop
@@ -558,11 +556,11 @@ async def test_context_that_a_coroutine_leaves_behind_does_not_keep_the_request(
     await nothing_is_left(server)
     assert contexts[0][variable] == "of the request"
 
-    def exchanges() -> list[object]:
+    def streams() -> list[object]:
         gc.collect()
-        return [item for item in gc.get_objects() if type(item) is Exchange]
+        return [item for item in gc.get_objects() if type(item) is Stream]
 
-    await eventually(lambda: not exchanges())
+    await eventually(lambda: not streams())
 
 
 class Waiting:
@@ -600,7 +598,7 @@ async def test_coroutine_is_cancelled_when_the_client_leaves(
     await nothing_is_left(server)
     (error,) = app.errors
     assert type(error) is aiowsgi.ClientDisconnected
-    assert not server._site.calls
+    assert not parts_of(server).coroutines.running
 
 
 @on_each_loop
@@ -620,7 +618,7 @@ async def test_coroutine_is_not_begun_when_the_client_has_left(start_server: Sta
     await client.send(GET)
     await in_thread(app.begun.wait, TIMEOUT)
     client.reset()
-    await eventually(lambda: not server._site.connections)
+    await eventually(lambda: not clients_of(server))
     app.go_on.set()
     await in_thread(app.closed.wait, AT_ONCE)
     await nothing_is_left(server)
@@ -760,9 +758,9 @@ async def test_coroutine_that_is_slow_to_end_does_not_keep_the_thread(
     client.close()
     await in_thread(released.wait, AT_ONCE)
     assert released.is_set()
-    assert server._site.calls
+    assert parts_of(server).coroutines.running
     go_on.set()
-    await eventually(lambda: not server._site.calls)
+    await eventually(lambda: not parts_of(server).coroutines.running)
 
 
 @on_each_loop
@@ -807,7 +805,7 @@ async def test_connections_that_are_gone_leave_nothing_to_the_garbage_collector(
                 )
                 assert response.body == b"abc"
                 end(client)
-                await eventually(lambda: not server._site.connections)
+                await eventually(lambda: not clients_of(server))
         # The thread sends the answer itself, and has yet to come back from there.
         await eventually(lambda: not _of_connections(gc.get_objects()))
     finally:
@@ -815,7 +813,8 @@ async def test_connections_that_are_gone_leave_nothing_to_the_garbage_collector(
 
 
 def _of_connections(objects: list[object]) -> list[str]:
-    names = ("Protocol", "Receiver", "Sender", "Clock", "Deadline", "Parser", "Exchange", "Pace")
+    names = ("SocketProtocol", "SocketWire", "Connection", "Receiver", "Sender", "Watchdog")
+    names += ("Deadline", "Parser", "Stream", "WsgiCall", "Pace")
     return [
         type(item).__name__
         for item in objects

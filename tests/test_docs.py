@@ -7,12 +7,21 @@ import tomllib
 from pathlib import Path
 from wsgiref.types import StartResponse, WSGIEnvironment
 
+import pytest
 from conftest import StartServer
 
 from aiowsgi.cli.arguments import build_parser, default_text
 from aiowsgi.cli.foreign_options import HINTS
 from aiowsgi.config import Config, Option, help_texts
-from aiowsgi.connection.states import table
+from aiowsgi.connection.states import EVENT_MEANINGS as CONNECTION_EVENTS
+from aiowsgi.connection.states import TRANSITIONS as CONNECTION_TRANSITIONS
+from aiowsgi.connection.states import ConnectionEvent, table
+from aiowsgi.exchange.states import EVENT_MEANINGS as STREAM_EVENTS
+from aiowsgi.exchange.states import STATE_MEANINGS as STREAM_STATES
+from aiowsgi.exchange.states import TRANSITIONS as STREAM_TRANSITIONS
+from aiowsgi.exchange.states import StreamEvent
+from aiowsgi.exchange.transitions import meanings
+from aiowsgi.exchange.transitions import table as transition_table
 
 ROOT = Path(__file__).parent.parent
 # What PEP 3333 and RFC 3875 say about these is all there is to say.
@@ -58,8 +67,19 @@ def test_page_of_options_shows_every_one_with_its_default() -> None:
     assert _between(ROOT / "docs" / "options.md", "options") == _options_table()
 
 
-def test_architecture_page_shows_the_table_of_states() -> None:
-    assert _between(ROOT / "docs" / "architecture.md", "states") == table()
+@pytest.mark.parametrize(
+    ("mark", "text"),
+    [
+        ("states", table()),
+        ("connection transitions", transition_table(ConnectionEvent, CONNECTION_TRANSITIONS)),
+        ("stream transitions", transition_table(StreamEvent, STREAM_TRANSITIONS)),
+        ("connection events", meanings(CONNECTION_EVENTS)),
+        ("stream states", meanings(STREAM_STATES)),
+        ("stream events", meanings(STREAM_EVENTS)),
+    ],
+)
+def test_architecture_page_shows_the_states_and_what_changes_them(mark: str, text: str) -> None:
+    assert _between(ROOT / "docs" / "architecture.md", mark) == text
 
 
 async def test_page_for_applications_shows_every_key_beyond_pep_3333(

@@ -16,9 +16,9 @@ from pathlib import Path
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 import pytest
-from fake_loop import FakeConnection
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from memory import MemoryConnection
 from raw_client import (
     TIMEOUT,
     RawClient,
@@ -261,7 +261,7 @@ def test_what_has_arrived_is_answered_once_and_only_the_last_says_close(
     requests: list[bytes], pieces: list[int], stop: int, run_early: bool
 ) -> None:
     app = App()
-    connection = FakeConnection(app)
+    connection = MemoryConnection(app)
     stream = b"".join(requests)
     arrived = complete = before = 0
 
@@ -274,13 +274,13 @@ def test_what_has_arrived_is_answered_once_and_only_the_last_says_close(
             ends = [sum(map(len, requests[: n + 1])) for n in range(len(requests))]
             complete = sum(end <= arrived for end in ends)
             before = len(app.paths)
-            connection.site.draining = True
-            connection.protocol.drain()
-            connection.site.closing = True
-            connection.protocol.shut_down()
-        if arrived < len(stream) and not connection.transport.closing:
+            connection.resources.draining = True
+            connection.connection.drain()
+            connection.shared.closing = True
+            connection.connection.shut_down()
+        if arrived < len(stream) and not connection.wire.is_closing:
             size = pieces[number % len(pieces)] if number < 12 else len(stream)
-            connection.protocol.data_received(stream[arrived : arrived + size])
+            connection.connection.receive(stream[arrived : arrived + size])
             arrived += size
         if run_early:
             run()
@@ -292,12 +292,12 @@ def test_what_has_arrived_is_answered_once_and_only_the_last_says_close(
     assert not answers or closing[-1] is (len(answers) > before)
     assert all(answer.endswith(b"\r\n\r\nhello") for answer in answers)
     # Nothing is in flight: only the client's end is awaited, if anything.
-    assert connection.transport.closing or connection.transport.eof_written
-    if not connection.transport.lost:
+    assert connection.wire.is_closing or connection.wire.half_closed
+    if not connection.wire.lost:
         connection.end()
     assert connection.closed
-    assert connection.loop.timers == 0
-    assert connection.site.budget.used == 0
+    assert len(connection.timers.pending) == 0
+    assert connection.resources.budget.used == 0
 
 
 # --- as a process --------------------------------------------------------------------------------

@@ -38,14 +38,24 @@ def parsed(block: bytes) -> RequestHead:
 
 def environ_of(head: RequestHead, base: dict[str, Any] = BASE) -> dict[str, Any]:
     return build_environ(
-        base, head, io.BytesIO(b""), server=("server.test", "8000"), client=("192.0.2.7", "54321")
+        base,
+        head,
+        io.BytesIO(b""),
+        scheme="http",
+        server=("server.test", "8000"),
+        client=("192.0.2.7", "54321"),
     )
 
 
 def test_all_keys_of_a_plain_request() -> None:
     body = io.BytesIO(b"")
     environ = build_environ(
-        BASE, head_of("/a?b=c"), body, server=("server.test", "8000"), client=("192.0.2.7", "5")
+        BASE,
+        head_of("/a?b=c"),
+        body,
+        scheme="http",
+        server=("server.test", "8000"),
+        client=("192.0.2.7", "5"),
     )
     assert type(environ) is dict
     assert environ == {

@@ -9,11 +9,12 @@ from pathlib import Path
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 import pytest
-from fake_loop import FakeConnection
+from memory import MemoryConnection
 from raw_client import (
     TIMEOUT,
     RawClient,
     StartServer,
+    clients_of,
     connect,
     eventually,
     in_thread,
@@ -56,20 +57,20 @@ class Keeper:
 
 def begin(
     request: bytes = GET, **options: object
-) -> tuple[Keeper, FakeConnection, threading.Thread]:
+) -> tuple[Keeper, MemoryConnection, threading.Thread]:
     """Start a request in memory; its application waits."""
     app = Keeper()
-    connection = FakeConnection(app, **{"access_log": False, **options})
+    connection = MemoryConnection(app, **{"access_log": False, **options})
     connection.receive(request)
     thread = connection.start_job()
     assert app.begun.wait(TIMEOUT)
     return app, connection, thread
 
 
-def finish(app: Keeper, connection: FakeConnection, thread: threading.Thread) -> None:
+def finish(app: Keeper, connection: MemoryConnection, thread: threading.Thread) -> None:
     app.go_on.set()
-    connection.loop.run_until(lambda: not thread.is_alive())
-    connection.loop.run_ready()
+    connection.timers.run_until(lambda: not thread.is_alive())
+    connection.timers.run_ready()
 
 
 # --- aiowsgi.queue_wait --------------------------------------------------------------------------
@@ -78,18 +79,18 @@ def finish(app: Keeper, connection: FakeConnection, thread: threading.Thread) ->
 def test_queue_wait_is_the_time_between_the_whole_request_and_its_thread() -> None:
     app = Keeper()
     app.go_on.set()
-    connection = FakeConnection(app, access_log=False, body_prefetch=50)
+    connection = MemoryConnection(app, access_log=False, body_prefetch=50)
     waits = [0.0, 2.5, 0.25]
     for wait in waits:
         # An idle client, a slow head and a slow body are no wait for a thread.
-        connection.loop.advance(7)
+        connection.timers.advance(7)
         connection.receive(POST[:20])
-        connection.loop.advance(5)
+        connection.timers.advance(5)
         connection.receive(POST[20:] + b"x" * 40)
-        connection.loop.advance(3)
+        connection.timers.advance(3)
         # So much of it that a thread is taken; nobody wants the rest.
         connection.receive(b"x" * 20)
-        connection.loop.advance(wait)
+        connection.timers.advance(wait)
         connection.run_job()
         connection.receive(b"x" * 40)
     assert [environ["aiowsgi.queue_wait"] for environ in app.environs] == waits
@@ -98,11 +99,11 @@ def test_queue_wait_is_the_time_between_the_whole_request_and_its_thread() -> No
 def test_pipelined_request_waits_from_the_end_of_the_one_before() -> None:
     app = Keeper()
     app.go_on.set()
-    connection = FakeConnection(app, access_log=False)
+    connection = MemoryConnection(app, access_log=False)
     connection.receive(GET + GET)
-    connection.loop.advance(4)
+    connection.timers.advance(4)
     connection.run_job()
-    connection.loop.advance(1)
+    connection.timers.advance(1)
     connection.run_job()
     assert [environ["aiowsgi.queue_wait"] for environ in app.environs] == [4.0, 1.0]
 
@@ -115,7 +116,7 @@ def test_client_that_only_waits_or_sends_more_has_not_disconnected() -> None:
     assert app.disconnected is False
     connection.receive(GET + b"GET /third HT")
     assert app.disconnected is False
-    connection.loop.advance(10_000)
+    connection.timers.advance(10_000)
     assert app.disconnected is False
     finish(app, connection, thread)
     assert connection.status == 200
@@ -124,9 +125,9 @@ def test_client_that_only_waits_or_sends_more_has_not_disconnected() -> None:
 
 def test_client_that_takes_nothing_has_not_disconnected() -> None:
     app, connection, thread = begin()
-    connection.transport.capacity = 0
+    connection.wire.capacity = 0
     finish(app, connection, thread)
-    connection.loop.advance(30)
+    connection.timers.advance(30)
     assert not connection.closed
     assert app.disconnected is False
 
@@ -145,7 +146,7 @@ def test_end_that_came_with_the_requests_is_told_to_each() -> None:
     app, connection, thread = begin(GET + GET)
     connection.end()
     app.go_on.set()
-    connection.loop.run_until(lambda: connection.pool.jobs)
+    connection.timers.run_until(lambda: connection.pool.jobs)
     connection.run_job()
     thread.join(TIMEOUT)
     first, second = app.environs
@@ -154,10 +155,9 @@ def test_end_that_came_with_the_requests_is_told_to_each() -> None:
     assert connection.sent.count(b"200 OK") == 2
 
 
-@pytest.mark.parametrize("error", [None, ConnectionResetError()], ids=["closed", "reset"])
-def test_connection_that_is_lost_is_told(error: Exception | None) -> None:
+def test_connection_that_is_lost_is_told() -> None:
     app, connection, thread = begin()
-    connection.protocol.connection_lost(error)
+    connection.connection.lose()
     assert app.disconnected is True
     finish(app, connection, thread)
     assert connection.sent == b""
@@ -165,14 +165,14 @@ def test_connection_that_is_lost_is_told(error: Exception | None) -> None:
 
 def test_request_that_the_server_gave_up_has_nobody_left_either() -> None:
     app, connection, thread = begin(timeout_request=5.0)
-    connection.loop.advance(5.1)
+    connection.timers.advance(5.1)
     assert connection.status == 504
     assert app.disconnected is True
     finish(app, connection, thread)
 
     app, connection, thread = begin()
-    connection.protocol.abort(aiowsgi.ServerStopped("the server stopped"))
-    connection.loop.run_ready()
+    connection.connection.abort(aiowsgi.ServerStopped("the server stopped"))
+    connection.timers.run_ready()
     assert app.disconnected is True
     finish(app, connection, thread)
 
@@ -187,13 +187,13 @@ def test_every_thread_of_the_application_may_ask() -> None:
             return executor.submit(environ["aiowsgi.disconnected"]).result(TIMEOUT), left
 
         assert ask() == (False, 60.0)
-        connection.loop.advance(20)
+        connection.timers.advance(20)
         assert ask() == (False, 40.0)
         connection.end()
         assert ask() == (True, 40.0)
         finish(app, connection, thread)
         # Behind the end, too.
-        connection.loop.advance(20)
+        connection.timers.advance(20)
         assert ask() == (True, 20.0)
 
 
@@ -223,7 +223,7 @@ async def test_application_that_asks_finds_out_that_its_client_left(
         await in_thread(asked.wait, TIMEOUT)
         # Somebody else's end is nobody's business.
         other.close()
-        await eventually(lambda: len(server._site.connections) == 1)
+        await eventually(lambda: len(clients_of(server)) == 1)
         assert not answers
         leave(client)
         await eventually(lambda: answers)
@@ -246,24 +246,24 @@ def records(
 
 def test_times_are_those_of_each_step(records: list[AccessRecord]) -> None:
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        connection.loop.now += 5
+        connection.timers.now += 5
         start_response("200 OK", [*PLAIN])
         # More than is sent at a time.
         return [bytes(600_000)]
 
-    connection = FakeConnection(app)
-    start = connection.loop.now
-    connection.transport.capacity = 0
-    connection.loop.advance(1)
+    connection = MemoryConnection(app)
+    start = connection.timers.now
+    connection.wire.capacity = 0
+    connection.timers.advance(1)
     connection.receive(POST)
-    connection.loop.advance(2)
+    connection.timers.advance(2)
     connection.receive(b"x" * 100)
-    connection.loop.advance(4)
+    connection.timers.advance(4)
     connection.run_job()
-    connection.loop.advance(6)
+    connection.timers.advance(6)
     assert not records
-    connection.transport.take(1_000_000)
-    connection.loop.run_ready()
+    connection.wire.take(1_000_000)
+    connection.timers.run_ready()
     (record,) = records
     assert record.times == Times(
         accepted=start,
@@ -280,12 +280,12 @@ def test_times_are_those_of_each_step(records: list[AccessRecord]) -> None:
 def test_next_request_of_a_connection_has_its_own_times(records: list[AccessRecord]) -> None:
     app = Keeper()
     app.go_on.set()
-    connection = FakeConnection(app)
-    start = connection.loop.now
+    connection = MemoryConnection(app)
+    start = connection.timers.now
     for _ in range(2):
-        connection.loop.advance(10)
+        connection.timers.advance(10)
         connection.receive(GET)
-        connection.loop.advance(1)
+        connection.timers.advance(1)
         connection.run_job()
     for record, head in zip(records, (start + 10, start + 21), strict=True):
         assert record.times == Times(start, head, head, head + 1, head + 1, head + 1)
@@ -294,28 +294,34 @@ def test_next_request_of_a_connection_has_its_own_times(records: list[AccessReco
 def test_request_that_got_no_thread_has_no_times_behind_the_queue(
     records: list[AccessRecord],
 ) -> None:
-    connection = FakeConnection(Keeper(), queue_timeout=17.0)
-    start = connection.loop.now
+    connection = MemoryConnection(Keeper(), queue_timeout=17.0)
+    start = connection.timers.now
     connection.receive(GET)
-    connection.loop.advance(17.1)
+    connection.timers.advance(17.1)
     (record,) = records
     assert record.status == 503
-    assert record.times == Times(start, start, start, last_byte=start + 17)
+    assert record.times == Times(start, start, start, 0.0, start + 17, start + 17)
     assert record.times.queue_wait == 17
 
 
-def test_request_that_never_was_one_has_no_times(records: list[AccessRecord]) -> None:
-    connection = FakeConnection(Keeper())
+def test_request_that_never_was_one_begins_and_ends_with_its_refusal(
+    records: list[AccessRecord],
+) -> None:
+    connection = MemoryConnection(Keeper())
+    start = connection.timers.now
+    connection.timers.advance(2)
     connection.receive(b"nonsense\r\n\r\n")
     (record,) = records
-    assert (record.status, record.times) == (400, Times())
+    assert record.status == 400
+    assert record.times == Times(start, start + 2, first_byte=start + 2, last_byte=start + 2)
+    assert record.times.duration == record.times.queue_wait == 0
 
 
 def test_request_whose_client_left_ends_there(records: list[AccessRecord]) -> None:
     app, connection, thread = begin(access_log=True)
-    start = connection.loop.now
-    connection.loop.advance(3)
-    connection.protocol.connection_lost(None)
+    start = connection.timers.now
+    connection.timers.advance(3)
+    connection.connection.lose()
     (record,) = records
     assert record.times == Times(start, start, start, start, last_byte=start + 3)
     finish(app, connection, thread)
@@ -324,11 +330,11 @@ def test_request_whose_client_left_ends_there(records: list[AccessRecord]) -> No
 
 def test_request_that_took_too_long_ends_with_its_504(records: list[AccessRecord]) -> None:
     app, connection, thread = begin(access_log=True, timeout_request=5.0)
-    start = connection.loop.now
-    connection.loop.advance(5.1)
+    start = connection.timers.now
+    connection.timers.advance(5.1)
     (record,) = records
     assert record.status == 504
-    assert record.times == Times(start, start, start, start, last_byte=start + 5)
+    assert record.times == Times(start, start, start, start, start + 5, start + 5)
     finish(app, connection, thread)
     connection.end()
     assert connection.closed

@@ -316,7 +316,7 @@ BASE = base_environ(software="x", multithread=True, multiprocess=False)
 
 
 def environ_of(head: RequestHead) -> dict[str, Any]:
-    return build_environ(BASE, head, BytesIO(), server=("s", "1"), client=("c", "2"))
+    return build_environ(BASE, head, BytesIO(), scheme="http", server=("s", "1"), client=("c", "2"))
 
 
 def test_environs_of_one_section_differ_in_what_is_the_requests_own() -> None:

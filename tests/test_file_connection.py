@@ -1,7 +1,4 @@
-"""Connections with a file on them, on a clock that the test moves.
-
-The head goes to a client in memory, the file through a real socket.
-"""
+"""Connections with a file on them, in memory and on a clock that the test moves."""
 
 # ruff: noqa: SIM115 - files are opened here for others to close
 
@@ -12,11 +9,10 @@ from typing import Any, cast
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 import pytest
-from fake_loop import TIMEOUT, FakeConnection
-from sent_files import open_descriptors, spy_on_sendfile
-from test_file_sender import DATA, Wire
+from memory import TIMEOUT, MemoryConnection
+from sent_files import DATA, open_descriptors
 
-from aiowsgi.connection.states import State
+from aiowsgi.connection.states import ConnectionState
 
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\n"
@@ -36,7 +32,7 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-class FileConnection(FakeConnection):
+class FileConnection(MemoryConnection):
     """Answers every request with the file at ``path``, wrapped by ``wrap``."""
 
     def __init__(self, path: Path, **options: Any) -> None:
@@ -46,14 +42,8 @@ class FileConnection(FakeConnection):
         self.in_application = threading.Event()
         self.go_on = threading.Event()
         self.go_on.set()
-        self.wire = Wire()
-        vars(self.loop).update(
-            add_writer=self.wire.add_writer, remove_writer=self.wire.remove_writer
-        )
-        info = self.transport.get_extra_info
-        vars(self.transport).update(
-            get_extra_info=lambda name: self.wire.socket if name == "socket" else info(name)
-        )
+        # Room for the head, and for nothing of the file.
+        self.wire.capacity = 0
 
     def _answer(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         self.in_application.set()
@@ -75,11 +65,21 @@ class FileConnection(FakeConnection):
 
         return File()
 
-    def take(self) -> None:
-        """Let the client read what has arrived; then let the server send."""
-        self.wire.take()
-        self.wire.turn()
-        self.loop.run_ready()
+    def ask(self, request: bytes = GET) -> None:
+        """Let a request arrive, its thread run, and the client read the head of the response."""
+        self.receive(request)
+        self.run_job()
+        self.take(self.wire.buffered)
+
+    def take(self, size: int = 100_000) -> None:
+        """Let the client read so much, or what there is."""
+        self.wire.take(size)
+        self.timers.run_ready()
+
+    @property
+    def body(self) -> bytes:
+        """What the client has got of the file, and of what follows it."""
+        return self.sent.partition(b"\r\n\r\n")[2]
 
 
 @pytest.fixture
@@ -93,10 +93,10 @@ def connected(path: Path) -> Iterator[Callable[..., FileConnection]]:
 
     yield make
     for connection in made:
-        connection.protocol.connection_lost(None)
-        assert not connection.wire.writers
-        assert connection.loop.timers == 0
-        connection.wire.close()
+        connection.connection.lose()
+        assert connection.wire.file is None or connection.wire.file.closed
+        assert len(connection.timers.pending) == 0
+        assert connection.shared.files == 0
 
 
 Connect = Callable[..., FileConnection]
@@ -104,55 +104,49 @@ Connect = Callable[..., FileConnection]
 
 def test_thread_leaves_before_anything_of_the_file_is_taken(connected: Connect) -> None:
     connection = connected()
-    connection.receive(GET)
     # Would block for ever if it took a client to return.
-    connection.run_job()
+    connection.ask()
     assert connection.status == 200
-    assert b"\r\nContent-Length: 3000001\r\n" in connection.sent
+    assert b"\r\nContent-Length: 1000003\r\n" in connection.sent
     assert connection.closes == 1
-    assert connection.wire.received == b""
-    information = connection.protocol.inspect({})
+    assert connection.body == b""
+    information = connection.connection.inspect({})
     assert information is not None
     assert (information.phase, information.thread) == ("sending", "")
-    assert not connection.protocol.blocks_thread
-    assert not connection.protocol.holds_memory
+    assert not connection.connection.blocks_thread
+    assert not connection.connection.holds_memory
 
 
 def test_next_request_is_begun_when_the_kernel_has_the_file(connected: Connect) -> None:
     connection = connected()
-    connection.receive(GET + GET)
-    connection.run_job()
-    while connection.protocol._state is State.ACTIVE:
+    connection.ask(GET + GET)
+    while len(connection.body) < len(DATA):
         assert connection.pool.jobs == []
-        assert connection.sent.count(b"HTTP/1.1 200 ") == 1
         connection.take()
-    connection.take()
-    assert connection.wire.received == DATA
+    assert connection.body == DATA
     connection.run_job()
     assert connection.sent.count(b"HTTP/1.1 200 ") == 2
 
 
-def test_file_waits_for_the_head(connected: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
-    sent = spy_on_sendfile(monkeypatch)
+def test_file_waits_for_the_head(connected: Connect) -> None:
     connection = connected()
-    connection.transport.capacity = 10
+    connection.wire.capacity = 10
     connection.receive(GET)
     connection.run_job()
-    assert sent == []
-    connection.transport.take(1000)
-    assert sent == [], "in the midst of sending"
-    connection.loop.run_ready()
-    assert sent
+    assert connection.sent == b"HTTP/1.1 2"
+    connection.wire.take(1000)
+    assert connection.sent.endswith(b"\r\n\r\n"), "in the midst of sending"
+    connection.timers.run_ready()
+    assert connection.body == DATA[: len(connection.body)] != b""
 
 
 def test_client_that_takes_nothing_of_a_file_is_cut(connected: Connect) -> None:
     connection = connected()
-    connection.receive(GET)
-    connection.run_job()
-    connection.loop.advance(59.9)
-    assert not connection.transport.aborted
-    connection.loop.advance(2.2)
-    assert connection.transport.aborted
+    connection.ask()
+    connection.timers.advance(59.9)
+    assert not connection.wire.was_reset
+    connection.timers.advance(2.2)
+    assert connection.wire.was_reset
     assert connection.closed
     assert connection.disconnects == 1
     assert connection.closes == 1
@@ -160,64 +154,62 @@ def test_client_that_takes_nothing_of_a_file_is_cut(connected: Connect) -> None:
 
 def test_client_that_takes_less_of_a_file_than_the_minimum_is_cut(connected: Connect) -> None:
     connection = connected(min_response_rate=1 << 30)
-    connection.receive(GET)
-    connection.run_job()
-    connection.loop.advance(55)
+    connection.ask()
+    connection.timers.advance(55)
     connection.take()
-    connection.loop.advance(4.9)
-    assert not connection.transport.aborted
-    connection.loop.advance(2.2)
-    assert connection.transport.aborted
+    connection.timers.advance(4.9)
+    assert not connection.wire.was_reset
+    connection.timers.advance(2.2)
+    assert connection.wire.was_reset
     assert connection.closes == 1
 
 
 def test_client_that_takes_little_of_a_file_is_not_cut(connected: Connect) -> None:
-    connection = connected()
-    connection.receive(GET)
-    connection.run_job()
+    connection = connected(min_response_rate=0)
+    connection.ask()
     for _ in range(10):
-        connection.loop.advance(55)
-        assert not connection.transport.aborted
-        connection.take()
-    connection.loop.advance(59.9)
-    assert not connection.transport.aborted
-    connection.loop.advance(2.2)
-    assert connection.transport.aborted
+        connection.timers.advance(55)
+        assert not connection.wire.was_reset
+        connection.take(1)
+    connection.timers.advance(59.9)
+    assert not connection.wire.was_reset
+    connection.timers.advance(2.2)
+    assert connection.wire.was_reset
 
 
 def test_requests_that_a_client_sends_are_no_progress_of_the_file(connected: Connect) -> None:
     connection = connected()
-    connection.receive(GET)
-    connection.run_job()
+    connection.ask()
     for _ in range(4):
-        connection.loop.advance(15.5)
+        connection.timers.advance(15.5)
         if not connection.closed:
             connection.receive(GET)
-    assert connection.transport.aborted
+    assert connection.wire.was_reset
 
 
 def test_time_that_a_file_takes_is_not_the_application_s(connected: Connect) -> None:
     connection = connected(timeout_request=1.0)
-    connection.receive(GET)
-    connection.run_job()
+    connection.ask()
     for _ in range(5):
-        connection.loop.advance(50)
+        connection.timers.advance(50)
         connection.take()
-    assert not connection.transport.aborted
+    assert not connection.wire.was_reset
     assert connection.sent.count(b"HTTP/1.1") == 1
 
 
 @pytest.mark.parametrize("moment", ["queued", "head", "file"])
 def test_file_of_a_connection_that_is_lost_is_closed(connected: Connect, moment: str) -> None:
     connection = connected()
-    connection.transport.capacity = 0 if moment == "head" else None
     connection.receive(GET)
     connection.pool.jobs.pop().run()
     if moment != "queued":
-        connection.loop.run_ready()
-    assert (connection.protocol._sender._file is not None) == (moment == "file")
-    connection.protocol.connection_lost(None)
-    connection.loop.run_ready()
+        connection.timers.run_ready()
+    if moment == "file":
+        connection.take(connection.wire.buffered)
+    assert (connection.wire.file is not None) == (moment == "file")
+    # A descriptor that is left open would be reported.
+    connection.connection.lose()
+    connection.timers.run_ready()
     assert connection.closes == 1
 
 
@@ -227,61 +219,57 @@ def test_file_for_a_client_that_has_gone_is_closed(connected: Connect) -> None:
     connection.receive(GET)
     thread = connection.start_job()
     assert connection.in_application.wait(TIMEOUT)
-    connection.protocol.connection_lost(None)
+    connection.connection.lose()
     connection.go_on.set()
     thread.join(TIMEOUT)
-    connection.loop.run_ready()
+    connection.timers.run_ready()
     assert connection.closes == 1
     assert connection.sent == b""
 
 
 def test_file_that_comes_too_late_is_closed(connected: Connect) -> None:
     connection = connected(timeout_request=1.0)
+    connection.wire.capacity = None
     connection.go_on.clear()
     connection.receive(GET)
     thread = connection.start_job()
     assert connection.in_application.wait(TIMEOUT)
-    connection.loop.advance(2)
+    connection.timers.advance(2)
     assert connection.status == 504
     connection.go_on.set()
     thread.join(TIMEOUT)
-    connection.loop.run_ready()
+    connection.timers.run_ready()
     assert connection.closes == 1
     assert connection.sent.count(b"HTTP/1.1") == 1
 
 
 def test_file_of_a_client_that_gives_way_is_closed(connected: Connect) -> None:
     connection = connected()
-    connection.receive(GET)
-    connection.run_job()
-    connection.protocol.give_way()
-    assert connection.transport.aborted
-    assert not connection.wire.writers
+    connection.ask()
+    file = connection.wire.file
+    assert file is not None
+    connection.connection.shed()
+    assert connection.wire.was_reset
+    assert file.closed
 
 
 def test_rate_of_a_file_is_what_the_client_takes(connected: Connect) -> None:
     connection = connected()
-    connection.receive(GET)
-    connection.run_job()
-    assert connection.protocol.rate() is None
-    connection.loop.advance(10)
-    file = connection.protocol._sender._file
-    assert file is not None
-    before, unsent = connection.protocol.rate(), file.unsent
-    assert before is not None
-    connection.take()
-    taken = unsent - file.unsent
-    assert taken > 0
-    assert connection.protocol.rate() == pytest.approx(before + taken / 10)
+    connection.ask()
+    assert connection.connection.rate() is None
+    connection.timers.advance(10)
+    head = len(connection.sent)
+    assert connection.connection.rate() == head / 10
+    connection.take(50_000)
+    assert connection.connection.rate() == (head + 50_000) / 10
 
 
 def test_request_body_that_is_not_read_may_arrive_behind_the_file(connected: Connect) -> None:
     connection = connected(body_prefetch=1)
-    connection.receive(POST + b"x")
-    connection.run_job()
-    while connection.protocol._sender._file is not None:
+    connection.ask(POST + b"x")
+    while connection.connection.state is ConnectionState.BUSY:
         connection.take()
-    assert connection.protocol._state is State.DRAIN
+    assert connection.connection.state is ConnectionState.DRAIN
     connection.receive(b"x" * 9 + GET)
     connection.run_job()
     assert connection.sent.count(b"HTTP/1.1 200 ") == 2

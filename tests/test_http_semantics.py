@@ -13,7 +13,7 @@ from typing import Any
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import pytest
-from fake_loop import FakeConnection
+from memory import MemoryConnection
 from raw_client import TIMEOUT, Incomplete, StartServer, connect, in_thread, on_each_loop
 
 PLAIN = [("Content-Type", "text/plain")]
@@ -695,17 +695,17 @@ def test_client_whose_chunks_break_while_the_application_runs_can_read_the_answe
         start_response("200 OK", [*PLAIN])
         return [b"unread"]
 
-    connection = FakeConnection(app, access_log=False)
+    connection = MemoryConnection(app, access_log=False)
     head = b"POST / HTTP/1.1\r\nHost: h\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n"
     connection.receive(head + EXPECT + b"\r\n\r\n")
     connection.run_job()
     assert connection.sent.endswith(b"unread")
-    assert connection.transport.eof_written
-    assert not connection.transport.closing
+    assert connection.wire.half_closed
+    assert not connection.wire.is_closing
     connection.receive(b"x" * 1000)
     connection.end()
     assert connection.closed
-    assert not connection.transport.aborted
+    assert not connection.wire.was_aborted
 
 
 async def test_broken_chunks_are_answered_where_the_application_gives_up(

@@ -13,11 +13,12 @@ import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from textwrap import dedent
+from types import FrameType
 from typing import Any
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 import pytest
-from fake_loop import FakeConnection
+from memory import MemoryConnection
 from raw_client import TIMEOUT, RawClient, StartServer, connect, eventually, on_each_loop
 
 import aiowsgi
@@ -75,11 +76,12 @@ class Waiting:
 # --- a request in each of its phases -------------------------------------------------------------
 
 
-def look(connection: FakeConnection) -> RequestInfo | None:
-    return connection.protocol.inspect(stacks_of(sys._current_frames()))
+def look(connection: MemoryConnection) -> RequestInfo | None:
+    idents = [thread.ident for thread in threading.enumerate() if thread.ident is not None]
+    return connection.connection.inspect(stacks_of(idents))
 
 
-def seen(connection: FakeConnection) -> RequestInfo:
+def seen(connection: MemoryConnection) -> RequestInfo:
     info = look(connection)
     assert info is not None
     assert info.client == "127.0.0.1"
@@ -87,30 +89,30 @@ def seen(connection: FakeConnection) -> RequestInfo:
 
 
 def test_connection_without_a_request_is_not_listed() -> None:
-    connection = FakeConnection(Waiting())
+    connection = MemoryConnection(Waiting())
     assert look(connection) is None
     connection.receive(b"\r\n")
     assert look(connection) is None
 
 
 def test_request_whose_head_arrives_ages_from_its_first_byte() -> None:
-    connection = FakeConnection(Waiting())
-    connection.loop.advance(20)
+    connection = MemoryConnection(Waiting())
+    connection.timers.advance(20)
     connection.receive(GET[:10])
-    connection.loop.advance(2)
+    connection.timers.advance(2)
     connection.receive(GET[10:20])
-    connection.loop.advance(1)
+    connection.timers.advance(1)
     assert seen(connection) == RequestInfo(phase="reading", age=3.0, client="127.0.0.1")
 
 
 def test_request_whose_body_arrives_ages_from_its_head() -> None:
-    connection = FakeConnection(Waiting())
+    connection = MemoryConnection(Waiting())
     connection.receive(POST[:20])
-    connection.loop.advance(2)
+    connection.timers.advance(2)
     connection.receive(POST[20:])
-    connection.loop.advance(1)
+    connection.timers.advance(1)
     connection.receive(b"x" * 50)
-    connection.loop.advance(4)
+    connection.timers.advance(4)
     info = seen(connection)
     assert (info.phase, info.age, info.method, info.target) == ("reading", 5.0, "POST", "/a")
     assert info.request_id
@@ -119,11 +121,11 @@ def test_request_whose_body_arrives_ages_from_its_head() -> None:
 
 
 def test_queued_request_tells_how_long_it_has_waited() -> None:
-    connection = FakeConnection(Waiting())
+    connection = MemoryConnection(Waiting())
     connection.receive(POST)
-    connection.loop.advance(3)
+    connection.timers.advance(3)
     connection.receive(b"x" * 100)
-    connection.loop.advance(4)
+    connection.timers.advance(4)
     info = seen(connection)
     assert (info.phase, info.age, info.queue_wait) == ("queued", 7.0, 4.0)
     assert info.thread == info.stack == ""
@@ -131,12 +133,12 @@ def test_queued_request_tells_how_long_it_has_waited() -> None:
 
 def test_running_request_has_its_thread_its_wait_and_its_stack() -> None:
     app = Waiting()
-    connection = FakeConnection(app)
+    connection = MemoryConnection(app)
     connection.receive(GET)
-    connection.loop.advance(2)
+    connection.timers.advance(2)
     thread = connection.start_job()
-    connection.loop.run_until(lambda: "# In the application: running." in seen(connection).stack)
-    connection.loop.advance(5)
+    connection.timers.run_until(lambda: "# In the application: running." in seen(connection).stack)
+    connection.timers.advance(5)
     info = seen(connection)
     assert (info.phase, info.age, info.queue_wait) == ("running", 7.0, 2.0)
     assert (info.method, info.target, info.thread) == ("GET", "/a?b=c", thread.name)
@@ -144,24 +146,24 @@ def test_running_request_has_its_thread_its_wait_and_its_stack() -> None:
     assert "in wait_for_the_test" in info.stack
     # It was not disturbed.
     app.go_on.set()
-    connection.loop.run_until(lambda: not thread.is_alive())
-    connection.loop.run_ready()
+    connection.timers.run_until(lambda: not thread.is_alive())
+    connection.timers.run_ready()
     assert connection.status == 200
     assert look(connection) is None
 
 
 @pytest.mark.parametrize("path", ["/read", "/write"])
 def test_request_that_waits_for_its_client_is_blocked(path: str) -> None:
-    connection = FakeConnection(Waiting(), body_prefetch=10, response_buffer=100_000)
-    connection.transport.capacity = 0
+    connection = MemoryConnection(Waiting(), body_prefetch=10, response_buffer=100_000)
+    connection.wire.capacity = 0
     connection.receive(POST.replace(b"/a", path.encode()) + b"x" * 20)
     thread = connection.start_job()
-    connection.loop.run_until(lambda: seen(connection).phase == "blocked")
+    connection.timers.run_until(lambda: seen(connection).phase == "blocked")
     info = seen(connection)
     assert info.thread == thread.name
     # A generator that has yielded is on no stack.
     assert path == "/write" or "# In the application: blocked." in info.stack
-    connection.protocol.connection_lost(None)
+    connection.connection.lose()
     thread.join(TIMEOUT)
     assert not thread.is_alive()
     assert look(connection) is None
@@ -170,17 +172,17 @@ def test_request_that_waits_for_its_client_is_blocked(path: str) -> None:
 def test_response_that_is_sent_has_no_thread() -> None:
     app = Waiting()
     app.go_on.set()
-    connection = FakeConnection(app)
-    connection.transport.capacity = 10
+    connection = MemoryConnection(app)
+    connection.wire.capacity = 10
     connection.receive(GET)
-    connection.loop.advance(1)
+    connection.timers.advance(1)
     connection.run_job()
-    connection.loop.advance(2)
+    connection.timers.advance(2)
     info = seen(connection)
     assert (info.phase, info.age, info.queue_wait) == ("sending", 3.0, 1.0)
     assert (info.thread, info.stack) == ("", "")
-    connection.transport.take(1000)
-    connection.loop.run_ready()
+    connection.wire.take(1000)
+    connection.timers.run_ready()
     assert look(connection) is None
 
 
@@ -263,23 +265,30 @@ async def test_queued_requests_are_counted(start_server: StartServer) -> None:
         assert server.inspect().queued == 0
 
 
-async def test_all_stacks_are_looked_at_in_one_go(
-    start_server: StartServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@on_each_loop
+async def test_all_stacks_are_looked_at_in_one_go(start_server: StartServer) -> None:
     """Each look stops every thread of an interpreter without a lock."""
     app = Waiting()
     server = await start_server(app, threads=3)
-    looks: list[int] = []
-    frames = sys._current_frames
+    looks = 0
+
+    def count(_: FrameType, event: str, called: object) -> None:
+        nonlocal looks
+        looks += event == "c_call" and called is sys._current_frames
+
     async with contextlib.AsyncExitStack() as stack:
         clients = []
         for _ in range(3):
             clients.append(await stack.enter_async_context(await connect(server)))
             await clients[-1].send(GET)
         await eventually(lambda: str(server.inspect()).count("in wait_for_the_test") == 3)
-        monkeypatch.setattr(sys, "_current_frames", lambda: looks.append(1) or frames())
-        server.inspect()
-        assert looks == [1]
+        before = sys.getprofile()
+        sys.setprofile(count)
+        try:
+            server.inspect()
+        finally:
+            sys.setprofile(before)
+        assert looks == 1
         app.go_on.set()
         for client in clients:
             assert (await client.receive()).status == 200
@@ -370,12 +379,12 @@ def test_text_has_a_line_for_each_request_and_its_stack_below() -> None:
 
 @pytest.mark.parametrize("evil", [b"\n", b"\r", b"\x1b[2J", b"\x85", b"\xe2\x80\xa8"])
 def test_target_cannot_break_a_line(evil: bytes) -> None:
-    connection = FakeConnection(Waiting())
+    connection = MemoryConnection(Waiting())
     # As it is it is refused, and nothing of it is shown; encoded it stays so.
     connection.receive(b"GET /a%b HTTP/1.1\r\nHost: h\r\n\r\n" % evil)
     assert connection.status in (400, 505)
     assert look(connection) is None
-    connection = FakeConnection(Waiting())
+    connection = MemoryConnection(Waiting())
     encoded = "".join(f"%{byte:02x}" for byte in evil)
     connection.receive(f"GET /a{encoded} HTTP/1.1\r\nHost: h\r\n\r\n".encode())
     (line,) = str(seen(connection)).splitlines()
@@ -478,7 +487,7 @@ def test_signal_writes_it_to_the_error_log_and_stops_nothing(tmp_path: Path, loo
 
 
 @pytest.fixture
-def messages(monkeypatch: pytest.MonkeyPatch) -> "queue.SimpleQueue[str]":
+def messages() -> Iterator["queue.SimpleQueue[str]"]:
     """Return the messages of a server in this process."""
     collected: queue.SimpleQueue[str] = queue.SimpleQueue()
 
@@ -486,9 +495,12 @@ def messages(monkeypatch: pytest.MonkeyPatch) -> "queue.SimpleQueue[str]":
         def emit(self, record: logging.LogRecord) -> None:
             collected.put(record.getMessage())
 
+    handler = Collect()
     for name in ("aiowsgi.error", "aiowsgi.access"):
-        monkeypatch.setattr(logging.getLogger(name), "handlers", [Collect()])
-    return collected
+        logging.getLogger(name).addHandler(handler)
+    yield collected
+    for name in ("aiowsgi.error", "aiowsgi.access"):
+        logging.getLogger(name).removeHandler(handler)
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])

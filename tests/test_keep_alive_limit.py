@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 import pytest
-from fake_loop import FakeConnection
+from memory import MemoryConnection
 from raw_client import StartServer, connect, on_each_loop
 
 CLOSE = b"\r\nConnection: close\r\n"
@@ -21,26 +21,26 @@ def get(path: str, *, version: str = "1.1", field: str = "X: x") -> bytes:
     return f"GET {path} HTTP/{version}\r\nHost: h\r\n{field}\r\n\r\n".encode()
 
 
-def answers(connection: FakeConnection) -> list[bytes]:
+def answers(connection: MemoryConnection) -> list[bytes]:
     """Return what was sent since the last call, one item a response, and forget it."""
     _, *found = connection.sent.split(b"HTTP/1.1 ")
-    connection.transport.sent.clear()
+    connection.wire.sent.clear()
     return found
 
 
-def assert_over(connection: FakeConnection) -> None:
+def assert_over(connection: MemoryConnection) -> None:
     """Check that the connection ends with its client, and that nothing is left of it."""
-    assert connection.transport.eof_written
+    assert connection.wire.half_closed
     assert not connection.pool.jobs
     connection.end()
     assert connection.closed
-    assert connection.site.budget.used == 0
-    assert connection.loop.timers == 0
+    assert connection.resources.budget.used == 0
+    assert len(connection.timers.pending) == 0
 
 
 @pytest.mark.parametrize("limit", [1, 2, 7])
 def test_last_answer_says_so_and_the_connection_ends(limit: int) -> None:
-    connection = FakeConnection(answer, max_keep_alive_requests=limit)
+    connection = MemoryConnection(answer, max_keep_alive_requests=limit)
     for number in range(1, limit + 1):
         connection.receive(get(f"/{number}"))
         connection.run_job()
@@ -54,16 +54,16 @@ def test_last_answer_says_so_and_the_connection_ends(limit: int) -> None:
 
 
 def test_no_limit_by_default() -> None:
-    connection = FakeConnection(answer)
+    connection = MemoryConnection(answer)
     for _ in range(1000):
         connection.receive(get("/"))
         connection.run_job()
     assert len(answers(connection)) == 1000
-    assert not connection.transport.eof_written
+    assert not connection.wire.half_closed
 
 
 def test_requests_that_were_sent_behind_the_last_one_are_not_run() -> None:
-    connection = FakeConnection(answer, max_keep_alive_requests=2)
+    connection = MemoryConnection(answer, max_keep_alive_requests=2)
     connection.receive(b"".join(get(f"/{number}") for number in range(5)))
     for _ in range(2):
         connection.run_job()
@@ -75,7 +75,7 @@ def test_requests_that_were_sent_behind_the_last_one_are_not_run() -> None:
 
 @pytest.mark.parametrize("arrived", [0, 60, 100])
 def test_unread_body_of_the_last_request_does_not_hurt_its_answer(arrived: int) -> None:
-    connection = FakeConnection(answer, max_keep_alive_requests=1, body_prefetch=50)
+    connection = MemoryConnection(answer, max_keep_alive_requests=1, body_prefetch=50)
     # The expectation brings the application into play before anything has arrived.
     field = "Content-Length: 100" + "\r\nExpect: 100-continue" * (not arrived)
     connection.receive(get("/", field=field) + b"x" * arrived)
@@ -83,13 +83,13 @@ def test_unread_body_of_the_last_request_does_not_hurt_its_answer(arrived: int) 
     (response,) = answers(connection)
     assert CLOSE in response
     # Read and dropped: a socket that is closed over unread bytes resets its connection.
-    assert not connection.transport.closing
+    assert not connection.wire.is_closing
     connection.receive(b"x" * 10)
     assert_over(connection)
 
 
 def test_old_client_that_asked_to_be_kept_is_told_too() -> None:
-    connection = FakeConnection(answer, max_keep_alive_requests=2)
+    connection = MemoryConnection(answer, max_keep_alive_requests=2)
     said = []
     for _ in range(2):
         connection.receive(get("/", version="1.0", field="Connection: keep-alive"))
@@ -101,7 +101,7 @@ def test_old_client_that_asked_to_be_kept_is_told_too() -> None:
 
 
 def test_refused_request_ends_the_connection_at_once() -> None:
-    connection = FakeConnection(answer, max_keep_alive_requests=2)
+    connection = MemoryConnection(answer, max_keep_alive_requests=2)
     connection.receive(get("/"))
     connection.run_job()
     connection.receive(b"nonsense\r\n\r\n")

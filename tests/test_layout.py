@@ -4,6 +4,7 @@ The checks are functions over source text; the second half tries them on sources
 """
 
 import ast
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -41,45 +42,6 @@ NARROWER: Mapping[str, frozenset[str]] = {
     # An application like that of any user: it knows no server.
     "demo": frozenset(),
 }
-# What is not yet as it should be, exactly: what is mended has to be taken out of here.
-UP_FOR_NOW = [
-    "connection.connection imports net.sockets",
-    "connection.connection imports server.site",
-    "connection.receiver imports server.site",
-    "connection.sender imports net.descriptors",
-    "connection.sender imports net.sendfile",
-    "connection.sender imports net.sockets",
-    "connection.sender imports server.site",
-    "connection.shedding imports server.site",
-    "connection.watchdog imports server.site",
-    "exchange.report imports server.site",
-    "exchange.stream imports answers.coroutines",
-    "exchange.stream imports connection.connection",
-    "exchange.stream imports connection.receiver",
-    "exchange.stream imports connection.shedding",
-    "exchange.stream imports net.sockets",
-    "exchange.stream imports server.site",
-]
-OUTSIDE_FOR_NOW = [
-    "connection.connection imports asyncio",
-    "connection.connection imports socket",
-    "connection.deadline imports asyncio",
-    "connection.receiver imports asyncio",
-    "connection.sender imports asyncio",
-    "connection.sender imports socket",
-    "exchange.stream imports socket",
-]
-CIRCLE_FOR_NOW = [
-    "connection.connection",
-    "connection.receiver",
-    "connection.sender",
-    "connection.shedding",
-    "connection.watchdog",
-    "exchange.report",
-    "exchange.stream",
-    "server.site",
-]
-
 # Who may import these. A dotted name is one module.
 LOOP = frozenset({"answers", "net", "server", "process", "cli", "__main__", ""})
 OUTSIDE: Mapping[str, frozenset[str]] = {
@@ -121,6 +83,7 @@ def _may_import() -> dict[str, frozenset[str]]:
 MAY_IMPORT = _may_import()
 
 MAX_SIZE = 18 * 1024
+MOST_MODULES = 10
 # They say nothing about what is inside, so that everything fits.
 NAMELESS = frozenset({"utils", "util", "helpers", "helper", "common", "base", "misc"})
 
@@ -242,6 +205,14 @@ def too_big(sources: Mapping[str, str]) -> list[str]:
     return [f"{module}: {size} bytes" for module, size in sizes.items() if size > MAX_SIZE]
 
 
+def crowded(sources: Mapping[str, str]) -> list[str]:
+    """Return the folders with more modules than one sees at a glance, but for the top one."""
+    folders = Counter(
+        module.rpartition(".")[0] for module in sources if not module.endswith(".") and module
+    )
+    return sorted(folder for folder, size in folders.items() if folder and size > MOST_MODULES)
+
+
 def without_docstring(sources: Mapping[str, str]) -> list[str]:
     """Return the modules that do not say what they are."""
     return [module for module, source in sources.items() if not _docstring(source)]
@@ -265,19 +236,19 @@ class TestThePackage:
     def test_is_there(self, sources: dict[str, str]) -> None:
         # The tests below hold for no modules, too.
         assert {"", "errors", "bridge.", "bridge.pool.", "http.request"} <= set(sources)
-        assert "http.parser" in graph(sources)["connection.receiver"]
+        assert "http.parser" in graph(sources)["fronts.http1"]
 
     def test_has_the_rooms_of_the_plan(self, sources: dict[str, str]) -> None:
         assert unknown_rooms(sources) == []
 
     def test_imports_go_down_only(self, sources: dict[str, str]) -> None:
-        assert sorted(forbidden_inside(sources)) == UP_FOR_NOW
+        assert forbidden_inside(sources) == []
 
     def test_modules_do_not_import_each_other_in_a_circle(self, sources: dict[str, str]) -> None:
-        assert cycle(sources) == CIRCLE_FOR_NOW
+        assert cycle(sources) == []
 
     def test_locks_loops_and_sockets_stay_in_their_rooms(self, sources: dict[str, str]) -> None:
-        assert sorted(forbidden_outside(sources)) == OUTSIDE_FOR_NOW
+        assert forbidden_outside(sources) == []
 
     @pytest.mark.parametrize("library", ["h11", "httptools"])
     def test_a_library_is_imported_by_one_module(
@@ -288,7 +259,7 @@ class TestThePackage:
     def test_request_data_depends_on_nothing(self, sources: dict[str, str]) -> None:
         # That is why rooms above http/ may know it.
         names = set(imports("http.request", sources["http.request"], sources))
-        assert names <= {"dataclasses", "typing", "enum", "collections.abc"}
+        assert names <= {"abc", "dataclasses", "typing", "enum", "collections.abc"}
 
     def test_the_standard_library_is_enough_for_the_ground_floor(
         self, sources: dict[str, str]
@@ -300,6 +271,9 @@ class TestThePackage:
 
     def test_modules_can_be_read_in_one_sitting(self, sources: dict[str, str]) -> None:
         assert too_big(sources) == []
+
+    def test_folders_can_be_overlooked(self, sources: dict[str, str]) -> None:
+        assert crowded(sources) == []
 
     def test_modules_say_what_they_are(self, sources: dict[str, str]) -> None:
         assert without_docstring(sources) == []
@@ -455,6 +429,11 @@ class TestTheChecks:
         lines = MAX_SIZE // len(line.encode())
         assert too_big({"cli": line * lines}) == []
         assert too_big({"cli": line * (lines + 1)}) == [f"cli: {(lines + 1) * 5} bytes"]
+
+    def test_a_folder_that_is_too_full_is_found(self) -> None:
+        modules = dict.fromkeys([f"http.{letter}" for letter in "abcdefghij"], "")
+        assert crowded({"http.": "", **modules}) == []
+        assert crowded({"http.": "", "http.k": "", **modules}) == ["http"]
 
     @pytest.mark.parametrize("source", ["", "x = 1", "# What it is.\n", '"""  """\n'])
     def test_a_module_that_does_not_say_what_it_is_is_found(self, source: str) -> None:

@@ -8,7 +8,7 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 
 import pytest
 from conftest import StartServer
-from raw_client import connect, eventually, on_each_loop
+from raw_client import connect, eventually, on_each_loop, parts_of
 
 import aiowsgi
 
@@ -53,7 +53,7 @@ async def test_call_that_waits_for_its_client_is_alone_unless_spare_threads_are_
     async with await connect(server) as slow, await connect(server) as quick:
         await slow.send(UPLOAD + bytes(50_000))
         # Its thread has given up its place by then, for others to take.
-        pool = server._site.pool
+        pool = parts_of(server).resources.pool
         await eventually(lambda: bool(pool._waiting_for_clients))  # type: ignore[attr-defined]
         await quick.send(GET)
         if spare is None:

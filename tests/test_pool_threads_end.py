@@ -22,6 +22,7 @@ from conftest import StartServer
 from raw_client import connect
 from waiting import eventually
 
+from aiowsgi.answers.wsgi import WsgiCall
 from aiowsgi.bridge.body import RequestBody
 from aiowsgi.bridge.budget import Budget
 from aiowsgi.bridge.locks import Lock
@@ -32,7 +33,6 @@ from aiowsgi.bridge.pool.executor_queue import ExecutorQueue
 from aiowsgi.bridge.pool.thread_pool import ThreadPool
 from aiowsgi.bridge.pool.threads import PoolThread
 from aiowsgi.bridge.response import Progress, ResponseWriter
-from aiowsgi.exchange.stream import Exchange
 
 # Fail-safe, in seconds.
 TIMEOUT = 20.0
@@ -305,10 +305,10 @@ async def test_client_is_answered_although_its_request_is_not_run_to_its_end(
     caplog: pytest.LogCaptureFixture,
     foreign: bool,
 ) -> None:
-    def strike(exchange: Exchange) -> None:
+    def strike(call: WsgiCall) -> None:
         raise Unwanted
 
-    monkeypatch.setattr(Exchange, "run", strike)
+    monkeypatch.setattr(WsgiCall, "run", strike)
     with ThreadPool(1) as executor:
         server = await start_server(
             lambda environ, start_response: [], executor=executor if foreign else None

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 import pytest
-from fake_loop import FakeConnection
 from http_streams import events
+from memory import MemoryConnection
 from raw_client import StartServer, connect, on_each_loop
 
 from aiowsgi import Config
@@ -118,7 +118,7 @@ def access_lines(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 def test_refusal_says_what_was_refused_and_why(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    connection = FakeConnection(app)
+    connection = MemoryConnection(app)
     connection.receive(TWO_HOSTS)
     assert connection.status == 400
     (line,) = access_lines(caplog)
@@ -132,7 +132,7 @@ def test_client_that_speaks_tls_is_told_apart_from_garbage(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     # The beginning of a ClientHello: somebody wrote https:// where http:// is right.
-    FakeConnection(app).receive(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
+    MemoryConnection(app).receive(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
     (line,) = told(caplog)
     assert line.endswith("with 400: the client speaks TLS (https), and this server plain HTTP")
 
@@ -160,7 +160,7 @@ def test_access_line_has_what_is_known_of_the_request_line(
     sent: bytes, shown: str, size: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    connection = FakeConnection(app)
+    connection = MemoryConnection(app)
     for start in range(0, len(sent), size):
         if not connection.status:
             connection.receive(sent[start : start + size])
@@ -174,9 +174,9 @@ def test_access_line_has_what_is_known_of_the_request_line(
 
 def test_head_that_takes_too_long_shows_what_has_come(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    connection = FakeConnection(app)
+    connection = MemoryConnection(app)
     connection.receive(b"GET /slow HT")
-    connection.loop.advance(30)
+    connection.timers.advance(30)
     assert connection.status == 408
     (line,) = access_lines(caplog)
     assert '"GET /slow HT" 408 ' in line
@@ -185,7 +185,7 @@ def test_head_that_takes_too_long_shows_what_has_come(caplog: pytest.LogCaptureF
 
 def test_second_request_is_shown_not_the_first(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    connection = FakeConnection(app)
+    connection = MemoryConnection(app)
     connection.receive(b"GET /first HTTP/1.1\r\nHost: h\r\n\r\n" + TWO_HOSTS)
     connection.run_job()
     first, second = access_lines(caplog)
@@ -196,7 +196,7 @@ def test_second_request_is_shown_not_the_first(caplog: pytest.LogCaptureFixture)
 def test_client_that_leaves_in_its_request_is_not_warned_of(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    connection = FakeConnection(app)
+    connection = MemoryConnection(app)
     connection.receive(b"GET / HTTP/1.1\r\nHo")
     connection.end()
     assert connection.status == 400

@@ -468,7 +468,7 @@ class BodyMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.patch = pytest.MonkeyPatch()
-        use_condition(self.patch, body_module, Refusing)
+        use_condition(self.patch, Refusing)
         self.fed = self.left = 0
         self.finished = self.cut = self.returned = False
 

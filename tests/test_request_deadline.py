@@ -17,7 +17,7 @@ from pathlib import Path
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 import pytest
-from fake_loop import FakeConnection
+from memory import MemoryConnection
 from raw_client import (
     TIMEOUT,
     RawClient,
@@ -58,8 +58,11 @@ class Slow:
         self.ended = threading.Event()
         self.errors: list[BaseException] = []
         self.environ: WSGIEnvironment = {}
+        # The name of its thread.
+        self.thread = ""
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        self.thread = threading.current_thread().name
         if environ["PATH_INFO"] == "/ping":
             start_response("200 OK", [*PLAIN])
             return [b"pong"]
@@ -87,36 +90,36 @@ class Closing(itertools.chain[bytes]):
         self.closes += 1
 
 
-def connection_with(app: Ending, **options: object) -> FakeConnection:
-    return FakeConnection(app, **{"timeout_request": LIMIT, "access_log": False, **options})
+def connection_with(app: Ending, **options: object) -> MemoryConnection:
+    return MemoryConnection(app, **{"timeout_request": LIMIT, "access_log": False, **options})
 
 
 def begin(
     ending: Ending = hello, request: bytes = GET, *, queued: float = 0.0, **options: object
-) -> tuple[Slow, FakeConnection, threading.Thread]:
+) -> tuple[Slow, MemoryConnection, threading.Thread]:
     """Let a request wait in the queue, and then its application."""
     app = Slow(ending)
     connection = connection_with(app, **options)
     connection.receive(request)
-    connection.loop.advance(queued)
+    connection.timers.advance(queued)
     thread = connection.start_job()
     assert app.begun.wait(TIMEOUT)
     return app, connection, thread
 
 
-def finish(connection: FakeConnection, app: Slow, thread: threading.Thread) -> None:
+def finish(connection: MemoryConnection, app: Slow, thread: threading.Thread) -> None:
     """Let the application end, and everything that is due happen."""
     app.go_on.set()
-    connection.loop.run_until(lambda: not thread.is_alive())
-    connection.loop.run_ready()
+    connection.timers.run_until(lambda: not thread.is_alive())
+    connection.timers.run_ready()
 
 
-def assert_timed_out(connection: FakeConnection) -> None:
+def assert_timed_out(connection: MemoryConnection) -> None:
     """Check that the answer was a 504, the only one, and that the connection ends with it."""
     assert connection.status == 504
     assert connection.sent.count(b"HTTP/1.1 ") == 1
     assert b"\r\nConnection: close\r\n" in connection.sent
-    assert connection.transport.eof_written
+    assert connection.wire.half_closed
 
 
 # --- when it is over -----------------------------------------------------------------------------
@@ -124,9 +127,9 @@ def assert_timed_out(connection: FakeConnection) -> None:
 
 def test_application_that_does_not_answer_in_time_gets_a_504() -> None:
     app, connection, thread = begin()
-    connection.loop.advance(LIMIT - 0.1)
+    connection.timers.advance(LIMIT - 0.1)
     assert connection.sent == b""
-    connection.loop.advance(0.2)
+    connection.timers.advance(0.2)
     assert_timed_out(connection)
     assert connection.pool.lost == 1
     # What it answers then is dropped, and the connection goes as others do.
@@ -134,15 +137,15 @@ def test_application_that_does_not_answer_in_time_gets_a_504() -> None:
     assert_timed_out(connection)
     connection.end()
     assert connection.closed
-    assert connection.site.budget.used == 0
-    assert connection.loop.timers == 0
+    assert connection.resources.budget.used == 0
+    assert len(connection.timers.pending) == 0
 
 
 def test_time_in_the_queue_does_not_count() -> None:
     app, connection, thread = begin(queued=900.3, queue_timeout=1000.0)
-    connection.loop.advance(LIMIT - 0.1)
+    connection.timers.advance(LIMIT - 0.1)
     assert connection.sent == b""
-    connection.loop.advance(0.2)
+    connection.timers.advance(0.2)
     assert_timed_out(connection)
     finish(connection, app, thread)
 
@@ -152,9 +155,9 @@ def test_limit_is_held_to_the_hundredth_whenever_a_thread_begins(limit: float) -
     """The loop is not told when a thread takes a request, and has to look."""
     for queued in (0.0, 0.003, 0.7, 1.0, 1.9):
         app, connection, thread = begin(queued=queued, timeout_request=limit)
-        connection.loop.advance(limit - 0.005)
+        connection.timers.advance(limit - 0.005)
         assert connection.sent == b""
-        connection.loop.advance(0.01 + limit * 0.01)
+        connection.timers.advance(0.01 + limit * 0.01)
         assert connection.status == 504
         finish(connection, app, thread)
 
@@ -171,36 +174,34 @@ def test_response_whose_head_was_sent_may_take_its_time() -> None:
     connection = connection_with(app)
     connection.receive(GET)
     thread = connection.start_job()
-    connection.loop.run_until(lambda: connection.sent)
-    connection.loop.advance(1000 * LIMIT)
+    connection.timers.run_until(lambda: connection.sent)
+    connection.timers.advance(1000 * LIMIT)
     assert not connection.closed
     going_on.set()
-    connection.loop.run_until(lambda: not thread.is_alive())
-    connection.loop.run_ready()
+    connection.timers.run_until(lambda: not thread.is_alive())
+    connection.timers.run_ready()
     assert connection.status == 200
     assert connection.sent.endswith(b"3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n")
     assert connection.pool.lost == 0
 
 
 def test_every_request_of_a_connection_has_the_whole_time() -> None:
-    connection = connection_with(hello)
-
     def slow(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        connection.loop.now += 0.9 * LIMIT
+        connection.timers.now += 0.9 * LIMIT
         return hello(environ, start_response)
 
-    connection.site.app = slow
+    connection = connection_with(slow)
     for _ in range(5):
         connection.receive(GET)
         connection.run_job()
-    connection.loop.advance(2 * LIMIT)
+    connection.timers.advance(2 * LIMIT)
     assert connection.sent.count(b"HTTP/1.1 200 ") == 5
     assert b"504" not in connection.sent
 
 
 def test_no_limit_by_default(caplog: pytest.LogCaptureFixture) -> None:
     app, connection, thread = begin(timeout_request=aiowsgi.Config().timeout_request)
-    connection.loop.advance(1_000_000)
+    connection.timers.advance(1_000_000)
     assert connection.sent == b""
     assert app.environ["aiowsgi.deadline"]() == math.inf
     finish(connection, app, thread)
@@ -210,7 +211,7 @@ def test_no_limit_by_default(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_answer_to_head_has_no_body() -> None:
     app, connection, thread = begin(request=GET.replace(b"GET", b"HEAD"))
-    connection.loop.advance(LIMIT + 0.1)
+    connection.timers.advance(LIMIT + 0.1)
     assert_timed_out(connection)
     assert connection.sent.endswith(b"\r\n\r\n")
     finish(connection, app, thread)
@@ -218,7 +219,7 @@ def test_answer_to_head_has_no_body() -> None:
 
 def test_pipelined_requests_behind_it_are_not_run() -> None:
     app, connection, thread = begin(request=GET + PING + PING)
-    connection.loop.advance(LIMIT + 0.1)
+    connection.timers.advance(LIMIT + 0.1)
     finish(connection, app, thread)
     assert_timed_out(connection)
     assert not connection.pool.jobs
@@ -226,19 +227,19 @@ def test_pipelined_requests_behind_it_are_not_run() -> None:
 
 def test_client_that_left_is_not_answered_and_no_thread_is_written_off() -> None:
     app, connection, thread = begin()
-    connection.protocol.connection_lost(None)
-    connection.loop.advance(2 * LIMIT)
+    connection.connection.lose()
+    connection.timers.advance(2 * LIMIT)
     assert connection.sent == b""
     assert connection.pool.lost == 0
-    assert connection.loop.timers == 0
+    assert len(connection.timers.pending) == 0
     finish(connection, app, thread)
 
 
 def test_error_log_has_the_request_and_the_stack_once(caplog: pytest.LogCaptureFixture) -> None:
     app, connection, thread = begin()
-    connection.loop.advance(LIMIT + 0.1)
+    connection.timers.advance(LIMIT + 0.1)
     finish(connection, app, thread)
-    connection.loop.advance(10 * LIMIT)
+    connection.timers.advance(10 * LIMIT)
     (record,) = [record for record in caplog.records if record.levelno > logging.DEBUG]
     assert (record.name, record.levelno) == ("aiowsgi.error", logging.ERROR)
     message = record.getMessage()
@@ -255,11 +256,11 @@ def test_deadline_counts_down_to_nothing() -> None:
     app, connection, thread = begin(queued=3)
     deadline = app.environ["aiowsgi.deadline"]
     assert deadline() == LIMIT
-    connection.loop.advance(2)
+    connection.timers.advance(2)
     assert deadline() == LIMIT - 2
-    connection.loop.advance(LIMIT)
+    connection.timers.advance(LIMIT)
     assert deadline() == 0
-    connection.loop.advance(LIMIT)
+    connection.timers.advance(LIMIT)
     assert deadline() == 0
     finish(connection, app, thread)
 
@@ -284,7 +285,7 @@ def test_what_comes_too_late_raises_request_timeout(
     ending: Ending, caplog: pytest.LogCaptureFixture
 ) -> None:
     app, connection, thread = begin(ending, STALLED, body_prefetch=16)
-    connection.loop.advance(LIMIT + 0.1)
+    connection.timers.advance(LIMIT + 0.1)
     caplog.clear()
     finish(connection, app, thread)
     assert_timed_out(connection)
@@ -292,7 +293,7 @@ def test_what_comes_too_late_raises_request_timeout(
     assert isinstance(app.errors[0], aiowsgi.ClientDisconnected)
     # Everything about it was said.
     assert not [record for record in caplog.records if record.levelno > logging.DEBUG]
-    assert connection.site.budget.used == 0
+    assert connection.resources.budget.used == 0
 
 
 def test_read_that_waits_for_a_stalled_body_is_ended() -> None:
@@ -301,10 +302,10 @@ def test_read_that_waits_for_a_stalled_body_is_ended() -> None:
     app.go_on.set()
     connection.receive(STALLED)
     thread = connection.start_job()
-    connection.loop.run_until(lambda: connection.protocol.blocks_thread)
-    connection.loop.advance(LIMIT - 0.1)
+    connection.timers.run_until(lambda: connection.connection.blocks_thread)
+    connection.timers.advance(LIMIT - 0.1)
     assert connection.sent == b""
-    connection.loop.advance(0.2)
+    connection.timers.advance(0.2)
     assert_timed_out(connection)
     thread.join(TIMEOUT)
     assert not thread.is_alive()
@@ -315,7 +316,7 @@ def test_read_that_waits_for_a_stalled_body_is_ended() -> None:
 def test_iterable_that_comes_too_late_is_closed(chunks: list[bytes]) -> None:
     result = Closing(chunks)
     app, connection, thread = begin(lambda *arguments: (hello(*arguments), result)[1])
-    connection.loop.advance(LIMIT + 0.1)
+    connection.timers.advance(LIMIT + 0.1)
     finish(connection, app, thread)
     assert result.closes == 1
     assert_timed_out(connection)
@@ -331,7 +332,7 @@ def test_file_that_comes_too_late_is_closed(tmp_path: Path) -> None:
         return result
 
     app, connection, thread = begin(send_file)
-    connection.loop.advance(LIMIT + 0.1)
+    connection.timers.advance(LIMIT + 0.1)
     before = set(os.listdir("/proc/self/fd"))
     finish(connection, app, thread)
     assert file.closed
@@ -461,13 +462,15 @@ async def test_lost_threads_are_replaced_up_to_the_limit(start_server: StartServ
         assert (await other.receive()).body == b"pong"
     await eventually(lambda: server.healthy and not server.inspect().lost)
     # Replacements are not kept.
-    await eventually(lambda: _threads_of(server) <= 1)
+    await eventually(lambda: _threads_beside(app.thread) <= 1)
     await ping(server)
 
 
-def _threads_of(server: aiowsgi.Server) -> int:
-    name = re.compile(rf"{server._site.pool._name}-\d+")  # type: ignore[attr-defined]
-    return sum(bool(name.fullmatch(thread.name)) for thread in threading.enumerate())
+def _threads_beside(name: str) -> int:
+    """Return how many threads there are of the pool to which a thread of that name belongs."""
+    pool, _, _ = name.rpartition("-")
+    of_pool = re.compile(rf"{re.escape(pool)}-\d+")
+    return sum(bool(of_pool.fullmatch(thread.name)) for thread in threading.enumerate())
 
 
 @on_each_loop

@@ -7,14 +7,17 @@ import h11
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from memory import MemoryConnection
 
+from aiowsgi.bridge.response import Progress
 from aiowsgi.errors import Refusal
+from aiowsgi.exchange.refusal import refuse, unknown_head
+from aiowsgi.exchange.stream import Stream
 from aiowsgi.http.response import (
     CONTINUE,
     BodyFraming,
     ResponseEncoder,
     ResponseHeads,
-    refusal_response,
     response_framing,
     status_text,
 )
@@ -34,6 +37,23 @@ def encoder(
     method: str = "GET", version: str = "HTTP/1.1", *, keep_alive: bool = True
 ) -> ResponseEncoder:
     return ResponseEncoder(HEADS, method=method, version=version, keep_alive=keep_alive)
+
+
+def refused(refusal: Refusal, method: str = "GET") -> bytes:
+    """Return the whole response to a request that is refused."""
+    connection = MemoryConnection(lambda environ, start_response: [])
+    head = unknown_head(f"{method} / HTTP/1.1")
+    stream = Stream(
+        connection.resources,
+        connection.connection,
+        connection.connection.info,
+        head,
+        connection.codec.encoder(head),
+    )
+    refuse(stream, refusal)
+    pieces, progress = stream.source.take(1 << 20)
+    assert progress is Progress.FINISHED
+    return b"".join(pieces)
 
 
 def head_lines(raw: bytes) -> list[str]:
@@ -435,7 +455,7 @@ def test_a_continue_is_an_interim_response() -> None:
 
 @pytest.mark.parametrize("status", [400, 408, 413, 414, 417, 431, 500, 501, 503, 505])
 def test_a_refusal_is_a_whole_response_that_closes(status: int) -> None:
-    raw = refusal_response(Refusal(status, "because of this"), HEADS, method="POST")
+    raw = refused(Refusal(status, "because of this"), "POST")
     message, body, behind = as_client_reads(raw, "POST")
     headers = dict(message.headers)
     assert (message.status_code, behind) == (status, b"")
@@ -450,18 +470,18 @@ def test_a_refusal_is_a_whole_response_that_closes(status: int) -> None:
 @pytest.mark.parametrize("seconds", [0, 1, 30])
 def test_a_refusal_says_when_to_try_again(seconds: int) -> None:
     refusal = Refusal(503, "full", retry_after=seconds)
-    message, _, _ = as_client_reads(refusal_response(refusal, HEADS, method="GET"))
+    message, _, _ = as_client_reads(refused(refusal))
     assert dict(message.headers)[b"retry-after"] == str(seconds).encode()
 
 
 def test_a_refusal_of_head_has_no_body() -> None:
-    raw = refusal_response(Refusal(400, "because"), HEADS, method="HEAD")
+    raw = refused(Refusal(400, "because"), "HEAD")
     assert re.search(rb"\r\nContent-Length: [1-9][0-9]*\r\n", raw)
     head_lines(raw)
 
 
 def test_a_refusal_is_encoded_as_it_says() -> None:
-    raw = refusal_response(Refusal(400, "caf\xe9 \u2603"), HEADS, method="GET")
+    raw = refused(Refusal(400, "caf\xe9 \u2603"))
     _, body, _ = as_client_reads(raw)
     assert body.decode("utf-8").endswith(": caf\xe9 \u2603\n")
 

@@ -72,7 +72,7 @@ def long_waits(monkeypatch: pytest.MonkeyPatch) -> queue.SimpleQueue[None]:
 @pytest.fixture
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever would wait raises WouldWait instead."""
-    use_condition(monkeypatch, response_module, Refusing)
+    use_condition(monkeypatch, Refusing)
 
 
 @pytest.fixture
@@ -791,7 +791,7 @@ class WriterMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.patch = pytest.MonkeyPatch()
-        use_condition(self.patch, response_module, Refusing)
+        use_condition(self.patch, Refusing)
         self.queued: list[int] = []
         self.progress = Progress.OPEN
         self.gone = False

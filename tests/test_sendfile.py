@@ -18,6 +18,7 @@ from raw_client import (
     Incomplete,
     RawClient,
     StartServer,
+    clients_of,
     connect,
     eventually,
     in_thread,
@@ -261,8 +262,8 @@ async def test_requests_wait_in_the_kernel_while_a_file_is_taken_slowly(
     async with await connect_slowly(server) as client:
         await client.send(GET + long_hello * 20)
         await a_file_is_on_its_way(server)
-        (connection,) = server._site.connections
-        await eventually(lambda: not connection._receiver._reading)
+        (connection,) = clients_of(server)
+        await eventually(lambda: not connection.receiver.reading)
         assert (await client.receive()).body == content(large)
         for _ in range(20):
             assert (await client.receive()).body == b"hello"
@@ -404,7 +405,7 @@ async def test_client_that_leaves_lets_go_of_the_file(
         if moment == "before":
             leave(client)
             if leave is RawClient.reset:
-                await eventually(lambda: not server._site.connections)
+                await eventually(lambda: not clients_of(server))
             app.go_on.set()
         else:
             app.go_on.set()
@@ -422,7 +423,7 @@ async def test_client_that_never_reads_is_cut(start_server: StartServer, large: 
     async with descriptors_come_back(server), await connect_slowly(server) as client:
         await client.send(GET)
         await a_file_is_on_its_way(server)
-        await eventually(lambda: not server._site.connections)
+        await eventually(lambda: not clients_of(server))
         with pytest.raises(Incomplete):
             await client.receive()
     assert app.closes == 1

@@ -18,7 +18,7 @@ from textwrap import dedent
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 import pytest
-from fake_loop import FakeConnection
+from memory import MemoryConnection
 from raw_client import (
     TIMEOUT,
     Incomplete,
@@ -181,12 +181,12 @@ async def test_idle_connections_have_the_delay_and_requests_their_time_behind_it
 # --- requests in flight --------------------------------------------------------------------------
 
 
-def shut_down(connection: FakeConnection) -> None:
+def shut_down(connection: MemoryConnection) -> None:
     """Do to a connection what a server does that closes."""
-    connection.site.draining = True
-    connection.protocol.drain()
-    connection.site.closing = True
-    connection.protocol.shut_down()
+    connection.resources.draining = True
+    connection.connection.drain()
+    connection.shared.closing = True
+    connection.connection.shut_down()
 
 
 @pytest.mark.parametrize("rest", [b"", b"\r\n"], ids=["", "crlf"])
@@ -194,7 +194,7 @@ def shut_down(connection: FakeConnection) -> None:
 def test_pipelined_requests_are_finished_and_the_last_one_announces_the_end(
     count: int, rest: bytes
 ) -> None:
-    connection = FakeConnection(App())
+    connection = MemoryConnection(App())
     connection.receive(GET * count + rest)
     shut_down(connection)
     for _ in range(count):
@@ -205,12 +205,12 @@ def test_pipelined_requests_are_finished_and_the_last_one_announces_the_end(
     assert not any(b"Connection" in response for response in first)
     connection.end()
     assert connection.closed
-    assert connection.loop.timers == 0
+    assert len(connection.timers.pending) == 0
 
 
 @pytest.mark.parametrize("split", [1, 10, len(GET) - 1])
 def test_request_that_has_begun_behind_another_is_awaited_and_finished(split: int) -> None:
-    connection = FakeConnection(App())
+    connection = MemoryConnection(App())
     connection.receive(GET + GET[:split])
     shut_down(connection)
     connection.run_job()
@@ -488,15 +488,15 @@ def test_deadline_is_the_limit_that_comes_first() -> None:
         start_response("200 OK", [*PLAIN])
         return []
 
-    connection = FakeConnection(app, timeout_request=60.0)
+    connection = MemoryConnection(app, timeout_request=60.0)
     connection.receive(GET)
     connection.run_job()
     deadline = environs[0]["aiowsgi.deadline"]
-    connection.site.cut_at = connection.loop.time() + 20
+    connection.resources.cut_at = connection.timers.time() + 20
     assert deadline() == 20
-    connection.site.cut_at = connection.loop.time() + 70
+    connection.resources.cut_at = connection.timers.time() + 70
     assert deadline() == 60
-    connection.loop.advance(100)
+    connection.timers.advance(100)
     assert deadline() == 0
 
 

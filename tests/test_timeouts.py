@@ -1,19 +1,27 @@
 """Every clock of a connection, on a clock of the test's: no waiting, no sockets."""
 
-import asyncio
 import threading
+import time
 from collections.abc import Iterable
-from typing import cast
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 import pytest
-from fake_loop import TIMEOUT, FakeConnection, FakeLoop
+from memory import TIMEOUT, ManualTimers, MemoryConnection, MemoryWire
 
 from aiowsgi.bridge.pool.jobs import Started
 from aiowsgi.config import Config
 from aiowsgi.connection.deadline import Deadline
-from aiowsgi.connection.states import LINGER_TIMEOUT, LINGER_TOTAL, RULES, State, table, timeouts
+from aiowsgi.connection.states import (
+    LINGER_TIMEOUT,
+    LINGER_TOTAL,
+    RULES,
+    STREAM_RULES,
+    ConnectionState,
+    Timeouts,
+    table,
+)
 from aiowsgi.errors import RequestBodyError
+from aiowsgi.exchange.states import StreamState
 
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
 POST_TEN = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\n"
@@ -49,8 +57,8 @@ def large(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[b
     return [b"x" * 200_000]
 
 
-def connection_with(app: object = hello, **options: object) -> FakeConnection:
-    return FakeConnection(app, **{**OPTIONS, **options})  # type: ignore[arg-type]
+def connection_with(app: object = hello, **options: object) -> MemoryConnection:
+    return MemoryConnection(app, **{**OPTIONS, **options})  # type: ignore[arg-type]
 
 
 # --- the deadline --------------------------------------------------------------------------------
@@ -59,129 +67,138 @@ def connection_with(app: object = hello, **options: object) -> FakeConnection:
 class Reached:
     """Counts how often a deadline was reached, and when it was last."""
 
-    def __init__(self, loop: FakeLoop) -> None:
-        self.loop = loop
+    def __init__(self, timers: ManualTimers) -> None:
+        self.timers = timers
         self.times: list[float] = []
 
     def __call__(self) -> None:
-        self.times.append(self.loop.now)
+        self.times.append(self.timers.now)
 
 
-def new_deadline() -> tuple[FakeLoop, Deadline, Reached]:
-    loop = FakeLoop()
-    reached = Reached(loop)
-    return loop, Deadline(cast(asyncio.AbstractEventLoop, loop), reached), reached
+def new_deadline() -> tuple[ManualTimers, Deadline, Reached]:
+    timers = ManualTimers()
+    reached = Reached(timers)
+    return timers, Deadline(timers, reached), reached
 
 
 def test_deadline_is_reached_once_at_its_time() -> None:
-    loop, deadline, reached = new_deadline()
-    start = loop.now
+    timers, deadline, reached = new_deadline()
+    start = timers.now
     deadline.set(5)
-    loop.advance(4.9)
+    timers.advance(4.9)
     assert reached.times == []
-    loop.advance(100)
+    timers.advance(100)
     assert reached.times == [start + 5]
 
 
 def test_deadline_moved_later_is_not_reached_early_and_keeps_its_timer() -> None:
-    loop, deadline, reached = new_deadline()
-    start = loop.now
+    timers, deadline, reached = new_deadline()
+    start = timers.now
     deadline.set(5)
     for _ in range(10):
-        loop.advance(1)
+        timers.advance(1)
         deadline.set(5)
-        assert loop.timers == 1
+        assert len(timers.pending) == 1
     assert reached.times == []
-    loop.advance(100)
+    timers.advance(100)
     assert reached.times == [start + 15]
 
 
 def test_deadline_moved_earlier_is_reached_early() -> None:
-    loop, deadline, reached = new_deadline()
-    start = loop.now
+    timers, deadline, reached = new_deadline()
+    start = timers.now
     deadline.set(60)
     deadline.set(2)
-    assert loop.timers == 1
-    loop.advance(100)
+    assert len(timers.pending) == 1
+    timers.advance(100)
     assert reached.times == [start + 2]
 
 
 def test_deadline_that_is_far_at_first_and_moved_near_at_once_keeps_its_timer() -> None:
-    loop, deadline, reached = new_deadline()
-    start = loop.now
+    timers, deadline, reached = new_deadline()
+    start = timers.now
     deadline.set(75)
-    (first,) = loop.waiting
+    (first,) = timers.pending
     deadline.set(0.5)
-    assert loop.waiting == [first]
+    assert timers.pending == [first]
     deadline.set(75)
-    loop.advance(74.9)
+    timers.advance(74.9)
     assert reached.times == []
-    loop.advance(1)
+    timers.advance(1)
     assert reached.times == [start + 75]
 
 
 def test_deadline_taken_away_is_not_reached() -> None:
-    loop, deadline, reached = new_deadline()
+    timers, deadline, reached = new_deadline()
     deadline.set(5)
     deadline.set(None)
-    loop.advance(100)
+    timers.advance(100)
     assert reached.times == []
-    assert loop.timers == 0
+    assert len(timers.pending) == 0
 
 
 def test_deadline_taken_away_and_set_again_is_reached() -> None:
-    loop, deadline, reached = new_deadline()
-    start = loop.now
+    timers, deadline, reached = new_deadline()
+    start = timers.now
     deadline.set(5)
-    loop.advance(1)
+    timers.advance(1)
     deadline.set(None)
-    loop.advance(1)
+    timers.advance(1)
     deadline.set(5)
-    loop.advance(100)
+    timers.advance(100)
     assert reached.times == [start + 7]
 
 
 def test_deadline_set_when_reached_is_reached_again() -> None:
-    loop = FakeLoop()
+    timers = ManualTimers()
     times: list[float] = []
 
     def again() -> None:
-        times.append(loop.now)
+        times.append(timers.now)
         if len(times) < 3:
             deadline.set(2)
 
-    start = loop.now
-    deadline = Deadline(cast(asyncio.AbstractEventLoop, loop), again)
+    start = timers.now
+    deadline = Deadline(timers, again)
     deadline.set(2)
-    loop.advance(100)
+    timers.advance(100)
     assert times == [start + 2, start + 4, start + 6]
 
 
 def test_cancelled_deadline_leaves_no_timer() -> None:
-    loop, deadline, reached = new_deadline()
+    timers, deadline, reached = new_deadline()
     deadline.set(5)
     deadline.cancel()
     deadline.cancel()
-    assert loop.timers == 0
-    loop.advance(100)
+    assert len(timers.pending) == 0
+    timers.advance(100)
     assert reached.times == []
 
 
 # --- the table -----------------------------------------------------------------------------------
 
 
-def test_every_state_has_a_rule_and_a_row() -> None:
-    assert set(RULES) == set(State)
-    rows = table().splitlines()[2:]
-    assert [row.split("|")[1].strip() for row in rows] == [state.name for state in State]
+def test_every_state_has_a_row() -> None:
+    """While a request is being answered, that is the row of what has become of it."""
+    rows = [row.split("|")[1].strip() for row in table().splitlines()[2:]]
+    busy = ["BUSY, BODY", "BUSY, QUEUED", "BUSY, ACTIVE", "BUSY, ANSWERED"]
+    assert rows == ["IDLE", "HEAD", *busy, "DRAIN", "CLOSING", "CLOSED"]
 
 
 def test_every_state_in_which_the_client_is_awaited_has_a_timeout() -> None:
-    # The application takes its time, unless that is limited; a connection that is gone waits for
-    # nobody.
-    unbounded = {state for state in State if not timeouts(Config())[state]}
-    assert unbounded == {State.ACTIVE, State.CLOSED}
-    assert {state for state, rule in RULES.items() if rule.timeout is None} == {State.CLOSED}
+    timeouts = Timeouts(Config())
+    # What it is while a request is there says the state of that. Who is gone is not waited for.
+    unbounded = {state for state in ConnectionState if not timeouts.connection[state]}
+    assert unbounded == {ConnectionState.BUSY, ConnectionState.CLOSED}
+    # The application takes its time, unless that is limited; who takes the response is looked
+    # after for as long as there is any. The others are over in the same pass of the loop.
+    streams = {state for state in StreamState if not timeouts.stream[state]}
+    assert streams - {StreamState.ACTIVE, StreamState.ANSWERED} == {
+        StreamState.OPEN,
+        StreamState.ENDED,
+    }
+    rules = [*RULES.values(), *STREAM_RULES.values()]
+    assert [rule for rule in rules if rule.timeout is None] == [RULES[ConnectionState.CLOSED]]
 
 
 # --- IDLE ----------------------------------------------------------------------------------------
@@ -189,25 +206,25 @@ def test_every_state_in_which_the_client_is_awaited_has_a_timeout() -> None:
 
 def test_new_connection_that_stays_silent_is_closed_without_a_word() -> None:
     connection = connection_with()
-    connection.loop.advance(64.9)
+    connection.timers.advance(64.9)
     assert not connection.closed
-    connection.loop.advance(0.2)
+    connection.timers.advance(0.2)
     assert connection.closed
     assert connection.sent == b""
-    assert connection.loop.timers == 0
+    assert len(connection.timers.pending) == 0
 
 
 def test_idle_connection_is_closed_after_the_last_response_not_after_the_first() -> None:
     connection = connection_with()
     for _ in range(3):
-        connection.loop.advance(60)
+        connection.timers.advance(60)
         connection.receive(GET)
         connection.run_job()
     assert connection.sent.count(b"200 OK") == 3
     size = len(connection.sent)
-    connection.loop.advance(64.9)
+    connection.timers.advance(64.9)
     assert not connection.closed
-    connection.loop.advance(0.2)
+    connection.timers.advance(0.2)
     assert connection.closed
     assert len(connection.sent) == size
 
@@ -220,10 +237,10 @@ def test_empty_line_behind_a_request_does_not_begin_another(end: bool) -> None:
     if end:
         connection.end()
     connection.run_job()
-    connection.loop.advance(64)
+    connection.timers.advance(64)
     assert connection.sent.count(b"HTTP/1.1") == 1
     assert connection.closed == end
-    connection.loop.advance(2)
+    connection.timers.advance(2)
     assert connection.sent.count(b"HTTP/1.1") == 1
     assert connection.closed
 
@@ -236,21 +253,21 @@ def test_slow_head_gets_a_408_however_it_dribbles() -> None:
     head = b"GET / HTTP/1.1\r\nHost: h\r\nX-Slow: aaaaaaaaaaaaaaaaaaaaaaaa"
     for byte in head[:11]:
         connection.receive(bytes([byte]))
-        connection.loop.advance(0.99)
+        connection.timers.advance(0.99)
     assert connection.sent == b""
     connection.receive(head[11:12])
-    connection.loop.advance(0.2)
+    connection.timers.advance(0.2)
     assert connection.status == 408
     assert b"\r\nConnection: close\r\n" in connection.sent
-    assert connection.transport.eof_written
+    assert connection.wire.half_closed
     assert not connection.pool.jobs
 
 
 def test_head_clock_starts_with_the_first_byte() -> None:
     connection = connection_with()
-    connection.loop.advance(60)
+    connection.timers.advance(60)
     connection.receive(b"G")
-    connection.loop.advance(10.9)
+    connection.timers.advance(10.9)
     connection.receive(GET[1:])
     connection.run_job()
     assert connection.status == 200
@@ -259,11 +276,11 @@ def test_head_clock_starts_with_the_first_byte() -> None:
 def test_head_clock_of_the_next_request_runs_when_it_begins_behind_another() -> None:
     connection = connection_with()
     connection.receive(GET + b"GET /sec")
-    connection.loop.advance(10)
+    connection.timers.advance(10)
     connection.run_job()
-    connection.loop.advance(10.9)
+    connection.timers.advance(10.9)
     assert connection.sent.count(b"HTTP/1.1") == 1
-    connection.loop.advance(0.2)
+    connection.timers.advance(0.2)
     assert connection.sent.count(b"HTTP/1.1 408") == 1
 
 
@@ -273,9 +290,9 @@ def test_head_clock_of_the_next_request_runs_when_it_begins_behind_another() -> 
 def test_body_that_stays_away_gets_a_408_and_no_thread() -> None:
     connection = connection_with()
     connection.receive(POST_TEN + b"abc")
-    connection.loop.advance(30.9)
+    connection.timers.advance(30.9)
     assert connection.sent == b""
-    connection.loop.advance(0.2)
+    connection.timers.advance(0.2)
     assert connection.status == 408
     assert not connection.pool.jobs
 
@@ -286,7 +303,7 @@ def test_body_clock_starts_again_with_every_byte() -> None:
     connection.receive(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 310\r\n\r\n")
     connection.receive(b"x" * 300)
     for _ in range(10):
-        connection.loop.advance(30)
+        connection.timers.advance(30)
         assert not connection.pool.jobs
         connection.receive(b"x")
     connection.run_job()
@@ -297,11 +314,11 @@ def test_body_clock_starts_again_with_every_byte() -> None:
 def test_body_that_stops_gets_a_408_however_quick_it_was() -> None:
     connection = connection_with(min_body_rate=1, body_prefetch=1000)
     connection.receive(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 900\r\n\r\n")
-    connection.loop.advance(20)
+    connection.timers.advance(20)
     connection.receive(b"x" * 800)
-    connection.loop.advance(30.9)
+    connection.timers.advance(30.9)
     assert connection.sent == b""
-    connection.loop.advance(0.2)
+    connection.timers.advance(0.2)
     assert connection.status == 408
     assert not connection.pool.jobs
 
@@ -311,12 +328,12 @@ def test_body_that_dribbles_gets_a_408_and_no_thread() -> None:
     connection = connection_with(min_body_rate=10, body_prefetch=1000)
     connection.receive(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 900\r\n\r\n")
     for _ in range(6):
-        connection.loop.advance(5)
+        connection.timers.advance(5)
         connection.receive(b"x" * 10)
     # It had 31 seconds, and one more for each 10 of its 60 bytes.
-    connection.loop.advance(6.9)
+    connection.timers.advance(6.9)
     assert connection.sent == b""
-    connection.loop.advance(0.2)
+    connection.timers.advance(0.2)
     assert connection.status == 408
     assert not connection.pool.jobs
 
@@ -328,7 +345,7 @@ def test_half_closed_client_gets_its_answer_where_the_queue_is_short() -> None:
     connection = connection_with(queue_target=2.0)
     connection.receive(GET)
     connection.end()
-    connection.loop.advance(1.4)
+    connection.timers.advance(1.4)
     connection.run_job()
     assert connection.status == 200
 
@@ -337,7 +354,7 @@ def test_request_of_a_client_that_ended_its_side_does_not_run_where_the_queue_is
     connection = connection_with(queue_target=2.0)
     connection.receive(GET)
     connection.end()
-    connection.loop.advance(2.6)
+    connection.timers.advance(2.6)
     assert connection.closed
     assert connection.pool.jobs[0].cancelled
     assert connection.sent == b""
@@ -355,9 +372,9 @@ def test_full_queue_gets_a_503_with_retry_after() -> None:
 def test_request_that_waits_too_long_for_a_thread_gets_a_503_and_is_not_run() -> None:
     connection = connection_with()
     connection.receive(GET)
-    connection.loop.advance(16.9)
+    connection.timers.advance(16.9)
     assert connection.sent == b""
-    connection.loop.advance(0.2)
+    connection.timers.advance(0.2)
     assert connection.status == 503
     assert b"\r\nRetry-After: 5\r\n" in connection.sent
     assert connection.pool.jobs[0].cancelled
@@ -365,7 +382,6 @@ def test_request_that_waits_too_long_for_a_thread_gets_a_503_and_is_not_run() ->
 
 def test_queue_clock_does_not_end_a_request_that_runs() -> None:
     """A thread that has not written yet tells nobody that it has begun."""
-    connection = connection_with()
     begun, go_on = threading.Event(), threading.Event()
 
     def slow(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -373,15 +389,15 @@ def test_queue_clock_does_not_end_a_request_that_runs() -> None:
         assert go_on.wait(TIMEOUT)
         return hello(environ, start_response)
 
-    connection.site.app = slow
+    connection = connection_with(slow)
     connection.receive(GET)
     thread = connection.start_job()
     assert begun.wait(TIMEOUT)
-    connection.loop.advance(10_000)
+    connection.timers.advance(10_000)
     assert connection.sent == b""
     assert not connection.closed
     go_on.set()
-    connection.loop.run_until(lambda: connection.sent)
+    connection.timers.run_until(lambda: connection.sent)
     thread.join(TIMEOUT)
     assert connection.status == 200
 
@@ -391,26 +407,26 @@ def test_queue_clock_does_not_end_a_request_that_runs() -> None:
 
 def stalled_upload(
     app: object, head: bytes = POST_STREAMED, **options: object
-) -> tuple[FakeConnection, threading.Thread]:
+) -> tuple[MemoryConnection, threading.Thread]:
     """Start an application that waits for the rest of its body."""
     connection = connection_with(app, **options)
     connection.receive(head)
     thread = connection.start_job()
     # It has taken what there was; what it wants now has to come from the client.
-    connection.loop.run_until(lambda: connection.protocol._exchange.body._demanded)  # type: ignore[union-attr]
-    connection.loop.run_ready()
+    connection.timers.run_until(lambda: connection.connection.blocks_thread)
+    connection.timers.run_ready()
     return connection, thread
 
 
 def test_stalled_upload_gets_a_408_when_the_application_gives_up() -> None:
     connection, thread = stalled_upload(read_all)
-    connection.loop.advance(30.9)
+    connection.timers.advance(30.9)
     assert connection.sent == b""
-    connection.loop.advance(0.2)
+    connection.timers.advance(0.2)
     thread.join(TIMEOUT)
-    connection.loop.run_ready()
+    connection.timers.run_ready()
     assert connection.status == 408
-    assert connection.transport.eof_written
+    assert connection.wire.half_closed
 
 
 def test_stalled_upload_gets_the_application_s_own_answer() -> None:
@@ -425,12 +441,12 @@ def test_stalled_upload_gets_the_application_s_own_answer() -> None:
         return [b"own answer"]
 
     connection, thread = stalled_upload(careful)
-    connection.loop.advance(31.1)
+    connection.timers.advance(31.1)
     thread.join(TIMEOUT)
-    connection.loop.run_ready()
+    connection.timers.run_ready()
     assert connection.sent.startswith(b"HTTP/1.1 400 Too Slow\r\n")
     assert connection.sent.endswith(b"own answer")
-    assert connection.transport.eof_written
+    assert connection.wire.half_closed
     assert isinstance(errors[0], RequestBodyError)
     assert "took too long" in str(errors[0])
 
@@ -442,11 +458,11 @@ LONG_STREAMED = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2600\r\n\r\n" + 
 def test_upload_that_goes_on_is_not_cut() -> None:
     connection, thread = stalled_upload(read_all, LONG_STREAMED, min_body_rate=1, body_prefetch=200)
     for _ in range(80):
-        connection.loop.advance(30)
+        connection.timers.advance(30)
         # The thread has to make room first.
-        connection.loop.run_until(lambda: connection.transport.reading)
+        connection.timers.run_until(lambda: connection.wire.reading)
         connection.receive(b"x" * 30)
-    connection.loop.run_until(lambda: connection.sent)
+    connection.timers.run_until(lambda: connection.sent)
     thread.join(TIMEOUT)
     assert connection.status == 200
     assert connection.sent.endswith(b"2600")
@@ -457,23 +473,23 @@ def test_upload_that_dribbles_gets_a_408_when_the_application_gives_up() -> None
         read_all, LONG_STREAMED, min_body_rate=10, body_prefetch=200
     )
     for _ in range(6):
-        connection.loop.advance(5)
+        connection.timers.advance(5)
         connection.receive(b"x" * 10)
     # It had 31 seconds, and one more for each 10 of its 260 bytes.
-    connection.loop.advance(26.9)
+    connection.timers.advance(26.9)
     assert connection.sent == b""
-    connection.loop.advance(0.2)
+    connection.timers.advance(0.2)
     thread.join(TIMEOUT)
-    connection.loop.run_ready()
+    connection.timers.run_ready()
     assert connection.status == 408
 
 
 def test_client_that_was_told_to_continue_and_sends_nothing_gets_a_408() -> None:
     connection, thread = stalled_upload(read_all, POST_EXPECT)
     assert connection.sent == b"HTTP/1.1 100 Continue\r\n\r\n"
-    connection.loop.advance(31.1)
+    connection.timers.advance(31.1)
     thread.join(TIMEOUT)
-    connection.loop.run_ready()
+    connection.timers.run_ready()
     assert b"\r\n\r\nHTTP/1.1 408 " in connection.sent
 
 
@@ -493,15 +509,14 @@ def test_body_that_is_awaited_behind_the_head_of_the_response_is_not_awaited_for
     connection = connection_with(answers_first)
     connection.receive(POST_EXPECT)
     thread = connection.start_job()
-    connection.loop.run_until(lambda: connection.sent)
-    body = connection.protocol._exchange.body  # type: ignore[union-attr]
+    connection.timers.run_until(lambda: connection.sent)
     go_on.set()
-    connection.loop.run_until(lambda: body._demanded)  # type: ignore[union-attr]
-    connection.loop.run_ready()
-    connection.loop.advance(31.1)
+    connection.timers.run_until(lambda: connection.connection.blocks_thread)
+    connection.timers.run_ready()
+    connection.timers.advance(31.1)
     thread.join(1.0)
     released = not thread.is_alive()
-    connection.protocol.connection_lost(None)
+    connection.connection.lose()
     thread.join(TIMEOUT)
     assert released
     assert b"100 Continue" not in connection.sent
@@ -511,27 +526,27 @@ def test_expectation_of_one_request_does_not_live_on_in_the_next() -> None:
     """An empty chunked body may overtake the application's first look at its input."""
     connection = connection_with(read_all)
     connection.receive(POST_CHUNKED[:-2] + b"Expect: 100-continue\r\n\r\n")
-    body = connection.protocol._exchange.body  # type: ignore[union-attr]
     thread = connection.start_job()
     # The thread waits for its body; the loop does not get to know before the body has ended.
-    end = threading.Event()
-    while not body._demanded:  # type: ignore[union-attr]
-        assert not end.wait(0.001)
+    end = time.monotonic() + TIMEOUT
+    while not connection.connection.blocks_thread:
+        assert time.monotonic() < end
+        time.sleep(0.001)
     connection.receive(b"0\r\n\r\n")
     thread.join(TIMEOUT)
-    connection.loop.run_ready()
+    connection.timers.run_ready()
     assert connection.status == 200
     size = len(connection.sent)
 
     connection.receive(POST_STREAMED)
     thread = connection.start_job()
-    connection.loop.run_until(lambda: connection.protocol._exchange.body._demanded)  # type: ignore[union-attr]
-    connection.loop.run_ready()
+    connection.timers.run_until(lambda: connection.connection.blocks_thread)
+    connection.timers.run_ready()
     assert len(connection.sent) == size, "a 100 for a client that did not ask"
-    connection.loop.advance(31.1)
+    connection.timers.advance(31.1)
     thread.join(1.0)
     released = not thread.is_alive()
-    connection.protocol.connection_lost(None)
+    connection.connection.lose()
     thread.join(TIMEOUT)
     assert released
 
@@ -542,8 +557,8 @@ def test_time_that_the_application_takes_is_not_the_client_s() -> None:
     connection.receive(POST_STREAMED + b"x" * 80)
     connection.run_job()
     connection.receive(GET)
-    connection.pool.jobs[0].taken = Started("thread", 0, connection.loop.time())
-    connection.loop.advance(100_000)
+    connection.pool.jobs[0].taken = Started("thread", 0, connection.timers.time())
+    connection.timers.advance(100_000)
     assert not connection.closed
 
 
@@ -566,16 +581,16 @@ def paused_generator(chunks: list[bytes], finished: threading.Event) -> object:
 def test_thread_that_is_blocked_by_a_client_that_takes_nothing_is_released() -> None:
     finished = threading.Event()
     connection = connection_with(paused_generator([b"x" * 50_000] * 100, finished))
-    connection.transport.capacity = 0
+    connection.wire.capacity = 0
     connection.receive(GET)
     thread = connection.start_job()
-    connection.loop.run_until(lambda: connection.protocol.blocks_thread)
+    connection.timers.run_until(lambda: connection.connection.blocks_thread)
     assert not finished.is_set()
-    connection.loop.advance(60.9)
-    assert not connection.transport.aborted
+    connection.timers.advance(60.9)
+    assert not connection.wire.was_aborted
     assert not finished.is_set()
-    connection.loop.advance(2)
-    assert connection.transport.aborted
+    connection.timers.advance(2)
+    assert connection.wire.was_aborted
     thread.join(TIMEOUT)
     assert finished.is_set()
     assert connection.disconnects == 1
@@ -586,18 +601,18 @@ def test_client_that_takes_little_is_not_cut_where_no_rate_is_asked_for() -> Non
     connection = connection_with(
         paused_generator([b"x" * 50_000] * 100, finished), min_response_rate=0
     )
-    connection.transport.capacity = 0
+    connection.wire.capacity = 0
     connection.receive(GET)
     thread = connection.start_job()
-    connection.loop.run_until(lambda: connection.protocol._sender.waiting)
+    connection.timers.run_until(lambda: connection.wire.pending)
     for _ in range(20):
-        connection.loop.advance(55)
-        connection.transport.take(1)
-    assert not connection.transport.aborted
+        connection.timers.advance(55)
+        connection.wire.take(1)
+    assert not connection.wire.was_aborted
     assert not finished.is_set()
-    connection.loop.advance(64)
-    assert connection.transport.aborted
-    connection.loop.run_ready()
+    connection.timers.advance(64)
+    assert connection.wire.was_aborted
+    connection.timers.run_ready()
     thread.join(TIMEOUT)
     assert finished.is_set()
 
@@ -606,16 +621,16 @@ def test_client_that_takes_little_is_not_cut_where_no_rate_is_asked_for() -> Non
 def test_response_needs_its_rate_once_the_first_patience_is_over(taken: int, until: int) -> None:
     """Ten bytes are worth a second, and none is worth more than the patience for silence."""
     connection = connection_with(large, response_buffer=1 << 20, min_response_rate=10)
-    connection.transport.capacity = 0
+    connection.wire.capacity = 0
     connection.receive(GET)
     connection.run_job()
-    connection.loop.advance(53)
-    connection.transport.take(taken)
+    connection.timers.advance(53)
+    connection.wire.take(taken)
     # It is looked at every other second.
-    connection.loop.advance(until - 53 - 0.1)
-    assert not connection.transport.aborted
-    connection.loop.advance(2.2)
-    assert connection.transport.aborted
+    connection.timers.advance(until - 53 - 0.1)
+    assert not connection.wire.was_aborted
+    connection.timers.advance(2.2)
+    assert connection.wire.was_aborted
     assert connection.closed
 
 
@@ -625,16 +640,15 @@ def test_pauses_of_a_stream_make_its_client_no_faster() -> None:
     connection = connection_with(
         paused_generator([b"x" * 50_000] * 100, finished), min_response_rate=50_000
     )
-    connection.transport.capacity = 0
+    connection.wire.capacity = 0
     connection.receive(GET)
     thread = connection.start_job()
-    sender = connection.protocol._sender
     drained = 0
     while not connection.closed:
-        connection.loop.run_until(lambda: sender.waiting)
-        connection.loop.advance(25)
+        connection.timers.run_until(lambda: connection.wire.pending)
+        connection.timers.advance(25)
         # Everything that is left: nothing is waited for until the next portion comes.
-        connection.transport.take(len(connection.transport.unsent))
+        connection.wire.take(len(connection.wire.pending))
         drained += 1
     assert drained == 3
     thread.join(TIMEOUT)
@@ -645,51 +659,51 @@ def test_bytes_that_the_client_sends_are_no_progress_of_what_it_takes() -> None:
     """Dribbling an upload must not keep a thread that waits for the client to read."""
     finished = threading.Event()
     connection = connection_with(paused_generator([b"x" * 50_000] * 100, finished))
-    connection.transport.capacity = 0
+    connection.wire.capacity = 0
     connection.receive(POST_EXPECT)
     thread = connection.start_job()
-    connection.loop.run_until(lambda: connection.protocol._sender.waiting)
+    connection.timers.run_until(lambda: connection.wire.pending)
     for _ in range(4):
-        connection.loop.advance(30)
+        connection.timers.advance(30)
         if not connection.closed:
             connection.receive(b"x")
-    cut = connection.transport.aborted
-    connection.protocol.connection_lost(None)
+    cut = connection.wire.was_aborted
+    connection.connection.lose()
     thread.join(TIMEOUT)
     assert cut
 
 
 def test_rest_of_a_response_is_sent_for_as_long_as_the_client_takes_it() -> None:
     connection = connection_with(large, response_buffer=1 << 20)
-    connection.transport.capacity = 0
+    connection.wire.capacity = 0
     connection.receive(GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
     connection.run_job()
-    while connection.transport.unsent:
-        connection.loop.advance(50)
-        assert not connection.transport.aborted
-        connection.transport.take(30_000)
+    while connection.wire.pending:
+        connection.timers.advance(50)
+        assert not connection.wire.was_aborted
+        connection.wire.take(30_000)
     assert connection.sent.endswith(b"x" * 200_000)
 
 
 def test_kept_connection_whose_client_does_not_take_the_response_is_cut() -> None:
     connection = connection_with(large, response_buffer=1 << 20)
-    connection.transport.capacity = 0
+    connection.wire.capacity = 0
     connection.receive(GET)
     connection.run_job()
-    connection.loop.advance(65 + 61 + LINGER_TIMEOUT + 0.2)
-    assert connection.transport.aborted
+    connection.timers.advance(65 + 61 + LINGER_TIMEOUT + 0.2)
+    assert connection.wire.was_aborted
     assert connection.closed
 
 
 def test_rest_of_a_response_that_the_client_does_not_take_is_cut() -> None:
     connection = connection_with(large, response_buffer=1 << 20)
-    connection.transport.capacity = 0
+    connection.wire.capacity = 0
     connection.receive(GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
     connection.run_job()
-    connection.loop.advance(60.9)
-    assert not connection.transport.aborted
-    connection.loop.advance(LINGER_TIMEOUT + 0.2)
-    assert connection.transport.aborted
+    connection.timers.advance(60.9)
+    assert not connection.wire.was_aborted
+    connection.timers.advance(LINGER_TIMEOUT + 0.2)
+    assert connection.wire.was_aborted
     assert connection.closed
 
 
@@ -701,9 +715,9 @@ def test_unread_body_that_does_not_arrive_closes_the_connection_without_a_word()
     connection.receive(POST_STREAMED)
     connection.run_job()
     size = len(connection.sent)
-    connection.loop.advance(30.9)
+    connection.timers.advance(30.9)
     assert not connection.closed
-    connection.loop.advance(0.2)
+    connection.timers.advance(0.2)
     assert connection.closed
     assert len(connection.sent) == size
 
@@ -719,7 +733,7 @@ def test_broken_rest_of_an_answered_request_gets_no_second_answer(rest: bytes | 
         connection.end()
     else:
         connection.receive(rest)
-    connection.loop.advance(LINGER_TIMEOUT + 0.1)
+    connection.timers.advance(LINGER_TIMEOUT + 0.1)
     assert connection.sent.count(b"HTTP/1.1") == 1
     assert connection.closed
 
@@ -727,20 +741,20 @@ def test_broken_rest_of_an_answered_request_gets_no_second_answer(rest: bytes | 
 # --- CLOSING -------------------------------------------------------------------------------------
 
 
-def refused() -> FakeConnection:
+def refused() -> MemoryConnection:
     connection = connection_with()
     connection.receive(b"GET / HTTP/3.0\r\n")
     assert connection.status == 505
-    assert connection.transport.eof_written
+    assert connection.wire.half_closed
     assert not connection.closed
     return connection
 
 
 def test_refused_client_has_some_seconds_to_read_the_answer() -> None:
     connection = refused()
-    connection.loop.advance(LINGER_TIMEOUT - 0.1)
+    connection.timers.advance(LINGER_TIMEOUT - 0.1)
     assert not connection.closed
-    connection.loop.advance(0.2)
+    connection.timers.advance(0.2)
     assert connection.closed
 
 
@@ -748,8 +762,8 @@ def test_refused_client_that_ends_its_side_is_done() -> None:
     connection = refused()
     connection.end()
     assert connection.closed
-    assert not connection.transport.aborted
-    assert connection.loop.timers == 0
+    assert not connection.wire.was_aborted
+    assert len(connection.timers.pending) == 0
 
 
 def test_refused_client_may_send_on_for_a_while() -> None:
@@ -757,11 +771,11 @@ def test_refused_client_may_send_on_for_a_while() -> None:
     connection = refused()
     step = LINGER_TIMEOUT / 2
     for _ in range(int(LINGER_TOTAL / step) - 1):
-        connection.loop.advance(step)
+        connection.timers.advance(step)
         assert not connection.closed
         connection.receive(b"x" * 1_000_000)
     size = len(connection.sent)
-    connection.loop.advance(step + 0.1)
+    connection.timers.advance(step + 0.1)
     connection.receive(b"x")
     assert connection.closed
     assert len(connection.sent) == size
@@ -775,72 +789,87 @@ def test_closing_connection_reads_on_even_if_it_was_having_a_pause() -> None:
     # More chunks than are handled in one go: reading pauses until the next pass of the loop. The
     # thread has written before that.
     connection.receive(b"1\r\nx\r\n" * 200)
-    assert not connection.transport.reading
+    assert not connection.wire.reading
     connection.pool.jobs.pop().run()
-    connection.protocol.on_wake(connection.protocol._exchange)  # type: ignore[arg-type]
-    assert connection.transport.eof_written
-    connection.loop.run_ready()
-    assert connection.transport.reading
+    stream = connection.connection.stream
+    assert stream is not None
+    connection.connection.on_wake(stream)
+    assert connection.wire.half_closed
+    connection.timers.run_ready()
+    assert connection.wire.reading
 
 
 # --- the end -------------------------------------------------------------------------------------
 
-MOMENTS = {
-    State.IDLE: b"",
-    State.HEAD: GET[:10],
-    State.BODY: POST_TEN + b"x",
-    State.QUEUED: GET,
-    State.ACTIVE: POST_STREAMED,
-    State.DRAIN: POST_STREAMED,
-    State.CLOSING: b"GET / HTTP/3.0\r\n",
-}
+
+Moment = ConnectionState | StreamState
+
+# What a client has sent by then. Members of different enumerations may be equal.
+MOMENTS: list[tuple[Moment, bytes]] = [
+    (ConnectionState.IDLE, b""),
+    (ConnectionState.HEAD, GET[:10]),
+    (StreamState.BODY, POST_TEN + b"x"),
+    (StreamState.QUEUED, GET),
+    (StreamState.ACTIVE, POST_STREAMED),
+    (StreamState.ANSWERED, b"GET / HTTP/3.0\r\n"),
+    (ConnectionState.DRAIN, POST_STREAMED),
+    (ConnectionState.CLOSING, b"GET / HTTP/3.0\r\n"),
+]
+at_each_moment = pytest.mark.parametrize(
+    ("moment", "data"), [pytest.param(*moment, id=moment[0].name) for moment in MOMENTS]
+)
 
 
-@pytest.mark.parametrize("state", MOMENTS, ids=lambda state: state.name)
-def test_connection_that_is_lost_leaves_no_timer(state: State) -> None:
+def connection_at(moment: Moment, data: bytes, **options: object) -> MemoryConnection:
+    """Return a connection in a state, or with a request in one."""
+    connection = connection_with(hello, **options)
+    if moment is StreamState.ANSWERED:
+        connection.wire.capacity = 0
+    if data:
+        connection.receive(data)
+    if moment is ConnectionState.DRAIN:
+        connection.run_job()
+    if moment is StreamState.ACTIVE:
+        connection.pool.jobs[0].taken = Started("thread", 0, connection.timers.time())
+    # By then the loop has looked whether a thread has taken the request.
+    connection.timers.advance(0.5)
+    stream = connection.connection.stream
+    assert (connection.connection.state if stream is None else stream.state) is moment
+    return connection
+
+
+@at_each_moment
+def test_connection_that_is_lost_leaves_no_timer(moment: Moment, data: bytes) -> None:
     """A timer that survives keeps the connection's whole object graph (Soju06/codex-lb#2041)."""
     # Without a limit there is no timer while the application runs.
-    connection = connection_with(hello, timeout_request=43.0)
-    if data := MOMENTS[state]:
-        connection.receive(data)
-    if state is State.DRAIN:
-        connection.run_job()
-    if state is State.ACTIVE:
-        connection.pool.jobs[0].taken = Started("thread", 0, connection.loop.time())
-        connection.protocol._enter(State.ACTIVE)
-    assert connection.protocol._state is state
-    connection.loop.advance(0.5)
-    assert connection.loop.timers == 1
-    connection.protocol.connection_lost(ConnectionResetError("reset"))
-    assert connection.loop.timers == 0
+    connection = connection_at(moment, data, timeout_request=43.0)
+    assert len(connection.timers.pending) == 1
+    connection.connection.lose()
+    assert len(connection.timers.pending) == 0
     assert connection.disconnects == 1
-    assert not connection.site.connections
+    assert not connection.shared.clients
     # What comes late changes nothing.
-    connection.protocol.connection_lost(None)
-    connection.loop.advance(10_000)
-    assert connection.loop.timers == 0
+    connection.connection.lose()
+    connection.timers.advance(10_000)
+    assert len(connection.timers.pending) == 0
     assert connection.disconnects == 1
 
 
-@pytest.mark.parametrize("state", MOMENTS, ids=lambda state: state.name)
-def test_shutdown_follows_the_table(state: State) -> None:
-    connection = connection_with(hello)
-    if data := MOMENTS[state]:
-        connection.receive(data)
-    if state is State.DRAIN:
-        connection.run_job()
-    if state is State.ACTIVE:
-        connection.protocol._enter(State.ACTIVE)
+@at_each_moment
+def test_shutdown_follows_the_table(moment: Moment, data: bytes) -> None:
+    connection = connection_at(moment, data)
     # As the server does: what is in flight is the last, and nothing follows it.
-    connection.site.draining = True
-    connection.protocol.drain()
-    connection.site.closing = True
-    connection.protocol.shut_down()
-    if RULES[state].on_shutdown == "close":
-        assert connection.protocol._state is State.CLOSING
+    connection.resources.draining = True
+    connection.connection.drain()
+    connection.shared.closing = True
+    connection.connection.shut_down()
+    rule = STREAM_RULES[moment] if isinstance(moment, StreamState) else RULES[moment]
+    if rule.on_shutdown == "close":
+        assert connection.connection.state is ConnectionState.CLOSING
         return
     assert not connection.closed
-    if state in (State.QUEUED, State.ACTIVE):
+    if moment is StreamState.QUEUED or moment is StreamState.ACTIVE:
+        connection.pool.jobs[0].taken = None
         connection.run_job()
         assert connection.status == 200
         assert b"\r\nConnection: close\r\n" in connection.sent
@@ -850,8 +879,9 @@ def test_shutdown_follows_the_table(state: State) -> None:
 
 def test_connection_that_comes_during_a_shutdown_is_closed() -> None:
     connection = connection_with()
-    connection.site.closing = True
-    late = FakeConnection(hello)
-    late.site.closing = True
-    late.protocol.connection_made(cast(asyncio.Transport, late.transport))
-    assert late.closed
+    connection.shared.closing = True
+    late = MemoryWire(connection.timers)
+    connection.connect(late)
+    connection.timers.run_ready()
+    assert late.lost
+    assert not connection.closed

@@ -58,7 +58,12 @@ def head_with(**changes: str | None) -> RequestHead:
 
 def environ_of(head: RequestHead) -> dict[str, Any]:
     return build_environ(
-        BASE, head, io.BytesIO(), server=("127.0.0.1", "3031"), client=("127.0.0.1", "4")
+        BASE,
+        head,
+        io.BytesIO(),
+        scheme="http",
+        server=("127.0.0.1", "3031"),
+        client=("127.0.0.1", "4"),
     )
 
 

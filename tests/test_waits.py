@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 import pytest
-from fake_loop import FakeConnection
+from memory import MemoryConnection
 from raw_client import TIMEOUT, StartServer, connect, eventually, on_each_loop
 
 from aiowsgi.observe.waits import Waits
@@ -123,9 +123,9 @@ def test_request_that_still_waits_is_told_and_counted_when_its_wait_is_over(
 # --- what a connection tells ---------------------------------------------------------------------
 
 
-def connection_with(**options: object) -> FakeConnection:
+def connection_with(**options: object) -> MemoryConnection:
     options = {"queue_timeout": 30.0, "queue_target": 1.0, "access_log": False, **options}
-    return FakeConnection(hello, **options)
+    return MemoryConnection(hello, **options)
 
 
 def test_request_that_waited_longer_than_the_target_is_told(
@@ -134,13 +134,13 @@ def test_request_that_waited_longer_than_the_target_is_told(
     connection = connection_with(queue_target=2.0)
     for wait in (0.0, 1.0, 1.9):
         connection.receive(GET)
-        connection.loop.advance(wait)
+        connection.timers.advance(wait)
         connection.run_job()
     assert said(caplog) == []
     connection.receive(GET)
     # Not looked at since it has waited for that long.
-    connection.loop.advance(1.99)
-    connection.loop.now += 0.5
+    connection.timers.advance(1.99)
+    connection.timers.now += 0.5
     connection.run_job()
     assert said(caplog) == [(1, 1, 2.5, 0)]
     assert connection.sent.count(b"200 OK") == 4
@@ -149,12 +149,12 @@ def test_request_that_waited_longer_than_the_target_is_told(
 def test_request_is_told_while_it_waits(caplog: pytest.LogCaptureFixture) -> None:
     connection = connection_with(queue_target=2.0)
     connection.receive(GET)
-    connection.loop.advance(1.9)
+    connection.timers.advance(1.9)
     assert said(caplog) == []
-    connection.loop.advance(0.7)
+    connection.timers.advance(0.7)
     assert said(caplog) == [(1, 0, 2.0, 0)]
     # Once, however long it takes.
-    connection.loop.advance(20)
+    connection.timers.advance(20)
     connection.run_job()
     assert said(caplog) == []
     assert connection.status == 200
@@ -164,17 +164,17 @@ def test_request_that_took_its_time_otherwise_is_not_told(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     connection = connection_with()
-    connection.loop.advance(20)
+    connection.timers.advance(20)
     connection.receive(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n")
-    connection.loop.advance(5)
+    connection.timers.advance(5)
     connection.receive(b"\r\n")
-    connection.loop.advance(20)
-    connection.transport.capacity = 0
+    connection.timers.advance(20)
+    connection.wire.capacity = 0
     connection.receive(b"x" * 10)
     connection.run_job()
-    connection.loop.advance(20)
-    connection.transport.take(1000)
-    connection.loop.run_ready()
+    connection.timers.advance(20)
+    connection.wire.take(1000)
+    connection.timers.run_ready()
     assert connection.status == 200
     assert said(caplog) == []
 
@@ -190,12 +190,12 @@ def test_request_that_finds_no_room_is_told(caplog: pytest.LogCaptureFixture) ->
 def test_request_that_waited_in_vain_is_told(caplog: pytest.LogCaptureFixture) -> None:
     connection = connection_with()
     connection.receive(GET)
-    connection.loop.advance(30.1)
+    connection.timers.advance(30.1)
     assert connection.status == 503
-    connection.site.waits.note(0.0)
+    connection.shared.observers.waits.note(0.0)
     assert len(said(caplog)) == 1  # While it waited.
-    connection.loop.advance(60)
-    connection.site.waits.note(0.0)
+    connection.timers.advance(60)
+    connection.shared.observers.waits.note(0.0)
     assert said(caplog) == [(1, 2, 30.0, 1)]
 
 

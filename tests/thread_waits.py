@@ -8,7 +8,7 @@ import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -18,11 +18,17 @@ TIMEOUT = 20.0
 
 
 class ThreadSlots:
-    """Counts the calls of both methods."""
+    """Counts how often a slot is released and reclaimed."""
+
+    # What threads wait on.
+    condition: type[threading.Condition] = threading.Condition
 
     def __init__(self) -> None:
         self.released = 0
         self.reclaimed = 0
+
+    def make_condition(self, lock: Any) -> threading.Condition:
+        return self.condition(lock)
 
     def release_slot(self) -> None:
         self.released += 1
@@ -65,12 +71,9 @@ def in_thread(call: Callable[[], Any]) -> Future[Any]:
     return future
 
 
-def use_condition(
-    monkeypatch: pytest.MonkeyPatch, module: ModuleType, condition: type[threading.Condition]
-) -> None:
-    """Let the threads in a module wait on conditions of that type."""
-    threads = SimpleNamespace(Lock=threading.Lock, Condition=condition)
-    monkeypatch.setattr(module, "threading", threads)
+def use_condition(monkeypatch: pytest.MonkeyPatch, condition: type[threading.Condition]) -> None:
+    """Let threads wait on conditions of that type."""
+    monkeypatch.setattr(ThreadSlots, "condition", condition)
 
 
 def watch(
@@ -90,7 +93,7 @@ def watch(
             return super().wait(TIMEOUT if timeout is None else timeout)
 
     monkeypatch.setattr(module, "SHORT_WAIT", short)
-    use_condition(monkeypatch, module, Watched)
+    use_condition(monkeypatch, Watched)
     return entered
 
 

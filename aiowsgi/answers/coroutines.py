@@ -19,31 +19,42 @@ _log = logging.getLogger("aiowsgi.error")
 _LOOP_CHECK = 5.0
 
 
+class Coroutines:
+    """What runs the coroutines of all requests of a server.
+
+    Arguments: the loop, and ``on_call()``, called on its thread before it runs a coroutine.
+    """
+
+    __slots__ = ("loop", "on_call", "running")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, on_call: Callable[[], None]) -> None:
+        self.loop = loop
+        self.on_call = on_call
+        self.running: dict[asyncio.Task[Any], Calls] = {}
+
+    def cancel(self, error: ClientDisconnected) -> None:
+        """End all coroutines; ``error`` is what the applications will see. On the loop thread."""
+        for calls in set(self.running.values()):
+            calls.cancel(error)
+
+
 class Calls:
     """The coroutines that one request has the event loop run.
 
     Knows nothing else of the request: the context of the request names it, and whatever copies that
     context (a task, a timer that was cancelled but is not over) may keep it for long.
 
-    Arguments: the loop; where the calls of all requests are kept, by their tasks; and
-    ``on_call()``, called on the loop thread before it runs a coroutine.
+    Arguments: what runs them, and why there can be none from the beginning, where that is so.
     """
 
-    __slots__ = ("_futures", "_loop", "_on_call", "_running", "gone")
+    __slots__ = ("_coroutines", "_futures", "gone")
 
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        running: dict[asyncio.Task[Any], "Calls"],
-        on_call: Callable[[], None],
-    ) -> None:
-        self._loop = loop
-        self._running = running
-        self._on_call = on_call
+    def __init__(self, coroutines: Coroutines, gone: ClientDisconnected | None) -> None:
+        self._coroutines = coroutines
         # Where the application waits for each. None while it has asked for none: few do.
         self._futures: dict[asyncio.Task[Any], Future[Any]] | None = None
         # Why there can be no further ones. Set once, on the loop thread; others may read it.
-        self.gone: ClientDisconnected | None = None
+        self.gone = gone
 
     def run(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
         """Run a coroutine on the loop thread and return its result. Blocks any other thread."""
@@ -51,13 +62,14 @@ class Calls:
             coroutine.close()
             raise self.gone.anew()
         future: Future[Result] = Future()
+        loop = self._coroutines.loop
         # In a copy of the calling thread's context. The loop thread ends the wait: when the
         # coroutine ends, and when the client leaves or the server stops, which cancel it.
         try:
-            self._loop.call_soon_threadsafe(self._start, coroutine, future)
+            loop.call_soon_threadsafe(self._start, coroutine, future)
             # A loop that is closed before it comes to the call ends nothing any more.
             while not wait([future], _LOOP_CHECK).done:
-                if self._loop.is_closed():
+                if loop.is_closed():
                     raise RuntimeError("the event loop is closed")
         except RuntimeError as error:
             coroutine.close()
@@ -77,15 +89,19 @@ class Calls:
             with contextlib.suppress(RuntimeError):  # The loop is closed.
                 task.cancel()
 
+    def abandon(self, error: ClientDisconnected) -> None:
+        """Refuse further ones: this is a forked child. See ``bridge.forks``."""
+        self.gone = error
+
     def _start(self, coroutine: Coroutine[Any, Any, Any], future: Future[Any]) -> None:
         if self.gone is not None:
             coroutine.close()
             future.set_exception(self.gone.anew())
             return
-        self._on_call()
+        self._coroutines.on_call()
         contained = contain(coroutine)
         try:
-            task = self._loop.create_task(contained)
+            task = self._coroutines.loop.create_task(contained)
         except Exception as error:  # noqa: BLE001 - the application is told, or would wait for ever
             contained.close()
             coroutine.close()
@@ -94,10 +110,10 @@ class Calls:
         if self._futures is None:
             self._futures = {}
         self._futures[task] = future
-        self._running[task] = self
+        self._coroutines.running[task] = self
 
         def done(task: asyncio.Task[Any]) -> None:
-            self._running.pop(task, None)
+            self._coroutines.running.pop(task, None)
             coroutine.close()  # It may have been cancelled before it began.
             error = None if task.cancelled() else task.exception()
             if self._futures is None or self._futures.pop(task, None) is None:

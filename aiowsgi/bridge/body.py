@@ -1,6 +1,5 @@
 """The request body on its way from the loop thread to a pool thread."""
 
-import threading
 import time
 from collections.abc import Callable
 
@@ -57,7 +56,7 @@ class RequestBody:
         # read; the pool thread waits on it, and feed, finish and abort each end the wait.
         # A signal handler or destructor that interrupts that may look at the body, but not read.
         self._lock = make_lock()
-        self._condition = threading.Condition(self._lock)  # type: ignore[arg-type]
+        self._condition = self._slots.make_condition(self._lock)
         self._buffer = bytearray(initial)
         self._held = budget.hold(0, len(initial))  # What the budget counts.
         self._waiting = False
@@ -165,7 +164,7 @@ class RequestBody:
     def abandon(self, error: ClientDisconnected) -> None:
         """Raise ``error`` in each later read: the body belongs to the parent. See ``forks``."""
         self._lock = make_lock()
-        self._condition = threading.Condition(self._lock)  # type: ignore[arg-type]
+        self._condition = self._slots.make_condition(self._lock)
         self._error = error
         self._on_demand = no_callback
 

@@ -7,6 +7,7 @@ read what they protect, although a change may be half done. An attempt to change
 """
 
 import _thread
+import threading
 from collections.abc import Callable
 from typing import Protocol, cast
 
@@ -24,6 +25,11 @@ class Lock(Protocol):
 
 # ``threading.RLock`` is a function that calls this. Locks are made too often for that.
 make_lock = cast(Callable[[], Lock], _thread.RLock)
+
+
+def make_condition(lock: Lock) -> threading.Condition:
+    """Return a condition with a lock of this module."""
+    return threading.Condition(lock)  # type: ignore[arg-type]
 
 
 def reentered(what: str) -> RuntimeError:

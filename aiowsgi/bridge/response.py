@@ -44,6 +44,23 @@ class Tail(Protocol):
         """Release what it holds, whether it was sent or not."""
 
 
+class Source(Protocol):
+    """What is sent as a response: its bytes, and what follows them. On the loop thread."""
+
+    def take(self, limit: int) -> tuple[list[bytes], Progress]:
+        """Return what is there to be sent, about ``limit`` bytes at most, and what will follow.
+
+        Where more is LEFT, it is taken in another pass of the loop. Where the response is still
+        OPEN, whoever makes it wakes the loop thread when there is more.
+        """
+
+    def resume_direct(self) -> None:
+        """Let another thread send by itself again: what was taken is with the kernel."""
+
+    def take_tail(self) -> Tail | None:
+        """Return what follows the bytes of a response that is FINISHED; it is the caller's."""
+
+
 class ResponseWriter:
     """A bounded queue of bytes: one pool thread writes, the loop thread takes.
 
@@ -249,7 +266,7 @@ class ResponseWriter:
         disconnects when the client leaves, takes nothing for too long, or the server stops.
         """
         if self._room is None:
-            self._room = threading.Condition(self._lock)  # type: ignore[arg-type]
+            self._room = self._slots.make_condition(self._lock)
         self._waiting += 1
         try:
             if not self._room.wait_for(lambda: self._has_room(more), SHORT_WAIT):

@@ -1,9 +1,9 @@
 """A deadline that is moved often."""
 
-import asyncio
 from collections.abc import Callable
 
 from ..callbacks import no_callback
+from ..exchange.interfaces import Timer, Timers
 
 _NEVER = float("inf")
 # Where no timer runs, one is started for so many seconds at most: the deadline of a new connection
@@ -18,13 +18,13 @@ class Deadline:
     Moving it costs a comparison: the loop's timer stays where it is, and looks again when it fires.
     """
 
-    __slots__ = ("_at", "_loop", "_on_reached", "_timer", "_timer_at")
+    __slots__ = ("_at", "_on_reached", "_timer", "_timer_at", "_timers")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, on_reached: Callable[[], None]) -> None:
-        self._loop = loop
+    def __init__(self, timers: Timers, on_reached: Callable[[], None]) -> None:
+        self._timers = timers
         self._on_reached = on_reached
         self._at = _NEVER
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Timer | None = None
         self._timer_at = _NEVER
 
     def set(self, seconds: float | None) -> None:
@@ -32,7 +32,7 @@ class Deadline:
         if seconds is None:
             self._at = _NEVER
             return
-        now = self._loop.time()
+        now = self._timers.time()
         self._at = at = now + seconds
         if self._timer is None:
             self._start_timer(now, min(seconds, _FIRST_LOOK))
@@ -50,14 +50,14 @@ class Deadline:
             self._timer = None
 
     def _start_timer(self, now: float, seconds: float) -> None:
-        self._timer = self._loop.call_later(seconds, self._look)
+        self._timer = self._timers.call_later(seconds, self._look)
         self._timer_at = now + seconds
 
     def _look(self) -> None:
         self._timer = None
         if self._at == _NEVER:
             return
-        now = self._loop.time()
+        now = self._timers.time()
         left = self._at - now
         if left > 0.0005:  # Loops round their clocks.
             self._start_timer(now, left)

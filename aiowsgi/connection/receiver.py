@@ -1,31 +1,24 @@
 """The receiving side of one connection: bytes to events, bodies to where they are read."""
 
-import asyncio
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from ..bridge.body import RequestBody
 from ..bridge.pieces import Pieces
 from ..bridge.spool import Spool
-from ..errors import Refusal
-from ..http.parser import Parser
+from ..errors import Refusal, overload
+from ..exchange.interfaces import Codec, Wire
+from ..exchange.stream import DRAIN_BYTES, Stream
 from ..http.request import BodyData, FieldSection, RequestHead
-from ..http.response import CONTINUE
-from ..server.site import Site
 from .pace import Pace
-from .shedding import overload
-
-if TYPE_CHECKING:
-    from ..exchange.stream import Exchange
+from .shared import Shared
 
 _log = logging.getLogger("aiowsgi.error")
 
 # Bytes of further requests that are kept while one is being answered. Reading goes on until then,
-# because a transport that does not read does not notice that the client has gone.
+# because a wire that does not read does not notice that the client has gone.
 _PIPELINE_BYTES = 1 << 16
-# An unread request body up to this size is read and dropped, so that the connection can be kept.
-DRAIN_BYTES = 1 << 18
 
 
 class Taker(Protocol):
@@ -50,19 +43,19 @@ class Taker(Protocol):
 class Receiver:
     """Parses what arrives and keeps what cannot be used yet. Everything happens on the loop thread.
 
-    Arguments: the site, the transport, and who takes the requests.
+    Arguments: what connections share, the wire, the codec, and who takes the requests.
     """
 
     __slots__ = (
         "_disk_awaited",
+        "_go_ahead",
         "_length",
         "_pace",
         "_parser",
         "_prefetch",
-        "_reading",
-        "_site",
+        "_shared",
         "_taker",
-        "_transport",
+        "_wire",
         "_yielding",
         "body",
         "continue_due",
@@ -71,17 +64,20 @@ class Receiver:
         "eof",
         "interim",
         "kept",
+        "reading",
         "receiving",
         "spool",
     )
 
-    def __init__(self, site: Site, transport: asyncio.Transport, taker: Taker) -> None:
-        self._site = site
-        self._transport = transport
+    def __init__(self, shared: Shared, wire: Wire, codec: Codec, taker: Taker) -> None:
+        self._shared = shared
+        self._wire = wire
+        self._go_ahead = codec.go_ahead
         # None once the connection is gone.
         self._taker: Taker | None = taker
-        self._parser = Parser(site.sections)
-        self._reading = True
+        self._parser = codec.parser()
+        # Whether bytes are read from the client.
+        self.reading = True
         self._yielding = False
         # While bytes of a request body are waited for.
         self._pace: Pace | None = None
@@ -97,7 +93,7 @@ class Receiver:
         self.kept = 0
         # The client waits for a 100 before it sends the body.
         self.continue_due = False
-        # A 100 was written, or will be: the transport may send it later, so that nothing may pass
+        # A 100 was written, or will be: the wire may send it later, so that nothing may pass
         # it by.
         self.interim = False
         # Of the body, where it is known.
@@ -166,7 +162,7 @@ class Receiver:
                 elif isinstance(event, BodyData):
                     taker.on_body(event.data)
                     if event.more:
-                        self._site.loop.call_soon(self._after_yield)
+                        self._shared.timers.call_soon(self._after_yield)
                         self._yielding = True
                         break
                 elif self.spool is not None:
@@ -181,7 +177,7 @@ class Receiver:
         kept = self._parser.buffered
         if self._prefetch is not None or self.spool is not None:
             kept += self.prefetched
-        if kept or self.body is not None or self._yielding or not self._reading:
+        if kept or self.body is not None or self._yielding or not self.reading:
             self.update_reading()
         if kept or self.kept:
             self.kept = kept
@@ -191,7 +187,7 @@ class Receiver:
         self._yielding = False
         if self.dropping:
             self.update_reading()
-        elif not self._transport.is_closing():
+        elif not self._wire.is_closing:
             self.advance()
 
     def update_reading(self) -> None:
@@ -202,15 +198,15 @@ class Receiver:
             full = full or (self.spool is not None and self.spool.full)
         elif not self.dropping:
             full = full or self._parser.buffered > _PIPELINE_BYTES
-        if full is not self._reading:
+        if full is not self.reading:
             return
-        if self.eof or self._transport.is_closing():
+        if self.eof or self._wire.is_closing:
             return
         if full:
-            self._transport.pause_reading()
+            self._wire.pause_reading()
         else:
-            self._transport.resume_reading()
-        self._reading = not full
+            self._wire.resume_reading()
+        self.reading = not full
 
     # The body of a request.
 
@@ -226,8 +222,8 @@ class Receiver:
             if not self._is_spooled:
                 self.continue_due = True
                 return True
-            self._transport.write(CONTINUE)
-        self._pace = Pace(self._site.clock())
+            self._wire.write(self._go_ahead)
+        self._pace = Pace(self._shared.resources.clock())
         return False
 
     def take_body(self, data: bytes, wake: Callable[[], None]) -> bool:
@@ -237,7 +233,7 @@ class Receiver:
         Raises Refusal where there is no room for the body.
         """
         if self._pace is not None:
-            self._pace.move(len(data), self._site.clock())
+            self._pace.move(len(data), self._shared.resources.clock())
         if self.spool is not None:
             self._keep(self.spool, data)
             return False
@@ -246,12 +242,12 @@ class Receiver:
                 self._prefetch = Pieces()
             self._prefetch.append(data)
             size = self._prefetch.size
-            if size < self._site.config.body_prefetch or size == self._length:
+            if size < self._shared.resources.config.body_prefetch or size == self._length:
                 return False
             if not self._is_spooled:
                 return True
-            assert self._site.spooler is not None  # As it is spooled.
-            self.spool = Spool(self._site.spooler, wake)
+            assert self._shared.resources.spooler is not None  # As it is spooled.
+            self.spool = Spool(self._shared.resources.spooler, wake)
             data, self._prefetch = self._prefetch.join(), None
             self._keep(self.spool, data)
             return False
@@ -265,7 +261,7 @@ class Receiver:
         if self.continue_due and self.body.awaited:
             self.continue_due = False
             if not answered:
-                self._transport.write(CONTINUE)
+                self._wire.write(self._go_ahead)
         self.update_reading()
 
     @property
@@ -275,16 +271,16 @@ class Receiver:
         Not one that could never be kept. But one whose length is unknown, for without it, it would
         be of use to few applications.
         """
-        if self._site.spooler is None:
+        if self._shared.resources.spooler is None:
             return False
-        return self._length is None or self._length <= self._site.config.body_spool
+        return self._length is None or self._length <= self._shared.resources.config.body_spool
 
     def _keep(self, spool: Spool, data: bytes) -> None:
         """Keep bytes in a file, if there is room for them."""
-        size, limit = spool.size + len(data), self._site.config.body_spool
+        size, limit = spool.size + len(data), self._shared.resources.config.body_spool
         if size > limit:
             raise Refusal(413, f"a request body without a length is longer than {limit} bytes")
-        if not self._site.relief.has_spool_room(spool.held, size):
+        if not self._shared.shedding.free_spool(spool.held, size):
             raise overload("the server has no room for the request body")
         if self.spool is not spool:
             return  # It was this client that had to make room.
@@ -308,7 +304,7 @@ class Receiver:
             taker.refuse(overload("the server cannot keep the request body"))
             return
         if self._disk_awaited and self._pace is not None:
-            self._pace.move(1, self._site.clock())
+            self._pace.move(1, self._shared.resources.clock())
         if not self.receiving and not pending:
             # All of it is in the file, and the thread that writes is done with that.
             self._disk_awaited = False
@@ -330,12 +326,12 @@ class Receiver:
         prefetch, self._prefetch = self._prefetch, None
         return b"" if prefetch is None else prefetch.join()
 
-    def deliver(self, exchange: "Exchange") -> None:
-        """Give the whole body to the exchange, to which it belongs from here on."""
+    def deliver(self, stream: Stream) -> None:
+        """Give the whole body to the stream, to which it belongs from here on."""
         if self.spool is not None:
-            exchange.spool, self.spool = self.spool, None
+            stream.spool, self.spool = self.spool, None
         elif self._prefetch is not None:
-            exchange.prefetched = self.take_prefetch()
+            stream.prefetched = self.take_prefetch()
 
     def end_body(self) -> None:
         """Take the end of the body, and leave the next request where it is."""
@@ -381,7 +377,7 @@ class Receiver:
         awaited = spool is not None and (spool.full or (not self.receiving and spool.pending > 0))
         if awaited is not self._disk_awaited:
             self._disk_awaited = awaited
-            self._pace = Pace(self._site.clock())
+            self._pace = Pace(self._shared.resources.clock())
         if awaited:
             return True
         if not self.receiving or self.continue_due:
@@ -390,13 +386,13 @@ class Receiver:
             if self.body.full:
                 self._pace = None
             elif self._pace is None:
-                self._pace = Pace(self._site.clock())
+                self._pace = Pace(self._shared.resources.clock())
         return self._pace is not None
 
     def time_left(self) -> float:
         """Return the seconds that the client has for the next bytes of a body; it is waited for."""
         assert self._pace is not None  # As the caller has seen to.
-        config, now = self._site.config, self._site.clock()
+        config, now = self._shared.resources.config, self._shared.resources.clock()
         if self._disk_awaited:
             return self._pace.time_left(config.timeout_body, 0, now)
         return self._pace.time_left(config.timeout_body, config.min_body_rate, now)
@@ -412,4 +408,4 @@ class Receiver:
         """Return the bytes a second that the client sends; None while that cannot be said."""
         if not self.waiting or self._pace is None or self._disk_awaited:
             return None
-        return self._pace.rate(self._site.clock())
+        return self._pace.rate(self._shared.resources.clock())

@@ -1,104 +1,80 @@
 """The sending side of one connection: responses, as far and as fast as the client takes them."""
 
-import asyncio
-import socket
 from collections.abc import Callable
 from typing import cast
 
 from ..bridge.response import FINISHED, OPEN, Progress
 from ..callbacks import no_callback
-from ..exchange.stream import Exchange
-from ..net.descriptors import DESCRIPTORS_OF_A_FILE
-from ..net.sendfile import FileSender
-from ..net.sockets import in_flight, is_plain, reset, shut_down
-from ..server.site import Site
+from ..exchange.interfaces import FileTransfer, Wire
+from ..exchange.stream import Stream
 from ..wsgi.file_wrapper import FilePart
 from .pace import Pace
+from .shared import Shared
 
-# Bytes that the transport is given at a time.
+# Bytes that the wire is given at a time.
 _TAKE_BYTES = 1 << 18
 
 
 class Sender:
-    """Moves what threads have written to the transport. Everything happens on the loop thread.
+    """Moves responses to the wire. Everything happens on the loop thread.
 
-    Arguments: the site, the transport and its socket, which it closes, and
-    ``on_file_end(complete)``, called when a file that is the body of a response was sent, or could
-    not be sent to its end.
+    Arguments: what connections share, the wire, and ``on_file_end(complete)``, called when a file
+    that is the body of a response was sent, or could not be sent to its end.
     """
 
     __slots__ = (
-        "_file",
         "_on_file_end",
         "_pace",
         "_paused",
-        "_plain",
-        "_site",
-        "_socket",
-        "_transport",
+        "_shared",
         "_unsent",
+        "_wire",
+        "file",
         "waiting",
     )
 
-    def __init__(
-        self,
-        site: Site,
-        transport: asyncio.Transport,
-        sock: socket.socket,
-        on_file_end: Callable[[bool], None],
-    ) -> None:
-        self._site = site
-        self._transport = transport
-        self._socket = sock
-        self._plain = is_plain(transport)
+    def __init__(self, shared: Shared, wire: Wire, on_file_end: Callable[[bool], None]) -> None:
+        self._shared = shared
+        self._wire = wire
         self._on_file_end = on_file_end
-        self._file: FileSender | None = None
+        # What is being sent of a file, if one is.
+        self.file: FileTransfer | None = None
         self._paused = False
         # Of what the client takes of a response; None until it is first waited for.
         self._pace: Pace | None = None
         self._unsent = 0
         # Whether the client has to take something before there can be more.
         self.waiting = False
-        # The transport says when it holds anything at all, and when that is gone: only then is a
-        # response known to be out, and what is held for slow clients can be counted.
-        transport.set_write_buffer_limits(high=0)
 
     @property
     def buffered(self) -> int:
         """How many bytes wait in memory for the client."""
-        return self._transport.get_write_buffer_size() if self._paused else 0
+        return self._wire.buffered if self._paused else 0
 
-    def allow_direct(self, exchange: Exchange) -> None:
-        """Let the thread of an exchange send itself, if it can. Everything before this is sent."""
-        if self._plain:
-            exchange.allow_direct(self._socket)
-
-    def flush(self, exchange: Exchange) -> Progress:
-        """Send what the thread has written, as far as the client takes it.
+    def flush(self, stream: Stream) -> Progress:
+        """Send what there is of the response, as far as the client takes it.
 
         Return FINISHED once the kernel has it all, LEFT where there is more to send in another
         pass of the loop, ABORTED where the rest will not come, and OPEN where it has to wait.
         """
         if self.waiting:
             return OPEN
-        pieces, progress = exchange.writer.take(_TAKE_BYTES)
+        pieces, progress = stream.source.take(_TAKE_BYTES)
         if pieces:
-            if not exchange.first_byte_at:
-                exchange.first_byte_at = self._site.clock()
-            # Not writelines(), which in some releases of Python 3.12 and 3.13 knows neither that
-            # the connection is lost (gh-136234) nor when to pause (CVE-2024-12254).
+            if not stream.first_byte_at:
+                stream.first_byte_at = self._shared.resources.clock()
             try:
-                self._transport.write(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+                self._wire.write(pieces[0] if len(pieces) == 1 else b"".join(pieces))
             except BaseException:
                 # They are lost, as for want of memory, and nothing may follow them.
-                reset(self._transport)
+                self._wire.reset()
                 raise
         if self.waiting:
             return OPEN
         if progress is OPEN:
-            exchange.writer.resume_direct()
-        if progress is FINISHED and exchange.file is not None:
-            tail = exchange.writer.take_tail()
+            stream.source.resume_direct()
+        if progress is FINISHED and stream.file is not None:
+            tail = stream.source.take_tail()
             if tail is not None:
                 self._send_file(cast(FilePart, tail))
                 return OPEN
@@ -107,10 +83,10 @@ class Sender:
         return progress
 
     def _send_file(self, part: FilePart) -> None:
-        self._site.file_descriptors += DESCRIPTORS_OF_A_FILE
-        self._file = FileSender(self._transport, self._site.loop, part, self._end_file)
+        self._shared.files += 1
+        self.file = self._wire.send_file(part, self._end_file)
         self._watch()
-        self._file.send()
+        self.file.send()
 
     def _end_file(self, complete: bool) -> None:
         self._forget_file()
@@ -118,34 +94,34 @@ class Sender:
         self._on_file_end(complete)
 
     def _forget_file(self) -> None:
-        self._file = None
-        self._site.file_descriptors -= DESCRIPTORS_OF_A_FILE
+        self.file = None
+        self._shared.files -= 1
 
     def pause(self) -> None:
-        """Take note that the transport holds bytes which the kernel does not take yet."""
+        """Take note that the wire buffers bytes which the kernel does not take yet."""
         self._paused = True
         self._watch()
 
     def resume(self) -> None:
-        """Take note that the transport holds nothing any more."""
+        """Take note that the wire buffers nothing any more."""
         self._paused = False
         self._unwatch()
-        if self._file is not None:
-            # Not at once: the transport is in the midst of sending.
-            self._site.loop.call_soon(self._file.send)
+        if self.file is not None:
+            # Not at once: the wire is in the midst of sending.
+            self._shared.timers.call_soon(self.file.send)
 
     def close(self) -> None:
         """Let go of everything, also of the owner: the connection is gone."""
         self._on_file_end = no_callback
-        if self._file is not None:
-            self._file.close()
+        if self.file is not None:
+            self.file.close()
             self._forget_file()
-        shut_down(self._socket)
+        self._wire.shut_down()
 
     def abandon(self) -> list[int]:
         """Return the descriptors that are the parent's, in a forked child."""
-        own = [self._socket.fileno()]
-        return own if self._file is None else own + self._file.abandon()
+        own = self._wire.descriptors()
+        return own if self.file is None else own + self.file.descriptors()
 
     # The client's pace.
 
@@ -153,7 +129,7 @@ class Sender:
         if self.waiting:
             return
         self.waiting = True
-        now = self._site.clock()
+        now = self._shared.resources.clock()
         if self._pace is None:
             self._pace = Pace(now)
         else:
@@ -161,16 +137,16 @@ class Sender:
         self._unsent = self._size()
 
     def _unwatch(self) -> None:
-        if not self.waiting or self._paused or self._file is not None:
+        if not self.waiting or self._paused or self.file is not None:
             return
-        now = self._site.clock()
+        now = self._shared.resources.clock()
         self._look(now).rest(now)
         self.waiting = False
 
     def _size(self) -> int:
         """Return how many bytes the client has not taken of what is being sent."""
-        size = self._transport.get_write_buffer_size() + in_flight(self._transport)
-        return size if self._file is None else size + self._file.unsent
+        size = self._wire.unsent
+        return size if self.file is None else size + self.file.unsent
 
     def _look(self, now: float) -> Pace:
         """Return the pace up to ``now`` of the client, which is waited for."""
@@ -182,10 +158,10 @@ class Sender:
 
     def time_left(self) -> float:
         """Return the seconds that the client has for the next bytes; it is waited for."""
-        config, now = self._site.config, self._site.clock()
+        config, now = self._shared.resources.config, self._shared.resources.clock()
         return self._look(now).time_left(config.timeout_write, config.min_response_rate, now)
 
     def rate(self) -> float | None:
         """Return the bytes a second that the client takes; None while that cannot be said."""
-        now = self._site.clock()
+        now = self._shared.resources.clock()
         return self._look(now).rate(now) if self.waiting else None

@@ -5,16 +5,12 @@ A server that is not short of anything bears with every client that keeps to the
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection
 
 from ..bridge.budget import Budget
-from ..errors import Refusal
+from ..exchange.interfaces import Client
+from ..exchange.resources import Resources
 from ..wording import counted
-
-if TYPE_CHECKING:
-    from ..server.site import Site
-    from .connection import Protocol
 
 _log = logging.getLogger("aiowsgi.error")
 
@@ -29,8 +25,6 @@ _QUICK = 256 << 10
 _INTERVAL = 0.25
 # Seconds between two messages that clients were cut.
 _SAID_EVERY = 10.0
-# What a 503 asks of the client, in seconds.
-_RETRY_AFTER = 5
 # An idle connection is younger than this, in seconds, is not closed to make room.
 _YOUNG = 1.0
 # Idle connections that are closed at a time.
@@ -39,31 +33,30 @@ _IDLE_AT_A_TIME = 16
 _OVER = 2.0
 
 
-def overload(reason: str) -> Refusal:
-    """Return what a client is answered whose request would be too much."""
-    return Refusal(503, reason, retry_after=_RETRY_AFTER)
+class LoadShedding:
+    """Frees what slow clients hold. Called on the loop thread, as often as one likes.
 
+    Arguments: all clients of the server, and what their streams share.
+    """
 
-class Relief:
-    """Frees what slow clients hold. Called on the loop thread, as often as one likes."""
-
-    def __init__(self, site: "Site") -> None:
-        self._site = site
+    def __init__(self, clients: Collection[Client], resources: Resources) -> None:
+        self._clients = clients
+        self._resources = resources
         self._threads_at = self._memory_at = self._spool_at = self._said_at = float("-inf")
         self._slow = float(_SLOW)
         # Who may go to make room for connections, the first one first, as far as the last look has
         # found them: those that are idle, and since when; and those that are slow.
-        self._idle: OrderedDict[Protocol, float] = OrderedDict()
-        self._slowest: OrderedDict[Protocol, None] = OrderedDict()
+        self._idle: OrderedDict[Client, float] = OrderedDict()
+        self._slowest: OrderedDict[Client, None] = OrderedDict()
         self._slow_connection = float(_SLOW)
         # When that look was; since when connections are short, and when they last were.
         self._room_at = self._full_since = self._full_at = float("-inf")
         # Since it was last said.
         self._cut = 0
 
-    def threads(self) -> None:
+    def free_threads(self) -> None:
         """Cut clients that keep threads waiting while requests wait for those."""
-        pool, now = self._site.pool, self._site.clock()
+        pool, now = self._resources.pool, self._resources.clock()
         if now - self._threads_at < _INTERVAL:
             return
         if not pool.starved:
@@ -71,61 +64,60 @@ class Relief:
             return
         self._threads_at = now
         slow = [
-            protocol
-            for rate, protocol in self._paces()
-            if rate < self._slow and protocol.blocks_thread
+            client for rate, client in self._paces() if rate < self._slow and client.blocks_thread
         ]
         if not slow:
             # The longer requests wait, the faster a client has to be.
             self._slow *= _GROWTH
         slow = slow[: pool.waiting]
-        for protocol in slow:
-            protocol.give_way()
+        for client in slow:
+            client.shed()
         self._report(len(slow), "threads")
 
-    def is_memory_short(self) -> bool:
-        """Return whether more is buffered than may be, although the slowest clients were cut."""
-        budget = self._site.budget
+    def free_memory(self) -> bool:
+        """Cut the slowest clients if more is buffered than may be. Return whether it still is."""
+        budget = self._resources.budget
         if not budget.exceeded:
             return False
-        if self._site.clock() - self._memory_at >= _INTERVAL:
-            self._memory_at = self._site.clock()
-            self._free(budget, 0, lambda protocol: protocol.holds_memory, "memory")
+        if self._resources.clock() - self._memory_at >= _INTERVAL:
+            self._memory_at = self._resources.clock()
+            self._free(budget, 0, lambda client: client.holds_memory, "memory")
         return budget.exceeded
 
-    def has_spool_room(self, held: int, size: int) -> bool:
-        """Return whether a spool that counts as ``held`` may grow to ``size``, now that the slowest
-        clients have made room.
+    def free_spool(self, held: int, size: int) -> bool:
+        """Make room for a spool that counts as ``held`` to grow to ``size`` bytes.
+
+        Where there is none, the slowest clients that have a spool are cut. Return whether there is.
         """
-        spooler = self._site.spooler
+        spooler = self._resources.spooler
         assert spooler is not None  # There is a spool.
         if spooler.budget.has_room(held, size):
             return True
-        if self._site.clock() - self._spool_at >= _INTERVAL:
-            self._spool_at = self._site.clock()
+        if self._resources.clock() - self._spool_at >= _INTERVAL:
+            self._spool_at = self._resources.clock()
             wanted = size - held
             self._free(spooler.budget, wanted, lambda p: p.holds_spool, "space (--body-spool)")
         return spooler.budget.has_room(held, size)
 
     def _free(
-        self, budget: Budget, wanted: int, holds: Callable[["Protocol"], bool], short_of: str
+        self, budget: Budget, wanted: int, holds: Callable[[Client], bool], short_of: str
     ) -> None:
         """Cut the slowest clients until so many bytes more may be held."""
         cut = 0
-        for _, protocol in self._paces():
+        for _, client in self._paces():
             # A little more than needed, so that it lasts until the next look.
             if budget.used + wanted <= budget.limit * 0.9:
                 break
-            if holds(protocol):
-                protocol.give_way()
+            if holds(client):
+                client.shed()
                 cut += 1
         self._report(cut, short_of)
 
-    def connections(self) -> None:
+    def free_connections(self) -> None:
         """Make room for a connection: close some that have been idle for the longest time. Where
         there are none, cut the slowest client.
         """
-        now = self._site.clock()
+        now = self._resources.clock()
         if now - self._full_at > _OVER:
             self._full_since, self._slow_connection = now, float(_SLOW)
         self._full_at = now
@@ -133,9 +125,9 @@ class Relief:
             self._room_at = now
             self._look_for_room(now)
         if not self._close_idle() and self._slowest:
-            protocol, _ = self._slowest.popitem(last=False)
-            if (rate := protocol.rate()) is not None and rate < self._slow_connection:
-                protocol.give_way()
+            client, _ = self._slowest.popitem(last=False)
+            if (rate := client.rate()) is not None and rate < self._slow_connection:
+                client.shed()
                 self._report(1, "connections")
 
     def _look_for_room(self, now: float) -> None:
@@ -145,18 +137,18 @@ class Relief:
         """
         self._slowest.clear()
         idle = [
-            (protocol, since)
-            for protocol in self._site.connections
-            if (since := protocol.idle_since) is not None and now - since >= _YOUNG
+            (client, since)
+            for client in self._clients
+            if (since := client.idle_since) is not None and now - since >= _YOUNG
         ]
         idle.sort(key=lambda item: item[1])
         self._idle = OrderedDict(idle)
         # Who has become idle just now may go a second later.
         if idle or now - self._full_since < _YOUNG:
             return
-        for rate, protocol in self._paces():
+        for rate, client in self._paces():
             if rate < self._slow_connection:
-                self._slowest[protocol] = None
+                self._slowest[client] = None
         if not self._slowest:
             self._slow_connection = min(self._slow_connection * _GROWTH, _QUICK)
 
@@ -164,31 +156,27 @@ class Relief:
         """Close some of the idle connections that were found; return how many."""
         closed = 0
         while self._idle and closed < _IDLE_AT_A_TIME:
-            protocol, since = self._idle.popitem(last=False)
-            if protocol.idle_since == since:
-                protocol.shut_down()
+            client, since = self._idle.popitem(last=False)
+            if client.idle_since == since:
+                client.shut_down()
                 closed += 1
         return closed
 
-    def forget(self, protocol: "Protocol") -> None:
+    def forget(self, client: Client) -> None:
         """Let go of a connection that is gone."""
-        self._idle.pop(protocol, None)
-        self._slowest.pop(protocol, None)
+        self._idle.pop(client, None)
+        self._slowest.pop(client, None)
 
-    def _paces(self) -> list[tuple[float, "Protocol"]]:
+    def _paces(self) -> list[tuple[float, Client]]:
         """Return the clients that are waited for, the slowest first."""
-        paces = [
-            (rate, protocol)
-            for protocol in self._site.connections
-            if (rate := protocol.rate()) is not None
-        ]
+        paces = [(rate, client) for client in self._clients if (rate := client.rate()) is not None]
         paces.sort(key=lambda item: item[0])
         return paces
 
     def _report(self, number: int, short_of: str) -> None:
         """Say how many clients were cut, now and then."""
         self._cut += number
-        now = self._site.clock()
+        now = self._resources.clock()
         if self._cut and now - self._said_at >= _SAID_EVERY:
             clients = counted(self._cut, "slow client")
             _log.warning("Cut %s: the server is short of %s", clients, short_of)

@@ -1,13 +1,15 @@
-"""The states of a connection, as a table. The documentation shows the same table, printed.
+"""The states of a connection, and what leads from one to another.
 
-Each row says which option bounds the state in time, whether bytes are read from the client, what
-the end of that time does, and what a shutdown does.
+The documentation shows the same tables, printed. What becomes of a request is not here: a stream
+has states of its own (``exchange.states``).
 """
 
 import enum
 from typing import NamedTuple
 
 from ..config import Config
+from ..exchange.states import StreamState
+from ..exchange.transitions import compiled
 
 # Once a response that ends the connection is out, the client has this many seconds to read it and
 # to close (RFC 9112 §9.6): since it last sent something, which is dropped, and in all.
@@ -18,19 +20,51 @@ LINGER_TOTAL = 30.0
 _QUEUE_LOOK = 0.5
 
 
-class State(enum.IntEnum):
+class ConnectionState(enum.IntEnum):
+    """What is read and written on a connection."""
+
     IDLE = 0
     HEAD = 1
-    BODY = 2
-    QUEUED = 3
-    ACTIVE = 4
-    DRAIN = 5
-    CLOSING = 6
-    CLOSED = 7
+    BUSY = 2
+    DRAIN = 3
+    CLOSING = 4
+    CLOSED = 5
+
+
+class ConnectionEvent(enum.IntEnum):
+    """What happens on it."""
+
+    BYTES = 0
+    REQUEST = 1
+    ANSWERED = 2
+    ANSWERED_EARLY = 3
+    BODY_END = 4
+    CLOSE = 5
+    LOST = 6
 
 
 # By these names they are looked up several times faster, which is done many times a request.
-IDLE, HEAD, BODY, QUEUED, ACTIVE, DRAIN, CLOSING, CLOSED = State
+IDLE, HEAD, BUSY, DRAIN, CLOSING, CLOSED = ConnectionState
+BYTES, REQUEST, ANSWERED, ANSWERED_EARLY, BODY_END, CLOSE, LOST = ConnectionEvent
+
+EVENT_MEANINGS: dict[ConnectionEvent, str] = {
+    BYTES: "the first bytes of a request have arrived, and no whole head",
+    REQUEST: "a stream begins: a request head is there, or something that is refused",
+    ANSWERED: "the stream has ended, and so has its request",
+    ANSWERED_EARLY: "the stream has ended, and the rest of the request body is still to come",
+    BODY_END: "that has come",
+    CLOSE: "nothing more is read, and the connection ends behind what is buffered",
+    LOST: "the connection is gone",
+}
+TRANSITIONS: dict[ConnectionState, dict[ConnectionEvent, ConnectionState]] = {
+    IDLE: {BYTES: HEAD, REQUEST: BUSY, CLOSE: CLOSING, LOST: CLOSED},
+    HEAD: {REQUEST: BUSY, LOST: CLOSED},
+    BUSY: {ANSWERED: IDLE, ANSWERED_EARLY: DRAIN, CLOSE: CLOSING, LOST: CLOSED},
+    DRAIN: {BODY_END: IDLE, CLOSE: CLOSING, LOST: CLOSED},
+    CLOSING: {LOST: CLOSED},
+    CLOSED: {},
+}
+NEXT = compiled(ConnectionState, ConnectionEvent, TRANSITIONS)
 
 
 class Rule(NamedTuple):
@@ -43,21 +77,37 @@ class Rule(NamedTuple):
     on_shutdown: str
 
 
-RULES: dict[State, Rule] = {
-    State.IDLE: Rule(
-        "no byte of a request has arrived", "timeout_keep_alive", "on", "close", "close"
-    ),
-    State.HEAD: Rule(
+# While a connection is BUSY, the rules are those of its stream.
+RULES: dict[ConnectionState, Rule] = {
+    IDLE: Rule("no byte of a request has arrived", "timeout_keep_alive", "on", "close", "close"),
+    HEAD: Rule(
         "a request head is arriving", "timeout_header", "on", "408, close", "go on, then close"
     ),
-    State.BODY: Rule(
+    DRAIN: Rule(
+        "answered; the rest of the request body is read and dropped",
+        "timeout_body",
+        "on",
+        "close",
+        "close",
+    ),
+    CLOSING: Rule(
+        "answered; what is buffered is sent, and the client's end is awaited",
+        LINGER_TIMEOUT,
+        "on, dropped",
+        "cut",
+        "go on",
+    ),
+    CLOSED: Rule("the connection is gone", None, "off", "", ""),
+}
+STREAM_RULES: dict[StreamState, Rule] = {
+    StreamState.BODY: Rule(
         "a request body is arriving, and is buffered before a thread is taken",
         "timeout_body",
         "on; until the disk is behind, with a spool",
         "408, close; 503 if the disk is waited for",
         "go on, then close",
     ),
-    State.QUEUED: Rule(
+    StreamState.QUEUED: Rule(
         "the request waits for a thread",
         "queue_timeout",
         "until the buffers are full",
@@ -67,53 +117,58 @@ RULES: dict[State, Rule] = {
     # Two more clocks run only while the client is waited for: timeout_write and min_response_rate
     # while it has to take something of the response, timeout_body and min_body_rate while a
     # streamed body stays away.
-    State.ACTIVE: Rule(
+    StreamState.ACTIVE: Rule(
         "the application runs, or what it has answered is sent",
         "timeout_request",
         "until the buffers are full",
         "504, close; while the client is waited for: reset (write), 408 (body)",
         "go on, then close",
     ),
-    State.DRAIN: Rule(
-        "answered; the rest of the request body is read and dropped",
-        "timeout_body",
-        "on",
-        "close",
-        "close",
+    StreamState.ANSWERED: Rule(
+        "what the loop has answered is sent",
+        "timeout_write",
+        "until the buffers are full; off if the request was refused",
+        "reset",
+        "go on, then close",
     ),
-    State.CLOSING: Rule(
-        "answered; what is buffered is sent, and the client's end is awaited",
-        LINGER_TIMEOUT,
-        "on, dropped",
-        "cut",
-        "go on",
-    ),
-    State.CLOSED: Rule("the transport is gone", None, "off", "", ""),
 }
 
 
-def timeouts(config: Config) -> tuple[float | None, ...]:
-    """Return the seconds after which each state is looked at, in the order of the states."""
-    seconds: dict[State, float | None] = {
-        state: getattr(config, rule.timeout) if isinstance(rule.timeout, str) else rule.timeout
-        for state, rule in RULES.items()
-    }
-    # Who is waited for changes within this state. See ``Clock.arm``.
-    seconds[State.ACTIVE] = None
-    # The loop thread is not told when a thread takes a request, and looks.
-    seconds[State.QUEUED] = min(
-        config.queue_timeout, _QUEUE_LOOK, config.timeout_request or _QUEUE_LOOK
-    )
-    return tuple(seconds[state] for state in State)
+def _seconds(rule: Rule | None, config: Config) -> float | None:
+    if rule is None:
+        return None
+    if isinstance(rule.timeout, str):
+        seconds: float = getattr(config, rule.timeout)
+        return seconds
+    return rule.timeout
+
+
+class Timeouts:
+    """After how many seconds a connection is looked at, by its state and that of its stream."""
+
+    def __init__(self, config: Config) -> None:
+        self.connection = tuple(_seconds(RULES.get(state), config) for state in ConnectionState)
+        stream = {state: _seconds(STREAM_RULES.get(state), config) for state in StreamState}
+        # Who is waited for changes within these states. See ``Watchdog.arm``.
+        stream[StreamState.ACTIVE] = stream[StreamState.ANSWERED] = None
+        # The loop thread is not told when a thread takes a request, and looks.
+        stream[StreamState.QUEUED] = min(
+            config.queue_timeout, _QUEUE_LOOK, config.timeout_request or _QUEUE_LOOK
+        )
+        self.stream = tuple(stream.values())
 
 
 def table() -> str:
-    """Return the table as Markdown."""
+    """Return the rules as Markdown."""
     lines = [
         "| state | meaning | timeout | reading | on timeout | on shutdown |",
         "|---|---|---|---|---|---|",
     ]
-    for state, rule in RULES.items():
+    rules = {state.name: rule for state, rule in RULES.items()}
+    streams = {f"BUSY, {state.name}": rule for state, rule in STREAM_RULES.items()}
+    # Where BUSY would be.
+    for name in [*list(rules)[:BUSY], *streams, *list(rules)[BUSY:]]:
+        rule = (rules | streams)[name]
         match rule.timeout:
             case None:
                 timeout = ""
@@ -122,7 +177,7 @@ def table() -> str:
             case _:
                 timeout = f"{rule.timeout:g} s"
         lines.append(
-            f"| {state.name} | {rule.meaning} | {timeout} | {rule.reading} "
+            f"| {name} | {rule.meaning} | {timeout} | {rule.reading} "
             f"| {rule.on_timeout} | {rule.on_shutdown} |"
         )
     return "\n".join(lines)

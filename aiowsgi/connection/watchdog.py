@@ -5,13 +5,14 @@ import math
 from collections.abc import Callable
 
 from ..callbacks import no_callback
-from ..exchange.stream import Exchange
-from ..server.site import Site
+from ..exchange.states import QUEUED
+from ..exchange.stream import Stream
 from .deadline import Deadline
 from .pace import FIRST_MOMENTS
 from .receiver import Receiver
 from .sender import Sender
-from .states import ACTIVE, BODY, IDLE, LINGER_TIMEOUT, QUEUED, State
+from .shared import Shared
+from .states import IDLE, LINGER_TIMEOUT, ConnectionState
 
 # Less than this many seconds are none: loops round their clocks.
 _NOW = 0.001
@@ -30,58 +31,68 @@ class Expiry(enum.Enum):
     LINGER = "the client does not close a connection that is over"
 
 
-class Clock:
+class Watchdog:
     """Keeps the time of one connection. Everything happens on the loop thread.
 
-    Arguments: the site, both sides of the connection, and ``on_expiry(expiry)``, called when the
-    time of a state is over. Which option that is stands in ``states``.
+    Arguments: what connections share, both sides of the connection, and ``on_expiry(expiry)``,
+    called when the time of a state is over. Which option that is stands in ``states``.
     """
 
     __slots__ = (
         "_deadline",
-        "_exchange",
+        "_now",
         "_on_expiry",
         "_receiver",
         "_sender",
-        "_site",
+        "_shared",
         "_state",
+        "_stream",
         "since",
     )
 
     def __init__(
         self,
-        site: Site,
+        shared: Shared,
         receiver: Receiver,
         sender: Sender,
         on_expiry: Callable[[Expiry], None],
     ) -> None:
-        self._site = site
+        self._shared = shared
+        self._now = shared.resources.clock
         self._receiver = receiver
         self._sender = sender
         self._on_expiry = on_expiry
-        self._deadline = Deadline(site.loop, self._look)
+        self._deadline = Deadline(shared.timers, self._look)
         self._state = IDLE
-        self._exchange: Exchange | None = None
-        # When the connection came into its state, by the site's clock.
-        self.since = site.clock()
+        self._stream: Stream | None = None
+        # When the connection, or its stream, came into its state, by the clock of the server.
+        self.since = self._now()
 
     @property
     def age(self) -> float:
-        """Seconds for which the connection has been in its state."""
-        return self._site.clock() - self.since
+        """Seconds for which the connection, or its stream, has been in its state."""
+        return self._now() - self.since
 
-    def enter(self, state: State, exchange: Exchange | None) -> None:
-        """Start the clock of a state, in which there is this exchange."""
+    def enter(self, state: ConnectionState) -> None:
+        """Start the time of a connection that has no stream."""
         self._state = state
-        self._exchange = exchange
-        self.since = self._site.clock()
-        self._deadline.set(self._site.timeouts[state])
-        if state is ACTIVE or state is BODY:
+        self._stream = None
+        self.since = self._now()
+        self._deadline.set(self._shared.timeouts.connection[state])
+
+    def watch(self, stream: Stream) -> None:
+        """Start the time of a stream in its state."""
+        self._stream = stream
+        self.since = self._now()
+        state = stream.state
+        self._deadline.set(self._shared.timeouts.stream[state])
+        if state is not QUEUED:
             self.arm()
 
     def arm(self) -> None:
-        """Start the clock of whoever is waited for, now that this may have changed."""
-        if self._state is not ACTIVE and self._state is not BODY:
+        """Start the time of whoever is waited for, now that this may have changed."""
+        stream = self._stream
+        if stream is None or stream.state is QUEUED:
             return
         left = math.inf
         if self._sender.waiting:
@@ -89,19 +100,21 @@ class Clock:
             left = min(self._sender.time_left(), LINGER_TIMEOUT)
         elif self._receiver.waiting:
             left = self._receiver.time_left()
-        left = min(left, self._request_time_left())
+        left = min(left, self._request_time_left(stream))
         self._deadline.set(None if left == math.inf else max(left, 0.0))
 
     def rate(self) -> float | None:
         """Return the bytes a second that the client moves, if it is waited for."""
         if self._sender.waiting:
             return self._sender.rate()
+        if self._stream is not None:
+            return self._receiver.rate()
         match self._state:
-            case State.HEAD:
+            case ConnectionState.HEAD:
                 moved = self._receiver.buffered
-            case State.DRAIN:
+            case ConnectionState.DRAIN:
                 moved = self._receiver.dropped
-            case State.CLOSING:
+            case ConnectionState.CLOSING:
                 moved = 0  # There is only its end to come.
             case _:
                 return self._receiver.rate()
@@ -110,43 +123,43 @@ class Clock:
     def stop(self) -> None:
         """Let go of everything, also of the owner: the connection is gone."""
         self._deadline.cancel()
-        self._exchange = None
+        self._stream = None
         self._on_expiry = no_callback
 
-    def _request_time_left(self) -> float:
+    def _request_time_left(self, stream: Stream) -> float:
         """Return the seconds that the application has for the head of its response."""
-        exchange, limit = self._exchange, self._site.config.timeout_request
-        if not limit or exchange is None or exchange.first_byte_at or exchange.job is None:
+        limit = self._shared.resources.config.timeout_request
+        if not limit or stream.first_byte_at or stream.job is None:
             return math.inf
-        started = exchange.job.started()
-        return math.inf if started is None else started.at + limit - self._site.clock()
+        started = stream.job.started()
+        return math.inf if started is None else started.at + limit - self._now()
 
     def _look(self) -> None:
         """Tell who is slow from who has had their time."""
+        if (stream := self._stream) is not None:
+            if stream.state is QUEUED:
+                self._look_at_queue(stream)
+            else:
+                self._look_at_progress(stream)
+            return
         match self._state:
-            case State.IDLE | State.DRAIN:
+            case ConnectionState.IDLE | ConnectionState.DRAIN:
                 self._on_expiry(Expiry.IDLE)
-            case State.HEAD:
+            case ConnectionState.HEAD:
                 self._on_expiry(Expiry.HEAD)
-            case State.QUEUED:
-                self._look_at_queue()
-            case State.BODY | State.ACTIVE:
-                self._look_at_progress()
-            case State.CLOSING if not self._sender.waiting:
+            case ConnectionState.CLOSING if not self._sender.waiting:
                 self._on_expiry(Expiry.LINGER)
-            case State.CLOSING if self._sender.time_left() <= _NOW:
+            case ConnectionState.CLOSING if self._sender.time_left() <= _NOW:
                 self._on_expiry(Expiry.WRITE)
-            case State.CLOSING:
+            case ConnectionState.CLOSING:
                 self._deadline.set(LINGER_TIMEOUT)
 
-    def _look_at_queue(self) -> None:
+    def _look_at_queue(self, stream: Stream) -> None:
         """Find out whether the request runs by now, or has waited for too long."""
-        exchange = self._exchange
-        assert exchange is not None  # It is what is queued.
-        assert exchange.job is not None
-        config = self._site.config
-        waited = self._site.clock() - exchange.ready_at + _NOW
-        if exchange.job.started() is not None or waited >= config.queue_timeout:
+        assert stream.job is not None  # It is what is queued.
+        config = self._shared.resources.config
+        waited = self._now() - stream.ready_at + _NOW
+        if stream.job.started() is not None or waited >= config.queue_timeout:
             self._on_expiry(Expiry.QUEUE)
         elif self._receiver.eof and waited >= config.queue_target:
             # It may only have said all it has to say; but most such clients have given up, and
@@ -154,12 +167,12 @@ class Clock:
             self._on_expiry(Expiry.GONE)
         else:
             if waited >= config.queue_target:
-                self._site.waits.look(waited)
-            self._site.relief.threads()
-            self._deadline.set(self._site.timeouts[QUEUED])
+                self._shared.observers.waits.look(waited)
+            self._shared.shedding.free_threads()
+            self._deadline.set(self._shared.timeouts.stream[QUEUED])
 
-    def _look_at_progress(self) -> None:
-        if self._request_time_left() <= _NOW:
+    def _look_at_progress(self, stream: Stream) -> None:
+        if self._request_time_left(stream) <= _NOW:
             self._on_expiry(Expiry.REQUEST)
         elif self._sender.waiting and self._sender.time_left() <= _NOW:
             self._on_expiry(Expiry.WRITE)
@@ -172,4 +185,4 @@ class Clock:
         else:
             self.arm()
             # Somebody has to look while nothing moves. This client may have to go.
-            self._site.relief.is_memory_short()
+            self._shared.shedding.free_memory()

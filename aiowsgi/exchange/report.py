@@ -1,62 +1,84 @@
-"""What is told of a request: to the access log, and to people who look. On the loop thread."""
+"""What is told of streams: to the logs, and to people who look. On the loop thread."""
 
 import dataclasses
-from typing import TYPE_CHECKING
+import logging
+from collections.abc import Callable
 
 from ..bridge.pool.jobs import Started
 from ..bridge.response import OPEN
+from ..observe import access
 from ..observe.access import CLIENT_CLOSED_REQUEST, AccessRecord, Times
-from ..observe.inspection import RequestInfo, stacks_of
+from ..observe.inspection import RequestInfo
+from ..observe.loggers import access_log
+from ..observe.refusals import Refusals
+from ..observe.waits import Waits
+from .stream import Stream
 
-if TYPE_CHECKING:
-    from ..server.site import Site
-    from .stream import Exchange
+
+class Observers:
+    """Those who are told what becomes of the requests of one server.
+
+    Arguments: whether there is an access log, how many threads there are, and the clock.
+    """
+
+    def __init__(self, *, access_log: bool, threads: int, clock: Callable[[], float]) -> None:
+        self._access_log = access_log
+        self._clock = clock
+        self.waits = Waits(threads, clock)
+        self.refusals = Refusals(clock)
+
+    def note_end(self, stream: Stream) -> None:
+        """Write the access record of a request: its response was sent, or never will be."""
+        if self._access_log and access_log.isEnabledFor(logging.INFO):
+            access.write(access_record(stream, self._clock()))
 
 
-def access_record(exchange: "Exchange", client: str, status: int, now: float) -> AccessRecord:
-    """Return what the access log says of a request; ``status`` is 0 if none was sent."""
-    fields = dict(exchange.head.section.fields)
+def access_record(stream: Stream, now: float) -> AccessRecord:
+    """Return what the access log says of a request."""
+    fields = dict(stream.head.section.fields)
     return AccessRecord(
-        client,
-        exchange.request_line,
-        status or CLIENT_CLOSED_REQUEST,
-        exchange.encoder.body_size - (0 if exchange.file is None else exchange.file.size),
+        stream.client,
+        stream.request_line,
+        stream.encoder.status_code or CLIENT_CLOSED_REQUEST,
+        stream.encoder.body_size - (0 if stream.file is None else stream.file.size),
         fields.get(b"referer", b"").decode("latin-1"),
         fields.get(b"user-agent", b"").decode("latin-1"),
         Times(
-            exchange.protocol.accepted_at,
-            exchange.head_at,
-            exchange.ready_at,
-            exchange.started_at,
-            exchange.first_byte_at,
+            stream.info.accepted_at,
+            stream.head_at,
+            stream.ready_at,
+            stream.started_at,
+            stream.first_byte_at,
             now,
         ),
     )
 
 
-def request_info(exchange: "Exchange", stacks: dict[int, str], now: float) -> RequestInfo:
+def request_info(stream: Stream, stacks: dict[int, str], now: float) -> RequestInfo:
     """Return what a request is about right now. ``stacks`` are those of all busy threads."""
-    started = None if exchange.job is None else exchange.job.started()
+    started = None if stream.job is None else stream.job.started()
     queue_wait = 0.0
-    if exchange.ready_at:
-        queue_wait = (now if started is None else started.at) - exchange.ready_at
+    if stream.ready_at:
+        queue_wait = (now if started is None else started.at) - stream.ready_at
     thread = stack = ""
-    if exchange.job is None:
+    if stream.source is not stream.writer:
+        phase = "sending"
+    elif stream.job is None:
         phase = "reading"
     elif started is None:
         phase = "queued"
-    elif exchange.writer.progress is not OPEN:
+    elif stream.writer.progress is not OPEN:
         phase = "sending"
     else:
-        phase = "blocked" if exchange.blocked else "running"
+        phase = "blocked" if stream.blocks_thread else "running"
         thread, stack = started.thread, stacks.get(started.ident, "")
     return RequestInfo(
         phase=phase,
-        age=now - exchange.head_at,
-        client=exchange.protocol.client_address[0],
-        request_id=exchange.request_id,
-        method=exchange.head.method,
-        target=exchange.head.target,
+        age=now - stream.head_at,
+        client=stream.client,
+        request_id=stream.request_id,
+        method=stream.head.method,
+        target=stream.head.target,
         queue_wait=queue_wait,
         thread=thread,
         stack=stack,
@@ -64,27 +86,27 @@ def request_info(exchange: "Exchange", stacks: dict[int, str], now: float) -> Re
 
 
 def requests_in_flight(
-    site: "Site", busy: list[tuple[Started, "Exchange | None"]]
+    requests: list[RequestInfo],
+    busy: list[tuple[Started, Stream | None]],
+    stacks: dict[int, str],
+    now: float,
 ) -> list[RequestInfo]:
-    """Return the requests in flight, the oldest first, with the stacks of their threads.
+    """Return requests in flight, and those of other threads that are busy, the oldest first.
 
-    ``busy`` are the threads that are at work, each with what it answers, if it still does.
+    ``requests`` are those of all connections. ``busy`` are the threads that are at work, each with
+    what it answers, if it still does.
     """
-    stacks = stacks_of(started.ident for started, _ in busy)
-    found = (protocol.inspect(stacks) for protocol in site.connections)
-    requests = [request for request in found if request is not None]
     known = {request.thread for request in requests}
     # Threads whose client has left, those behind a complete response, and those that
     # timeout_request has given up.
-    requests += [
+    left = [
         dataclasses.replace(
-            request_info(exchange, stacks, site.clock()),
+            request_info(stream, stacks, now),
             phase="finishing",
             thread=started.thread,
             stack=stacks.get(started.ident, ""),
         )
-        for started, exchange in busy
-        if started.thread not in known and exchange is not None
+        for started, stream in busy
+        if started.thread not in known and stream is not None
     ]
-    requests.sort(key=lambda request: -request.age)
-    return requests
+    return sorted([*requests, *left], key=lambda request: -request.age)

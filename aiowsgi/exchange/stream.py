@@ -1,127 +1,172 @@
-"""One request and its response, between the connection and the thread that answers it."""
+"""A stream: one request and its response, between the connection and whoever answers."""
 
 import contextlib
 import logging
-import socket
-from io import BytesIO
-from typing import TYPE_CHECKING, BinaryIO
+from collections.abc import Callable
+from typing import Protocol
 
-from ..answers.coroutines import Calls, current_calls
-from ..bridge import forks
 from ..bridge.body import RequestBody
-from ..bridge.pool.jobs import Job, Started
-from ..bridge.response import ResponseWriter
+from ..bridge.pool.jobs import Job
+from ..bridge.response import ResponseWriter, Source
 from ..bridge.spool import Spool
-from ..connection.receiver import DRAIN_BYTES
-from ..connection.shedding import overload
 from ..errors import (
     ApplicationError,
     ClientDisconnected,
-    QueueFull,
+    Refusal,
     RequestBodyError,
     RequestTimeout,
     ServerStopped,
 )
 from ..http.request import RequestHead
-from ..http.response import ResponseEncoder
-from ..net.sockets import send_now
+from ..http.response import ResponseEncoder, status_text
 from ..observe.inspection import stacks_of
-from ..server.site import LOOP_CLOSED, Site
 from ..wording import counted
-from ..wsgi.environ import build_environ
 from ..wsgi.file_wrapper import FilePart
 from ..wsgi.headers import Fields
-from ..wsgi.input import spooled_input, streamed_input
-from ..wsgi.task import Task
-
-if TYPE_CHECKING:
-    from ..connection.connection import Protocol
+from .info import ConnectionInfo
+from .ready import ReadyResponse
+from .resources import Resources
+from .states import NEXT, OPEN, RESPOND, StreamEvent
+from .transitions import IllegalEvent
 
 _log = logging.getLogger("aiowsgi.error")
 
+# An unread request body up to this size is read and dropped, so that the connection can be kept.
+DRAIN_BYTES = 1 << 18
+# How messages and exceptions call a loop that the host has closed.
+LOOP_CLOSED = "the event loop was closed"
+# A request that had its thread for this long, in seconds, took long: a switch interval.
+_LONG = 0.005
 
-class Exchange:
+
+class Owner(Protocol):
+    """The connection of a stream, as the stream's thread and the mailbox see it."""
+
+    def on_wake(self, stream: "Stream") -> None:
+        """Look after a stream: its thread has written, or wants to read. On the loop thread."""
+
+    def abort(self, error: ClientDisconnected) -> None:
+        """Cut the connection now. On the loop thread."""
+
+
+class Calls(Protocol):
+    """What an application has asked the loop for, for the sake of this request."""
+
+    def cancel(self, error: ClientDisconnected) -> None:
+        """End it; ``error`` is what the application will see. On the loop thread."""
+
+    def abandon(self, error: ClientDisconnected) -> None:
+        """Take nothing any more: this is a forked child."""
+
+
+class Stream:
     """A request on its way through the bridge. Implements ``wsgi.task.Responder``.
 
-    Made on the loop thread. ``run`` and what it calls happen on a pool thread, which touches only
-    the request body, the response writer and the encoder; the rest belongs to the loop thread.
-    What it sets (two times, the file) is the loop thread's once the response is complete. A sooner
-    look is one for the logs, or decides nothing without the writer's lock (``give_up``).
+    Made on the loop thread, to which it belongs. A pool thread that answers touches only the
+    request body, the response writer and the encoder. What it sets (two times, the file) is the
+    loop thread's once the response is complete. A sooner look is one for the logs, or decides
+    nothing without the writer's lock (``give_up``).
     """
 
     __slots__ = (
         "_ended",
         "_head_bytes",
         "_number",
-        "_site",
-        "_socket",
+        "_resources",
+        "_send",
         "body",
         "calls",
         "encoder",
         "file",
         "first_byte_at",
+        "gone",
         "head",
         "head_at",
+        "info",
         "job",
+        "known_line",
         "last",
+        "owner",
         "prefetched",
-        "protocol",
         "ready_at",
+        "refusal",
+        "source",
         "spool",
         "started_at",
+        "state",
         "writer",
     )
 
-    def __init__(self, site: Site, protocol: "Protocol", head: RequestHead) -> None:
-        self._site = site
-        self._number = next(site.request_numbers)
-        self.calls = Calls(site.loop, site.calls, site.stay_punctual)
+    def __init__(
+        self,
+        resources: Resources,
+        owner: Owner,
+        info: ConnectionInfo,
+        head: RequestHead,
+        encoder: ResponseEncoder,
+    ) -> None:
+        self._resources = resources
+        self._number = next(resources.request_numbers)
         # The head, until it travels with the first bytes of the body.
         self._head_bytes = b""
         self._ended = False
-        self._socket: socket.socket | None = None
-        self.protocol = protocol
+        self._send: Callable[[list[bytes]], int] | None = None
+        self.state = OPEN
+        self.owner = owner
+        self.info = info
         self.head = head
-        # When it got where, by the site's clock; 0 where it did not. See ``Times``.
-        self.head_at = site.clock()
+        # What is known of the request line, where there is no head.
+        self.known_line = ""
+        # Why the client is not there any more, or has ended its side.
+        self.gone: ClientDisconnected | None = None
+        # What the application has asked the loop for.
+        self.calls: Calls | None = None
+        # Why the request was refused while its application was running, or what is answered.
+        self.refusal: Refusal | None = None
+        # When it got where, by the clock of the server; 0 where it did not. See ``Times``.
+        self.head_at = resources.clock()
         self.ready_at = 0.0
         self.started_at = 0.0
-        # When the first byte of the response was handed to the transport, or to the kernel.
+        # When the first byte of the response was handed to the wire, or to the kernel.
         self.first_byte_at = 0.0
         # The whole body, unless it is streamed through ``body``.
         self.prefetched = b""
         self.body: RequestBody | None = None
         # The whole body, where it is too long for memory.
         self.spool: Spool | None = None
+        # What another thread does for the request.
         self.job: Job | None = None
         # What of the response's body is a file. It belongs to the writer, whose tail it is.
         self.file: FilePart | None = None
         # Whether its response has to announce that the connection will close. A pool thread that
         # looks too early announces nothing; it closes all the same.
         self.last = False
-        self.encoder = ResponseEncoder(
-            site.heads,
-            method=head.method,
-            version=head.section.version,
-            keep_alive=head.section.keep_alive,
-        )
+        self.encoder = encoder
         self.writer = ResponseWriter(
             self.wake,
-            high_water=site.config.response_buffer,
-            budget=site.budget,
-            slots=site.pool,
+            high_water=resources.config.response_buffer,
+            budget=resources.budget,
+            slots=resources.pool,
         )
+        # Where the connection takes the response from.
+        self.source: Source = self.writer
 
     @property
     def request_line(self) -> str:
         """The request line, as logs show it."""
-        return f"{self.head.method} {self.head.target} {self.head.section.version}"
+        head = self.head
+        return self.known_line or f"{head.method} {head.target} {head.section.version}"
+
+    @property
+    def client(self) -> str:
+        """The host of the client, as logs show it; empty for a Unix socket."""
+        return self.info.client[0]
 
     @property
     def request_id(self) -> str:
         """A name for the request in logs, unique among processes."""
         # Not formatted: that is much dearer when compiled.
-        return self._site.id_prefix + "-" + str(self._number)
+        return self._resources.id_prefix + "-" + str(self._number)
 
     def describe(self) -> str:
         """Return the request as the error log names it."""
@@ -129,8 +174,25 @@ class Exchange:
 
     # On the loop thread.
 
+    def again(self, encoder: ResponseEncoder) -> "Stream":
+        """Return another stream for the same request: a thread may be at work on this one."""
+        stream = Stream(self._resources, self.owner, self.info, self.head, encoder)
+        stream._number = self._number
+        stream.head_at, stream.ready_at = self.head_at, self.ready_at
+        stream.started_at = self.started_at
+        return stream
+
+    def fire(self, event: StreamEvent) -> None:
+        """Change the state, here only."""
+        after = NEXT[self.state][event]
+        if after is None:
+            error = IllegalEvent(f"a stream in {self.state.name} got {event.name}")
+            self._resources.report_illegal(error, self.owner.abort)
+        else:
+            self.state = after
+
     @property
-    def open_ended(self) -> bool:
+    def is_open_ended(self) -> bool:
         """Whether a response has begun that looks complete wherever its connection ends."""
         return self.first_byte_at > 0 and not self.encoder.self_delimiting
 
@@ -140,14 +202,20 @@ class Exchange:
         return self.started_at - self.ready_at
 
     @property
-    def blocked(self) -> bool:
-        """Whether the thread waits for the client."""
+    def blocks_thread(self) -> bool:
+        """Whether a thread waits for the client."""
         return self.writer.waiting or (self.body is not None and self.body.waiting)
 
     @property
     def held(self) -> int:
         """How many bytes count as buffered for the request, on their way in and out."""
         return self.writer.held + (0 if self.body is None else self.body.held)
+
+    def respond(self, status: int, fields: Fields, body: bytes) -> None:
+        """Answer as a whole, on the loop thread. No other thread answers, or ever has."""
+        self.start(status_text(status), fields, len(body))
+        self.source = ReadyResponse(self.encoder.finish(body, self._take_head()))
+        self.fire(RESPOND)
 
     def give_up(self) -> bool:
         """Do without the thread, which takes too long. Return False if it answers after all."""
@@ -156,32 +224,22 @@ class Exchange:
         if started is None or self.job is None or not self.writer.withdraw(gone):
             return False
         self.job.write_off()
+        resources = self._resources
         _log.error(
             "%s took longer than %g s and was answered with a 504; its thread %s is at:\n%s",
             self.describe(),
-            self._site.config.timeout_request,
+            resources.config.timeout_request,
             started.thread,
             stacks_of([started.ident]).get(started.ident, ""),
         )
-        if not self._site.healthy:
+        if not resources.is_healthy:
             _log.critical(
                 "Lost to requests that do not end: %s. Further ones will not be replaced: "
                 "start the process anew",
-                counted(self._site.pool.lost, "thread"),
+                counted(resources.pool.lost, "thread"),
             )
         self.disconnect(gone)
         return True
-
-    def queue(self) -> None:
-        """Let the request wait for a thread. Raises Refusal where there will be none."""
-        try:
-            self.job = self._site.pool.start(self.run, self._on_failed, wake=False)
-        except QueueFull as error:
-            self._site.waits.note(0.0, refused=True)
-            raise overload("the server is busy") from error
-        except RuntimeError as error:
-            _log.error("The thread pool takes no more work: %s", error)
-            raise overload("the server is stopping") from error
 
     def cancel(self) -> bool:
         """See to it that no thread begins with the request. Return False where one has."""
@@ -195,24 +253,30 @@ class Exchange:
 
     def stream_body(self, initial: bytes) -> RequestBody:
         """Let the application read the body while it arrives; ``initial`` is what has arrived."""
-        high_water = self._site.config.body_prefetch
+        resources = self._resources
         self.body = RequestBody(
             self.wake,
-            high_water=high_water,
-            budget=self._site.budget,
-            slots=self._site.pool,
+            high_water=resources.config.body_prefetch,
+            budget=resources.budget,
+            slots=resources.pool,
             initial=initial,
         )
         return self.body
 
-    def allow_direct(self, sock: socket.socket) -> None:
-        """Let the thread send itself. Everything before this is sent."""
-        self._socket = sock
+    def allow_direct(self, send: Callable[[list[bytes]], int]) -> None:
+        """Let the thread send itself. Everything before this is sent. See ``Wire.send_now``."""
+        self._send = send
         self.writer.allow_direct(self._send_now)
+
+    def note_gone(self, error: ClientDisconnected) -> None:
+        """Take note that the client has gone, or has ended its side."""
+        self.gone = error
+        if self.calls is not None:
+            self.calls.cancel(error)
 
     def disconnect(self, error: ClientDisconnected) -> None:
         """Release the thread from whatever it waits for; ``error`` is what it will see."""
-        self.calls.cancel(error)
+        self.note_gone(error)
         self.writer.disconnect(error)
         if self.body is not None:
             # To a reader, that the client has gone means that the body is not complete.
@@ -221,116 +285,33 @@ class Exchange:
 
     def abandon(self, error: ClientDisconnected) -> None:
         """Do nothing any more: this is a forked child. See ``bridge.forks``."""
-        self.calls.gone = ServerStopped(str(error))
+        if self.calls is not None:
+            self.calls.abandon(ServerStopped(str(error)))
         self.writer.abandon(error)
         if self.body is not None:
             self.body.abandon(RequestBodyError(str(error)))
+
+    # On any thread.
+
+    def wake(self) -> None:
+        """Have the loop thread look after the stream."""
+        try:
+            self._resources.mailbox.post(self)
+        except RuntimeError as error:
+            raise ServerStopped(LOOP_CLOSED) from error
 
     # On a pool thread.
 
     @property
     def abandoned(self) -> bool:
         """Whether this is a forked child. See ``Responder``."""
-        return self._site.abandoned
-
-    def run(self) -> None:
-        """Answer the request. Raises nothing, and does not return in a forked child."""
-        try:
-            self._site.context.copy().run(self._run)
-        except BaseException as error:  # noqa: BLE001 - a defect must not leave the client waiting
-            if self._site.abandoned:
-                forks.exit_child(error)
-            self.abort()
-            _log.critical("Serving %s failed", self.describe(), exc_info=True)
-        finally:
-            if self.body is not None:
-                # Nobody reads on from the client where the loop is closed.
-                with contextlib.suppress(ServerStopped):
-                    self.body.drop()
-        if self._site.abandoned:
-            forks.exit_child(None)
-        if self.spool is not None:
-            self.spool.close()
-
-    def _on_failed(self) -> None:
-        """Give up: something has ended ``run`` in its midst."""
-        self.abort()
-        if self.spool is not None:
-            self.spool.close()
-
-    def is_disconnected(self) -> bool:
-        """Return whether the client has gone, or has ended its side. Called on any thread.
-
-        The environ's ``aiowsgi.disconnected``.
-        """
-        # Set once, by the loop thread; to see it a moment later does no harm.
-        return self.calls.gone is not None
-
-    def is_stopping(self) -> bool:
-        """Return whether the server has begun to stop. Called on any thread.
-
-        The environ's ``aiowsgi.stopping``. A request that came during ``drain_delay`` is told so
-        from its beginning.
-        """
-        return self._site.draining
-
-    def seconds_left(self) -> float:
-        """Return the seconds until the request is given up, at least 0; infinity where it is not.
-
-        By ``timeout_request``, and by a server that stops. The environ's ``aiowsgi.deadline``.
-        Called on any thread.
-        """
-        site = self._site
-        end = site.cut_at
-        if limit := site.config.timeout_request:
-            end = min(end, self.started_at + limit)
-        return max(0.0, end - site.clock())
-
-    def _run(self) -> None:
-        self.started_at = self._site.clock()
-        current_calls.set(self.calls)
-        body, spool = self.body, self.spool
-        source: BinaryIO
-        if body is not None:
-            source = streamed_input(body.read)
-        elif spool is not None:
-            source = spooled_input(spool.open())
-        else:
-            source = BytesIO(self.prefetched)
-        environ = build_environ(
-            self._site.base_environ,
-            self.head,
-            source,
-            server=self.protocol.server_address,
-            client=self.protocol.client_address,
-        )
-        if body is None and self.head.section.chunked:
-            # Most frameworks read nothing of a body without a length, whatever
-            # ``wsgi.input_terminated`` says; and it is known by now.
-            size = len(self.prefetched) if spool is None else spool.size
-            environ["CONTENT_LENGTH"] = str(size)
-        environ["aiowsgi.request_id"] = self.request_id
-        environ["aiowsgi.queue_wait"] = self.started_at - self.ready_at
-        environ["aiowsgi.disconnected"] = self.is_disconnected
-        environ["aiowsgi.deadline"] = self.seconds_left
-        environ["aiowsgi.stopping"] = self.is_stopping
-        Task(self._site.app, environ, self, self._site.checks, request=self.describe).run()
-        if spool is not None:
-            # Under the lock of its buffer: a thread of the application's own may be reading.
-            source.close()
-
-    def wake(self) -> None:
-        """Have the loop thread look after the request. Called on any thread."""
-        try:
-            self._site.mailbox.post(self)
-        except RuntimeError as error:
-            raise ServerStopped(LOOP_CLOSED) from error
+        return self._resources.abandoned
 
     def _send_now(self, pieces: list[bytes]) -> int:
         if not self.first_byte_at:
-            self.first_byte_at = self._site.clock()
-        assert self._socket is not None  # As ``allow_direct`` has seen to.
-        return send_now(self._socket, pieces)
+            self.first_byte_at = self._resources.clock()
+        assert self._send is not None  # As ``allow_direct`` has seen to.
+        return self._send(pieces)
 
     def start(self, status: str, fields: Fields, length: int | None) -> None:
         """Take the head. See ``Responder``."""
@@ -362,6 +343,16 @@ class Exchange:
         head, self._head_bytes = self._head_bytes, b""
         return head
 
+    @property
+    def _leaves_end_to_loop(self) -> bool:
+        """Whether to leave the end of the response to the loop thread.
+
+        Where short requests wait, it sends many responses at one go. One that took long is alone
+        when it ends, and would wait for the turn of the loop thread behind others that compute.
+        """
+        resources = self._resources
+        return resources.pool.waiting > 0 and resources.clock() - self.started_at < _LONG
+
     def send(self, data: bytes) -> bool:
         """Take a piece of the body. See ``Responder``."""
         try:
@@ -370,7 +361,7 @@ class Exchange:
                 pass
             elif self.encoder.complete:
                 # All that was declared is there: one hand-over less, and nothing left to wait for.
-                self.writer.finish(pieces, queue=self._site.sends_many(self.started_at))
+                self.writer.finish(pieces, queue=self._leaves_end_to_loop)
                 self._ended = True
             else:
                 self.writer.write(pieces)
@@ -394,7 +385,7 @@ class Exchange:
             if encoder.excess or encoder.missing:
                 self._check_length()
             if not self._ended:
-                self.writer.finish(pieces, queue=self._site.sends_many(self.started_at))
+                self.writer.finish(pieces, queue=self._leaves_end_to_loop)
                 self._ended = True
         except BaseException as error:
             self._break_off(error)
@@ -450,9 +441,3 @@ class Exchange:
         """
         if not isinstance(error, (ClientDisconnected, ApplicationError)):
             self.abort()
-
-
-def exchange_of(started: Started) -> Exchange | None:
-    """Return what a busy thread answers; None where it is just through with that."""
-    exchange = getattr(started.run, "__self__", None)
-    return exchange if isinstance(exchange, Exchange) else None

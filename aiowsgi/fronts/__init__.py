@@ -1,1 +1,1 @@
-"""Protocols that clients speak: for each, what turns their bytes into requests."""
+"""Protocols towards clients: each turns bytes into request events, and responses into bytes."""

@@ -9,7 +9,7 @@ nothing else.
 from ..errors import IncompleteRequest, Refusal
 from .lines import Buffer, ChunkScanner, HeadScanner, ordinary_request
 from .readers.reader import ChunkDecoder
-from .request import BodyData, EndOfMessage, Event, FieldSection, RequestHead
+from .request import BodyData, EndOfMessage, Event, FieldSection, RequestHead, RequestParser
 from .sections import FieldSections
 from .target import split_target
 
@@ -23,13 +23,8 @@ _CHUNKS_PER_EVENT = 64
 _SHOWN_LINE = 1024
 
 
-class Parser:
-    """Parses the requests of one connection, one after the other.
-
-    Sans-I/O: ``feed`` takes bytes, ``next_event`` gives what they mean. Once ``next_event`` has
-    raised a Refusal, nothing behind the offending bytes is ever parsed. The argument is what all
-    parsers of the server share.
-    """
+class Parser(RequestParser):
+    """Parses HTTP/1.1 and HTTP/1.0. The argument is what all parsers of the server share."""
 
     __slots__ = (
         "_buffer",
@@ -60,27 +55,24 @@ class Parser:
 
     @property
     def buffered(self) -> int:
-        """Bytes that were fed and not parsed."""
+        """See ``RequestParser``."""
         return len(self._buffer) - self._position
 
     @property
     def begun(self) -> bool:
-        """Whether bytes of another request have arrived, more than the empty line before it."""
+        """Whether more has arrived than the empty line before a request. See ``RequestParser``."""
         return self.buffered > 2 or self._buffer[self._position :] not in _EMPTY_LINE_AT_MOST
 
     @property
     def request_line(self) -> str:
-        """What is known of a request line behind which there is no head, or none that is allowed.
-
-        Anything may stand in it. It is cut short where it is long, and outlives ``drop``.
-        """
+        """See ``RequestParser``."""
         if self._line or self._in_body:
             return self._line
         line = bytes(self._buffer[: _SHOWN_LINE + 2]).removeprefix(b"\r\n").partition(b"\n")[0]
         return line.removesuffix(b"\r").decode("latin-1")
 
     def feed(self, data: bytes) -> None:
-        """Take bytes from the client."""
+        """See ``RequestParser``."""
         if self._refusal is not None:
             return
         buffer = self._buffer
@@ -96,21 +88,17 @@ class Parser:
         self._position = 0
 
     def drop(self) -> None:
-        """Forget the bytes that were not used: nobody asks for another event."""
+        """See ``RequestParser``."""
         self._line = self.request_line
         self._buffer = b""
         self._position = 0
 
     def feed_eof(self) -> None:
-        """Take the end of the client's bytes: the connection is half-closed."""
+        """See ``RequestParser``."""
         self._eof = True
 
     def next_event(self) -> Event | None:
-        """Return the next event, or None if it needs more bytes.
-
-        Raises Refusal where the client broke HTTP or a limit. Between two messages the end of the
-        stream is nothing special; inside a message it is a Refusal with 400.
-        """
+        """See ``RequestParser``."""
         if self._refusal is not None:
             raise self._refusal
         try:

@@ -1,5 +1,6 @@
-"""What a parser yields, and the limits it holds a client to. Data only."""
+"""What a parser takes and yields, and the limits it holds a client to. Data, and an interface."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -77,3 +78,51 @@ class EndOfMessage(NamedTuple):
 
 
 Event = RequestHead | BodyData | EndOfMessage
+
+
+class RequestParser(ABC):
+    """Parses the requests of one connection, one after the other: bytes in, events out. No I/O.
+
+    Once ``next_event`` has raised a Refusal, nothing behind the offending bytes is ever parsed.
+    """
+
+    # An abstract class and no protocol: compiled, its methods are found much faster.
+    __slots__ = ()
+
+    @property
+    @abstractmethod
+    def buffered(self) -> int:
+        """How many bytes were fed and not parsed."""
+
+    @property
+    @abstractmethod
+    def begun(self) -> bool:
+        """Whether bytes of another request have arrived, which is not complete."""
+
+    @property
+    @abstractmethod
+    def request_line(self) -> str:
+        """What is known of a request line behind which there is no head, or none that is allowed.
+
+        Anything may stand in it. It is cut short where it is long, and outlives ``drop``.
+        """
+
+    @abstractmethod
+    def feed(self, data: bytes) -> None:
+        """Take bytes from the client."""
+
+    @abstractmethod
+    def feed_eof(self) -> None:
+        """Take the end of the client's bytes: the connection is half-closed."""
+
+    @abstractmethod
+    def drop(self) -> None:
+        """Forget the bytes that were not used: nobody asks for another event."""
+
+    @abstractmethod
+    def next_event(self) -> Event | None:
+        """Return the next event, or None if it needs more bytes.
+
+        Raises Refusal where the client broke the protocol or a limit. Between two messages the end
+        of the stream is nothing special; inside a message it is a Refusal with 400.
+        """

@@ -8,7 +8,6 @@ from typing import NamedTuple
 from wsgiref.handlers import format_date_time
 
 from ..cache import Cache
-from ..errors import Refusal
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -285,14 +284,3 @@ class ResponseEncoder:
 def status_text(code: int) -> str:
     """Return a status as ``start_response`` takes it: "404 Not Found"."""
     return f"{code} {HTTPStatus(code).phrase}"
-
-
-def refusal_response(refusal: Refusal, heads: ResponseHeads, *, method: str) -> bytes:
-    """Return the whole response to a request that is refused; the connection closes after it."""
-    encoder = ResponseEncoder(heads, method=method, version="HTTP/1.1", keep_alive=False)
-    body = f"{status_text(refusal.status)}: {refusal.reason}\n".encode()
-    fields = [("Content-Type", "text/plain; charset=utf-8")]
-    if refusal.retry_after is not None:
-        fields.append(("Retry-After", str(refusal.retry_after)))
-    head = encoder.start(status_text(refusal.status), tuple(fields), len(body))
-    return b"".join(encoder.finish(body, head))

@@ -22,6 +22,8 @@ _UNSUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, err
 class FileSender:
     """Sends a part of a file, which it owns, over a transport that has nothing else to send.
 
+    Implements ``FileTransfer``.
+
     Arguments: the transport and its loop; the part; ``on_end(complete)``, called on the loop thread
     once, unless ``close`` comes first. ``complete`` is False where the file has become shorter, or
     cannot be read.
@@ -53,8 +55,8 @@ class FileSender:
         """How many bytes of the file have not been handed over."""
         return self._part.size
 
-    def abandon(self) -> list[int]:
-        """Return the descriptors that are the parent's, in a forked child."""
+    def descriptors(self) -> list[int]:
+        """Return the descriptors that it has beside the file's."""
         return [] if self._waiting_on is None else [self._waiting_on]
 
     def send(self) -> None:

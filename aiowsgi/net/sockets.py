@@ -10,8 +10,7 @@ from fcntl import ioctl
 from termios import TIOCOUTQ
 
 from .. import libc
-
-Address = tuple[str, str]
+from ..exchange.info import Address
 
 
 def _host_and_port(name: object) -> Address:

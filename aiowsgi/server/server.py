@@ -10,37 +10,32 @@ from concurrent.futures import Executor
 from types import TracebackType
 from wsgiref.types import WSGIApplication
 
+from ..answers.wsgi import stream_of
 from ..bridge import forks
-from ..bridge.budget import Budget
 from ..bridge.mailbox import Mailbox
 from ..bridge.pool.executor_queue import ExecutorQueue
 from ..bridge.pool.job_pool import JobPool
 from ..bridge.pool.jobs import JobQueue, Scheduling
-from ..bridge.spool import Spooler
 from ..config import Config
-from ..connection.connection import Protocol
-from ..connection.states import timeouts
+from ..connection.connection import Connection
 from ..errors import ClientDisconnected
+from ..exchange.info import ConnectionInfo
+from ..exchange.interfaces import Wire
 from ..exchange.report import requests_in_flight
-from ..exchange.stream import Exchange, exchange_of
+from ..exchange.stream import Stream
 from ..http.readers.reader import Reader
-from ..http.request import Limits
-from ..http.sections import FieldSections
 from ..net import bind
-from ..net.descriptors import left_for_connections, limit
+from ..net.descriptors import DESCRIPTORS_OF_A_FILE, left_for_connections, limit
 from ..net.listener import Listener
-from ..observe.inspection import Inspection
-from ..observe.refusals import DroppedFields
+from ..net.transport import SocketProtocol
+from ..observe.inspection import Inspection, stacks_of
 from ..wsgi.application import describe
-from ..wsgi.environ import base_environ
+from .assembly import Assembly, http_codec
 from .child import give_up_descriptors, give_up_signals
 from .loop_end import LoopEnd
 from .shutdown import Shutdown
-from .site import Site
 
 _log = logging.getLogger("aiowsgi.error")
-
-_PRODUCT = "aiowsgi"
 
 
 class Server:
@@ -58,7 +53,7 @@ class Server:
         sockets: list[bind.ListeningSocket],
         executor: Executor | None,
         reader: Reader,
-        patience: Scheduling | None,
+        scheduling: Scheduling | None,
     ) -> None:
         loop = asyncio.get_running_loop()
         # What callbacks of the loop run in: nothing of the host's tasks can leak into a request,
@@ -74,50 +69,35 @@ class Server:
                 # Without a limit none is ever lost.
                 max_lost_threads=config.max_lost_threads if config.timeout_request else 0,
                 queue_target=config.queue_target,
-                scheduling=patience,
+                scheduling=scheduling,
             )
         else:
             pool = ExecutorQueue(executor, queue_size=config.queue_size)
-        self._site = Site(
-            app=app,
-            config=config,
-            sections=FieldSections(
-                Limits(
-                    request_line=config.limit_request_line,
-                    fields=config.limit_request_fields,
-                    field_size=config.limit_request_field_size,
-                    head=config.limit_request_head,
-                    body=config.limit_request_body,
-                ),
-                reader,
-                header_map=config.header_map,
-                on_dropped=DroppedFields().note,
-            ),
-            timeouts=timeouts(config),
-            loop=loop,
-            context=contextvars.copy_context(),
+        self._assembly = assembly = Assembly(
+            app,
+            config,
             pool=pool,
-            budget=Budget(config.max_buffered),
+            timers=loop,
+            loop=loop,
             mailbox=Mailbox(
                 lambda collect: loop.call_soon_threadsafe(collect, context=self._context), _deliver
             ),
-            base_environ=base_environ(
-                software=_PRODUCT,
-                multithread=pool.concurrent,
-                multiprocess=any(sock.inherited for sock in sockets),
-            ),
-            spooler=Spooler(config.body_spool) if config.body_spool else None,
-            server_field=f"Server: {_PRODUCT}\r\n",
+            context=contextvars.copy_context(),
+            multiprocess=any(sock.inherited for sock in sockets),
             on_disconnect=self._on_disconnect,
-            patience=patience,
+            scheduling=scheduling,
         )
+        self._app = app
+        self._loop = loop
+        self._resources = assembly.resources
+        self._codec = http_codec(config, reader)
         self._listeners = [
             Listener(
                 sock,
                 loop=loop,
                 context=self._context,
                 has_room=self._has_room,
-                make_room=self._site.relief.connections,
+                make_room=assembly.shared.shedding.free_connections,
                 make_protocol=self._make_protocol,
                 on_failed=self._on_disconnect,
             )
@@ -138,7 +118,7 @@ class Server:
                 limit(),
             )
         self._shutdown = Shutdown(
-            self._site, self._listeners, self._context, lambda: self._connections
+            assembly, self._listeners, self._context, lambda: self._connections
         )
         self._closing: asyncio.Task[None] | None = None
         self._close_called = asyncio.Event()
@@ -154,7 +134,7 @@ class Server:
         state = "serving" if self.is_serving() else "closed"
         if self._closing is not None and not self._closing.done() and not self._is_over():
             state = "closing"
-        app = describe(self._site.app)
+        app = describe(self._app)
         return f"<aiowsgi.Server of {app} at {', '.join(self._urls)}, {state}>"
 
     @property
@@ -177,7 +157,7 @@ class Server:
     @property
     def threads(self) -> int:
         """How many requests the application can answer at the same time."""
-        return self._site.pool.threads
+        return self._resources.pool.threads
 
     @property
     def healthy(self) -> bool:
@@ -185,7 +165,7 @@ class Server:
 
         Further ones are not replaced. A process that is not healthy is best started anew.
         """
-        return self._site.healthy
+        return self._resources.is_healthy
 
     @property
     def was_cut(self) -> bool:
@@ -200,24 +180,27 @@ class Server:
     @property
     def time_left(self) -> float:
         """Seconds until a shutdown cuts what is in flight; infinity while there is none."""
-        return self._site.time_left
+        return self._resources.time_left
 
     def inspect(self) -> Inspection:
         """Return what the server is doing: the requests in flight, and the stacks of their threads.
 
         Stops nothing; ``str()`` of it is for people.
         """
-        site = self._site
-        busy = [(started, exchange_of(started)) for started in site.pool.running()]
+        resources, clients = self._resources, self._assembly.shared.clients
+        busy = [(started, stream_of(started)) for started in resources.pool.running()]
+        stacks = stacks_of(started.ident for started, _ in busy)
+        found = (client.inspect(stacks) for client in clients)
+        requests = [request for request in found if request is not None]
         return Inspection(
             connections=self._connections,
-            idle=sum(protocol.idle_since is not None for protocol in site.connections),
-            threads=site.pool.threads,
-            queued=site.pool.waiting,
-            lost=site.pool.lost,
-            buffered=site.budget.used,
-            healthy=site.healthy,
-            requests=tuple(requests_in_flight(site, busy)),
+            idle=sum(client.idle_since is not None for client in clients),
+            threads=resources.pool.threads,
+            queued=resources.pool.waiting,
+            lost=resources.pool.lost,
+            buffered=resources.budget.used,
+            healthy=resources.is_healthy,
+            requests=tuple(requests_in_flight(requests, busy, stacks, resources.clock())),
         )
 
     def is_serving(self) -> bool:
@@ -226,7 +209,7 @@ class Server:
 
     def _is_over(self) -> bool:
         """Return whether there is no loop any more: it is closed, or this is a forked child."""
-        return self._site.abandoned or self._site.loop.is_closed()
+        return self._resources.abandoned or self._loop.is_closed()
 
     def close(self) -> None:
         """Begin to stop: no more connections, idle ones closed, requests in flight finished.
@@ -238,12 +221,12 @@ class Server:
         if self._is_elsewhere(self.close):
             return
         if self._closing is None:
-            delay, site = self._config.drain_delay, self._site
-            site.draining = True
+            delay, resources = self._config.drain_delay, self._resources
+            resources.draining = True
             # A signal handler of the application may be called on this thread from here on.
-            site.stay_punctual()
-            site.cut_at = site.clock() + delay + self._config.timeout_graceful
-            self._closing = self._site.loop.create_task(self._close())
+            self._assembly.waker.stay_punctual()
+            resources.cut_at = resources.clock() + delay + self._config.timeout_graceful
+            self._closing = self._loop.create_task(self._close())
             self._tell(self._close_called)
 
     def abort(self) -> None:
@@ -255,7 +238,7 @@ class Server:
         if self._is_elsewhere(self.abort):
             return
         self.close()
-        self._site.cut_at = min(self._site.cut_at, self._site.clock())
+        self._resources.cut_at = min(self._resources.cut_at, self._resources.clock())
         self._tell(self._shutdown.changed)
 
     def _tell(self, event: asyncio.Event) -> None:
@@ -264,14 +247,14 @@ class Server:
         This may be a signal handler: a loop sleeps on behind those, and may have been interrupted
         in the midst of waiting for the event.
         """
-        self._site.loop.call_soon_threadsafe(event.set, context=self._context)
+        self._loop.call_soon_threadsafe(event.set, context=self._context)
 
     def _is_elsewhere(self, call: Callable[[], None]) -> bool:
         """Return whether the caller is not on the loop's thread, where ``call`` is then called.
 
         If there is one: what a loop served has ended with it.
         """
-        loop = self._site.loop
+        loop = self._loop
         if self._is_over():
             return True
         try:
@@ -316,23 +299,27 @@ class Server:
     def abandon(self) -> None:
         """Leave everything to the parent: this is a forked child. See ``bridge.forks``."""
         if self._may_handle_signals and forks.this_thread() != self._thread:
-            give_up_signals(self._site.loop)
-        descriptors = self._site.abandon()
+            give_up_signals(self._loop)
+        descriptors = self._assembly.abandon()
         for listener in self._listeners:
             descriptors += listener.abandon()
         self._connections = 0
         give_up_descriptors(descriptors)
 
     def _has_room(self) -> bool:
-        connections, site = self._connections, self._site
-        files = site.file_descriptors + (0 if site.spooler is None else site.spooler.files)
+        connections, spooler = self._connections, self._resources.spooler
+        files = self._assembly.shared.files * DESCRIPTORS_OF_A_FILE
+        files += 0 if spooler is None else spooler.files
         return (
             connections < self._config.max_connections and connections + files < self._descriptors
         )
 
-    def _make_protocol(self, sock: socket.socket) -> Protocol:
+    def _make_protocol(self, sock: socket.socket) -> SocketProtocol:
         self._connections += 1
-        return Protocol(self._site, sock)
+        return SocketProtocol(self._connect, sock, self._loop, self._resources.clock())
+
+    def _connect(self, wire: Wire, info: ConnectionInfo) -> Connection:
+        return Connection(self._assembly.shared, wire, self._codec, info)
 
     def _on_disconnect(self) -> None:
         self._connections -= 1
@@ -342,20 +329,20 @@ class Server:
 
     def _on_loop_end(self) -> None:
         """Cut everything: the loop was closed before the server was."""
-        if not self._site.abandoned:
+        if not self._resources.abandoned:
             for listener in self._listeners:
                 listener.end()
-            self._site.end()
+            self._assembly.end()
 
     async def _close(self) -> None:
         await self._shutdown.run(self._config.drain_delay)
         self._loop_end.cancel()
 
 
-def _deliver(exchange: Exchange) -> None:
+def _deliver(stream: Stream) -> None:
     try:
-        exchange.protocol.on_wake(exchange)
+        stream.owner.on_wake(stream)
     except BaseException:
         # A defect, or no memory: in either case its client must not wait.
-        exchange.protocol.abort(ClientDisconnected("the server could not go on"))
+        stream.owner.abort(ClientDisconnected("the server could not go on"))
         raise

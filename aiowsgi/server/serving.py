@@ -44,14 +44,14 @@ class Serving:
         config: Config,
         sock: socket.socket | None,
         executor: Executor | None,
-        patience: Scheduling | None = None,
+        scheduling: Scheduling | None = None,
     ) -> None:
         self._app = app
         self._config = config
         self._sock = sock
         self._executor = executor
         # Of a process that only serves: see ``process.scheduling``.
-        self._patience = patience
+        self._scheduling = scheduling
         self._server: Server | None = None
         self._forgotten = True
 
@@ -112,7 +112,9 @@ class Serving:
         else:
             sockets = [bind.adopt(self._sock, backlog=self._config.backlog)]
         try:
-            return Server(self._app, self._config, sockets, self._executor, reader, self._patience)
+            return Server(
+                self._app, self._config, sockets, self._executor, reader, self._scheduling
+            )
         except BaseException:
             for sock in sockets:
                 # Some may be accepted on by now.

@@ -6,11 +6,11 @@ import logging
 from collections.abc import Callable, Sequence
 from contextvars import Context
 
+from ..answers.wsgi import stream_of
 from ..errors import ServerStopped
-from ..exchange.stream import exchange_of
 from ..net.listener import Listener
 from ..observe.inspection import stacks_of
-from .site import Site
+from .assembly import Assembly
 
 _log = logging.getLogger("aiowsgi.error")
 
@@ -20,21 +20,24 @@ _ABORT_TIMEOUT = 0.25
 
 
 class Shutdown:
-    """Stops a server within the time that its site gives (``cut_at``), and a moment more.
+    """Stops a server within the time that its resources give (``cut_at``), and a moment more.
 
-    Arguments: the site and its listeners; the context that callbacks of the loop run in; and
+    Arguments: its parts and its listeners; the context that callbacks of the loop run in; and
     ``connections()``, how many there are, with those that are being set up.
     """
 
     def __init__(
         self,
-        site: Site,
+        assembly: Assembly,
         listeners: Sequence[Listener],
         context: Context,
         connections: Callable[[], int],
     ) -> None:
-        self._site = site
+        self._assembly = assembly
+        self._resources = assembly.resources
+        self._clients = assembly.shared.clients
         self._listeners = listeners
+        self._loop = assembly.coroutines.loop
         self._context = context
         self._connections = connections
         # Set when something has changed that is waited for, or the end has moved.
@@ -46,18 +49,17 @@ class Shutdown:
 
     async def run(self, delay: float) -> None:
         """Take every step. Connections are accepted for ``delay`` more seconds."""
-        site = self._site
         # 1. Every answer says that its connection will close. Load balancers take note meanwhile.
-        for protocol in list(site.connections):
-            protocol.drain()
+        for client in list(self._clients):
+            client.drain()
         if delay:
-            await self._until(lambda: False, -site.config.timeout_graceful)
+            await self._until(lambda: False, -self._resources.config.timeout_graceful)
         # 2. No more connections.
         await asyncio.gather(*(listener.close() for listener in self._listeners))
         # 3. No further request on the connections that there are; the idle ones go now.
-        site.closing = True
-        for protocol in list(site.connections):
-            protocol.shut_down()
+        self._assembly.shared.closing = True
+        for client in list(self._clients):
+            client.shut_down()
         # 4. Requests in flight have their time.
         if not await self._until(self._no_connections, 0.0):
             number = self._connections()
@@ -79,7 +81,7 @@ class Shutdown:
         """
         while not done():
             self.changed.clear()
-            left = self._site.time_left + grace
+            left = self._resources.time_left + grace
             if left <= 0:
                 return False
             with contextlib.suppress(TimeoutError):
@@ -90,16 +92,16 @@ class Shutdown:
         """Have ``_until`` look again. Called on any thread."""
         # The loop may be gone, if threads outlive it.
         with contextlib.suppress(RuntimeError):
-            self._site.loop.call_soon_threadsafe(self.changed.set, context=self._context)
+            self._loop.call_soon_threadsafe(self.changed.set, context=self._context)
 
     def _cut(self) -> None:
         self.was_cut = True
         error = ServerStopped("the server stopped")
-        for protocol in list(self._site.connections):
-            protocol.abort(error)
+        for client in list(self._clients):
+            client.abort(error)
 
     async def _stop_pool(self) -> None:
-        pool = self._site.pool
+        pool = self._resources.pool
         stopped = False
 
         def on_stopped() -> None:
@@ -111,8 +113,7 @@ class Shutdown:
         if not await self._until(lambda: stopped, 0.0):
             # Some threads may wait for coroutines behind a complete response, where no connection
             # is left to release them.
-            for calls in set(self._site.calls.values()):
-                calls.cancel(ServerStopped("the server stopped"))
+            self._assembly.coroutines.cancel(ServerStopped("the server stopped"))
         if await self._until(lambda: stopped, _ABORT_TIMEOUT):
             pool.join()  # Each thread has said that it is about to end.
         else:
@@ -121,20 +122,20 @@ class Shutdown:
 
     def _name_threads(self) -> None:
         """Log which threads do not come back from the application, and where they are."""
-        left = self._site.pool.running()
+        left = self._resources.pool.running()
         stacks = stacks_of(started.ident for started in left)
         for started in left:
-            exchange = exchange_of(started)
+            stream = stream_of(started)
             _log.warning(
                 "The application does not return%s; the thread %s is left behind at:\n%s",
-                "" if exchange is None else f" from {exchange.describe()}",
+                "" if stream is None else f" from {stream.describe()}",
                 started.thread,
                 stacks.get(started.ident, ""),
             )
 
     async def _stop_spooler(self) -> None:
         """End the thread that writes request bodies; at most it has files to remove by now."""
-        if (spooler := self._site.spooler) is None:
+        if (spooler := self._resources.spooler) is None:
             return
         spooler.stop(self._note_change)
         if await self._until(lambda: spooler.ended, _ABORT_TIMEOUT):

@@ -21,6 +21,7 @@ _OF_EACH_REQUEST = (
     "SERVER_PORT",
     "REMOTE_ADDR",
     "REMOTE_PORT",
+    "wsgi.url_scheme",
     "wsgi.input",
 )
 
@@ -35,7 +36,6 @@ def base_environ(*, software: str, multithread: bool, multiprocess: bool) -> Env
         "SCRIPT_NAME": "",
         "SERVER_SOFTWARE": software,
         "wsgi.version": (1, 0),
-        "wsgi.url_scheme": "http",
         "wsgi.multithread": multithread,
         "wsgi.multiprocess": multiprocess,
         "wsgi.run_once": False,
@@ -95,14 +95,16 @@ def build_environ(
     head: RequestHead,
     body: BinaryIO,
     *,
+    scheme: str,
     server: tuple[str, str],
     client: tuple[str, str],
 ) -> Environ:
     """Return the environ of one request: a new dict.
 
-    Arguments: the base environ, the request head, the input; host and port of the server's and of
-    the client's end of the connection, unless the head's ``variables`` say otherwise. All requests
-    whose header sections are remembered together have the same base environ.
+    Arguments: the base environ, the request head, the input; "http" or "https"; host and port of
+    the server's and of the client's end of the connection, unless the head's ``variables`` say
+    otherwise. All requests whose header sections are remembered together have the same base
+    environ.
     """
     section = head.section
     common = section.environ
@@ -125,6 +127,7 @@ def build_environ(
         environ["HTTP_HOST"] = head.host
     environ["SERVER_NAME"], environ["SERVER_PORT"] = server
     environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = client
+    environ["wsgi.url_scheme"] = scheme
     environ["wsgi.input"] = body
     if head.variables is not None:
         environ.update(head.variables)

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...errors import QueueFull
 from ...wording import counted
-from ..locks import make_lock
+from ..locks import Lock, make_condition, make_lock
 from .jobs import Job, Started
 from .thread_pool import ThreadPool
 
@@ -69,6 +69,10 @@ class ExecutorQueue:
     def starved(self) -> bool:
         """Whether jobs wait while threads wait for clients."""
         return bool(self._waiting) and bool(self._waiting_for_clients)
+
+    def make_condition(self, lock: Lock) -> threading.Condition:
+        """Return a condition on which threads wait for a client. See ``ThreadSlots``."""
+        return make_condition(lock)
 
     def release_slot(self) -> None:
         """Note that the calling thread waits for a client."""

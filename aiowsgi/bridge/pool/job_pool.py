@@ -11,7 +11,7 @@ from collections.abc import Callable
 from ...errors import QueueFull
 from ...wording import counted
 from .. import forks
-from ..locks import make_lock, reentered
+from ..locks import Lock, make_condition, make_lock, reentered
 from .jobs import Job, Scheduling, Started
 from .threads import PoolThread, QueuedJob
 
@@ -140,6 +140,10 @@ class JobPool:
             scheduling = self._scheduling
             if scheduling is not None and scheduling.is_look_due(now := time.monotonic()):
                 scheduling.look(self.running(), now)
+
+    def make_condition(self, lock: Lock) -> threading.Condition:
+        """Return a condition on which threads wait for a client. See ``ThreadSlots``."""
+        return make_condition(lock)
 
     def release_slot(self) -> None:
         """Let another thread work in place of the calling one. See ``ThreadSlots``."""

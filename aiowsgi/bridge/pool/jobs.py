@@ -1,7 +1,10 @@
 """The interfaces of a pool of threads: what a server knows of it, and of a job in it."""
 
+import threading
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
+
+from ..locks import Lock
 
 # A thread that waits for a client longer than this, in seconds, releases its slot. Most waits are
 # shorter: they end when the loop thread has its turn, sooner than another thread could be started.
@@ -40,6 +43,9 @@ class Job(Protocol):
 
 class ThreadSlots(Protocol):
     """Limits how many threads work. A thread that waits for a client needs no slot."""
+
+    def make_condition(self, lock: Lock) -> threading.Condition:
+        """Return a condition on which threads wait for a client."""
 
     def release_slot(self) -> None:
         """Let another thread work: the calling thread is about to wait for a client."""

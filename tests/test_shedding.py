@@ -6,19 +6,24 @@ Whatever happens, the budget of buffered bytes is back at zero in the end.
 
 import asyncio
 import contextlib
-import errno
+import gc
+import os
+import resource
 import socket
 import threading
+import weakref
 from collections.abc import Iterable, Iterator
-from typing import Any, cast
+from typing import Any
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 import pytest
-from fake_loop import TIMEOUT, FakeConnection, FakeTransport, make_protocol
+from memory import TIMEOUT, MemoryConnection, MemoryServer, MemoryWire
 from raw_client import RawClient, StartServer, connect, eventually, on_each_loop
 
-from aiowsgi.connection.connection import Protocol
-from aiowsgi.connection.states import State
+import aiowsgi
+from aiowsgi.connection.shedding import LoadShedding
+from aiowsgi.connection.states import ConnectionState
+from aiowsgi.exchange import interfaces
 
 PIECE = 50_000
 # Has room for one piece, and no second one.
@@ -28,20 +33,30 @@ PACE = 16 << 10
 HELLO = b"GET /hello HTTP/1.1\r\nHost: h\r\n\r\n"
 
 
-def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-    """Answer /hello; /bytes/N; /stream without end; /read behind the body of the request."""
-    _, name, *rest = environ["PATH_INFO"].split("/")
-    start_response("200 OK", [("Content-Type", "text/plain")])
-    match name:
-        case "bytes":
-            return [b"x" * int(rest[0])]
-        case "read":
-            stream = environ["wsgi.input"]
-            return [b"%d" % sum(map(len, iter(lambda: stream.read(1 << 16), b"")))]
-        case "stream":
-            environ["wsgi.input"].read(1000)
-            return iter(lambda: b"x" * PIECE, b"")
-    return [b"hello"]
+class Application:
+    """Answers /hello; /bytes/N; /stream without end; /read behind the body of the request."""
+
+    def __init__(self) -> None:
+        # How many bytes it has got of all bodies together.
+        self.received = 0
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        _, name, *rest = environ["PATH_INFO"].split("/")
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        match name:
+            case "bytes":
+                return [b"x" * int(rest[0])]
+            case "read":
+                return [b"%d" % sum(map(len, iter(lambda: self._read(environ, 1 << 16), b"")))]
+            case "stream":
+                self._read(environ, 1000)
+                return iter(lambda: b"x" * PIECE, b"")
+        return [b"hello"]
+
+    def _read(self, environ: WSGIEnvironment, size: int) -> bytes:
+        data: bytes = environ["wsgi.input"].read1(size)
+        self.received += len(data)
+        return data
 
 
 def get(path: str) -> bytes:
@@ -54,18 +69,19 @@ def post(size: int, received: int = 0, *, path: str = "/read", field: str = "X: 
     return head.encode() + b"x" * received
 
 
-class Client(FakeConnection):
+class Client(MemoryConnection):
     """One more connection to a server that is there."""
 
-    def __init__(self, first: FakeConnection) -> None:
-        self.loop, self.pool, self.site = first.loop, first.pool, first.site
-        self.protocol = make_protocol(self.site)
-        self.transport = FakeTransport(self.loop, self.protocol)
-        self.protocol.connection_made(cast(asyncio.Transport, self.transport))
+    def __init__(self, server: MemoryServer) -> None:
+        # What ``MemoryConnection`` would make anew.
+        self.timers, self.pool = server.timers, server.pool
+        self.resources, self.shared, self.codec = server.resources, server.shared, server.codec
+        self.wire = MemoryWire(self.timers)
+        self.connection = self.connect(self.wire)
 
     @property
     def cut(self) -> bool:
-        return self.transport.aborted
+        return self.wire.was_aborted
 
 
 class Crowd:
@@ -73,46 +89,46 @@ class Crowd:
 
     def __init__(self, **options: Any) -> None:
         options = {"response_buffer": BUFFER, "body_prefetch": 100_000, **options}
-        self._first = FakeConnection(application, **options)
-        self.loop, self.pool, self.site = self._first.loop, self._first.pool, self._first.site
-        self._first.transport.abort()
-        self.loop.run_ready()
+        self._app = Application()
+        self._server = server = MemoryServer(self._app, **options)
+        self.timers, self.pool = server.timers, server.pool
+        self.resources, self.shared = server.resources, server.shared
         self._clients: list[Client] = []
         self._threads: list[threading.Thread] = []
 
     @property
     def used(self) -> int:
-        return self.site.budget.used
+        return self.resources.budget.used
 
     def connect(self) -> Client:
-        self._clients.append(client := Client(self._first))
+        self._clients.append(client := Client(self._server))
         return client
 
     def ask(self, request: bytes) -> Client:
         """Connect and let a request arrive, for which no thread comes."""
         client = self.connect()
         client.receive(request)
-        self.loop.run_ready()
+        self.timers.run_ready()
         return client
 
     def serve_on_thread(self) -> None:
         """Start a thread for the oldest request."""
-        self._threads.append(self._first.start_job())
+        self._threads.append(self._clients[-1].start_job())
 
     def writer(self, request: bytes = get("/stream")) -> Client:
         """Connect a client that takes nothing; return it when a thread waits for it."""
         client = self.connect()
-        client.transport.capacity = 0
+        client.wire.capacity = 0
         client.receive(request)
         self.serve_on_thread()
 
         def stuck() -> bool:
-            exchange = client.protocol._exchange
-            assert exchange is not None
+            stream = client.connection.stream
+            assert stream is not None
             # What is queued stays there, and a further piece has no room.
-            return client.protocol._sender.waiting and exchange.held >= PIECE and exchange.blocked
+            return bool(client.wire.pending) and stream.held >= PIECE and stream.blocks_thread
 
-        self.loop.run_until(stuck)
+        self.timers.run_until(stuck)
         return client
 
     def reader(self) -> Client:
@@ -120,38 +136,40 @@ class Crowd:
         client = self.connect()
         client.receive(post(900_000, field="Expect: 100-continue"))
         self.serve_on_thread()
-        self.loop.run_until(lambda: client.sent)
+        self.timers.run_until(lambda: client.sent)
         assert client.status == 100
-        client.transport.sent.clear()
+        client.wire.sent.clear()
         return client
 
     def send(self, client: Client, size: int) -> None:
         """Let a client send so much; wait until the application has it, if it runs."""
+        runs, received = client.connection.blocks_thread, self._app.received + size
         client.receive(b"x" * size)
-        if (exchange := client.protocol._exchange) is not None and (body := exchange.body):
-            self.loop.run_until(lambda: body.waiting and not body._buffer)
+        if runs:
+            self.timers.run_until(lambda: self._app.received == received)
+            self.timers.run_until(lambda: client.connection.blocks_thread)
 
     def finished(self, size: int, taken: int = 0) -> Client:
         """Connect a client that takes ``taken`` bytes of an answer whose thread is free again."""
         client = self.connect()
-        client.transport.capacity = 0
+        client.wire.capacity = 0
         client.receive(get(f"/bytes/{size}"))
         client.run_job()
-        client.transport.take(taken)
+        client.wire.take(taken)
         return client
 
     def end(self) -> None:
         """Let all clients leave: nothing of them may be left."""
-        for client in self._clients:
-            client.transport.abort()
-        self.loop.run_ready()
+        while self._clients:
+            self._clients.pop().wire.abort()
+        self.timers.run_ready()
         for thread in self._threads:
             thread.join(TIMEOUT)
             assert not thread.is_alive(), "a thread waits for a client that has left"
-        self.loop.run_ready()
+        self.timers.run_ready()
         assert self.used == 0
-        assert not self.site.connections
-        assert self.loop.timers == 0
+        assert not self.shared.clients
+        assert not self.timers.pending
         assert self.pool.away == 0
 
 
@@ -171,13 +189,13 @@ def test_slowest_writers_are_cut_and_as_many_as_requests_wait() -> None:
     with crowd() as some:
         writers = [some.writer() for _ in range(4)]
         for writer, taken in zip(writers, (300, 100, 400, 200), strict=True):
-            writer.transport.take(taken)
-        some.loop.advance(2)
+            writer.wire.take(taken)
+        some.timers.advance(2)
         some.pool.starved = True
         for client in (some.connect(), some.connect()):
             client.receive(HELLO)
         assert not any(writer.cut for writer in writers)
-        some.loop.run_ready()
+        some.timers.run_ready()
         assert [writer.cut for writer in writers] == [False, True, False, True]
 
 
@@ -185,8 +203,8 @@ def test_slowest_writers_are_cut_and_as_many_as_requests_wait() -> None:
 def test_writer_stays_whose_client_takes_enough(taken: int, stays: bool) -> None:
     with crowd() as some:
         writer = some.writer()
-        writer.transport.take(taken)
-        some.loop.advance(2)
+        writer.wire.take(taken)
+        some.timers.advance(2)
         some.pool.starved = True
         some.ask(HELLO)
         assert writer.cut is not stays
@@ -197,41 +215,41 @@ def test_reader_stays_whose_client_sends_enough(sent: int, stays: bool) -> None:
     with crowd() as some:
         reader = some.reader()
         some.send(reader, sent)
-        some.loop.advance(2)
+        some.timers.advance(2)
         some.pool.starved = True
         some.ask(HELLO)
         if stays:
-            some.loop.run_ready()
+            some.timers.run_ready()
             assert reader.sent == b""
-            assert reader.protocol.blocks_thread
+            assert reader.connection.blocks_thread
         else:
             # The application gave up because its request did.
-            some.loop.run_until(lambda: reader.sent)
+            some.timers.run_until(lambda: reader.sent)
             assert reader.status == 408
 
 
 def test_client_is_slow_after_the_first_moments_only() -> None:
     with crowd() as some:
         writer, reader = some.writer(), some.reader()
-        some.loop.advance(0.49)
+        some.timers.advance(0.49)
         some.pool.starved = True
         some.ask(HELLO)
         some.ask(HELLO)
         assert not writer.cut
-        assert reader.protocol.blocks_thread
-        some.loop.advance(0.6)
-        some.loop.run_until(lambda: reader.sent)
+        assert reader.connection.blocks_thread
+        some.timers.advance(0.6)
+        some.timers.run_until(lambda: reader.sent)
         assert writer.cut
 
 
 def test_nobody_is_cut_while_threads_are_to_be_had() -> None:
     with crowd() as some:
         writer, reader = some.writer(), some.reader()
-        some.loop.advance(20)
+        some.timers.advance(20)
         some.ask(HELLO)
-        some.loop.advance(5)
+        some.timers.advance(5)
         assert not writer.cut
-        assert reader.protocol.blocks_thread
+        assert reader.connection.blocks_thread
 
 
 def test_slow_client_that_keeps_no_thread_waiting_stays() -> None:
@@ -239,7 +257,7 @@ def test_slow_client_that_keeps_no_thread_waiting_stays() -> None:
         taking = some.finished(30_000)
         sending = some.ask(post(50_000, 1))
         beginning = some.ask(b"GET ")
-        some.loop.advance(2)
+        some.timers.advance(2)
         some.pool.starved = True
         some.ask(HELLO)
         assert not taking.cut
@@ -250,11 +268,11 @@ def test_writer_whose_upload_is_not_complete_is_cut_once(caplog: pytest.LogCaptu
     """A client may be slow to send and to take: what keeps the thread waiting decides."""
     with crowd(body_prefetch=1000) as some:
         writer = some.writer(post(900_000, 1000, path="/stream"))
-        some.loop.advance(2)
+        some.timers.advance(2)
         some.pool.starved = True
         some.ask(HELLO)
         assert writer.cut
-        some.loop.advance(1)
+        some.timers.advance(1)
     assert caplog.text.count("Cut 1 slow client:") == caplog.text.count("Cut ") == 1
 
 
@@ -262,12 +280,12 @@ def test_cuts_are_told_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
     with crowd(queue_target=60.0) as some:
         for _ in range(4):
             some.writer()
-        some.loop.advance(1)
+        some.timers.advance(1)
         some.pool.starved = True
         some.ask(HELLO)
-        some.loop.advance(9)  # It still waits, and is looked after all the time.
+        some.timers.advance(9)  # It still waits, and is looked after all the time.
         assert caplog.messages == ["Cut 1 slow client: the server is short of threads"]
-        some.loop.advance(2)
+        some.timers.advance(2)
         assert caplog.messages[1:] == ["Cut 3 slow clients: the server is short of threads"]
 
 
@@ -280,7 +298,7 @@ def test_slowest_that_hold_memory_are_cut_until_a_tenth_is_free(
     with crowd(max_buffered=100_000) as some:
         clients = [some.finished(24_000, taken) for taken in (300, 100, 400, 200)]
         slowest = some.finished(10_000)  # Too little to count.
-        some.loop.advance(1)
+        some.timers.advance(1)
         assert not any(client.cut for client in clients)
         # A writer that has to pause is what exceeds it; nothing can be said of it yet.
         newcomer = some.finished(24_000)
@@ -294,7 +312,7 @@ def test_slowest_that_hold_memory_are_cut_until_a_tenth_is_free(
 def test_upload_that_comes_slowly_gives_way_too() -> None:
     with crowd(max_buffered=100_000) as some:
         upload = some.ask(post(90_000, 30_000))
-        some.loop.advance(2)
+        some.timers.advance(2)
         some.finished(40_000)
         assert upload.sent == b""
         some.finished(40_000)
@@ -310,7 +328,7 @@ def _assert_refused(client: Client) -> None:
     assert client.status == 503
     assert client.sent.count(b"HTTP/1.1 ") == 1
     assert b"\r\nRetry-After: 5\r\n" in client.sent
-    assert client.transport.eof_written
+    assert client.wire.half_closed
 
 
 def test_new_bodies_are_refused_when_nobody_can_be_cut() -> None:
@@ -338,8 +356,8 @@ def test_body_in_one_piece_is_refused_and_nothing_else() -> None:
         upload = some.ask(post(30_000, 30_000))
         _assert_refused(upload)
         assert some.pool.waiting == 3
-        some.loop.advance(1)
-        assert upload.protocol._state is State.CLOSING
+        some.timers.advance(1)
+        assert upload.connection.state is ConnectionState.CLOSING
 
 
 def test_streamed_body_is_refused_before_it_takes_a_thread() -> None:
@@ -355,10 +373,10 @@ def test_streamed_body_is_refused_before_it_takes_a_thread() -> None:
 def test_request_that_is_cut_for_its_own_slowness_is_answered_once() -> None:
     with crowd(max_buffered=100_000) as some:
         _occupied(some)
-        some.site.budget.limit = 1 << 20
+        some.resources.budget.limit = 1 << 20
         upload = some.ask(post(90_000, 20_000))
-        some.loop.advance(2)
-        some.site.budget.limit = 80_000
+        some.timers.advance(2)
+        some.resources.budget.limit = 80_000
         upload.receive(b"x" * 1000)
         assert upload.status == 408
         assert upload.sent.count(b"HTTP/1.1 ") == 1
@@ -372,12 +390,12 @@ def test_longest_idle_connections_are_closed_and_no_young_ones() -> None:
         clients: list[Client] = []
         for _ in range(30):
             clients.append(some.connect())
-            some.loop.advance(0.25)
+            some.timers.advance(0.25)
         # Idle is who has been answered, too: from then on.
         clients[0].receive(HELLO)
         clients[0].run_job()
         for closed in (16, 26, 26):  # Some at a time, and none younger than a second.
-            some.site.relief.connections()
+            some.shared.shedding.free_connections()
             assert [n for n, client in enumerate(clients) if client.closed] == [
                 *range(1, closed + 1)
             ]
@@ -386,8 +404,8 @@ def test_longest_idle_connections_are_closed_and_no_young_ones() -> None:
 def _want_room(some: Crowd, seconds: float) -> None:
     """Ask for room as often as a listener does that has none."""
     for _ in range(int(seconds / 0.5)):
-        some.site.relief.connections()
-        some.loop.advance(0.5)
+        some.shared.shedding.free_connections()
+        some.timers.advance(0.5)
 
 
 def test_whoever_is_not_waited_for_does_not_make_room() -> None:
@@ -397,22 +415,22 @@ def test_whoever_is_not_waited_for_does_not_make_room() -> None:
         assert not queued.closed
 
 
-@pytest.mark.parametrize("state", [State.DRAIN, State.CLOSING])
-def test_client_that_is_answered_and_does_not_end_makes_room(state: State) -> None:
+@pytest.mark.parametrize("state", [ConnectionState.DRAIN, ConnectionState.CLOSING])
+def test_client_that_is_answered_and_does_not_end_makes_room(state: ConnectionState) -> None:
     with crowd() as some:
-        if state is State.DRAIN:
+        if state is ConnectionState.DRAIN:
             answered = some.ask(post(200_000, 100_000, path="/hello"))
             answered.run_job()
         else:
             answered = some.ask(b"nonsense\r\n\r\n")
-        assert answered.protocol._state is state
+        assert answered.connection.state is state
         for _ in range(4):
-            some.site.relief.connections()
-            some.loop.advance(0.5)
+            some.shared.shedding.free_connections()
+            some.timers.advance(0.5)
             if not answered.closed:
                 answered.receive(b"x")
-        some.loop.advance(0.5)
-        some.site.relief.connections()
+        some.timers.advance(0.5)
+        some.shared.shedding.free_connections()
         assert answered.cut
 
 
@@ -427,19 +445,19 @@ def test_slowest_clients_make_room_where_nobody_is_idle_one_each_time(
             "writer": some.writer(),
         }
         quick = some.finished(50_000)
-        some.loop.advance(1)
-        quick.transport.take(49_000)
+        some.timers.advance(1)
+        quick.wire.take(49_000)
 
         def gone() -> list[str]:
             return [name for name, client in clients.items() if client.cut or client.status == 408]
 
-        some.site.relief.connections()
+        some.shared.shedding.free_connections()
         # Somebody may still become idle for long enough.
         assert gone() == []
-        some.loop.advance(1)
-        some.site.relief.connections()
+        some.timers.advance(1)
+        some.shared.shedding.free_connections()
         assert gone() == ["writer"]
-        some.site.relief.connections()
+        some.shared.shedding.free_connections()
         assert gone() == ["head", "writer"]
         _want_room(some, 1)
         assert gone() == ["head", "body", "writer"]
@@ -454,44 +472,48 @@ def test_readers_have_to_be_the_quicker_the_longer_room_is_short(rate: int, stay
     with crowd(response_buffer=1 << 30) as some:
         readers = [some.finished(20_000_000) for _ in range(4)]
         for _ in range(60):
-            some.site.relief.connections()
-            some.loop.advance(0.5)
+            some.shared.shedding.free_connections()
+            some.timers.advance(0.5)
             for reader in readers:
                 if not reader.closed:
-                    reader.transport.take(rate // 2)
+                    reader.wire.take(rate // 2)
         assert all(reader.closed is not stays for reader in readers)
+
+
+class Counted(set[interfaces.Client]):
+    """Counts how often somebody looks at all clients."""
+
+    looks = 0
+
+    def __iter__(self) -> Iterator[interfaces.Client]:
+        self.looks += 1
+        return super().__iter__()
 
 
 def test_one_look_serves_everybody_who_wants_room() -> None:
     with crowd() as some:
         for _ in range(40):
             some.connect()
-        some.loop.advance(2)
-        connections, looks = some.site.connections, 0
-
-        class Counted(set[Protocol]):
-            def __iter__(self) -> Iterator[Protocol]:
-                nonlocal looks
-                looks += 1
-                return super().__iter__()
-
-        some.site.connections = Counted(connections)
+        some.timers.advance(2)
+        clients = Counted(some.shared.clients)
+        shedding = LoadShedding(clients, some.resources)
         for _ in range(1000):
-            some.site.relief.connections()
-        assert looks == 1
-        some.loop.advance(1)
-        assert not some.site.connections
+            shedding.free_connections()
+        assert clients.looks == 1
+        some.timers.advance(1)
+        assert not some.shared.clients
 
 
 def test_look_for_room_keeps_nothing_of_connections_that_are_gone() -> None:
     with crowd() as some:
-        for _ in range(40):
-            some.connect()
-        some.loop.advance(2)
-        some.site.relief.connections()
-        assert len(some.site.relief._idle) == 24
+        wires = [weakref.ref(some.connect().wire) for _ in range(40)]
+        some.timers.advance(2)
+        some.shared.shedding.free_connections()
+        some.timers.run_ready()
+        assert len(some.shared.clients) == 24
         some.end()
-        assert not some.site.relief._idle
+        gc.collect()
+        assert [wire for wire in wires if wire() is not None] == []
 
 
 async def _closed(client: RawClient) -> None:
@@ -504,7 +526,7 @@ async def _hello(client: RawClient) -> None:
 
 @on_each_loop
 async def test_newcomers_are_served_at_the_limit_of_connections(start_server: StartServer) -> None:
-    server = await start_server(application, max_connections=4)
+    server = await start_server(Application(), validate=False, max_connections=4)
     idle = await connect(server)
     silent = await connect(server)
     busy = await connect(server)
@@ -512,7 +534,8 @@ async def test_newcomers_are_served_at_the_limit_of_connections(start_server: St
     await busy.send(b"GET /hello HTTP/1.1\r\n")
     kept = await connect(server)
     await kept.send(post(3, 1))
-    await eventually(lambda: len(server._site.connections) == 4)
+    await eventually(lambda: [info.phase for info in server.inspect().requests] == ["reading"] * 2)
+    await eventually(lambda: server.inspect().connections == 4)
     newcomers = [await connect(server) for _ in range(2)]
     await asyncio.gather(*map(_hello, newcomers))
     await _closed(idle)
@@ -520,36 +543,45 @@ async def test_newcomers_are_served_at_the_limit_of_connections(start_server: St
     # Whoever had begun is answered.
     assert (await busy.request(b"Host: h\r\n\r\n")).body == b"hello"
     assert (await kept.request(b"xx")).body == b"3"
-    assert server._site.budget.used == 0
+    assert server.inspect().buffered == 0
+
+
+@contextlib.contextmanager
+def no_descriptor_left() -> Iterator[None]:
+    """Let this process open no further file or socket, but in the place of one that it closes."""
+    gc.collect()  # It closes what others have forgotten.
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.open(os.devnull, os.O_RDONLY)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+async def _connect(sock: socket.socket, server: aiowsgi.Server) -> RawClient:
+    sock.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(sock, server.sockets[0].getsockname())
+    return RawClient(sock)
 
 
 @on_each_loop
 async def test_newcomers_are_served_where_descriptors_run_short(
-    start_server: StartServer,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    start_server: StartServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    server = await start_server(application)
-    accept = socket.socket.accept
-    refused = []
-
-    def two_at_most(sock: socket.socket) -> Any:
-        if server._connections >= 2:
-            refused.append(sock)
-            raise OSError(errno.EMFILE, "Too many open files")
-        return accept(sock)
-
-    monkeypatch.setattr(socket.socket, "accept", two_at_most)
+    server = await start_server(Application(), validate=False)
     idle, busy = await connect(server), await connect(server)
     await busy.send(b"GET /hello HTTP/1.1\r\n")
     await _hello(idle)
-    newcomer = await connect(server)
-    await _hello(newcomer)
-    await _closed(idle)
-    assert (await busy.request(b"Host: h\r\n\r\n")).body == b"hello"
-    # Not at each of the attempts that are made until there is one.
-    said = caplog.text.count("Cannot accept a connection: Too many open files")
-    assert 0 < said < len(refused) // 2
+    await eventually(lambda: [info.phase for info in server.inspect().requests] == ["reading"])
+    with socket.socket() as sock, no_descriptor_left():
+        newcomer = await _connect(sock, server)
+        await _hello(newcomer)
+        await _closed(idle)
+        assert (await busy.request(b"Host: h\r\n\r\n")).body == b"hello"
+    # Not at each of the attempts that are made until there is one, for a second.
+    assert caplog.text.count("Cannot accept a connection: Too many open files") == 1
 
 
 # --- the pace of a body --------------------------------------------------------------------------
@@ -563,23 +595,23 @@ def test_body_needs_its_rate_once_the_first_patience_is_over(
     """Ten bytes are worth a second, and none is worth more than five of silence."""
     with crowd(timeout_body=5.0, min_body_rate=10) as some:
         client = some.reader() if streamed else some.ask(post(1000))
-        some.loop.advance(4)
+        some.timers.advance(4)
         some.send(client, sent)
-        some.loop.advance(until - 4 - 0.1)
+        some.timers.advance(until - 4 - 0.1)
         assert client.sent == b""
-        some.loop.advance(0.2)
-        some.loop.run_until(lambda: client.sent)
+        some.timers.advance(0.2)
+        some.timers.run_until(lambda: client.sent)
         assert client.status == 408
 
 
 def test_time_in_the_queue_is_not_the_client_s() -> None:
     with crowd(timeout_body=5.0, body_prefetch=1000) as some:
         client = some.ask(post(2000, 1000))  # Then it is not read from.
-        assert not client.transport.reading
-        some.loop.advance(20)
+        assert not client.wire.reading
+        some.timers.advance(20)
         some.serve_on_thread()
-        some.loop.run_until(lambda: client.transport.reading)
-        some.loop.advance(4)
+        some.timers.run_until(lambda: client.wire.reading)
+        some.timers.advance(4)
         client.receive(b"x" * 1000)
-        some.loop.run_until(lambda: client.sent)
+        some.timers.run_until(lambda: client.sent)
         assert client.status == 200

@@ -1,0 +1,94 @@
+"""When the threads of the pool are woken for requests, and the loop thread is not."""
+
+import contextlib
+import logging
+from collections.abc import Callable
+
+from ..bridge.pool.jobs import JobQueue, Scheduling
+from ..exchange.interfaces import Timer, Timers
+
+_log = logging.getLogger("aiowsgi.error")
+
+# A request for which none came before in this time, in seconds, is probably alone.
+_ALONE = 0.001
+# Seconds between two looks whether jobs still compete for the interpreter.
+_SLACK_LOOK = 0.1
+
+
+class PoolWaker:
+    """Wakes a pool once for all requests that were queued in one pass of the loop.
+
+    Arguments: the pool; timers and clock; ``on_woken()``, called behind that; and what is done
+    in a process that only serves when threads compete for the interpreter (see
+    ``process.scheduling``). Everything happens on the loop thread.
+    """
+
+    def __init__(
+        self,
+        pool: JobQueue,
+        timers: Timers,
+        clock: Callable[[], float],
+        *,
+        on_woken: Callable[[], None],
+        scheduling: Scheduling | None = None,
+    ) -> None:
+        self._pool = pool
+        self._timers = timers
+        self._clock = clock
+        self._on_woken = on_woken
+        self._scheduling = scheduling
+        # Whether the pool will be woken in this pass of the loop, and when it was last asked for.
+        self._waking = False
+        self._asked_at = 0.0
+        # Runs while the kernel may wake the loop thread late.
+        self._timer: Timer | None = None
+
+    def wake_soon(self) -> None:
+        """Have the pool woken for a request that was queued.
+
+        A thread that is woken earlier takes the interpreter from the loop between two reads. But
+        where nothing is read behind a request, to wait for the next pass is to ask for the
+        interpreter once more.
+        """
+        if self._waking:
+            return
+        before, self._asked_at = self._asked_at, self._clock()
+        if self._asked_at - before > _ALONE and not self._pool.starved:
+            self._wake()
+        else:
+            self._timers.call_soon(self._wake)
+            self._waking = True
+
+    def _wake(self) -> None:
+        self._waking = False
+        try:
+            self._pool.wake()
+        except RuntimeError as error:
+            # Requests stay in the queue; the next one tries again, and the clock runs for each.
+            _log.error("Cannot run the application: %s", error)
+        scheduling = self._scheduling
+        if scheduling is not None and self._timer is None and scheduling.contended:
+            scheduling.lengthen_slack()
+            self._timer = self._timers.call_later(_SLACK_LOOK, self._look_at_contention)
+        self._on_woken()
+
+    def _look_at_contention(self) -> None:
+        """Let the loop thread be late while jobs compute, and no longer: timers are late, too."""
+        with contextlib.suppress(RuntimeError):
+            self._pool.wake()
+        if self._scheduling is not None and self._scheduling.contended:
+            self._timer = self._timers.call_later(_SLACK_LOOK, self._look_at_contention)
+        else:
+            self.restore_slack()
+
+    def restore_slack(self) -> None:
+        """Have the kernel wake the loop thread in time again."""
+        if self._scheduling is not None and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+            self._scheduling.restore_slack()
+
+    def stay_punctual(self) -> None:
+        """Have it woken in time from here on: the loop thread will run code of the application."""
+        self.restore_slack()
+        self._scheduling = None

@@ -1,0 +1,187 @@
+"""Answers of a WSGI application, each made on a thread of the pool (PEP 3333)."""
+
+import contextlib
+import logging
+from collections.abc import Callable
+from contextvars import Context
+from io import BytesIO
+from typing import BinaryIO
+from wsgiref.types import WSGIApplication
+
+from ..bridge import forks
+from ..bridge.pool.jobs import Started
+from ..errors import QueueFull, ServerStopped, overload
+from ..exchange.resources import Resources
+from ..exchange.states import DISPATCH
+from ..exchange.stream import Stream
+from ..observe.waits import Waits
+from ..wsgi.environ import Environ, build_environ
+from ..wsgi.headers import HeaderChecks
+from ..wsgi.input import spooled_input, streamed_input
+from ..wsgi.task import Task
+from .coroutines import Calls, Coroutines, current_calls
+
+_log = logging.getLogger("aiowsgi.error")
+
+
+class WsgiAnswerer:
+    """Has an application answer. See ``Answerer``.
+
+    Arguments: the application; what the streams share; the environ that all requests have in
+    common; the context of which each request gets a copy; what runs coroutines of the application;
+    who is told of requests that found no thread; and ``wake()``, called when a request was queued.
+    """
+
+    __slots__ = (
+        "_waits",
+        "_wake",
+        "app",
+        "base_environ",
+        "checks",
+        "context",
+        "coroutines",
+        "resources",
+    )
+
+    def __init__(
+        self,
+        app: WSGIApplication,
+        resources: Resources,
+        *,
+        base_environ: Environ,
+        context: Context,
+        coroutines: Coroutines,
+        waits: Waits,
+        wake: Callable[[], None],
+    ) -> None:
+        self.app = app
+        self.resources = resources
+        self.base_environ = base_environ
+        self.context = context
+        self.coroutines = coroutines
+        self._waits = waits
+        self._wake = wake
+        # What the application answers with is checked once, and remembered.
+        self.checks = HeaderChecks()
+
+    def answer(self, stream: Stream) -> None:
+        """Let the request wait for a thread. Raises Refusal where there will be none."""
+        call = WsgiCall(self, stream)
+        stream.calls = call.calls
+        try:
+            stream.job = self.resources.pool.start(call.run, call.fail, wake=False)
+        except QueueFull as error:
+            self._waits.note(0.0, refused=True)
+            raise overload("the server is busy") from error
+        except RuntimeError as error:
+            _log.error("The thread pool takes no more work: %s", error)
+            raise overload("the server is stopping") from error
+        stream.fire(DISPATCH)
+        self._wake()
+
+
+class WsgiCall:
+    """One call of the application. What it does happens on a pool thread."""
+
+    __slots__ = ("_answerer", "calls", "stream")
+
+    def __init__(self, answerer: WsgiAnswerer, stream: Stream) -> None:
+        self._answerer = answerer
+        self.stream = stream
+        self.calls = Calls(answerer.coroutines, stream.gone)
+
+    def run(self) -> None:
+        """Answer the request. Raises nothing, and does not return in a forked child."""
+        stream = self.stream
+        try:
+            self._answerer.context.copy().run(self._run)
+        except BaseException as error:  # noqa: BLE001 - a defect must not leave the client waiting
+            if stream.abandoned:
+                forks.exit_child(error)
+            stream.abort()
+            _log.critical("Serving %s failed", stream.describe(), exc_info=True)
+        finally:
+            if stream.body is not None:
+                # Nobody reads on from the client where the loop is closed.
+                with contextlib.suppress(ServerStopped):
+                    stream.body.drop()
+        if stream.abandoned:
+            forks.exit_child(None)
+        if stream.spool is not None:
+            stream.spool.close()
+
+    def fail(self) -> None:
+        """Give up: something has ended ``run`` in its midst."""
+        self.stream.abort()
+        if self.stream.spool is not None:
+            self.stream.spool.close()
+
+    def _run(self) -> None:
+        stream, answerer = self.stream, self._answerer
+        stream.started_at = answerer.resources.clock()
+        current_calls.set(self.calls)
+        body, spool = stream.body, stream.spool
+        source: BinaryIO
+        if body is not None:
+            source = streamed_input(body.read)
+        elif spool is not None:
+            source = spooled_input(spool.open())
+        else:
+            source = BytesIO(stream.prefetched)
+        info = stream.info
+        environ = build_environ(
+            answerer.base_environ,
+            stream.head,
+            source,
+            scheme=info.scheme,
+            server=info.server,
+            client=info.client,
+        )
+        if body is None and stream.head.section.chunked:
+            # Most frameworks read nothing of a body without a length, whatever
+            # ``wsgi.input_terminated`` says; and it is known by now.
+            size = len(stream.prefetched) if spool is None else spool.size
+            environ["CONTENT_LENGTH"] = str(size)
+        environ["aiowsgi.request_id"] = stream.request_id
+        environ["aiowsgi.queue_wait"] = stream.started_at - stream.ready_at
+        environ["aiowsgi.disconnected"] = self.is_disconnected
+        environ["aiowsgi.deadline"] = self.seconds_left
+        environ["aiowsgi.stopping"] = self.is_stopping
+        Task(answerer.app, environ, stream, answerer.checks, request=stream.describe).run()
+        if spool is not None:
+            # Under the lock of its buffer: a thread of the application's own may be reading.
+            source.close()
+
+    # What the application may ask, on any thread.
+
+    def is_disconnected(self) -> bool:
+        """Return whether the client has gone, or has ended its side.
+
+        The environ's ``aiowsgi.disconnected``.
+        """
+        # Set once, by the loop thread; to see it a moment later does no harm.
+        return self.calls.gone is not None
+
+    def is_stopping(self) -> bool:
+        """Return whether the server has begun to stop. The environ's ``aiowsgi.stopping``.
+
+        A request that came during ``drain_delay`` is told so from its beginning.
+        """
+        return self._answerer.resources.draining
+
+    def seconds_left(self) -> float:
+        """Return the seconds until the request is given up, at least 0; infinity where it is not.
+
+        By ``timeout_request``, and by a server that stops. The environ's ``aiowsgi.deadline``.
+        """
+        resources = self._answerer.resources
+        end = resources.cut_at
+        if limit := resources.config.timeout_request:
+            end = min(end, self.stream.started_at + limit)
+        return max(0.0, end - resources.clock())
+
+
+def stream_of(started: Started) -> Stream | None:
+    """Return what a busy thread answers; None where it is just through with that."""
+    call = getattr(started.run, "__self__", None)
+    return call.stream if isinstance(call, WsgiCall) else None

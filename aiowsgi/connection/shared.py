@@ -1,0 +1,35 @@
+"""What all connections of one server share."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ..exchange.interfaces import Answerer, Client, Timers
+from ..exchange.report import Observers
+from ..exchange.resources import Resources
+from .shedding import LoadShedding
+from .states import Timeouts
+
+
+@dataclass(slots=True, kw_only=True)
+class Shared:
+    """The surroundings of a connection. Changed on the loop thread only."""
+
+    resources: Resources
+    timers: Timers
+    # Who is told what becomes of requests.
+    observers: Observers
+    # Who makes the answers.
+    answerer: Answerer
+    # Called when a connection is gone.
+    on_disconnect: Callable[[], None]
+    # All connections; load shedding looks at them.
+    clients: set[Client]
+    shedding: LoadShedding
+    timeouts: Timeouts = field(init=False)
+    # How many files are being sent.
+    files: int = 0
+    # No further request is awaited on any connection.
+    closing: bool = False
+
+    def __post_init__(self) -> None:
+        self.timeouts = Timeouts(self.resources.config)

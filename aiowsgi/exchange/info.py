@@ -1,0 +1,20 @@
+"""What is known of a connection. Plain data, made once, that all its requests share."""
+
+from typing import NamedTuple
+
+# Host and port, as text; both are empty for the peer of a Unix socket.
+Address = tuple[str, str]
+
+
+class ConnectionInfo(NamedTuple):
+    """Who is connected to whom, and how. Nothing about a connection is kept anywhere else."""
+
+    # Of the server's end, and of the client's.
+    server: Address
+    client: Address
+    # "http", or "https" where the client speaks TLS.
+    scheme: str
+    # Whether TLS is spoken on this connection.
+    tls: bool
+    # In seconds, by the clock of the server (``time.monotonic``).
+    accepted_at: float

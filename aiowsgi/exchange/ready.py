@@ -1,0 +1,25 @@
+"""A response that is there as a whole: what the loop thread answers itself."""
+
+from ..bridge.response import FINISHED, Progress, Tail
+
+
+class ReadyResponse:
+    """A ``Source`` of bytes that are there already. On the loop thread only."""
+
+    __slots__ = ("_pieces",)
+
+    def __init__(self, pieces: list[bytes]) -> None:
+        self._pieces = pieces
+
+    def take(self, limit: int) -> tuple[list[bytes], Progress]:
+        """Return everything, whatever the limit: it is small. See ``Source``."""
+        del limit
+        pieces, self._pieces = self._pieces, []
+        return pieces, FINISHED
+
+    def take_tail(self) -> Tail | None:
+        """Return None: no file follows."""
+        return None
+
+    def resume_direct(self) -> None:
+        """Do nothing: no other thread sends."""

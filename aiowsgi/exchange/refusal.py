@@ -1,0 +1,27 @@
+"""Refusals as what they are: answers that the loop makes, and behind which the connection ends."""
+
+from ..errors import Refusal
+from ..http.request import FieldSection, RequestHead
+from ..http.response import status_text
+from .stream import Stream
+
+
+def unknown_head(request_line: str) -> RequestHead:
+    """Return what stands for the head of a request that could not be understood.
+
+    Of its request line only the method matters (RFC 9110 §9.3.2): HEAD gets no content, refused or
+    not.
+    """
+    section = FieldSection("HTTP/1.1", [], None, None, False, False, False)
+    return RequestHead(request_line.partition(" ")[0], "", "", "", None, section)
+
+
+def refuse(stream: Stream, refusal: Refusal) -> None:
+    """Answer a request with a 4xx or 5xx. Called on the loop thread; nobody else answers it."""
+    stream.refusal = refusal
+    stream.last = True
+    body = f"{status_text(refusal.status)}: {refusal.reason}\n".encode()
+    fields = [("Content-Type", "text/plain; charset=utf-8")]
+    if refusal.retry_after is not None:
+        fields.append(("Retry-After", str(refusal.retry_after)))
+    stream.respond(refusal.status, tuple(fields), body)

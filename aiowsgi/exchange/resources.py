@@ -1,0 +1,63 @@
+"""What all streams of one server share."""
+
+import itertools
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..bridge.budget import Budget
+from ..bridge.mailbox import Mailbox
+from ..bridge.pool.jobs import JobQueue
+from ..bridge.spool import Spooler
+from ..config import Config
+from ..errors import ClientDisconnected
+from .transitions import IllegalEvent, log_defect
+
+
+@dataclass(slots=True, kw_only=True)
+class Resources:
+    """The means of one server, and whether it goes on serving. Changed on the loop thread only."""
+
+    config: Config
+    pool: JobQueue
+    # What is buffered for all clients together.
+    budget: Budget
+    # Takes streams of which a thread has written something, or wants to read, to the loop thread.
+    mailbox: Mailbox[Any]
+    # Where long request bodies wait for a thread; None where they are streamed.
+    spooler: Spooler | None = None
+    # For stamps, in seconds; timers go by a time of their own.
+    clock: Callable[[], float] = time.monotonic
+    # Called with a defect of the server.
+    on_defect: Callable[[IllegalEvent], None] = log_defect
+    # Requests are still answered, with Connection: close. Pool threads read this and the next one
+    # without a lock: each changes while the server stops, and a look that is a moment late says
+    # what was true a moment ago.
+    draining: bool = False
+    # When what is still in flight is cut, by ``clock``; never, unless the server stops.
+    cut_at: float = math.inf
+    # This is a forked child: everything is the parent's. See ``bridge.forks``.
+    abandoned: bool = False
+    # Makes the ids of requests unique among processes and restarts.
+    id_prefix: str = field(default_factory=lambda: os.urandom(4).hex())
+    request_numbers: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
+
+    def report_illegal(
+        self, error: IllegalEvent, abort: Callable[[ClientDisconnected], None]
+    ) -> None:
+        """Report that something has happened which cannot happen, and cut its connection."""
+        self.on_defect(error)
+        abort(ClientDisconnected("the server could not go on"))
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether the threads that ``timeout_request`` has given up could be replaced so far."""
+        return not self.pool.lost or self.pool.lost < self.config.max_lost_threads
+
+    @property
+    def time_left(self) -> float:
+        """Seconds until a shutdown cuts what is in flight; infinity while there is none."""
+        return self.cut_at - self.clock()

@@ -1,0 +1,34 @@
+"""HTTP/1.1 and HTTP/1.0 (RFC 9112), one request after the other."""
+
+from ..http.parser import Parser
+from ..http.request import RequestHead, RequestParser
+from ..http.response import CONTINUE, ResponseEncoder, ResponseHeads
+from ..http.sections import FieldSections
+
+
+class Http1:
+    """The codec of HTTP/1.1. See ``Codec``.
+
+    Arguments: header sections of requests and heads of responses, which are remembered.
+    """
+
+    __slots__ = ("_heads", "_sections", "go_ahead")
+
+    def __init__(self, sections: FieldSections, heads: ResponseHeads) -> None:
+        self._sections = sections
+        self._heads = heads
+        self.go_ahead = CONTINUE
+
+    def parser(self) -> RequestParser:
+        """Return a parser for a new connection."""
+        return Parser(self._sections)
+
+    def encoder(self, head: RequestHead) -> ResponseEncoder:
+        """Return an encoder for the response to one request."""
+        section = head.section
+        return ResponseEncoder(
+            self._heads,
+            method=head.method,
+            version=section.version,
+            keep_alive=section.keep_alive,
+        )

@@ -1,0 +1,142 @@
+"""Where asyncio ends: its transports and protocols, as connections see them."""
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import cast
+
+from ..connection.connection import Connection
+from ..exchange.info import ConnectionInfo
+from ..exchange.interfaces import FileTransfer, Wire
+from ..wsgi.file_wrapper import FilePart
+from .sendfile import FileSender
+from .sockets import addresses, half_close, in_flight, is_plain, reset, send_now, shut_down
+
+
+class SocketWire:
+    """The wire of a connection on a socket. See ``Wire``."""
+
+    __slots__ = ("_loop", "_socket", "_transport", "can_half_close", "is_plain")
+
+    def __init__(
+        self, transport: asyncio.Transport, sock: socket.socket, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self._transport = transport
+        self._socket = sock
+        self._loop = loop
+        self.is_plain = is_plain(transport)
+        self.can_half_close = transport.can_write_eof()
+        # It says when it holds anything at all, and when that is gone: only then is a response
+        # known to be out, and what is held for slow clients can be counted.
+        transport.set_write_buffer_limits(high=0)
+
+    @property
+    def buffered(self) -> int:
+        """See ``Wire``."""
+        return self._transport.get_write_buffer_size()
+
+    @property
+    def unsent(self) -> int:
+        """See ``Wire``."""
+        return self._transport.get_write_buffer_size() + in_flight(self._transport)
+
+    @property
+    def is_closing(self) -> bool:
+        """See ``Wire``."""
+        return self._transport.is_closing()
+
+    def write(self, data: bytes) -> None:
+        """See ``Wire``."""
+        # Not writelines(), which in some releases of Python 3.12 and 3.13 knows neither that the
+        # connection is lost (gh-136234) nor when to pause (CVE-2024-12254).
+        self._transport.write(data)
+
+    def send_now(self, pieces: list[bytes]) -> int:
+        """See ``Wire``."""
+        return send_now(self._socket, pieces)
+
+    def send_file(self, part: FilePart, on_end: Callable[[bool], None]) -> FileTransfer:
+        """See ``Wire``."""
+        return FileSender(self._transport, self._loop, part, on_end)
+
+    def pause_reading(self) -> None:
+        """See ``Wire``."""
+        self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """See ``Wire``."""
+        self._transport.resume_reading()
+
+    def half_close(self) -> None:
+        """See ``Wire``."""
+        half_close(self._transport)
+
+    def close(self) -> None:
+        """See ``Wire``."""
+        self._transport.close()
+
+    def abort(self) -> None:
+        """See ``Wire``."""
+        self._transport.abort()
+
+    def reset(self) -> None:
+        """See ``Wire``."""
+        reset(self._transport)
+
+    def shut_down(self) -> None:
+        """See ``Wire``."""
+        shut_down(self._socket)
+
+    def descriptors(self) -> list[int]:
+        """See ``Wire``."""
+        return [self._socket.fileno()]
+
+
+class SocketProtocol(asyncio.Protocol):
+    """Makes a connection of an accepted socket, and tells it what asyncio tells a protocol.
+
+    Arguments: ``connect(wire, info)``, which makes the connection; the socket; its loop; and when
+    it was accepted, in seconds by the clock of the server.
+    """
+
+    __slots__ = ("_accepted_at", "_connect", "_connection", "_loop", "_socket")
+
+    def __init__(
+        self,
+        connect: Callable[[Wire, ConnectionInfo], Connection],
+        sock: socket.socket,
+        loop: asyncio.AbstractEventLoop,
+        accepted_at: float,
+    ) -> None:
+        self._connect = connect
+        self._socket = sock
+        self._loop = loop
+        self._accepted_at = accepted_at
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the connection over."""
+        wire = SocketWire(cast(asyncio.Transport, transport), self._socket, self._loop)
+        server, client = addresses(transport)
+        info = ConnectionInfo(server, client, "http", False, self._accepted_at)
+        self._connection = self._connect(wire, info)
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes from the client."""
+        self._connection.receive(data)
+
+    def eof_received(self) -> bool:
+        """Take the client's end, and leave the server's side open."""
+        self._connection.receive_end()
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Take the end of the connection."""
+        self._connection.lose()
+
+    def pause_writing(self) -> None:
+        """Take note that the transport holds bytes."""
+        self._connection.pause_writing()
+
+    def resume_writing(self) -> None:
+        """Take note that it holds nothing any more."""
+        self._connection.resume_writing()

@@ -1,0 +1,154 @@
+"""How the parts of a server are put together: what all its connections share, and who answers."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from contextvars import Context
+from typing import Any
+from wsgiref.types import WSGIApplication
+
+from ..answers.coroutines import Coroutines, current_calls
+from ..answers.health import HealthAnswerer
+from ..answers.waker import PoolWaker
+from ..answers.wsgi import WsgiAnswerer
+from ..bridge import forks
+from ..bridge.budget import Budget
+from ..bridge.mailbox import Mailbox
+from ..bridge.pool.jobs import JobQueue, Scheduling
+from ..bridge.spool import Spooler
+from ..config import Config
+from ..connection.shared import Shared
+from ..connection.shedding import LoadShedding
+from ..errors import ClientDisconnected, ServerStopped
+from ..exchange.interfaces import Answerer, Client, Timers
+from ..exchange.report import Observers
+from ..exchange.resources import Resources
+from ..exchange.stream import LOOP_CLOSED
+from ..fronts.http1 import Http1
+from ..http.readers.reader import Reader
+from ..http.request import Limits
+from ..http.response import ResponseHeads
+from ..http.sections import FieldSections
+from ..observe.refusals import DroppedFields
+from ..wsgi.environ import base_environ
+
+PRODUCT = "aiowsgi"
+
+
+class Assembly:
+    """The parts of one server. On the loop thread.
+
+    Arguments: the application and the options; the pool that runs it; timers, and the loop that
+    runs coroutines of the application, which usually are the same; the mailbox of the loop thread;
+    the context of which each request gets a copy; whether other processes run the application, too;
+    what is done when threads compete for the interpreter; ``on_disconnect()``, called when a
+    connection is gone; and the clock, in seconds.
+    """
+
+    def __init__(
+        self,
+        app: WSGIApplication,
+        config: Config,
+        *,
+        pool: JobQueue,
+        timers: Timers,
+        loop: asyncio.AbstractEventLoop,
+        mailbox: Mailbox[Any],
+        context: Context,
+        multiprocess: bool,
+        on_disconnect: Callable[[], None],
+        scheduling: Scheduling | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.resources = resources = Resources(
+            config=config,
+            pool=pool,
+            budget=Budget(config.max_buffered),
+            mailbox=mailbox,
+            spooler=Spooler(config.body_spool) if config.body_spool else None,
+            clock=clock,
+        )
+        clients: set[Client] = set()
+        shedding = LoadShedding(clients, resources)
+        self.waker = PoolWaker(
+            pool, timers, clock, on_woken=shedding.free_threads, scheduling=scheduling
+        )
+        self.coroutines = Coroutines(loop, self.waker.stay_punctual)
+        observers = Observers(access_log=config.access_log, threads=pool.threads, clock=clock)
+        answerer: Answerer = WsgiAnswerer(
+            app,
+            resources,
+            base_environ=base_environ(
+                software=PRODUCT, multithread=pool.concurrent, multiprocess=multiprocess
+            ),
+            context=context,
+            coroutines=self.coroutines,
+            waits=observers.waits,
+            wake=self.waker.wake_soon,
+        )
+        if config.health_path:
+            answerer = HealthAnswerer(config.health_path, self._is_up, answerer)
+        self.shared = Shared(
+            resources=resources,
+            timers=timers,
+            observers=observers,
+            answerer=answerer,
+            on_disconnect=on_disconnect,
+            clients=clients,
+            shedding=shedding,
+        )
+
+    def _is_up(self) -> bool:
+        """Return whether a load balancer should send requests here."""
+        return self.resources.is_healthy and not self.resources.draining
+
+    def end(self) -> None:
+        """Cut everything, without the loop: that is closed. Called on the thread that does so."""
+        gone = ServerStopped(LOOP_CLOSED)
+        resources, shared = self.resources, self.shared
+        resources.draining = shared.closing = True
+        resources.cut_at = resources.clock()
+        for client in list(shared.clients):
+            # Resets it, if need be. That it is lost, the transport cannot say any more.
+            with contextlib.suppress(RuntimeError):
+                client.abort(gone)
+            with contextlib.suppress(RuntimeError):
+                client.end(gone)
+        # The garbage collector may close a loop that nobody has, in the midst of anything.
+        with contextlib.suppress(RuntimeError):
+            resources.pool.stop(lambda: None, cancel=True)
+        if resources.spooler is not None:
+            resources.spooler.stop(lambda: None)
+
+    def abandon(self) -> list[int]:
+        """Give up, in a forked child. Return the descriptors that are its parent's."""
+        resources = self.resources
+        resources.abandoned = True
+        gone = ClientDisconnected(f"{forks.NOT_HERE} the request")
+        descriptors: list[int] = []
+        for client in self.shared.clients:
+            descriptors += client.abandon(gone)
+        self.shared.clients.clear()
+        # Those of a request whose connection has gone.
+        if (calls := current_calls.get(None)) is not None:
+            calls.abandon(ServerStopped(str(gone)))
+        resources.mailbox.abandon()
+        resources.budget.abandon()
+        resources.pool.abandon()
+        return descriptors
+
+
+def http_codec(config: Config, reader: Reader) -> Http1:
+    """Return the codec of HTTP/1.1 for the connections of a server."""
+    limits = Limits(
+        request_line=config.limit_request_line,
+        fields=config.limit_request_fields,
+        field_size=config.limit_request_field_size,
+        head=config.limit_request_head,
+        body=config.limit_request_body,
+    )
+    sections = FieldSections(
+        limits, reader, header_map=config.header_map, on_dropped=DroppedFields().note
+    )
+    return Http1(sections, ResponseHeads(f"Server: {PRODUCT}\r\n"))
