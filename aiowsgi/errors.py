@@ -76,7 +76,7 @@ class QueueFull(AiowsgiError):
 class ClientDisconnected(AiowsgiError, ConnectionError):
     """The client went away: nothing can be read from it or written to it."""
 
-    def anew(self) -> "ClientDisconnected":
+    def copy(self) -> "ClientDisconnected":
         """Return a copy to raise.
 
         If one object were raised several times, or on several threads, its traceback would grow

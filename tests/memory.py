@@ -331,7 +331,7 @@ class HeldPool:
         self.crowded = False
 
     @property
-    def waiting(self) -> int:
+    def queued(self) -> int:
         return sum(job.taken is None and not job.cancelled for job in self.jobs)
 
     def start(

@@ -72,7 +72,7 @@ async def ping(client: RawClient) -> None:
 
 
 def write_is_paused(server: aiowsgi.Server) -> bool:
-    return any(client.sender.waiting for client in clients_of(server))
+    return any(client.sender.waits_for_client for client in clients_of(server))
 
 
 async def paused(server: aiowsgi.Server, app: Endless, other: RawClient) -> int:
@@ -188,7 +188,7 @@ async def test_one_large_chunk_reaches_a_slow_reader(start_server: StartServer, 
     ):
         await client.send(GET)
         await eventually(lambda: write_is_paused(server))
-        (connection,) = [one for one in clients_of(server) if one.sender.waiting]
+        (connection,) = [one for one in clients_of(server) if one.sender.waits_for_client]
         # The chunk is the application's: it is sent from where it is, piece by piece.
         assert connection.wire.buffered < 1 << 20
         for _ in range(3):
@@ -236,7 +236,7 @@ def test_connection_is_not_closed_in_the_midst_of_sending(request_bytes: bytes) 
         start_response("200 OK", [*PLAIN])
         yield b"x" * 100_000
         connection.timers.run_ready()
-        assert connection.connection.sender.waiting
+        assert connection.connection.sender.waits_for_client
 
     connection = MemoryConnection(app, response_buffer=1 << 20, access_log=False)
     connection.wire.capacity = 0
@@ -310,7 +310,7 @@ async def test_upload_that_the_application_does_not_read_is_paused(
         assert sent < KERNEL_BYTES
         (stream,) = [one.stream for one in clients_of(server) if one.stream is not None]
         assert stream.body is not None
-        assert stream.body.full
+        assert stream.body.is_full
         # The prefetch, and what one reading of the socket brings.
         assert stream.body.received < (1 << 16) + (1 << 18)
         received = stream.body.received

@@ -426,7 +426,7 @@ class Connections(RuleBasedStateMachine):
             case Trouble.LITTLE_MEMORY | Trouble.NO_MEMORY:
                 left = 1 << 16 if what is Trouble.LITTLE_MEMORY else -1
                 size = self.config.max_buffered - left
-                self.ballast = self.resources.budget.hold(self.ballast, size)
+                self.ballast = self.resources.budget.update(self.ballast, size)
                 self.shared.shedding.free_memory()
             case Trouble.NO_ROOM:
                 self.shared.shedding.free_connections()
@@ -445,7 +445,7 @@ class Connections(RuleBasedStateMachine):
     def relax(self) -> None:
         """Let the server have enough of everything."""
         self.pool.full = self.pool.starved = False
-        self.ballast = self.resources.budget.hold(self.ballast, 0)
+        self.ballast = self.resources.budget.update(self.ballast, 0)
 
     # What is promised.
 

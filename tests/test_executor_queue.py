@@ -171,7 +171,7 @@ class TestSharing:
         job.end()
         executor.shutdown()
         assert not handle.cancel()
-        assert not pool._waiting
+        assert not pool._queued
 
     def test_an_executor_that_is_shut_down_refuses_and_nothing_is_counted(
         self, executor: ThreadPoolExecutor
@@ -200,7 +200,7 @@ class TestSharing:
         (record,) = caplog.records
         assert (record.name, record.levelno) == ("aiowsgi.error", logging.ERROR)
         assert "BrokenExecutor('out of order')" in record.getMessage()
-        assert pool.waiting == 0
+        assert pool.queued == 0
         pool.start(nothing)  # Its place is free.
 
     def test_a_job_that_was_cancelled_here_is_none_that_the_executor_gave_up(
@@ -216,7 +216,7 @@ class TestSharing:
         seen: list[object] = []
         by_hand.submit(lambda: seen.append(pool.running()))
         other.start(lambda: seen.append(pool.running()))
-        assert pool.waiting == 0
+        assert pool.queued == 0
         by_hand.run()
         by_hand.run()
         assert seen == [[], []]
@@ -232,11 +232,11 @@ class TestTelling:
         seen: list[object] = []
 
         def look() -> None:
-            seen.append((first.started(), pool.running(), pool.waiting))
+            seen.append((first.started(), pool.running(), pool.queued))
 
         first = pool.start(look)
         second = pool.start(nothing)
-        assert (first.started(), pool.running(), pool.waiting) == (None, [], 2)
+        assert (first.started(), pool.running(), pool.queued) == (None, [], 2)
         by_hand.run()
         thread = threading.current_thread()
         assert thread.ident is not None
@@ -248,13 +248,13 @@ class TestTelling:
         assert pool.running() == []
         by_hand.run()
         assert second.started() == since._replace(at=1005.0)
-        assert pool.waiting == 0
+        assert pool.queued == 0
 
     def test_a_job_that_was_cancelled_was_never_started(self, by_hand: ByHand) -> None:
         pool = ExecutorQueue(by_hand, queue_size=1)
         job = pool.start(nothing)
         job.cancel()
-        assert pool.waiting == 0
+        assert pool.queued == 0
         by_hand.run()
         assert job.started() is None
 
@@ -292,7 +292,7 @@ class TestPlaces:
             away.wait_started()
             pool.release_slot()
             pool.start(waiting)
-            assert shared.waiting == pool.waiting == 1
+            assert shared.queued == pool.queued == 1
             assert len(shared.living_threads()) == pool.threads == 1
             assert pool.starved
             pool.reclaim_slot()
@@ -390,7 +390,7 @@ class TestStopping:
         for number in range(2):
             pool.start(lambda number=number: stopped.append(f"run {number}"))  # type: ignore[misc]
         pool.stop(lambda: stopped.append("stopped"), cancel=cancel)
-        assert pool.waiting == (0 if cancel else 2)
+        assert pool.queued == (0 if cancel else 2)
         by_hand.run()
         by_hand.run()
         assert stopped == (["stopped"] if cancel else ["run 0", "run 1", "stopped"])
@@ -422,7 +422,7 @@ class TestStopping:
         with pytest.raises(RuntimeError, match="stopped"):
             pool.start(nothing)
         assert by_hand.calls == []
-        assert pool.waiting == 0
+        assert pool.queued == 0
         future = by_hand.submit(int)
         by_hand.run()
         assert future.result(TIMEOUT) == 0

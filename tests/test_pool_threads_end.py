@@ -250,7 +250,7 @@ def test_job_is_taken_back_where_memory_for_its_thread_is_short(
         with pytest.raises(MemoryError):
             pool.start(lambda: ran.append(1))
     pool.submit(int).result(TIMEOUT)
-    assert pool.waiting == 0
+    assert pool.queued == 0
     assert ran == []
 
 
@@ -295,7 +295,7 @@ def test_who_waits_for_a_job_is_told_when_it_fails_in_another_executor() -> None
         queue.start(run, told.set)
         assert told.wait(TIMEOUT)
         eventually(lambda: not queue.running())
-        assert queue.waiting == 0
+        assert queue.queued == 0
 
 
 @pytest.mark.parametrize("foreign", [False, True])
@@ -364,7 +364,7 @@ def pool_calls(pool: ThreadPool) -> dict[str, Callable[[], Any]]:
 def test_pool_that_is_interrupted_takes_nothing_and_says_so(pool: ThreadPool, name: str) -> None:
     with pytest.raises(RuntimeError, match="the thread pool is in use by this very thread"):
         holding(pool._lock, pool_calls(pool)[name])
-    assert pool.waiting == 0
+    assert pool.queued == 0
     run_on_all(pool, 2)
 
 
@@ -415,11 +415,11 @@ def test_all_that_can_be_looked_at_can_be_so_in_the_middle_of_a_call(pool: Threa
     writer = ResponseWriter(lambda: None, high_water=ALL, budget=budget, slots=slots)
     body = RequestBody(lambda: None, high_water=ALL, budget=budget, slots=slots)
     looks: list[tuple[Lock, Any, list[str]]] = [
-        (pool._lock, pool, ["running", "living_threads", "waiting", "lost", "starved"]),
-        (queue._lock, queue, ["running", "waiting", "lost", "starved"]),
-        (budget._lock, budget, ["used", "exceeded"]),
-        (writer._lock, writer, ["waiting", "held", "progress"]),
-        (body._lock, body, ["full", "awaited", "waiting", "held"]),
+        (pool._lock, pool, ["running", "living_threads", "queued", "lost", "starved"]),
+        (queue._lock, queue, ["running", "queued", "lost", "starved"]),
+        (budget._lock, budget, ["used", "is_exceeded"]),
+        (writer._lock, writer, ["blocks_thread", "held", "progress"]),
+        (body._lock, body, ["is_full", "was_asked_for", "blocks_thread", "held"]),
     ]
     for lock, owner, names in looks:
         for name in names:

@@ -236,19 +236,19 @@ class TestDemand:
         assert body.read(100) == b"at once"
 
     def test_awaited_tells_whether_bytes_were_waited_for_or_came(self) -> None:
-        assert make_body(no_demand, high_water=100, initial=b"x").awaited
+        assert make_body(no_demand, high_water=100, initial=b"x").was_asked_for
         fed = make_body(no_demand, high_water=100)
-        assert not fed.awaited
+        assert not fed.was_asked_for
         fed.feed(b"x")
-        assert fed.awaited
+        assert fed.was_asked_for
         seen: list[bool] = []
 
         def on_demand() -> None:
-            seen.append(wanted.awaited)
+            seen.append(wanted.was_asked_for)
             wanted.finish()
 
         wanted = make_body(on_demand, high_water=100)
-        assert not wanted.awaited
+        assert not wanted.was_asked_for
         wanted.read(1)
         assert seen == [True]
 
@@ -258,17 +258,17 @@ class TestWaterMarks:
     def test_is_full_from_high_water_on(self, size: int, full: bool) -> None:
         body = make_body(no_demand, high_water=10)
         body.feed(bytes(size - 1))
-        assert body.full is (size > 10)
+        assert body.is_full is (size > 10)
         body.feed(b"x")
-        assert body.full is full
-        assert make_body(no_demand, high_water=10, initial=bytes(size)).full is full
+        assert body.is_full is full
+        assert make_body(no_demand, high_water=10, initial=bytes(size)).is_full is full
 
     def test_reading_resumes_at_half_and_says_so_once(self) -> None:
         on_demand = Counter()
         body = make_body(on_demand, high_water=10, initial=bytes(12))
         for size, full, calls in ((3, True, 0), (3, True, 0), (1, False, 1), (4, False, 1)):
             assert len(body.read(size)) == size  # 9, 6, 5, 1 are left.
-            assert body.full is full
+            assert body.is_full is full
             assert on_demand.calls == calls
 
     def test_is_full_again_after_it_was_drained(self) -> None:
@@ -276,18 +276,18 @@ class TestWaterMarks:
         body = make_body(on_demand, high_water=10)
         for turn in range(1, 4):
             body.feed(bytes(10))
-            assert body.full
+            assert body.is_full
             assert body.read(10) == bytes(10)
-            assert not body.full
+            assert not body.is_full
             assert on_demand.calls == turn
 
     def test_bytes_that_come_while_full_do_not_end_the_pause_above_half(self) -> None:
         # What was parsed already still comes in after reading was paused.
         body = make_body(no_demand, high_water=10, initial=bytes(10))
         body.read(2)
-        assert body.full
+        assert body.is_full
         body.feed(b"x")
-        assert body.full
+        assert body.is_full
 
 
 # What the loop thread does with a body, whatever becomes of the request.
@@ -359,12 +359,12 @@ class TestBudget:
         budget = Budget(1 << 30)
         on_demand = Counter()
         body = make_body(on_demand, high_water=SMALL, budget=budget, initial=bytes(SMALL))
-        assert body.full
+        assert body.is_full
         body.drop()
-        assert not body.full
+        assert not body.is_full
         assert on_demand.calls == 1  # Whoever has paused may go on.
         body.feed(bytes(10 * SMALL))
-        assert not body.full
+        assert not body.is_full
         body.drop()
         assert on_demand.calls == 1
         assert body.held == budget.used == 0
@@ -392,10 +392,10 @@ class TestPlaces:
         slots = ThreadSlots()
         body = make_body(no_demand, high_water=100, slots=slots)
         result = blocked_read(body, waits)
-        assert body.waiting
+        assert body.blocks_thread
         body.feed(b"x")
         assert result.result(TIMEOUT) == b"x"
-        assert not body.waiting
+        assert not body.blocks_thread
         assert (slots.released, slots.reclaimed) == (0, 0)
 
     @pytest.mark.parametrize("end", ["feed", "finish", "abort"])
@@ -405,7 +405,7 @@ class TestPlaces:
         slots = ThreadSlots()
         body = make_body(no_demand, high_water=100, slots=slots)
         result = blocked_read(body, long_waits)
-        assert body.waiting
+        assert body.blocks_thread
         assert (slots.released, slots.reclaimed) == (1, 0)
         if end == "feed":
             body.feed(b"x")
@@ -414,7 +414,7 @@ class TestPlaces:
         else:
             body.abort(RequestBodyError("gone"))
         assert (type(result.exception(TIMEOUT)) is RequestBodyError) == (end == "abort")
-        assert not body.waiting
+        assert not body.blocks_thread
         assert (slots.released, slots.reclaimed) == (1, 1)
 
     def test_are_left_once_however_often_the_thread_wakes_in_vain(
@@ -527,7 +527,7 @@ class BodyMachine(RuleBasedStateMachine):
         assert self.body.held == (self.left if self.left >= SMALL else 0)
         assert self.budget.used == self.body.held
         assert self.body.received == self.fed
-        assert not self.body.waiting
+        assert not self.body.blocks_thread
 
     def teardown(self) -> None:
         if hasattr(self, "body"):
@@ -592,7 +592,7 @@ def test_a_feeder_that_pauses_when_full_and_a_reader_of_any_sizes_meet(
     result = in_thread(read_all)
     try:
         for chunk in chunks:
-            while body.full:
+            while body.is_full:
                 # Fails with queue.Empty where a drained buffer was not reported.
                 demands.get(timeout=TIMEOUT)
             body.feed(chunk)
@@ -690,7 +690,7 @@ def test_input_behaves_like_bytesio_while_another_thread_feeds(
     def feed() -> None:
         try:
             for chunk in chunks:
-                while body.full:
+                while body.is_full:
                     demands.get(timeout=TIMEOUT)
                 body.feed(chunk)
         finally:

@@ -484,12 +484,12 @@ class TestBudget:
         writer = make_writer(wake, high_water=ALL, budget=budget)
         if queued:
             writer.write([bytes(queued)])
-        others = budget.hold(0, 10 * _PIECE)
+        others = budget.update(0, 10 * _PIECE)
         if waits:
             with pytest.raises(WouldWait):
                 writer.write([bytes(more)])
             # It was this that it would have waited for.
-            budget.hold(others, 0)
+            budget.update(others, 0)
         writer.write([bytes(more)])
         assert len(take(writer)[0]) == queued + more
 
@@ -516,12 +516,12 @@ class TestBudget:
         budget = Budget(_PIECE)
         writer = make_writer(wake, high_water=ALL, budget=budget)
         writer.write([bytes(_FLOOR)])
-        budget.hold(0, _PIECE)
+        budget.update(0, _PIECE)
         result = blocked_write(writer, [b"next"], waits)
         assert take(writer) == (bytes(_FLOOR), Progress.OPEN)
         result.result(TIMEOUT)
         assert take(writer) == (b"next", Progress.OPEN)
-        assert budget.exceeded is False
+        assert budget.is_exceeded is False
         assert budget.used == _PIECE
 
 
@@ -542,10 +542,10 @@ class TestPlaces:
         writer = make_writer(wake, high_water=4, slots=slots)
         writer.write([b"0123"])
         result = blocked_write(writer, [b"x"], waits)
-        assert writer.waiting
+        assert writer.blocks_thread
         take(writer)
         result.result(TIMEOUT)
-        assert not writer.waiting
+        assert not writer.blocks_thread
         assert (slots.released, slots.reclaimed) == (0, 0)
 
     def test_are_left_while_a_long_wait_lasts(
@@ -555,11 +555,11 @@ class TestPlaces:
         writer = make_writer(wake, high_water=4, slots=slots)
         writer.write([b"0123"])
         result = blocked_write(writer, [b"x"], long_waits)
-        assert writer.waiting
+        assert writer.blocks_thread
         assert (slots.released, slots.reclaimed) == (1, 0)
         take(writer)
         result.result(TIMEOUT)
-        assert not writer.waiting
+        assert not writer.blocks_thread
         assert (slots.released, slots.reclaimed) == (1, 1)
 
     def test_are_left_once_however_often_the_thread_wakes_in_vain(
@@ -602,7 +602,7 @@ class TestPlaces:
         writer.disconnect(ClientDisconnected("gone"))
         with pytest.raises(ClientDisconnected):
             result.result(TIMEOUT)
-        assert not writer.waiting
+        assert not writer.blocks_thread
         assert (slots.released, slots.reclaimed) == (1, 1)
 
 
@@ -834,7 +834,7 @@ class WriterMachine(RuleBasedStateMachine):
 
     @rule(size=st.sampled_from([0, SMALL, _FLOOR, 3 * _PIECE]))
     def others_hold(self, size: int) -> None:
-        self.others = self.budget.hold(self.others, size)
+        self.others = self.budget.update(self.others, size)
 
     @precondition(lambda self: self.progress is Progress.OPEN)
     @rule(size=st.sampled_from([0, 1, SMALL - 1, SMALL, _FLOOR, _PIECE, _PIECE + 1]))

@@ -355,7 +355,7 @@ def test_body_in_one_piece_is_refused_and_nothing_else() -> None:
         _occupied(some)
         upload = some.ask(post(30_000, 30_000))
         _assert_refused(upload)
-        assert some.pool.waiting == 3
+        assert some.pool.queued == 3
         some.timers.advance(1)
         assert upload.connection.state is ConnectionState.CLOSING
 
@@ -367,7 +367,7 @@ def test_streamed_body_is_refused_before_it_takes_a_thread() -> None:
         assert some.used < 100_000
         upload = some.ask(post(900_000, 20_000))
         _assert_refused(upload)
-        assert some.pool.waiting == 0
+        assert some.pool.queued == 0
 
 
 def test_request_that_is_cut_for_its_own_slowness_is_answered_once() -> None:

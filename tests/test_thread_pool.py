@@ -1054,16 +1054,16 @@ class TestPlaces:
 
     def test_tells_how_many_jobs_wait(self, make: MakePool) -> None:
         watched = make(1)
-        assert watched.pool.waiting == 0
+        assert watched.pool.queued == 0
         (running,) = watched.busy()
-        assert watched.pool.waiting == 0
+        assert watched.pool.queued == 0
         handles = [watched.start()[1] for _ in range(3)]
-        assert watched.pool.waiting == 3
+        assert watched.pool.queued == 3
         handles[1].cancel()
-        assert watched.pool.waiting == 2
+        assert watched.pool.queued == 2
         running.end()
         watched.settle(2)
-        assert watched.pool.waiting == 1
+        assert watched.pool.queued == 1
 
 
 class TestWritingOff:
@@ -1611,7 +1611,7 @@ class PoolMachine(RuleBasedStateMachine):
             return
         pool = self.watched.pool
         assert len(pool._running) == len(pool.running()) == len(self.running)
-        assert pool.waiting == len(self.waiting)
+        assert pool.queued == len(self.waiting)
         assert pool.lost == self.lost
         assert pool.starved is (bool(self.waiting) and self.away > self.spare_threads)
         most = self.max_threads + self.spare_threads + self.max_lost_threads

@@ -60,7 +60,7 @@ class Calls:
         """Run a coroutine on the loop thread and return its result. Blocks any other thread."""
         if self.gone is not None:
             coroutine.close()
-            raise self.gone.anew()
+            raise self.gone.copy()
         future: Future[Result] = Future()
         loop = self._coroutines.loop
         # In a copy of the calling thread's context. The loop thread ends the wait: when the
@@ -85,7 +85,7 @@ class Calls:
         futures, self._futures = self._futures, None
         for task, future in (futures or {}).items():
             # The thread goes on at once, however long the coroutine takes to end.
-            future.set_exception(error.anew())
+            future.set_exception(error.copy())
             with contextlib.suppress(RuntimeError):  # The loop is closed.
                 task.cancel()
 
@@ -96,7 +96,7 @@ class Calls:
     def _start(self, coroutine: Coroutine[Any, Any, Any], future: Future[Any]) -> None:
         if self.gone is not None:
             coroutine.close()
-            future.set_exception(self.gone.anew())
+            future.set_exception(self.gone.copy())
             return
         self._coroutines.on_call()
         contained = contain(coroutine)

@@ -21,6 +21,7 @@ class RequestBody:
     """
 
     __slots__ = (
+        "_blocked",
         "_budget",
         "_buffer",
         "_condition",
@@ -35,7 +36,6 @@ class RequestBody:
         "_on_demand",
         "_short_wait",
         "_slots",
-        "_waiting",
         "received",
     )
 
@@ -58,8 +58,8 @@ class RequestBody:
         self._lock = make_lock()
         self._condition = self._slots.make_condition(self._lock)
         self._buffer = bytearray(initial)
-        self._held = budget.hold(0, len(initial))  # What the budget counts.
-        self._waiting = False
+        self._held = budget.update(0, len(initial))  # What the budget counts.
+        self._blocked = False
         # The seconds for which the thread may still wait before it releases its slot.
         self._short_wait = SHORT_WAIT
         self._dropping = False
@@ -71,13 +71,13 @@ class RequestBody:
         self.received = len(self._buffer)
 
     @property
-    def full(self) -> bool:
+    def is_full(self) -> bool:
         """Whether reading from the client should pause. Called on the loop thread."""
         with self._condition:
             return self._full
 
     @property
-    def awaited(self) -> bool:
+    def was_asked_for(self) -> bool:
         """Whether the application has waited for bytes, or bytes have come without that."""
         with self._condition:
             return self._demanded or self.received > 0
@@ -97,16 +97,16 @@ class RequestBody:
             return length - self.received > limit
 
     @property
-    def begun(self) -> bool:
+    def was_read(self) -> bool:
         """Whether some of the body was read. Called on the pool thread."""
         with self._condition:
             return self.received > len(self._buffer)
 
     @property
-    def waiting(self) -> bool:
+    def blocks_thread(self) -> bool:
         """Whether a thread waits for the client to send something."""
         with self._condition:
-            return self._waiting
+            return self._blocked
 
     @property
     def held(self) -> int:
@@ -121,7 +121,7 @@ class RequestBody:
             if self._dropping:
                 return
             self._buffer += data
-            self._held = self._budget.hold(self._held, len(self._buffer))
+            self._held = self._budget.update(self._held, len(self._buffer))
             # A full buffer counts as full until a read has drained it to the low water mark.
             self._full = self._full or len(self._buffer) >= self._high_water
             self._condition.notify()
@@ -140,7 +140,7 @@ class RequestBody:
                 # The first error is kept: it is the reason for the others.
                 self._error = self._error or error
                 self._buffer.clear()
-                self._held = self._budget.hold(self._held, 0)
+                self._held = self._budget.update(self._held, 0)
             self._on_demand = no_callback
             self._condition.notify()
 
@@ -155,7 +155,7 @@ class RequestBody:
             self._error = self._error or RequestBodyError("the application has returned")
             self._condition.notify_all()
             self._buffer.clear()
-            self._held = self._budget.hold(self._held, 0)
+            self._held = self._budget.update(self._held, 0)
             demand, self._full = self._full, False
         if demand:
             # The client may have to send all of its body before it reads the answer.
@@ -187,11 +187,11 @@ class RequestBody:
             if not self._ready():
                 self._wait()
             if self._error is not None:
-                raise self._error.anew()
+                raise self._error.copy()
             with memoryview(self._buffer) as view:
                 data = bytes(view[:size])
             del self._buffer[:size]
-            self._held = self._budget.hold(self._held, len(self._buffer))
+            self._held = self._budget.update(self._held, len(self._buffer))
             if self._full and len(self._buffer) <= self._high_water // 2:
                 self._full = False
                 demand = True
@@ -219,7 +219,7 @@ class RequestBody:
         The loop thread ends the wait: with bytes, with the end, or with an error when the client
         leaves, stalls for too long, or the server stops.
         """
-        self._waiting = True
+        self._blocked = True
         began = time.monotonic()
         try:
             if not self._condition.wait_for(self._ready, self._short_wait):
@@ -229,7 +229,7 @@ class RequestBody:
                 finally:
                     self._slots.reclaim_slot()
         finally:
-            self._waiting = False
+            self._blocked = False
             # This counts all waits together, because a client that sends one byte at a time makes
             # many short ones.
             self._short_wait = max(0.0, self._short_wait - (time.monotonic() - began))

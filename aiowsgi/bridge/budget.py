@@ -27,7 +27,7 @@ class Budget:
         return self._used
 
     @property
-    def exceeded(self) -> bool:
+    def is_exceeded(self) -> bool:
         """Whether the buffers are counted with more bytes than the limit."""
         return self._used > self.limit
 
@@ -35,7 +35,7 @@ class Budget:
         """Be of no use in a forked child. See ``forks``."""
         self._lock = make_lock()
 
-    def hold(self, held: int, size: int) -> int:
+    def update(self, held: int, size: int) -> int:
         """Count a buffer with ``size`` bytes in place of ``held``; return the new ``held``."""
         if size < SMALL:
             size = 0

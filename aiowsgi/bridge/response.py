@@ -74,6 +74,7 @@ class ResponseWriter:
 
     __slots__ = (
         "_begun",
+        "_blocked_threads",
         "_budget",
         "_direct",
         "_error",
@@ -87,7 +88,6 @@ class ResponseWriter:
         "_size",
         "_slots",
         "_tail",
-        "_waiting",
         "_wake",
         "_woken",
     )
@@ -119,13 +119,13 @@ class ResponseWriter:
         self._send: Callable[[list[bytes]], int] | None = None
         self._direct = False
         # How many threads wait for room: more than one only if the application writes on several.
-        self._waiting = 0
+        self._blocked_threads = 0
 
     @property
-    def waiting(self) -> bool:
+    def blocks_thread(self) -> bool:
         """Whether a thread waits for the client to take something."""
         with self._lock:
-            return self._waiting > 0
+            return self._blocked_threads > 0
 
     @property
     def held(self) -> int:
@@ -179,7 +179,7 @@ class ResponseWriter:
         """Raise ClientDisconnected if the client is gone. Called on a pool thread."""
         with self._lock:
             if self._error is not None:
-                raise self._error.anew()
+                raise self._error.copy()
 
     def finish(self, pieces: list[bytes], tail: Tail | None = None, *, queue: bool = False) -> None:
         """Send or queue the last pieces; the response is complete. Called on a pool thread.
@@ -267,7 +267,7 @@ class ResponseWriter:
         """
         if self._room is None:
             self._room = self._slots.make_condition(self._lock)
-        self._waiting += 1
+        self._blocked_threads += 1
         try:
             if not self._room.wait_for(lambda: self._has_room(more), SHORT_WAIT):
                 try:
@@ -276,7 +276,7 @@ class ResponseWriter:
                 finally:
                     self._slots.reclaim_slot()
         finally:
-            self._waiting -= 1
+            self._blocked_threads -= 1
 
     def _put(self, piece: bytes, progress: Progress) -> None:
         if self._lock._is_owned():
@@ -287,12 +287,12 @@ class ResponseWriter:
                 if self._size and piece and not self._has_room(len(piece)):
                     self._wait_for_room(len(piece))
                 if self._error is not None:
-                    raise self._error.anew()
+                    raise self._error.copy()
                 if self._progress is not OPEN:
                     raise ApplicationError(
                         "the response is complete; nothing can be written behind it"
                     )
-                if self._waiting and progress is FINISHED:
+                if self._blocked_threads and progress is FINISHED:
                     # Another thread of the application is still writing a piece of the body.
                     progress = ABORTED
                 if piece:
@@ -321,7 +321,7 @@ class ResponseWriter:
 
     def _count(self) -> None:
         """Tell the budget how many bytes are queued. The lock is held."""
-        self._held = self._budget.hold(self._held, self._size)
+        self._held = self._budget.update(self._held, self._size)
 
     def take(self, limit: int) -> tuple[list[bytes], Progress]:
         """Return pieces from the queue, and what follows them. Called on the loop thread.

@@ -85,7 +85,7 @@ class Spool:
             return self._pending
 
     @property
-    def full(self) -> bool:
+    def is_full(self) -> bool:
         """Whether reading from the client should pause until the disk has taken more."""
         return self.pending >= _HIGH_WATER
 
@@ -99,7 +99,7 @@ class Spool:
         """Take bytes of the body. Called on the loop thread; does not block."""
         self.size += len(data)
         with self._lock:
-            self._held = self._spooler.budget.hold(self._held, self.size)
+            self._held = self._spooler.budget.update(self._held, self.size)
             self._pieces.append(data)
             self._pending += len(data)
             queued, self._queued = self._queued, True
@@ -123,7 +123,7 @@ class Spool:
                 return
             self._closed = True
             self._on_progress = no_callback
-            self._held = self._spooler.budget.hold(self._held, 0)
+            self._held = self._spooler.budget.update(self._held, 0)
             self._pieces = Pieces()
             self._pending = 0
             queued, self._queued = self._queued, True

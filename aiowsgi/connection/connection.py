@@ -105,7 +105,7 @@ class Connection(ConnectionView):
             self._shared.observers.note_end(stream)
         self.receiver.close()
         self.sender.close()
-        self._held = self._resources.budget.hold(self._held, 0)
+        self._held = self._resources.budget.update(self._held, 0)
         self._shared.on_disconnect()
 
     def pause_writing(self) -> None:
@@ -157,7 +157,7 @@ class Connection(ConnectionView):
 
     def shed(self) -> None:
         """See ``Client``."""
-        if self.sender.waiting or self._state >= DRAIN:
+        if self.sender.waits_for_client or self._state >= DRAIN:
             self.wire.reset()
             self.end(ClientDisconnected("the client was too slow for a busy server"))
         else:
@@ -293,7 +293,7 @@ class Connection(ConnectionView):
             self._cut(stream)
         elif progress is LEFT:
             self._shared.timers.call_soon(self._flush)
-        elif self.sender.waiting:
+        elif self.sender.waits_for_client:
             self._watchdog.arm()
 
     def _on_file_end(self, complete: bool) -> None:
@@ -454,7 +454,7 @@ class Connection(ConnectionView):
         if stream is not None:
             size += len(stream.prefetched)
         if size or self._held:
-            self._held = self._resources.budget.hold(self._held, size)
+            self._held = self._resources.budget.update(self._held, size)
         arriving = self._state is HEAD if stream is None else stream.state <= QUEUED
         if arriving and self.holds_memory and self._shared.shedding.free_memory():
             self.refuse(overload("the server is short of memory"))

@@ -194,8 +194,8 @@ class Receiver:
         """Read from the client exactly while there is room for what it sends."""
         full = self._yielding
         if self.receiving:
-            full = full or (self.body is not None and self.body.full)
-            full = full or (self.spool is not None and self.spool.full)
+            full = full or (self.body is not None and self.body.is_full)
+            full = full or (self.spool is not None and self.spool.is_full)
         elif not self.dropping:
             full = full or self._parser.buffered > _PIPELINE_BYTES
         if full is not self.reading:
@@ -258,7 +258,7 @@ class Receiver:
     def on_demand(self, *, answered: bool) -> None:
         """Let the client send, now that the body is read; ``answered`` if a response has begun."""
         assert self.body is not None  # It is what is read.
-        if self.continue_due and self.body.awaited:
+        if self.continue_due and self.body.was_asked_for:
             self.continue_due = False
             if not answered:
                 self._wire.write(self._go_ahead)
@@ -368,13 +368,15 @@ class Receiver:
     # The client's pace.
 
     @property
-    def waiting(self) -> bool:
+    def waits_for_body(self) -> bool:
         """Whether more could be done with a body if the client sent more of it.
 
         Or if the disk took more of it, which is waited for in the same way.
         """
         spool = self.spool
-        awaited = spool is not None and (spool.full or (not self.receiving and spool.pending > 0))
+        awaited = spool is not None and (
+            spool.is_full or (not self.receiving and spool.pending > 0)
+        )
         if awaited is not self._disk_awaited:
             self._disk_awaited = awaited
             self._pace = Pace(self._shared.resources.clock())
@@ -383,7 +385,7 @@ class Receiver:
         if not self.receiving or self.continue_due:
             self._pace = None
         elif self.body is not None:
-            if self.body.full:
+            if self.body.is_full:
                 self._pace = None
             elif self._pace is None:
                 self._pace = Pace(self._shared.resources.clock())
@@ -406,6 +408,6 @@ class Receiver:
 
     def rate(self) -> float | None:
         """Return the bytes a second that the client sends; None while that cannot be said."""
-        if not self.waiting or self._pace is None or self._disk_awaited:
+        if not self.waits_for_body or self._pace is None or self._disk_awaited:
             return None
         return self._pace.rate(self._shared.resources.clock())

@@ -30,7 +30,7 @@ class Sender:
         "_unsent",
         "_wire",
         "file",
-        "waiting",
+        "waits_for_client",
     )
 
     def __init__(self, shared: Shared, wire: Wire, on_file_end: Callable[[bool], None]) -> None:
@@ -44,7 +44,7 @@ class Sender:
         self._pace: Pace | None = None
         self._unsent = 0
         # Whether the client has to take something before there can be more.
-        self.waiting = False
+        self.waits_for_client = False
 
     @property
     def buffered(self) -> int:
@@ -57,7 +57,7 @@ class Sender:
         Return FINISHED once the kernel has it all, LEFT where there is more to send in another
         pass of the loop, ABORTED where the rest will not come, and OPEN where it has to wait.
         """
-        if self.waiting:
+        if self.waits_for_client:
             return OPEN
         pieces, progress = stream.source.take(_TAKE_BYTES)
         if pieces:
@@ -69,7 +69,7 @@ class Sender:
                 # They are lost, as for want of memory, and nothing may follow them.
                 self._wire.reset()
                 raise
-        if self.waiting:
+        if self.waits_for_client:
             return OPEN
         if progress is OPEN:
             stream.source.resume_direct()
@@ -126,9 +126,9 @@ class Sender:
     # The client's pace.
 
     def _watch(self) -> None:
-        if self.waiting:
+        if self.waits_for_client:
             return
-        self.waiting = True
+        self.waits_for_client = True
         now = self._shared.resources.clock()
         if self._pace is None:
             self._pace = Pace(now)
@@ -137,11 +137,11 @@ class Sender:
         self._unsent = self._size()
 
     def _unwatch(self) -> None:
-        if not self.waiting or self._paused or self.file is not None:
+        if not self.waits_for_client or self._paused or self.file is not None:
             return
         now = self._shared.resources.clock()
         self._look(now).rest(now)
-        self.waiting = False
+        self.waits_for_client = False
 
     def _size(self) -> int:
         """Return how many bytes the client has not taken of what is being sent."""
@@ -164,4 +164,4 @@ class Sender:
     def rate(self) -> float | None:
         """Return the bytes a second that the client takes; None while that cannot be said."""
         now = self._shared.resources.clock()
-        return self._look(now).rate(now) if self.waiting else None
+        return self._look(now).rate(now) if self.waits_for_client else None

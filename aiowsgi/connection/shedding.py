@@ -69,7 +69,7 @@ class LoadShedding:
         if not slow:
             # The longer requests wait, the faster a client has to be.
             self._slow *= _GROWTH
-        slow = slow[: pool.waiting]
+        slow = slow[: pool.queued]
         for client in slow:
             client.shed()
         self._report(len(slow), "threads")
@@ -77,12 +77,12 @@ class LoadShedding:
     def free_memory(self) -> bool:
         """Cut the slowest clients if more is buffered than may be. Return whether it still is."""
         budget = self._resources.budget
-        if not budget.exceeded:
+        if not budget.is_exceeded:
             return False
         if self._resources.clock() - self._memory_at >= _INTERVAL:
             self._memory_at = self._resources.clock()
             self._free(budget, 0, lambda client: client.holds_memory, "memory")
-        return budget.exceeded
+        return budget.is_exceeded
 
     def free_spool(self, held: int, size: int) -> bool:
         """Make room for a spool that counts as ``held`` to grow to ``size`` bytes.

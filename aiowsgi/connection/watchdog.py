@@ -95,17 +95,17 @@ class Watchdog:
         if stream is None or stream.state is QUEUED:
             return
         left = math.inf
-        if self._sender.waiting:
+        if self._sender.waits_for_client:
             # What the client sends is no progress of what it takes. How it gets on is looked up.
             left = min(self._sender.time_left(), LINGER_TIMEOUT)
-        elif self._receiver.waiting:
+        elif self._receiver.waits_for_body:
             left = self._receiver.time_left()
         left = min(left, self._request_time_left(stream))
         self._deadline.set(None if left == math.inf else max(left, 0.0))
 
     def rate(self) -> float | None:
         """Return the bytes a second that the client moves, if it is waited for."""
-        if self._sender.waiting:
+        if self._sender.waits_for_client:
             return self._sender.rate()
         if self._stream is not None:
             return self._receiver.rate()
@@ -147,7 +147,7 @@ class Watchdog:
                 self._on_expiry(Expiry.IDLE)
             case ConnectionState.HEAD:
                 self._on_expiry(Expiry.HEAD)
-            case ConnectionState.CLOSING if not self._sender.waiting:
+            case ConnectionState.CLOSING if not self._sender.waits_for_client:
                 self._on_expiry(Expiry.LINGER)
             case ConnectionState.CLOSING if self._sender.time_left() <= _NOW:
                 self._on_expiry(Expiry.WRITE)
@@ -174,11 +174,11 @@ class Watchdog:
     def _look_at_progress(self, stream: Stream) -> None:
         if self._request_time_left(stream) <= _NOW:
             self._on_expiry(Expiry.REQUEST)
-        elif self._sender.waiting and self._sender.time_left() <= _NOW:
+        elif self._sender.waits_for_client and self._sender.time_left() <= _NOW:
             self._on_expiry(Expiry.WRITE)
         elif (
-            not self._sender.waiting
-            and self._receiver.waiting
+            not self._sender.waits_for_client
+            and self._receiver.waits_for_body
             and self._receiver.time_left() <= _NOW
         ):
             self._on_expiry(Expiry.BODY)

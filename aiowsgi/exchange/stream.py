@@ -204,7 +204,7 @@ class Stream:
     @property
     def blocks_thread(self) -> bool:
         """Whether a thread waits for the client."""
-        return self.writer.waiting or (self.body is not None and self.body.waiting)
+        return self.writer.blocks_thread or (self.body is not None and self.body.blocks_thread)
 
     @property
     def held(self) -> int:
@@ -329,11 +329,11 @@ class Stream:
         ``length`` is that of the response where all of it is there, and the application done.
         """
         section = self.head.section
-        if section.expect_continue and not body.awaited:
+        if section.expect_continue and not body.was_asked_for:
             # No 100 was sent, so the client may send its body or leave it out (RFC 9110 §10.1.1):
             # what it sends next cannot be told apart from a request.
             return True
-        if length is None and body.begun:
+        if length is None and body.was_read:
             return False  # It may answer while it reads.
         # RFC 9112 §9.6: announced where it is known.
         return body.is_too_long_to_drop(section.content_length, DRAIN_BYTES)
@@ -351,7 +351,7 @@ class Stream:
         when it ends, and would wait for the turn of the loop thread behind others that compute.
         """
         resources = self._resources
-        return resources.pool.waiting > 0 and resources.clock() - self.started_at < _LONG
+        return resources.pool.queued > 0 and resources.clock() - self.started_at < _LONG
 
     def send(self, data: bytes) -> bool:
         """Take a piece of the body. See ``Responder``."""

@@ -196,7 +196,7 @@ class Server:
             connections=self._connections,
             idle=sum(client.idle_since is not None for client in clients),
             threads=resources.pool.threads,
-            queued=resources.pool.waiting,
+            queued=resources.pool.queued,
             lost=resources.pool.lost,
             buffered=resources.budget.used,
             healthy=resources.is_healthy,

@@ -30,7 +30,7 @@ class ExecutorQueue:
         # Protects everything below. Taken by the loop thread to start, cancel and stop, and by the
         # threads of the executor before and after each job.
         self._lock = make_lock()
-        self._waiting: set[Future[None]] = set()
+        self._queued: set[Future[None]] = set()
         self._running: dict[_ExecutorJob, Started] = {}
         # The numbers of threads that wait for clients.
         self._waiting_for_clients: set[int] = set()
@@ -55,9 +55,9 @@ class ExecutorQueue:
         return self.threads > 1
 
     @property
-    def waiting(self) -> int:
+    def queued(self) -> int:
         """How many jobs wait for a thread. Read without the lock: the number may just change."""
-        return len(self._waiting)
+        return len(self._queued)
 
     @property
     def lost(self) -> int:
@@ -68,7 +68,7 @@ class ExecutorQueue:
     @property
     def starved(self) -> bool:
         """Whether jobs wait while threads wait for clients."""
-        return bool(self._waiting) and bool(self._waiting_for_clients)
+        return bool(self._queued) and bool(self._waiting_for_clients)
 
     def make_condition(self, lock: Lock) -> threading.Condition:
         """Return a condition on which threads wait for a client. See ``ThreadSlots``."""
@@ -100,9 +100,9 @@ class ExecutorQueue:
                 raise RuntimeError("the server is stopped")
             # A job that a free thread is about to take still counts. So there is room for one more
             # than ``queue_size``.
-            if len(self._waiting) > self._queue_size:
-                raise QueueFull(f"{counted(len(self._waiting), 'job')} in the queue already")
-            self._waiting.add(future)
+            if len(self._queued) > self._queue_size:
+                raise QueueFull(f"{counted(len(self._queued), 'job')} in the queue already")
+            self._queued.add(future)
         job = _ExecutorJob(self, future)
         try:
             outer = self._executor.submit(self._run, run, job, failed)
@@ -119,9 +119,9 @@ class ExecutorQueue:
         """Begin to stop. See ``JobQueue.stop``."""
         with self._lock:
             self._closed = True
-            waiting = list(self._waiting) if cancel else []
+            queued = list(self._queued) if cancel else []
             self._on_stopped.append(on_stopped)
-        for future in waiting:
+        for future in queued:
             # A job that has just begun cannot be cancelled, and runs to its end.
             if future.cancel():
                 self._drop(future)
@@ -139,7 +139,7 @@ class ExecutorQueue:
         """Take no more jobs in a forked child. See ``forks``."""
         self._lock = make_lock()
         self._closed = True
-        self._waiting = set()
+        self._queued = set()
         self._running = {}
         self._waiting_for_clients = set()
         self._on_stopped = []
@@ -157,7 +157,7 @@ class ExecutorQueue:
             with self._lock:
                 job.taken = Started(thread.name, thread.ident or 0, time.monotonic())
                 self._running[job] = job.taken._replace(run=run)
-                self._waiting.discard(job.future)
+                self._queued.discard(job.future)
             run()
         except BaseException:
             failed()
@@ -165,7 +165,7 @@ class ExecutorQueue:
         finally:
             with self._lock:
                 self._running.pop(job, None)
-                self._waiting.discard(job.future)
+                self._queued.discard(job.future)
                 self._waiting_for_clients.discard(threading.get_ident())
             self._call_if_stopped()
 
@@ -178,13 +178,13 @@ class ExecutorQueue:
 
     def _drop(self, future: Future[None]) -> None:
         with self._lock:
-            self._waiting.discard(future)
+            self._queued.discard(future)
         self._call_if_stopped()
 
     def _call_if_stopped(self) -> None:
         """Call ``on_stopped`` if this queue is closed and its last job has ended."""
         with self._lock:
-            if not self._closed or self._running or self._waiting:
+            if not self._closed or self._running or self._queued:
                 return
             callbacks, self._on_stopped = self._on_stopped, []
         for callback in callbacks:

@@ -94,7 +94,7 @@ class JobPool:
         return self._max_threads + self._spare_threads + self._max_lost_threads > 1
 
     @property
-    def waiting(self) -> int:
+    def queued(self) -> int:
         """How many jobs are in the queue, as of a moment ago."""
         return len(self._jobs)
 

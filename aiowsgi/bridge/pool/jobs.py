@@ -89,7 +89,7 @@ class JobQueue(ThreadSlots, Protocol):
         """Whether several jobs may run at the same time, those that wait for clients included."""
 
     @property
-    def waiting(self) -> int:
+    def queued(self) -> int:
         """How many jobs are in the queue."""
 
     @property
