@@ -418,3 +418,10 @@ def test_the_documentation_names_all_singletons() -> None:
     page = (Path(__file__).parent.parent / "docs" / "http.md").read_text()
     paragraph = page.partition("These fields hold a single value:")[2].partition(".")[0]
     assert re.findall(r"`([^`]+)`", paragraph) == SINGLETONS
+
+
+def test_refusal_shows_the_beginning_only_of_a_long_name() -> None:
+    sections = FieldSections(Limits(), H11, header_map="refuse")
+    section = SECTION + b"\r\nX_%b: 1" % (b"n" * 1000)
+    reason = refusal(sections, head_bytes(section=section)).reason
+    assert reason == f"the name of the header field x_{'n' * 98} holds an underscore"

@@ -308,6 +308,8 @@ def test_handlers_of_a_program_are_called_and_put_back(loop: str) -> None:
 
 
 def test_signal_before_there_is_a_server_does_what_it_did_before() -> None:
+    # In the background of a script, this process has it ignored.
+    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)
     before = {number: signal.getsignal(number) for number in signal.valid_signals()}
     signals = Signals()
     signals.install()
@@ -317,7 +319,9 @@ def test_signal_before_there_is_a_server_does_what_it_did_before() -> None:
             signal.raise_signal(signal.SIGINT)
     finally:
         signals.restore()
-    assert {number: signal.getsignal(number) for number in signal.valid_signals()} == before
+        after = {number: signal.getsignal(number) for number in signal.valid_signals()}
+        signal.signal(signal.SIGINT, ignored)
+    assert after == before
 
 
 def test_nothing_is_installed_on_another_thread() -> None:
