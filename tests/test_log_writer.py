@@ -8,6 +8,7 @@ import io
 import logging
 import logging.config
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -568,7 +569,9 @@ def test_output_that_nobody_reads_stops_neither_requests_nor_the_end(tmp_path: P
         assert served.stop() == 0
         assert served.process.stderr is not None
         text = served.process.stderr.read().decode()
-    assert "log lines were dropped: standard output did not take everything in time" in text
+    # Where the machine stands still meanwhile, there is no time left to say so of the one output on
+    # the other, and only that is said.
+    assert re.search(r"dropped: standard (output|error) did not take everything in time", text)
     assert "Traceback" not in text
 
 
