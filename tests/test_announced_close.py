@@ -7,6 +7,7 @@ from typing import Any
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import pytest
+from log_records import loud
 from raw_client import TIMEOUT, RawClient, Response, StartServer, connect, in_thread, on_each_loop
 
 from aiowsgi.connection.receiver import DRAIN_BYTES
@@ -202,7 +203,7 @@ async def test_what_belongs_to_the_server_is_left_out_and_said_once(
                 names = {name for name, _ in response.fields}
                 assert names.isdisjoint(name.lower() for name, _ in fields)
                 assert response.get("x-own") == "1"
-    messages = [record.getMessage() for record in caplog.records]
+    messages = [record.getMessage() for record in loud(caplog)]
     assert len(messages) == len(fields)
     for message, (name, _) in zip(messages, fields, strict=True):
         assert name.title() in message

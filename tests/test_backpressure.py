@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 import pytest
+from log_records import loud
 from memory import MemoryConnection
 from raw_client import (
     TIMEOUT,
@@ -436,7 +437,7 @@ async def test_clients_that_do_not_read_log_nothing(
         client.reset()
         await in_thread(app.closed.wait, TIMEOUT)
         await eventually(lambda: len(clients_of(server)) == 1)
-    assert not [record for record in caplog.records if record.levelno > logging.INFO]
+    assert not loud(caplog)
 
 
 # --- accepting -----------------------------------------------------------------------------------

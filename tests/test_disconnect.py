@@ -14,6 +14,7 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 
 import pytest
 from descriptors import open_descriptors
+from log_records import loud
 from raw_client import (
     TIMEOUT,
     RawClient,
@@ -50,12 +51,8 @@ def quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     caplog.set_level(logging.DEBUG)
     yield
     for phase in ("setup", "call"):
-        loud = [
-            record.getMessage()
-            for record in caplog.get_records(phase)
-            if record.levelno > logging.INFO and not record.getMessage().startswith("Refused ")
-        ]
-        assert not loud
+        messages = [record.getMessage() for record in loud(caplog, phase)]
+        assert all(message.startswith("Refused ") for message in messages), messages
 
 
 class App:

@@ -14,6 +14,7 @@ from typing import Any
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import pytest
+from log_records import loud
 from memory import TIMEOUT, ManualTimer, ManualTimers, MemoryConnection, MemoryServer, MemoryWire
 from raw_client import StartServer, connect, eventually, on_each_loop
 
@@ -284,7 +285,7 @@ async def test_coroutine_that_fails_when_it_is_cancelled_is_logged(
         async with asyncio.timeout(TIMEOUT):
             await begun.wait()
     await eventually(lambda: "a mistake in the cleaning up" in caplog.text)
-    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert [record.levelname for record in loud(caplog)] == ["ERROR"]
 
 
 @on_each_loop

@@ -13,6 +13,7 @@ from typing import Any
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import pytest
+from log_records import loud
 from memory import MemoryConnection
 from raw_client import TIMEOUT, Incomplete, StartServer, connect, in_thread, on_each_loop
 
@@ -734,7 +735,7 @@ async def test_broken_chunks_are_answered_where_the_application_gives_up(
         assert b"not followed by CRLF" in response.body
         assert await client.read_until_eof() == b""
     assert "not followed by CRLF" in str(errors[0])
-    (warning,) = (record for record in caplog.records if record.levelno > logging.INFO)
+    (warning,) = loud(caplog)
     assert warning.getMessage().startswith('Refused "POST / HTTP/1.1" from 127.0.0.1 with 4')
 
 
@@ -843,7 +844,7 @@ async def test_wrong_content_length_is_logged(
         await client.read_until_eof()
     server.close()
     await server.wait_closed()
-    (record,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    (record,) = loud(caplog)
     assert message in record.getMessage()
     assert "GET / [" in record.getMessage()
 

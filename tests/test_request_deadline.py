@@ -17,6 +17,7 @@ from pathlib import Path
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 import pytest
+from log_records import loud
 from memory import MemoryConnection
 from raw_client import (
     TIMEOUT,
@@ -499,7 +500,7 @@ async def test_foreign_executor_s_thread_is_named_and_counted(
         async with await connect(server) as client:
             await client.send(GET)
             await expect_504(client)
-        message, unhealthy = [record.getMessage() for record in caplog.records]
+        message, unhealthy = [record.getMessage() for record in loud(caplog)]
         assert re.search(r"thread theirs_\d is at:", message)
         assert unhealthy.startswith("Lost to requests that do not end: 1 thread. ")
         assert "in wait_in_the_application" in message
