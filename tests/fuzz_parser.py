@@ -100,7 +100,7 @@ class Reader:
     @property
     def state(self) -> tuple[object, ...]:
         """What the bytes alone decide, however they came, once no event is left."""
-        return list(self.messages), self.status, self.parser.buffered, self.parser.begun
+        return list(self.messages), self.status, self.parser.buffered, self.parser.has_begun
 
     def feed(self, data: bytes) -> None:
         self.parser.feed(data)
@@ -125,7 +125,7 @@ class Reader:
 
     def take_end(self) -> None:
         """End the stream: a refusal inside a message, nothing between two."""
-        count, inside = len(self.messages), self.open is not None or self.parser.begun
+        count, inside = len(self.messages), self.open is not None or self.parser.has_begun
         expected = 400 if self.status is None and inside else self.status
         self.parser.feed_eof()
         self.take()

@@ -319,7 +319,7 @@ class HeldPool:
     """Holds jobs until the test runs them; ``full`` makes it refuse."""
 
     threads = 1
-    concurrent = False
+    is_concurrent = False
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.clock = clock
@@ -327,7 +327,7 @@ class HeldPool:
         self.full = False
         self.away = 0
         self.lost = 0
-        self.starved = False
+        self.is_starved = False
         self.crowded = False
 
     @property

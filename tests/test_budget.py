@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiowsgi.bridge.budget import SMALL, Budget
+from aiowsgi.bridge.budget import MIN_COUNTED, Budget
 
 K = 1 << 10
 
@@ -41,15 +41,15 @@ class TestCounting:
     def test_a_little_counts_as_nothing(self) -> None:
         # Most requests are small: they take no lock.
         budget = Budget(1000 * K)
-        assert budget.update(0, SMALL - 1) == 0
+        assert budget.update(0, MIN_COUNTED - 1) == 0
         assert budget.used == 0
-        assert budget.update(0, SMALL) == SMALL
-        assert budget.used == SMALL
+        assert budget.update(0, MIN_COUNTED) == MIN_COUNTED
+        assert budget.used == MIN_COUNTED
 
     def test_a_holder_that_becomes_small_gives_everything_back(self) -> None:
         budget = Budget(1000 * K)
         held = budget.update(0, 100 * K)
-        assert budget.update(held, SMALL - 1) == 0
+        assert budget.update(held, MIN_COUNTED - 1) == 0
         assert budget.used == 0
 
 
@@ -87,8 +87,8 @@ class TestLimit:
     def test_there_is_always_room_for_a_little(self) -> None:
         budget = Budget(100 * K)
         budget.update(0, 500 * K)
-        assert budget.has_room(0, SMALL - 1)
-        assert not budget.has_room(0, SMALL)
+        assert budget.has_room(0, MIN_COUNTED - 1)
+        assert not budget.has_room(0, MIN_COUNTED)
 
 
 @given(
@@ -100,14 +100,14 @@ def test_any_holders_add_up_and_end_at_nothing(limit: int, steps: list[tuple[int
     sizes, held = [0] * 5, [0] * 5
     for holder, size in steps:
         others = sum(held) - held[holder]
-        assert budget.has_room(held[holder], size) == (size < SMALL or others + size <= limit)
+        assert budget.has_room(held[holder], size) == (size < MIN_COUNTED or others + size <= limit)
         sizes[holder] = size
         held[holder] = budget.update(held[holder], size)
-        assert held[holder] == (size if size >= SMALL else 0)
+        assert held[holder] == (size if size >= MIN_COUNTED else 0)
         assert budget.used == sum(held)
         assert budget.is_exceeded == (sum(held) > limit)
         # What is not counted has a bound.
-        assert sum(sizes) - budget.used < len(sizes) * SMALL
+        assert sum(sizes) - budget.used < len(sizes) * MIN_COUNTED
     for holder in range(5):
         held[holder] = budget.update(held[holder], 0)
     assert budget.used == 0

@@ -274,7 +274,7 @@ class Connections(RuleBasedStateMachine):
         peer.capacity = capacity
         self.peers.append(peer)
         self.executed[peer] = 0
-        if self.ballast or self.pool.starved or self.resources.draining:
+        if self.ballast or self.pool.is_starved or self.resources.draining:
             self.meddled.add(peer)
         self.server.connect(peer)
         self.settle()
@@ -421,7 +421,7 @@ class Connections(RuleBasedStateMachine):
             case Trouble.QUEUE:
                 self.pool.full = True
             case Trouble.SLOW_CLIENTS:
-                self.pool.starved = True
+                self.pool.is_starved = True
                 self.shared.shedding.free_threads()
             case Trouble.LITTLE_MEMORY | Trouble.NO_MEMORY:
                 left = 1 << 16 if what is Trouble.LITTLE_MEMORY else -1
@@ -444,7 +444,7 @@ class Connections(RuleBasedStateMachine):
 
     def relax(self) -> None:
         """Let the server have enough of everything."""
-        self.pool.full = self.pool.starved = False
+        self.pool.full = self.pool.is_starved = False
         self.ballast = self.resources.budget.update(self.ballast, 0)
 
     # What is promised.

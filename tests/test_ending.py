@@ -159,7 +159,7 @@ def test_output_that_nobody_reads_does_not_hold_the_end(tmp_path: Path) -> None:
 
 
 def test_steps_behind_the_time_for_shutdown_take_half_a_second_together() -> None:
-    assert ABORT_TIMEOUT + ending._LEAST + ending._FLUSH_TIMEOUT < 0.5
+    assert ABORT_TIMEOUT + ending._MIN_SECONDS + ending._FLUSH_TIMEOUT < 0.5
 
 
 # In this process, which does not end.
@@ -248,14 +248,14 @@ def test_main_thread_that_is_at_work_for_the_server_is_not_named(
     main = threading.main_thread()
     assert main.ident is not None
     stacks = {main.ident: f'  File "{ending.__file__}", line 1, in drain\n'}
-    monkeypatch.setattr(ending, "_holders", lambda: [main])
+    monkeypatch.setattr(ending, "_blocking_threads", lambda: [main])
     monkeypatch.setattr(ending, "stacks_of", lambda idents: stacks)
     with pytest.raises(Exited):
-        ending._give_up(3)
+        ending._force_exit(3)
     assert caplog.messages == []
     stacks[main.ident] = '  File "/app.py", line 1, in work\n'
     with pytest.raises(Exited):
-        ending._give_up(3)
+        ending._force_exit(3)
     assert len(caplog.messages) == 1
     assert [exits.get(timeout=PATIENCE) for _ in range(2)] == [3, 3]
 

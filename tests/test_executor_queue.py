@@ -269,16 +269,16 @@ class TestPlaces:
         seen: list[bool] = []
 
         def run() -> None:
-            seen.append(pool.starved)
+            seen.append(pool.is_starved)
             pool.release_slot()
-            seen.append(pool.starved)
+            seen.append(pool.is_starved)
             waiting = pool.start(nothing)
-            seen.append(pool.starved)
+            seen.append(pool.is_starved)
             waiting.cancel()
-            seen.append(pool.starved)
+            seen.append(pool.is_starved)
             pool.start(nothing)
             pool.reclaim_slot()
-            seen.append(pool.starved)
+            seen.append(pool.is_starved)
 
         pool.start(run)
         by_hand.run()
@@ -294,7 +294,7 @@ class TestPlaces:
             pool.start(waiting)
             assert shared.queued == pool.queued == 1
             assert len(shared.living_threads()) == pool.threads == 1
-            assert pool.starved
+            assert pool.is_starved
             pool.reclaim_slot()
             away.end()
             waiting.end()

@@ -93,7 +93,7 @@ def test_lines_are_written_in_their_order_by_a_thread_of_its_own() -> None:
 def test_lines_beyond_the_bound_are_dropped_and_counted_later(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(log_writer, "_MOST_LINES", 10)
+    monkeypatch.setattr(log_writer, "_MAX_LINES", 10)
     stream = Gate()
     told = Told(stream)
     told.writer.put("first")
@@ -109,7 +109,7 @@ def test_lines_beyond_the_bound_are_dropped_and_counted_later(
 
 
 def test_queue_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log_writer, "_MOST_BYTES", 100)
+    monkeypatch.setattr(log_writer, "_MAX_BYTES", 100)
     stream = Gate()
     told = Told(stream)
     told.writer.put("first")
@@ -170,7 +170,7 @@ def test_writing_thread_may_log_itself_before_any_line_of_its_code(
     number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a destructor does that the garbage collector runs there."""
-    monkeypatch.setattr(log_writer, "_GATHER", 0.0)
+    monkeypatch.setattr(log_writer, "_GATHER_SECONDS", 0.0)
     left = [number]
     stream = io.StringIO()
     writer = Told(stream).writer

@@ -415,8 +415,8 @@ def test_all_that_can_be_looked_at_can_be_so_in_the_middle_of_a_call(pool: Threa
     writer = ResponseWriter(lambda: None, high_water=ALL, budget=budget, slots=slots)
     body = RequestBody(lambda: None, high_water=ALL, budget=budget, slots=slots)
     looks: list[tuple[Lock, Any, list[str]]] = [
-        (pool._lock, pool, ["running", "living_threads", "queued", "lost", "starved"]),
-        (queue._lock, queue, ["running", "queued", "lost", "starved"]),
+        (pool._lock, pool, ["running", "living_threads", "queued", "lost", "is_starved"]),
+        (queue._lock, queue, ["running", "queued", "lost", "is_starved"]),
         (budget._lock, budget, ["used", "is_exceeded"]),
         (writer._lock, writer, ["blocks_thread", "held", "progress"]),
         (body._lock, body, ["is_full", "was_asked_for", "blocks_thread", "held"]),

@@ -31,7 +31,7 @@ from thread_waits import (
 
 from aiowsgi.bridge import body as body_module
 from aiowsgi.bridge.body import RequestBody
-from aiowsgi.bridge.budget import SMALL, Budget
+from aiowsgi.bridge.budget import MIN_COUNTED, Budget
 from aiowsgi.errors import ClientDisconnected, RequestBodyError
 from aiowsgi.wsgi.input import streamed_input
 
@@ -303,48 +303,50 @@ LIFE: dict[str, list[str]] = {
 class TestBudget:
     def test_what_is_buffered_is_counted_until_it_is_read(self) -> None:
         budget = Budget(1 << 30)
-        body = make_body(no_demand, high_water=1 << 30, budget=budget, initial=bytes(2 * SMALL))
-        assert body.held == budget.used == 2 * SMALL
-        body.feed(bytes(SMALL))
-        assert body.held == budget.used == 3 * SMALL
-        body.read(SMALL)
-        assert body.held == budget.used == 2 * SMALL
+        body = make_body(
+            no_demand, high_water=1 << 30, budget=budget, initial=bytes(2 * MIN_COUNTED)
+        )
+        assert body.held == budget.used == 2 * MIN_COUNTED
+        body.feed(bytes(MIN_COUNTED))
+        assert body.held == budget.used == 3 * MIN_COUNTED
+        body.read(MIN_COUNTED)
+        assert body.held == budget.used == 2 * MIN_COUNTED
         body.finish()
         while body.read(1000):
-            assert body.held == budget.used == (_left(body) if _left(body) >= SMALL else 0)
+            assert body.held == budget.used == (_left(body) if _left(body) >= MIN_COUNTED else 0)
         assert body.held == budget.used == 0
 
     def test_a_body_that_was_cut_gives_everything_back(self) -> None:
         budget = Budget(1 << 30)
-        body = make_body(no_demand, high_water=1 << 30, budget=budget, initial=bytes(SMALL))
+        body = make_body(no_demand, high_water=1 << 30, budget=budget, initial=bytes(MIN_COUNTED))
         body.abort(RequestBodyError("gone"))
         assert body.held == budget.used == 0
 
     def test_a_whole_body_is_counted_for_as_long_as_it_may_be_read(self) -> None:
         budget = Budget(1 << 30)
-        body = make_body(no_demand, high_water=1 << 30, budget=budget, initial=bytes(SMALL))
+        body = make_body(no_demand, high_water=1 << 30, budget=budget, initial=bytes(MIN_COUNTED))
         body.finish()
         body.abort(RequestBodyError("gone"))
-        assert body.held == budget.used == SMALL
-        assert body.read(SMALL) == bytes(SMALL)
+        assert body.held == budget.used == MIN_COUNTED
+        assert body.read(MIN_COUNTED) == bytes(MIN_COUNTED)
         assert budget.used == 0
 
     def test_what_the_application_did_not_read_is_given_back_when_it_returns(self) -> None:
         budget = Budget(1 << 30)
-        body = make_body(no_demand, high_water=1 << 30, budget=budget, initial=bytes(SMALL))
+        body = make_body(no_demand, high_water=1 << 30, budget=budget, initial=bytes(MIN_COUNTED))
         body.drop()
         assert body.held == budget.used == 0
 
     @pytest.mark.parametrize("life", LIFE.values(), ids=LIFE)
-    @pytest.mark.parametrize("initial", [b"", bytes(SMALL)], ids=["empty", "begun"])
+    @pytest.mark.parametrize("initial", [b"", bytes(MIN_COUNTED)], ids=["empty", "begun"])
     def test_everything_is_given_back_whenever_the_application_returns(
         self, life: list[str], initial: bytes
     ) -> None:
         for position in range(len(life) + 1):
             budget = Budget(1 << 30)
-            body = make_body(no_demand, high_water=SMALL, budget=budget, initial=initial)
+            body = make_body(no_demand, high_water=MIN_COUNTED, budget=budget, initial=initial)
             steps: dict[str, Callable[[], None]] = {
-                "feed": lambda body=body: body.feed(bytes(SMALL)),  # type: ignore[misc]
+                "feed": lambda body=body: body.feed(bytes(MIN_COUNTED)),  # type: ignore[misc]
                 "finish": body.finish,
                 "abort": lambda body=body: body.abort(RequestBodyError("gone")),  # type: ignore[misc]
                 "drop": body.drop,
@@ -358,17 +360,19 @@ class TestBudget:
         # of what it sends, and nothing of it is kept.
         budget = Budget(1 << 30)
         on_demand = Counter()
-        body = make_body(on_demand, high_water=SMALL, budget=budget, initial=bytes(SMALL))
+        body = make_body(
+            on_demand, high_water=MIN_COUNTED, budget=budget, initial=bytes(MIN_COUNTED)
+        )
         assert body.is_full
         body.drop()
         assert not body.is_full
         assert on_demand.calls == 1  # Whoever has paused may go on.
-        body.feed(bytes(10 * SMALL))
+        body.feed(bytes(10 * MIN_COUNTED))
         assert not body.is_full
         body.drop()
         assert on_demand.calls == 1
         assert body.held == budget.used == 0
-        assert body.received == 11 * SMALL
+        assert body.received == 11 * MIN_COUNTED
 
     def test_the_end_of_the_application_asks_nobody_for_bytes_who_has_not_paused(self) -> None:
         on_demand = Counter()
@@ -472,16 +476,16 @@ class BodyMachine(RuleBasedStateMachine):
         self.fed = self.left = 0
         self.finished = self.cut = self.returned = False
 
-    @initialize(initial=st.sampled_from([0, 1, SMALL]))
+    @initialize(initial=st.sampled_from([0, 1, MIN_COUNTED]))
     def make(self, initial: int) -> None:
         self.budget = Budget(1 << 30)
         self.body = make_body(
-            no_demand, high_water=2 * SMALL, budget=self.budget, initial=bytes(initial)
+            no_demand, high_water=2 * MIN_COUNTED, budget=self.budget, initial=bytes(initial)
         )
         self.fed = self.left = initial
 
     @precondition(lambda self: not self.finished)
-    @rule(size=st.sampled_from([0, 1, SMALL - 1, SMALL, 3 * SMALL]))
+    @rule(size=st.sampled_from([0, 1, MIN_COUNTED - 1, MIN_COUNTED, 3 * MIN_COUNTED]))
     def feed(self, size: int) -> None:
         self.body.feed(bytes(size))
         self.fed += size
@@ -489,7 +493,7 @@ class BodyMachine(RuleBasedStateMachine):
         self.left += 0 if self.returned else size
 
     @precondition(lambda self: not self.returned)
-    @rule(size=st.sampled_from([1, SMALL, 4 * SMALL]))
+    @rule(size=st.sampled_from([1, MIN_COUNTED, 4 * MIN_COUNTED]))
     def read(self, size: int) -> None:
         if self.cut:
             with pytest.raises(RequestBodyError):
@@ -524,7 +528,7 @@ class BodyMachine(RuleBasedStateMachine):
     def counts(self) -> None:
         if not hasattr(self, "body"):
             return
-        assert self.body.held == (self.left if self.left >= SMALL else 0)
+        assert self.body.held == (self.left if self.left >= MIN_COUNTED else 0)
         assert self.budget.used == self.body.held
         assert self.body.received == self.fed
         assert not self.body.blocks_thread

@@ -303,7 +303,7 @@ def test_a_body_until_the_end_of_the_connection(pieces: list[bytes]) -> None:
     assert body == b"".join(pieces)
     assert response.body_size == len(body)
     assert not response.keep_alive
-    assert not response.self_delimiting
+    assert not response.is_self_delimiting
 
 
 @given(bodies, st.integers(0, 200), st.booleans())
@@ -324,7 +324,7 @@ def test_never_more_than_the_length_and_less_is_flagged(
     assert response.missing == max(0, length - len(given_body))
     # Nothing may follow a body whose end the client still waits for.
     assert response.keep_alive is (response.missing == 0)
-    assert response.complete is (response.missing == 0)
+    assert response.is_complete is (response.missing == 0)
     assert response.wants_more is (response.excess == 0)
 
 
@@ -337,7 +337,7 @@ def test_head_has_no_body(pieces: list[bytes], version: str, length: int | None)
     assert (body, behind) == (b"", b"")
     assert (response.body_size, response.missing, response.excess) == (0, 0, 0)
     assert response.keep_alive
-    assert response.complete
+    assert response.is_complete
     assert not response.wants_more
 
 
@@ -388,17 +388,17 @@ def test_what_is_known_behind_the_head(
 ) -> None:
     response = encoder(method, version)
     response.start("200 OK", (), length)
-    assert response.complete is complete
-    assert response.self_delimiting is self_delimiting
+    assert response.is_complete is complete
+    assert response.is_self_delimiting is self_delimiting
 
 
 def test_a_response_with_a_length_is_complete_with_its_last_byte() -> None:
     response = encoder()
     response.start("200 OK", (("Content-Length", "4"),), None)
     response.encode(b"abc")
-    assert not response.complete
+    assert not response.is_complete
     response.encode(b"d")
-    assert response.complete
+    assert response.is_complete
     # More could still come, and be worth a line in the log.
     assert response.wants_more
     assert response.encode(b"e") == []

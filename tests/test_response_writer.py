@@ -29,8 +29,8 @@ from thread_waits import (
 )
 
 from aiowsgi.bridge import response as response_module
-from aiowsgi.bridge.budget import SMALL, Budget
-from aiowsgi.bridge.response import _FLOOR, _PIECE, Progress, ResponseWriter
+from aiowsgi.bridge.budget import MIN_COUNTED, Budget
+from aiowsgi.bridge.response import _ALWAYS_ALLOWED, _MAX_PIECE, Progress, ResponseWriter
 from aiowsgi.errors import ApplicationError, ClientDisconnected, ServerStopped
 
 # More than is ever queued here.
@@ -423,10 +423,10 @@ class TestBudget:
         budget = Budget(ALL)
         writer = make_writer(wake, high_water=ALL, budget=budget)
         for number in range(1, 4):
-            writer.write([bytes(SMALL)])
-            assert writer.held == budget.used == number * SMALL
+            writer.write([bytes(MIN_COUNTED)])
+            assert writer.held == budget.used == number * MIN_COUNTED
         assert writer.take(1)[1] is Progress.LEFT
-        assert writer.held == budget.used == 2 * SMALL
+        assert writer.held == budget.used == 2 * MIN_COUNTED
         take(writer)
         assert writer.held == budget.used == 0
 
@@ -435,12 +435,12 @@ class TestBudget:
     ) -> None:
         budget = Budget(ALL)
         writer = make_writer(wake, high_water=ALL, budget=budget)
-        writer.write([bytes(SMALL - 1)])
+        writer.write([bytes(MIN_COUNTED - 1)])
         assert budget.used == 0
         writer.write([b"x"])
-        assert budget.used == SMALL
+        assert budget.used == MIN_COUNTED
         writer.write([b"x"])
-        assert budget.used == SMALL + 1
+        assert budget.used == MIN_COUNTED + 1
 
     @pytest.mark.parametrize("ending", ENDINGS.values(), ids=ENDINGS)
     def test_every_ending_gives_everything_back(
@@ -448,8 +448,8 @@ class TestBudget:
     ) -> None:
         budget = Budget(ALL)
         writer = make_writer(wake, high_water=ALL, budget=budget)
-        writer.write([bytes(SMALL)] * 3)
-        assert budget.used == 3 * SMALL
+        writer.write([bytes(MIN_COUNTED)] * 3)
+        assert budget.used == 3 * MIN_COUNTED
         for step in ending:
             step(writer)
         assert writer.held == budget.used == 0
@@ -459,32 +459,32 @@ class TestBudget:
         writer = make_writer(wake, high_water=ALL, budget=budget)
         writer.disconnect(ClientDisconnected("gone"))
         with pytest.raises(ClientDisconnected):
-            writer.write([bytes(SMALL)])
+            writer.write([bytes(MIN_COUNTED)])
         complete = make_writer(wake, high_water=ALL, budget=budget)
         complete.finish([])
         with pytest.raises(ApplicationError):
-            complete.write([bytes(SMALL)])
+            complete.write([bytes(MIN_COUNTED)])
         assert budget.used == 0
 
     @pytest.mark.parametrize(
         ("queued", "more", "waits"),
         [
             (0, 1, False),
-            (0, _PIECE, False),
-            (1, _FLOOR - 1, False),
-            (1, _FLOOR, True),
-            (_FLOOR, 1, True),
+            (0, _MAX_PIECE, False),
+            (1, _ALWAYS_ALLOWED - 1, False),
+            (1, _ALWAYS_ALLOWED, True),
+            (_ALWAYS_ALLOWED, 1, True),
         ],
     )
     @pytest.mark.usefixtures("no_waiting")
     def test_above_the_limit_only_those_may_write_that_hold_little(
         self, wake: Counter, queued: int, more: int, waits: bool
     ) -> None:
-        budget = Budget(10 * _PIECE)
+        budget = Budget(10 * _MAX_PIECE)
         writer = make_writer(wake, high_water=ALL, budget=budget)
         if queued:
             writer.write([bytes(queued)])
-        others = budget.update(0, 10 * _PIECE)
+        others = budget.update(0, 10 * _MAX_PIECE)
         if waits:
             with pytest.raises(WouldWait):
                 writer.write([bytes(more)])
@@ -495,17 +495,17 @@ class TestBudget:
 
     @pytest.mark.usefixtures("no_waiting")
     def test_its_own_bytes_are_not_counted_twice(self, wake: Counter) -> None:
-        budget = Budget(2 * _PIECE)
+        budget = Budget(2 * _MAX_PIECE)
         writer = make_writer(wake, high_water=ALL, budget=budget)
-        writer.write([bytes(_PIECE), bytes(_PIECE)])
-        assert budget.used == 2 * _PIECE
+        writer.write([bytes(_MAX_PIECE), bytes(_MAX_PIECE)])
+        assert budget.used == 2 * _MAX_PIECE
         with pytest.raises(WouldWait):
             writer.write([b"x"])
 
     @pytest.mark.usefixtures("no_waiting")
     def test_its_own_limit_holds_however_much_is_left_to_all(self, wake: Counter) -> None:
-        writer = make_writer(wake, high_water=_PIECE)
-        writer.write([bytes(_PIECE)])
+        writer = make_writer(wake, high_water=_MAX_PIECE)
+        writer.write([bytes(_MAX_PIECE)])
         with pytest.raises(WouldWait):
             writer.write([b"x"])
 
@@ -513,16 +513,16 @@ class TestBudget:
         self, wake: Counter, waits: queue.SimpleQueue[None]
     ) -> None:
         # Nobody tells it when others give something back; its own client is enough to go on.
-        budget = Budget(_PIECE)
+        budget = Budget(_MAX_PIECE)
         writer = make_writer(wake, high_water=ALL, budget=budget)
-        writer.write([bytes(_FLOOR)])
-        budget.update(0, _PIECE)
+        writer.write([bytes(_ALWAYS_ALLOWED)])
+        budget.update(0, _MAX_PIECE)
         result = blocked_write(writer, [b"next"], waits)
-        assert take(writer) == (bytes(_FLOOR), Progress.OPEN)
+        assert take(writer) == (bytes(_ALWAYS_ALLOWED), Progress.OPEN)
         result.result(TIMEOUT)
         assert take(writer) == (b"next", Progress.OPEN)
         assert budget.is_exceeded is False
-        assert budget.used == _PIECE
+        assert budget.used == _MAX_PIECE
 
 
 class TestPlaces:
@@ -801,8 +801,8 @@ class WriterMachine(RuleBasedStateMachine):
         self.tail: FakeTail | None = None
 
     @initialize(
-        limit=st.sampled_from([SMALL, _FLOOR, 3 * _PIECE]),
-        high_water=st.sampled_from([SMALL, _FLOOR, _PIECE, 4 * _PIECE]),
+        limit=st.sampled_from([MIN_COUNTED, _ALWAYS_ALLOWED, 3 * _MAX_PIECE]),
+        high_water=st.sampled_from([MIN_COUNTED, _ALWAYS_ALLOWED, _MAX_PIECE, 4 * _MAX_PIECE]),
     )
     def make(self, limit: int, high_water: int) -> None:
         self.budget = Budget(limit)
@@ -816,14 +816,14 @@ class WriterMachine(RuleBasedStateMachine):
         return sum(self.queued)
 
     def counted(self, size: int) -> int:
-        return size if size >= SMALL else 0
+        return size if size >= MIN_COUNTED else 0
 
     def has_room(self, more: int) -> bool:
         size = self.size + more
         if not self.size:
             return True
         total = self.others + self.counted(size)
-        return size <= self.high_water and (size <= _FLOOR or total <= self.budget.limit)
+        return size <= self.high_water and (size <= _ALWAYS_ALLOWED or total <= self.budget.limit)
 
     def put(self, size: int) -> None:
         """Queue a piece, in the model."""
@@ -832,14 +832,18 @@ class WriterMachine(RuleBasedStateMachine):
         self.wakes += not self.woken
         self.woken = True
 
-    @rule(size=st.sampled_from([0, SMALL, _FLOOR, 3 * _PIECE]))
+    @rule(size=st.sampled_from([0, MIN_COUNTED, _ALWAYS_ALLOWED, 3 * _MAX_PIECE]))
     def others_hold(self, size: int) -> None:
         self.others = self.budget.update(self.others, size)
 
     @precondition(lambda self: self.progress is Progress.OPEN)
-    @rule(size=st.sampled_from([0, 1, SMALL - 1, SMALL, _FLOOR, _PIECE, _PIECE + 1]))
+    @rule(
+        size=st.sampled_from(
+            [0, 1, MIN_COUNTED - 1, MIN_COUNTED, _ALWAYS_ALLOWED, _MAX_PIECE, _MAX_PIECE + 1]
+        )
+    )
     def write(self, size: int) -> None:
-        largest = min(_PIECE, self.high_water)
+        largest = min(_MAX_PIECE, self.high_water)
         pieces = [min(largest, size - start) for start in range(0, size, largest)] or [0]
         expected: type[Exception] | None = None
         for piece in pieces:
@@ -857,7 +861,7 @@ class WriterMachine(RuleBasedStateMachine):
                 self.writer.write([bytes(size)])
 
     @precondition(lambda self: self.progress is Progress.OPEN)
-    @rule(size=st.sampled_from([0, 1, SMALL]), with_tail=st.booleans())
+    @rule(size=st.sampled_from([0, 1, MIN_COUNTED]), with_tail=st.booleans())
     def finish(self, size: int, with_tail: bool) -> None:
         tail = FakeTail() if with_tail else None
         if tail is not None:
@@ -881,7 +885,7 @@ class WriterMachine(RuleBasedStateMachine):
             self.put(0)
         self.writer.abort()
 
-    @rule(limit=st.sampled_from([1, SMALL, _FLOOR, ALL]))
+    @rule(limit=st.sampled_from([1, MIN_COUNTED, _ALWAYS_ALLOWED, ALL]))
     def take(self, limit: int) -> None:
         taken: list[int] = []
         while self.queued and (sum(taken) < limit or self.size <= limit - sum(taken)):

@@ -191,7 +191,7 @@ def test_slowest_writers_are_cut_and_as_many_as_requests_wait() -> None:
         for writer, taken in zip(writers, (300, 100, 400, 200), strict=True):
             writer.wire.take(taken)
         some.timers.advance(2)
-        some.pool.starved = True
+        some.pool.is_starved = True
         for client in (some.connect(), some.connect()):
             client.receive(HELLO)
         assert not any(writer.cut for writer in writers)
@@ -205,7 +205,7 @@ def test_writer_stays_whose_client_takes_enough(taken: int, stays: bool) -> None
         writer = some.writer()
         writer.wire.take(taken)
         some.timers.advance(2)
-        some.pool.starved = True
+        some.pool.is_starved = True
         some.ask(HELLO)
         assert writer.cut is not stays
 
@@ -216,7 +216,7 @@ def test_reader_stays_whose_client_sends_enough(sent: int, stays: bool) -> None:
         reader = some.reader()
         some.send(reader, sent)
         some.timers.advance(2)
-        some.pool.starved = True
+        some.pool.is_starved = True
         some.ask(HELLO)
         if stays:
             some.timers.run_ready()
@@ -232,7 +232,7 @@ def test_client_is_slow_after_the_first_moments_only() -> None:
     with crowd() as some:
         writer, reader = some.writer(), some.reader()
         some.timers.advance(0.49)
-        some.pool.starved = True
+        some.pool.is_starved = True
         some.ask(HELLO)
         some.ask(HELLO)
         assert not writer.cut
@@ -258,7 +258,7 @@ def test_slow_client_that_keeps_no_thread_waiting_stays() -> None:
         sending = some.ask(post(50_000, 1))
         beginning = some.ask(b"GET ")
         some.timers.advance(2)
-        some.pool.starved = True
+        some.pool.is_starved = True
         some.ask(HELLO)
         assert not taking.cut
         assert sending.sent == beginning.sent == b""
@@ -269,7 +269,7 @@ def test_writer_whose_upload_is_not_complete_is_cut_once(caplog: pytest.LogCaptu
     with crowd(body_prefetch=1000) as some:
         writer = some.writer(post(900_000, 1000, path="/stream"))
         some.timers.advance(2)
-        some.pool.starved = True
+        some.pool.is_starved = True
         some.ask(HELLO)
         assert writer.cut
         some.timers.advance(1)
@@ -281,7 +281,7 @@ def test_cuts_are_told_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
         for _ in range(4):
             some.writer()
         some.timers.advance(1)
-        some.pool.starved = True
+        some.pool.is_starved = True
         some.ask(HELLO)
         some.timers.advance(9)  # It still waits, and is looked after all the time.
         assert caplog.messages == ["Cut 1 slow client: the server is short of threads"]

@@ -1038,19 +1038,19 @@ class TestPlaces:
         watched = make(1, spare_threads=1)
         (first,) = watched.busy()
         first.do(watched.pool.release_slot)
-        assert not watched.pool.starved
+        assert not watched.pool.is_starved
         (second,) = watched.busy()
         _, handle = watched.start()
         # The one that works is not kept by a client.
-        assert not watched.pool.starved
+        assert not watched.pool.is_starved
         second.do(watched.pool.release_slot)
-        assert watched.pool.starved
+        assert watched.pool.is_starved
         first.do(watched.pool.reclaim_slot)
-        assert not watched.pool.starved
+        assert not watched.pool.is_starved
         first.do(watched.pool.release_slot)
-        assert watched.pool.starved
+        assert watched.pool.is_starved
         assert handle.cancel()
-        assert not watched.pool.starved
+        assert not watched.pool.is_starved
 
     def test_tells_how_many_jobs_wait(self, make: MakePool) -> None:
         watched = make(1)
@@ -1613,7 +1613,7 @@ class PoolMachine(RuleBasedStateMachine):
         assert len(pool._running) == len(pool.running()) == len(self.running)
         assert pool.queued == len(self.waiting)
         assert pool.lost == self.lost
-        assert pool.starved is (bool(self.waiting) and self.away > self.spare_threads)
+        assert pool.is_starved is (bool(self.waiting) and self.away > self.spare_threads)
         most = self.max_threads + self.spare_threads + self.max_lost_threads
         assert len(self.running) <= len(pool._living) <= most
         if not self.running:

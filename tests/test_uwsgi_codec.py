@@ -241,7 +241,7 @@ def test_the_body_is_as_long_as_content_length_says_however_split(
     )
     assert b"".join(event.data for event in events if isinstance(event, BodyData)) == body
     # There is one request on a connection: what comes behind it belongs to none.
-    assert (parser.buffered, parser.begun) == (0, False)
+    assert (parser.buffered, parser.has_begun) == (0, False)
     parser.feed(request())
     parser.feed_eof()
     assert parser.next_event() is None
@@ -581,7 +581,7 @@ def test_the_request_line_is_known_with_the_packet_and_outlives_it() -> None:
     data = request(REQUEST_URI="/" + "a" * 3000)
     parser.feed(data[:-1])
     assert parser.next_event() is None
-    assert parser.begun
+    assert parser.has_begun
     assert parser.request_line == ""
     parser.feed(data[-1:])
     with pytest.raises(Refusal, match="414"):

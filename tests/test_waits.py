@@ -110,8 +110,8 @@ def test_request_that_still_waits_is_told_and_counted_when_its_wait_is_over(
 ) -> None:
     clock = Clock()
     waits = Waits(1, clock)
-    waits.look(1.5)
-    waits.look(2.0)
+    waits.note_waiting(1.5)
+    waits.note_waiting(2.0)
     assert "for one of 1 thread: 0 ran late, 0 got a 503, and more are waiting. " in caplog.text
     assert said(caplog) == [(1, 0, 1.5, 0)]
     waits.note(2.5)

@@ -53,7 +53,7 @@ class PoolWaker:
         if self._waking:
             return
         before, self._asked_at = self._asked_at, self._clock()
-        if self._asked_at - before > _ALONE and not self._pool.starved:
+        if self._asked_at - before > _ALONE and not self._pool.is_starved:
             self._wake()
         else:
             self._timers.call_soon(self._wake)

@@ -3,7 +3,7 @@
 from .locks import make_lock
 
 # A buffer with fewer bytes is counted as empty: it is not worth taking the lock.
-SMALL = 1 << 14
+MIN_COUNTED = 1 << 14
 
 
 class Budget:
@@ -37,7 +37,7 @@ class Budget:
 
     def update(self, held: int, size: int) -> int:
         """Count a buffer with ``size`` bytes in place of ``held``; return the new ``held``."""
-        if size < SMALL:
+        if size < MIN_COUNTED:
             size = 0
         if size != held:
             with self._lock:
@@ -46,6 +46,6 @@ class Budget:
 
     def has_room(self, held: int, size: int) -> bool:
         """Return whether a buffer that is counted with ``held`` may grow to ``size`` bytes."""
-        if size < SMALL:
+        if size < MIN_COUNTED:
             return True
         return self._used + size - held <= self.limit

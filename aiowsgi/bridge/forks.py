@@ -17,7 +17,7 @@ from typing import NoReturn, Protocol
 from ..errors import ApplicationError, ClientDisconnected
 
 # How error messages about a request, a pool or a server of the parent begin.
-NOT_HERE = "this is a forked child, and its parent goes on with"
+PARENT_GOES_ON = "this is a forked child, and its parent goes on with"
 
 
 class ForkAware(Protocol):

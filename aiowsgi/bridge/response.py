@@ -11,16 +11,16 @@ from typing import Protocol
 
 from ..callbacks import no_callback
 from ..errors import ApplicationError, ClientDisconnected
-from .budget import SMALL, Budget
+from .budget import MIN_COUNTED, Budget
 from .locks import make_lock, reentered
 from .pool.jobs import SHORT_WAIT, ThreadSlots
 
 # Bytes that each writer may queue although the budget is exceeded, so that every response goes on.
-_FLOOR = 1 << 16
+_ALWAYS_ALLOWED = 1 << 16
 # Larger pieces are split, so that the loop thread can take a little at a time.
-_PIECE = 1 << 17
+_MAX_PIECE = 1 << 17
 # Queued pieces are joined up to this size, as soon as many bytes are queued.
-_JOINED = 1 << 12
+_JOIN_LIMIT = 1 << 12
 
 
 class Progress(enum.Enum):
@@ -165,7 +165,7 @@ class ResponseWriter:
         # This is read without the lock. ``_send_directly`` reads it again with the lock.
         if self._direct and not (pieces := self._send_directly(pieces)):
             return
-        largest = min(_PIECE, self._high_water)
+        largest = min(_MAX_PIECE, self._high_water)
         for piece in pieces:
             if len(piece) <= largest:
                 self._put(piece, OPEN)
@@ -195,7 +195,7 @@ class ResponseWriter:
             pieces = self._send_directly(pieces)
         try:
             last = b""
-            if pieces and len(pieces[-1]) <= min(_PIECE, self._high_water):
+            if pieces and len(pieces[-1]) <= min(_MAX_PIECE, self._high_water):
                 last = pieces.pop()
             if pieces:
                 self.write(pieces)
@@ -257,7 +257,7 @@ class ResponseWriter:
             return True
         if size > self._high_water:
             return False
-        return size <= _FLOOR or self._budget.has_room(self._held, size)
+        return size <= _ALWAYS_ALLOWED or self._budget.has_room(self._held, size)
 
     def _wait_for_room(self, more: int) -> None:
         """Wait until ``more`` bytes can be queued. The lock is held.
@@ -298,7 +298,7 @@ class ResponseWriter:
                 if piece:
                     self._append(piece)
                     self._size += len(piece)
-                    if self._size >= SMALL:
+                    if self._size >= MIN_COUNTED:
                         self._count()
                 self._progress = progress
                 if self._woken:
@@ -313,7 +313,7 @@ class ResponseWriter:
     def _append(self, piece: bytes) -> None:
         """Add a piece to the queue. The lock is held."""
         pieces = self._pieces
-        if self._size >= SMALL and len(pieces[-1]) + len(piece) <= _JOINED:
+        if self._size >= MIN_COUNTED and len(pieces[-1]) + len(piece) <= _JOIN_LIMIT:
             # The client is slow. Many small pieces would take more memory than their bytes.
             pieces[-1] += piece
         else:

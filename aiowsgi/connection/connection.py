@@ -80,7 +80,7 @@ class Connection(ConnectionView):
     def receive_end(self) -> None:
         """Take the client's end: it may have said all it has to say, and wait for answers."""
         self.receiver.feed_eof()
-        if self._state is CLOSING or (self._state is IDLE and not self.receiver.begun):
+        if self._state is CLOSING or (self._state is IDLE and not self.receiver.has_begun):
             self.wire.close()
             return
         if self._stream is not None:
@@ -186,7 +186,7 @@ class Connection(ConnectionView):
 
     def on_left(self) -> None:
         """See ``Taker``."""
-        if self._state is IDLE and self.receiver.begun:
+        if self._state is IDLE and self.receiver.has_begun:
             self._fire(BYTES)
             self._watchdog.enter(HEAD)
         self._account()
@@ -248,7 +248,9 @@ class Connection(ConnectionView):
         if 0 < resources.config.max_keep_alive_requests <= self._requests:
             return True
         # What was sent before the client could know, or ended its side, is still answered.
-        return (resources.draining or receiver.eof) and (receiver.receiving or not receiver.begun)
+        return (resources.draining or receiver.eof) and (
+            receiver.receiving or not receiver.has_begun
+        )
 
     def _dispatch(self, stream: Stream) -> None:
         """Have the request answered."""
@@ -279,7 +281,7 @@ class Connection(ConnectionView):
         self.receiver.next_request()
         self._fire(event)
         self._watchdog.enter(IDLE)
-        if self.receiver.eof and not self.receiver.begun:
+        if self.receiver.eof and not self.receiver.has_begun:
             self._close(linger=False)
 
     def _flush(self) -> None:

@@ -107,9 +107,9 @@ class Receiver:
         self._disk_awaited = False
 
     @property
-    def begun(self) -> bool:
+    def has_begun(self) -> bool:
         """Whether bytes of a request have arrived that is not complete."""
-        return self._parser.begun
+        return self._parser.has_begun
 
     @property
     def request_line(self) -> str:

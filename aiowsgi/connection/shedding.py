@@ -59,7 +59,7 @@ class LoadShedding:
         pool, now = self._resources.pool, self._resources.clock()
         if now - self._threads_at < _INTERVAL:
             return
-        if not pool.starved:
+        if not pool.is_starved:
             self._slow = _SLOW
             return
         self._threads_at = now

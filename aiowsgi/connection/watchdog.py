@@ -167,7 +167,7 @@ class Watchdog:
             self._on_expiry(Expiry.GONE)
         else:
             if waited >= config.queue_target:
-                self._shared.observers.waits.look(waited)
+                self._shared.observers.waits.note_waiting(waited)
             self._shared.shedding.free_threads()
             self._deadline.set(self._shared.timeouts.stream[QUEUED])
 

@@ -194,7 +194,7 @@ class Stream:
     @property
     def is_open_ended(self) -> bool:
         """Whether a response has begun that looks complete wherever its connection ends."""
-        return self.first_byte_at > 0 and not self.encoder.self_delimiting
+        return self.first_byte_at > 0 and not self.encoder.is_self_delimiting
 
     @property
     def queue_wait(self) -> float:
@@ -359,7 +359,7 @@ class Stream:
             pieces = self.encoder.encode(data, self._take_head())
             if self._ended:
                 pass
-            elif self.encoder.complete:
+            elif self.encoder.is_complete:
                 # All that was declared is there: one hand-over less, and nothing left to wait for.
                 self.writer.finish(pieces, queue=self._leaves_end_to_loop)
                 self._ended = True

@@ -115,7 +115,7 @@ class UwsgiParser:
         return len(self._buffer)
 
     @property
-    def begun(self) -> bool:
+    def has_begun(self) -> bool:
         """Whether bytes have arrived of which no event was made."""
         return len(self._buffer) > 0
 
@@ -166,7 +166,7 @@ class UwsgiParser:
                 self._finished = True
                 self.drop()
                 return _END_OF_MESSAGE
-            if event is None and self._eof and (self._in_body or self.begun):
+            if event is None and self._eof and (self._in_body or self.has_begun):
                 raise IncompleteRequest(
                     400, "the client ended the connection in the middle of a request"
                 )

@@ -7,7 +7,7 @@ nothing else.
 """
 
 from ..errors import IncompleteRequest, Refusal
-from .lines import Buffer, ChunkScanner, HeadScanner, ordinary_request
+from .lines import Buffer, ChunkScanner, HeadScanner, match_ordinary_request
 from .readers.reader import ChunkDecoder
 from .request import BodyData, EndOfMessage, Event, FieldSection, RequestHead, RequestParser
 from .sections import FieldSections
@@ -49,7 +49,7 @@ class Parser(RequestParser):
         self._scanner: HeadScanner | None = None
         self._line = ""  # The request line, if ``drop`` has dropped its bytes.
         self._in_body = False
-        self._remaining = 0  # Bytes to come of a body with Content-Length.
+        self._remaining = 0  # Bytes of a body with Content-Length that have yet to be parsed.
         self._chunks: ChunkScanner | None = None
         self._decoder: ChunkDecoder | None = None
 
@@ -59,7 +59,7 @@ class Parser(RequestParser):
         return len(self._buffer) - self._position
 
     @property
-    def begun(self) -> bool:
+    def has_begun(self) -> bool:
         """Whether more has arrived than the empty line before a request. See ``RequestParser``."""
         return self.buffered > 2 or self._buffer[self._position :] not in _EMPTY_LINE_AT_MOST
 
@@ -116,7 +116,7 @@ class Parser(RequestParser):
                 # Bytes that were parsed are not kept, so that an idle connection holds none.
                 self._buffer = self._buffer[position:]
                 self._position = 0
-            if event is None and self._eof and (self._in_body or self.begun):
+            if event is None and self._eof and (self._in_body or self.has_begun):
                 raise IncompleteRequest(
                     400, "the client ended the connection in the middle of a request"
                 )
@@ -150,7 +150,7 @@ class Parser(RequestParser):
         if not end or len(block) > self._sections.max_unmeasured:
             return None
         line, _, raw = block.partition(b" HTTP/")
-        if (match := ordinary_request(line.decode("latin-1"))) is None:
+        if (match := match_ordinary_request(line.decode("latin-1"))) is None:
             return None
         section = self._sections.known.get(raw) or self._sections.read_ordinary(raw)
         if section is None:

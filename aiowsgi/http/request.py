@@ -1,17 +1,17 @@
-"""What a parser takes and yields, and the limits it holds a client to. Data, and an interface."""
+"""What a parser yields, the limits of a request, and the interface of a parser."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-# Of a header field: its name in lower case, and its value without the white space around it.
+# A header field: its name in lower case, and its value without the white space around it.
 Field = tuple[bytes, bytes]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Ceilings on one request, in bytes; ``fields`` is a count."""
+    """The limits of one request, in bytes; ``fields`` is a number of fields."""
 
     request_line: int = 8190
     fields: int = 100
@@ -22,46 +22,49 @@ class Limits:
 
 @dataclass(slots=True)
 class FieldSection:
-    """What the header section of a request says, and the decisions taken from it.
+    """The header section of a request, and what was decided from it.
 
-    Requests that were sent with the same section share one of these, so nobody changes it, but for
-    the place that belongs to the environ.
+    Requests with the same section share one of these objects. So it is never changed, except for
+    ``environ``, which is set once.
     """
 
-    # "HTTP/1.1" or "HTTP/1.0", for it decides with the fields; any other that a web server in front
-    # speaks with its clients.
+    # The version of HTTP, because it decides together with the fields. Our own clients speak
+    # "HTTP/1.1" or "HTTP/1.0"; a web server in front may report any other that it speaks with its
+    # clients.
     version: str
-    # In the order in which they were sent; without those that the application must not see.
+    # In the order in which they were sent, without those that the application must not see.
     fields: list[Field]
     # The Host field.
     host: str | None
-    # None where no Content-Length was sent.
+    # None if no Content-Length was sent.
     content_length: int | None
     chunked: bool
     keep_alive: bool
     expect_continue: bool
-    # What all environs of requests with this section have in common; None before the first one.
+    # The part of the environ that all requests with this section have in common; None before the
+    # first of them.
     environ: dict[str, Any] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(slots=True)
 class RequestHead:
-    """A request head that passed every check.
+    """A request head that has passed every check.
 
-    Not frozen, because one is made for every request, and that would take three times as long.
+    It is not frozen: one is made for each request, and to make a frozen one takes three times as
+    long.
     """
 
     method: str
     # As sent, percent-encoded.
     target: str
-    # Of the target, percent-encoded; empty for ``OPTIONS *``.
+    # The parts of the target, percent-encoded; empty for ``OPTIONS *``.
     path: str
     query: str
-    # The effective authority: of an absolute-form target, else the Host field (RFC 9112 §3.3).
+    # The authority of a target in absolute-form, else the Host field (RFC 9112 §3.3).
     host: str | None
     section: FieldSection
-    # What a web server in front has said of the environ, in a protocol that has place for it. It
-    # counts more than what the connection and the request say themselves.
+    # Values for the environ from a web server in front, if its protocol can send such. They replace
+    # what the server itself knows from the connection and the request.
     variables: Mapping[str, str] | None = None
 
 
@@ -69,7 +72,8 @@ class BodyData(NamedTuple):
     """Bytes of a request body, decoded from their transfer coding; never empty."""
 
     data: bytes
-    # Whether the parser has stopped here although there may be more: many chunks are much work.
+    # Whether the parser has more bytes that it has not looked at yet, because many chunks are much
+    # work.
     more: bool = False
 
 
@@ -83,28 +87,28 @@ Event = RequestHead | BodyData | EndOfMessage
 class RequestParser(ABC):
     """Parses the requests of one connection, one after the other: bytes in, events out. No I/O.
 
-    Once ``next_event`` has raised a Refusal, nothing behind the offending bytes is ever parsed.
+    After ``next_event`` has raised a Refusal, no further bytes are parsed.
     """
 
-    # An abstract class and no protocol: compiled, its methods are found much faster.
+    # An abstract class, not a ``typing.Protocol``: compiled code finds its methods much faster.
     __slots__ = ()
 
     @property
     @abstractmethod
     def buffered(self) -> int:
-        """How many bytes were fed and not parsed."""
+        """How many bytes were fed and are not parsed yet."""
 
     @property
     @abstractmethod
-    def begun(self) -> bool:
-        """Whether bytes of another request have arrived, which is not complete."""
+    def has_begun(self) -> bool:
+        """Whether bytes of another request have arrived, whose head is not complete."""
 
     @property
     @abstractmethod
     def request_line(self) -> str:
-        """What is known of a request line behind which there is no head, or none that is allowed.
+        """The request line of a head that is incomplete or refused, as far as it has arrived.
 
-        Anything may stand in it. It is cut short where it is long, and outlives ``drop``.
+        It may hold any characters, and is cut short if it is long. ``drop`` does not change it.
         """
 
     @abstractmethod
@@ -113,16 +117,16 @@ class RequestParser(ABC):
 
     @abstractmethod
     def feed_eof(self) -> None:
-        """Take the end of the client's bytes: the connection is half-closed."""
+        """Take note that the client has ended its side of the connection."""
 
     @abstractmethod
     def drop(self) -> None:
-        """Forget the bytes that were not used: nobody asks for another event."""
+        """Drop the bytes that are not parsed. ``next_event`` is not called any more."""
 
     @abstractmethod
     def next_event(self) -> Event | None:
         """Return the next event, or None if it needs more bytes.
 
-        Raises Refusal where the client broke the protocol or a limit. Between two messages the end
-        of the stream is nothing special; inside a message it is a Refusal with 400.
+        Raises Refusal if the client has broken the protocol or a limit. The end of the client's
+        bytes is a Refusal with 400 in the middle of a request, and no event between two requests.
         """

@@ -123,8 +123,8 @@ def _response_head(
 
 # The limits of the cache: how many heads, and how many bytes each. That is 4 MB at most. A field
 # takes _FIELD_SIZE bytes of memory besides its characters.
-_MOST_HEADS = 512
-_LONGEST_HEAD = 4096
+_MAX_HEADS = 512
+_MAX_HEAD_SIZE = 4096
 _FIELD_SIZE = 160
 
 
@@ -140,7 +140,7 @@ class ResponseHeads:
 
     def __init__(self, server: str) -> None:
         self._server = server
-        self._cache = Cache[_Key, _Head](_MOST_HEADS, _LONGEST_HEAD)
+        self._cache = Cache[_Key, _Head](_MAX_HEADS, _MAX_HEAD_SIZE)
         self.known = self._cache.known
 
     def make(self, key: _Key) -> _Head:
@@ -198,7 +198,7 @@ class ResponseEncoder:
         self.missing = 0
 
     @property
-    def complete(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether everything that may follow the head has been encoded."""
         return self._framing is NONE or (self._framing is LENGTH and self._remaining == 0)
 
@@ -208,7 +208,7 @@ class ResponseEncoder:
         return self._framing is not NONE and not self.excess
 
     @property
-    def self_delimiting(self) -> bool:
+    def is_self_delimiting(self) -> bool:
         """Whether the client can tell a response that was cut from one that is complete."""
         return self._framing is not CLOSE
 

@@ -11,7 +11,7 @@ from typing import cast
 from ..cache import Cache
 from ..errors import Refusal
 from .framing import decide_framing, without_repetitions
-from .lines import ordinary_section
+from .lines import match_ordinary_section
 from .readers.reader import Reader
 from .request import Field, FieldSection, Limits
 
@@ -21,15 +21,15 @@ from .request import Field, FieldSection, Limits
 # and hashed with a secret of the interpreter. So an attacker can neither make keys collide, nor
 # find out what others have sent. Secrets in sections (cookies, tokens) stay in memory until other
 # sections take their place, or the server is gone.
-_MOST_SECTIONS = 1024
-_LONGEST_SECTION = 4096
-_MOST_FIELDS = 40
-_MOST_LINES = 1024
-_LONGEST_LINE = 200
+_MAX_SECTIONS = 1024
+_MAX_SECTION_SIZE = 4096
+_MAX_FIELDS = 40
+_MAX_LINES = 1024
+_MAX_LINE_SIZE = 200
 # As a number: to look for a number in bytes is twenty times as fast as to look for bytes.
 _UNDERSCORE = ord("_")
 # How many bytes of a field name a refusal shows.
-_LONGEST_NAME_SHOWN = 100
+_MAX_NAME_SHOWN = 100
 
 
 class FieldSections:
@@ -68,7 +68,7 @@ class FieldSections:
         # bytes. So its lines need not be measured.
         self.max_unmeasured = min(limits.request_line, limits.field_size, limits.head) - 4
         # Many sections are sent once only, because proxies or clients number their requests.
-        self._cache = Cache[bytes, FieldSection](_MOST_SECTIONS, _LONGEST_SECTION)
+        self._cache = Cache[bytes, FieldSection](_MAX_SECTIONS, _MAX_SECTION_SIZE)
         self.known = self._cache.known
         # Single lines, for sections that differ in a few lines only: 0.5 MB at most.
         self._lines: dict[bytes, Field] = {}
@@ -79,7 +79,7 @@ class FieldSections:
         ``raw`` are the bytes between "HTTP/" and the empty line of a head that is not longer than
         ``max_unmeasured``. Raises Refusal with 400, 413, 417 or 501.
         """
-        if raw.count(b"\r\n") > self.limits.fields or ordinary_section(raw) is None:
+        if raw.count(b"\r\n") > self.limits.fields or match_ordinary_section(raw) is None:
             return None
         return self.read(raw)
 
@@ -92,7 +92,7 @@ class FieldSections:
         section = decide_framing(version, fields, values, self.limits)
         if len(values) < len(fields):
             section.fields = without_repetitions(fields)
-        if len(section.fields) <= _MOST_FIELDS:
+        if len(section.fields) <= _MAX_FIELDS:
             self._cache.offer(raw, section, len(raw))
         return section
 
@@ -105,7 +105,7 @@ class FieldSections:
         if self._header_map == "dangerous":
             return fields
         if self._header_map == "refuse":
-            shown = ambiguous[0][:_LONGEST_NAME_SHOWN].decode("ascii")
+            shown = ambiguous[0][:_MAX_NAME_SHOWN].decode("ascii")
             raise Refusal(400, f"the name of the header field {shown} holds an underscore")
         if self._on_dropped is not None:
             for name in ambiguous:
@@ -122,7 +122,7 @@ class FieldSections:
             return cast(list[Field], fields)
         # A line means the same in every version of HTTP/1.
         read = self.reader.fields(b"\r\n".join([b"1.1", *[lines[place] for place in unknown]]))
-        if len(known) + len(read) > _MOST_LINES:
+        if len(known) + len(read) > _MAX_LINES:
             known.clear()
         ambiguous: list[bytes] = []
         for place, field in zip(unknown, read, strict=True):
@@ -132,7 +132,7 @@ class FieldSections:
             assert field == (name.lower(), value.strip(b" \t"))  # The library agrees with us.
             if _UNDERSCORE in name:
                 ambiguous.append(field[0])  # Not cached, so that each request reports it.
-            elif len(line) <= _LONGEST_LINE:
+            elif len(line) <= _MAX_LINE_SIZE:
                 known[line] = field
         whole = cast(list[Field], fields)
         return self._mapped(whole, ambiguous) if ambiguous else whole

@@ -19,16 +19,16 @@ from ..bridge import forks
 from ..wording import counted
 
 # The limits of the queue. Lines beyond them are dropped.
-_MOST_BYTES = 4 << 20
-_MOST_LINES = 50_000
+_MAX_BYTES = 4 << 20
+_MAX_LINES = 50_000
 # So many bytes are written at a time, or one longer line. Few, so that the writer notices whether a
 # slow reader still reads.
 _PIECE = 8192
 # Seconds that the thread waits after it has written, so that more lines gather. Otherwise a busy
 # server would wake it for each line.
-_GATHER = 0.05
+_GATHER_SECONDS = 0.05
 # A reader that reads nothing for so many seconds is taken to be stuck.
-_STUCK = 2.0
+_STUCK_SECONDS = 2.0
 # Seconds between two messages that lines were dropped.
 _REPORT_INTERVAL = 10.0
 
@@ -93,7 +93,7 @@ class LogWriter:
         with self._changed:
             direct = self._direct
             if not direct:
-                if self._size + len(data) > _MOST_BYTES or len(self._lines) >= _MOST_LINES:
+                if self._size + len(data) > _MAX_BYTES or len(self._lines) >= _MAX_LINES:
                     self._dropped += 1
                     return
                 self._lines.append(data)
@@ -126,7 +126,7 @@ class LogWriter:
                 now = time.monotonic()
                 if written != self._written:
                     written, since = self._written, now
-                left = min(deadline, since + _STUCK) - now
+                left = min(deadline, since + _STUCK_SECONDS) - now
                 if left <= 0:
                     break
                 self._changed.wait(left)
@@ -211,7 +211,7 @@ class LogWriter:
             if self._ending:
                 self._changed.notify_all()
             elif not self._lines:
-                self._changed.wait(_GATHER)
+                self._changed.wait(_GATHER_SECONDS)
             now = time.monotonic()
             if not written or not self._dropped or now - self._reported_at < _REPORT_INTERVAL:
                 return ""

@@ -8,10 +8,10 @@ from .access import escaped
 
 _log = logging.getLogger("aiowsgi.error")
 
-# Within so many seconds, no warning is repeated, and there are no more than _MOST_WARNINGS.
+# Within so many seconds, no warning is repeated, and there are no more than _MAX_WARNINGS.
 _INTERVAL = 60.0
-_MOST_WARNINGS = 30
-_MOST_NAMES = 100
+_MAX_WARNINGS = 30
+_MAX_NAMES = 100
 # Text that a client chooses is cut to so many characters.
 _SHOWN = 200
 
@@ -42,7 +42,7 @@ class Refusals:
             del warned[oldest]
         # If the server is busy, that is no client's fault. So one warning is for all clients.
         key = ("" if refusal.retry_after else client, refusal.reason)
-        if key in warned or len(warned) >= _MOST_WARNINGS:
+        if key in warned or len(warned) >= _MAX_WARNINGS:
             self._not_shown += 1
             return
         warned[key] = now
@@ -66,7 +66,7 @@ class DroppedFields:
     def note(self, name: bytes) -> None:
         """Take note of a field whose name holds an underscore."""
         name = name[:_SHOWN]
-        if name in self._names or len(self._names) >= _MOST_NAMES:
+        if name in self._names or len(self._names) >= _MAX_NAMES:
             return
         self._names.add(name)
         shown = name.decode("latin-1")
@@ -76,7 +76,7 @@ class DroppedFields:
             "--header-map%s",
             escaped(shown),
             escaped(shown.replace("_", "-")),
-            "; further names are not reported" if len(self._names) == _MOST_NAMES else "",
+            "; further names are not reported" if len(self._names) == _MAX_NAMES else "",
         )
 
 

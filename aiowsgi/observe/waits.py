@@ -31,7 +31,7 @@ class Waits:
         self._refused += refused
         self._warn(wait)
 
-    def look(self, wait: float) -> None:
+    def note_waiting(self, wait: float) -> None:
         """Take note of a request that has waited ``wait`` seconds so far, and is still waiting."""
         self._warn(wait, and_more=", and more are waiting")
 

@@ -16,11 +16,11 @@ from ..observe.loggers import error_log
 from . import logs, standard_streams
 
 # Threads get this many seconds to end, even if no time for shutdown is left.
-_LEAST = 0.05
+_MIN_SECONDS = 0.05
 # Seconds to write what was logged and printed before.
 _FLUSH_TIMEOUT = 0.15
 # The longest time that a thread can sleep is not much longer than this, about thirty years.
-_LONGEST = 1e9
+_MAX_SLEEP = 1e9
 _PACKAGE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
 
 
@@ -32,20 +32,20 @@ def end_within(exit_code: int, seconds: float | None) -> None:
     """
     if seconds is None:
         exit_now(exit_code)
-    seconds = max(seconds, _LEAST)
+    seconds = max(seconds, _MIN_SECONDS)
     try:
         # The second one writes to the logs, and a reader that is stuck would keep it from exiting.
         # So this one writes nothing.
-        _after(seconds + _FLUSH_TIMEOUT, lambda: os._exit(exit_code))
-        _after(seconds, lambda: _give_up(exit_code))
+        _call_after(seconds + _FLUSH_TIMEOUT, lambda: os._exit(exit_code))
+        _call_after(seconds, lambda: _force_exit(exit_code))
     except RuntimeError:  # No thread can be started, so nothing could end the wait.
-        _give_up(exit_code)
+        _force_exit(exit_code)
 
 
 def exit_now(exit_code: int) -> NoReturn:
     """End the process although threads of the application are still at work."""
     with contextlib.suppress(RuntimeError):
-        _after(_FLUSH_TIMEOUT, lambda: os._exit(exit_code))
+        _call_after(_FLUSH_TIMEOUT, lambda: os._exit(exit_code))
     _flush_and_exit(exit_code)
 
 
@@ -58,34 +58,36 @@ def exit_on_signal(number: int) -> NoReturn:
     os._exit(128 + number)
 
 
-def _after(seconds: float, action: Callable[[], None]) -> None:
+def _call_after(seconds: float, action: Callable[[], None]) -> None:
     """Call ``action`` after ``seconds``, on a daemon thread.
 
     Raises RuntimeError if no thread can be started.
     """
 
     def run() -> None:
-        time.sleep(min(seconds, _LONGEST))
+        time.sleep(min(seconds, _MAX_SLEEP))
         action()
 
     threading.Thread(target=run, name="aiowsgi-end", daemon=True).start()
 
 
-def _give_up(exit_code: int) -> None:
+def _force_exit(exit_code: int) -> None:
     """Log which threads keep the process from ending, and end it."""
-    holders = {thread.ident: thread.name for thread in _holders() if thread.ident is not None}
-    for ident, stack in stacks_of(holders).items():
+    blocking = {
+        thread.ident: thread.name for thread in _blocking_threads() if thread.ident is not None
+    }
+    for ident, stack in stacks_of(blocking).items():
         if _PACKAGE in stack:
             continue  # This is the main thread, which waits in a function of this package.
         error_log.warning(
             "The process ends although the thread %s of the application is still at work, at:\n%s",
-            holders[ident],
+            blocking[ident],
             stack,
         )
     _flush_and_exit(exit_code)
 
 
-def _holders() -> list[threading.Thread]:
+def _blocking_threads() -> list[threading.Thread]:
     """Return the threads that keep the interpreter from ending."""
     main = threading.main_thread()
     found = [

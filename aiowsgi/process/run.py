@@ -28,13 +28,13 @@ _log = logging.getLogger("aiowsgi.error")
 
 # Settings for mallopt(3): the environment variable and the tunable that users may set instead, the
 # number of the parameter in malloc.h, and the value.
-_HEAPS = (
+_HEAP_SETTINGS = (
     ("MALLOC_ARENA_MAX", "glibc.malloc.arena_max", -8, 2),
     ("MALLOC_MMAP_THRESHOLD_", "glibc.malloc.mmap_threshold", -3, 2 << 20),
     ("MALLOC_TRIM_THRESHOLD_", "glibc.malloc.trim_threshold", -1, 16 << 20),
 )
 # Modules that this package or the standard library imports only during serving.
-_LATE = ("ipaddress", "urllib.parse")
+_LATE_IMPORTS = ("ipaddress", "urllib.parse")
 # After a second signal, the server waits this many seconds until the connections it has cut are
 # gone.
 _FORCED_TIMEOUT = 0.5
@@ -80,7 +80,7 @@ def prepare(config: Config) -> None:
     """
     _loop_factory(config)
     find_reader(config.http)
-    for name in _LATE:
+    for name in _LATE_IMPORTS:
         importlib.import_module(name)
     if config.body_spool:
         importlib.import_module("tempfile")
@@ -143,7 +143,7 @@ def _set_up_heaps() -> None:
     # "name=value:name=value".
     tunables = os.environ.get("GLIBC_TUNABLES", "").split(":")
     tuned = {tunable.partition("=")[0] for tunable in tunables}
-    for variable, tunable, parameter, value in _HEAPS:
+    for variable, tunable, parameter, value in _HEAP_SETTINGS:
         if variable not in os.environ and tunable not in tuned:
             mallopt(parameter, value)
 

@@ -164,7 +164,7 @@ class Signals:
         elif number in _STOP or number in _STOP_NOW:
             self._without_server(number)
         elif reason := _REFUSED.get(signal.Signals(number).name):
-            say(f"Ignored {signal.Signals(number).name}: {reason}")
+            _write_to_stderr(f"Ignored {signal.Signals(number).name}: {reason}")
 
     def _pass_on(self, number: int) -> None:
         self.restore()
@@ -217,7 +217,7 @@ class Signals:
             error_log.exception("The handler %s of the application failed", describe(handler))
 
 
-def say(text: str) -> None:
+def _write_to_stderr(text: str) -> None:
     """Write a line to standard error, unless that would block. Called in signal handlers.
 
     A handler cannot use a stream or a logger, because the code that it has interrupted may hold the

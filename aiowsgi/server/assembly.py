@@ -80,7 +80,7 @@ class Assembly:
             app,
             resources,
             base_environ=base_environ(
-                software=PRODUCT, multithread=pool.concurrent, multiprocess=multiprocess
+                software=PRODUCT, multithread=pool.is_concurrent, multiprocess=multiprocess
             ),
             context=context,
             coroutines=self.coroutines,
@@ -125,7 +125,7 @@ class Assembly:
         """Give up, in a forked child. Return the descriptors that are its parent's."""
         resources = self.resources
         resources.abandoned = True
-        gone = ClientDisconnected(f"{forks.NOT_HERE} the request")
+        gone = ClientDisconnected(f"{forks.PARENT_GOES_ON} the request")
         descriptors: list[int] = []
         for client in self.shared.clients:
             descriptors += client.abandon(gone)

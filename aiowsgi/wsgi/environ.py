@@ -11,7 +11,7 @@ Environ = dict[str, Any]
 
 # The keys that ``build_environ`` sets for each request. They are in the base environ already,
 # because a dict that grows after it was copied costs twice as much.
-_OF_EACH_REQUEST = (
+_PER_REQUEST_KEYS = (
     "REQUEST_METHOD",
     "PATH_INFO",
     "QUERY_STRING",
@@ -43,7 +43,7 @@ def base_environ(*, software: str, multithread: bool, multiprocess: bool) -> Env
         "wsgi.input_terminated": True,
         "wsgi.file_wrapper": FileWrapper,
         "wsgi.errors": ErrorStream(),
-        **dict.fromkeys(_OF_EACH_REQUEST),
+        **dict.fromkeys(_PER_REQUEST_KEYS),
     }
 
 

@@ -18,11 +18,11 @@ _STATUS = re.compile(r"[1-9][0-9]{2} [\t\x20-\x7e\x80-\xff]*")
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _NOT_IN_VALUE = re.compile(r"[^\t\x20-\x7e\x80-\xff]")
 _LENGTH = re.compile(r"[0-9]{1,18}")
-_LONGEST_NAME = 64
+_MAX_NAME_SIZE = 64
 # The limits of the cache: how many heads, and how many bytes each. That is 2 MB at most. A field
 # takes _FIELD_SIZE bytes of memory besides its characters.
-_MOST = 512
-_LONGEST = 4096
+_MAX_HEADS = 512
+_MAX_HEAD_SIZE = 4096
 _FIELD_SIZE = 160
 
 
@@ -111,7 +111,7 @@ def _check_each(headers: tuple[Any, ...]) -> Fields:
             raise ApplicationError(_not_text(item))
         # As in ``check_status``.
         name, value = str.__str__(name), str.__str__(value)
-        lower = _known_name(name) if len(name) <= _LONGEST_NAME else _check_name(name)
+        lower = _known_name(name) if len(name) <= _MAX_NAME_SIZE else _check_name(name)
         # Most values are printable ASCII, and these two tests are faster than the search.
         if not (value.isascii() and value.isprintable()) and _NOT_IN_VALUE.search(value):
             raise ApplicationError(
@@ -143,7 +143,7 @@ class HeaderChecks:
     __slots__ = ("_cache", "_known")
 
     def __init__(self) -> None:
-        self._cache = Cache[_Start, _Start](_MOST, _LONGEST)
+        self._cache = Cache[_Start, _Start](_MAX_HEADS, _MAX_HEAD_SIZE)
         self._known = self._cache.known
 
     def check(self, status: Any, headers: Any) -> _Start:

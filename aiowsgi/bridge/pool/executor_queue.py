@@ -48,10 +48,10 @@ class ExecutorQueue:
         return count if isinstance(count, int) else 2
 
     @property
-    def concurrent(self) -> bool:
+    def is_concurrent(self) -> bool:
         """Whether several jobs may run at the same time. See ``JobQueue``."""
         if isinstance(self._executor, ThreadPool):
-            return self._executor.concurrent
+            return self._executor.is_concurrent
         return self.threads > 1
 
     @property
@@ -66,7 +66,7 @@ class ExecutorQueue:
             return sum(job.lost for job in self._running)
 
     @property
-    def starved(self) -> bool:
+    def is_starved(self) -> bool:
         """Whether jobs wait while threads wait for clients."""
         return bool(self._queued) and bool(self._waiting_for_clients)
 

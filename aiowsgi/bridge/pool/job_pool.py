@@ -89,7 +89,7 @@ class JobPool:
         return self._max_threads
 
     @property
-    def concurrent(self) -> bool:
+    def is_concurrent(self) -> bool:
         """Whether several jobs may run at the same time, those that wait for clients included."""
         return self._max_threads + self._spare_threads + self._max_lost_threads > 1
 
@@ -104,7 +104,7 @@ class JobPool:
         return len(self._lost)
 
     @property
-    def starved(self) -> bool:
+    def is_starved(self) -> bool:
         """Whether jobs are queued because more threads wait for clients than can be replaced."""
         return bool(self._jobs) and len(self._waiting_for_clients) > self._spare_threads
 
@@ -230,7 +230,7 @@ class JobPool:
         self._refuse_reentry()
         with self._lock:
             if self.abandoned:
-                raise RuntimeError(f"{forks.NOT_HERE} the thread pool; make another one")
+                raise RuntimeError(f"{forks.PARENT_GOES_ON} the thread pool; make another one")
             if self._closed:
                 raise RuntimeError("the thread pool is shut down")
             waiting = len(self._jobs)

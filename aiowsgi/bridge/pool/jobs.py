@@ -85,7 +85,7 @@ class JobQueue(ThreadSlots, Protocol):
         """How many threads may work at the same time."""
 
     @property
-    def concurrent(self) -> bool:
+    def is_concurrent(self) -> bool:
         """Whether several jobs may run at the same time, those that wait for clients included."""
 
     @property
@@ -97,7 +97,7 @@ class JobQueue(ThreadSlots, Protocol):
         """How many jobs were written off and are still running."""
 
     @property
-    def starved(self) -> bool:
+    def is_starved(self) -> bool:
         """Whether jobs are in the queue because too many threads wait for clients."""
 
     def start(self, run: Callable[[], None], failed: Callable[[], None], *, wake: bool) -> Job:
