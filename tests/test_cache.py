@@ -1,4 +1,4 @@
-"""What is remembered is bounded in bytes, has come more than once, and goes with its server."""
+"""Caches: bounded in bytes, only of what was sent twice, and gone with their server."""
 
 import gc
 import weakref

@@ -134,7 +134,7 @@ def test_page_shows_headers_request_and_wsgi_keys():
     assert rows["wsgi.version"] == "(1, 0)"
     assert rows["wsgi.multithread"] == "True"
     assert rows["server.answer"] == "a function"
-    # Objects are shown by their type: an address in memory is for nobody's eyes.
+    # Objects are shown by their type. An address in memory must not be shown.
     assert rows["wsgi.input"] == "wsgiref.validate.InputWrapper"
     assert "127.0.0.9 port 4711" in answer.text
     assert '<strong id="server">server/2</strong>' in answer.text

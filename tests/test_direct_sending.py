@@ -1,4 +1,4 @@
-"""What a pool thread sends itself: everything in its order, and nothing where it must not."""
+"""What a pool thread sends by itself: in the right order, and only while it is allowed to."""
 
 import asyncio
 import random
@@ -98,7 +98,7 @@ def test_pieces_go_out_without_the_loop_thread(wakes: Wakes) -> None:
     writer.write([b"c"])
     assert (bytes(kernel.taken), wakes.number) == (b"abc", 0)
     writer.finish([b"d"])
-    # Somebody has to go on with the connection.
+    # The loop thread is woken, because it has to go on with the connection.
     assert (bytes(kernel.taken), wakes.number) == (b"abcd", 1)
     assert writer.take(ALL) == ([], Progress.FINISHED)
 

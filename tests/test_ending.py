@@ -152,7 +152,7 @@ def test_output_that_nobody_reads_does_not_hold_the_end(tmp_path: Path) -> None:
         sys.stdout.write("x" * (1 << 23))
     """
     options = ("--timeout-graceful", "300ms")
-    # The pipe is read by nobody while it is there.
+    # The pipe is not read while the process is there.
     with served(tmp_path, dedent(source) + ANSWER, *options, stdout=subprocess.PIPE) as process:
         process.port()
         assert process.stop() == 0
@@ -199,7 +199,7 @@ def test_threads_that_are_left_are_named_once_the_time_is_over(
     exits: "queue.SimpleQueue[int]", lingering: threading.Thread, caplog: pytest.LogCaptureFixture
 ) -> None:
     ending.end_within(7, 0.0)
-    # Whoever is first ends the process; the other one would if that were stuck.
+    # The first one ends the process. The second one does so if the first is stuck.
     assert [exits.get(timeout=PATIENCE) for _ in range(2)] == [7, 7]
     (message,) = caplog.messages
     assert " thread lingering of the application " in message

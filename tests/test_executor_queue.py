@@ -1,4 +1,4 @@
-"""The share of a server in an executor that belongs to somebody else. In memory.
+"""The job queue in front of an executor that the host passes in. In memory.
 
 Jobs on real threads say when they begin and end when they are told to. Where the moment matters,
 the executor is one that runs a job when the test says so, on the test's thread.

@@ -1,4 +1,4 @@
-"""Header sections that are remembered: nobody can tell that they are, and they have bounds."""
+"""Cached header sections: the cache changes no result, and has bounds."""
 
 import re
 import threading
@@ -359,7 +359,7 @@ def test_threads_may_make_the_environ_of_a_section_at_the_same_time() -> None:
         del environ["wsgi.input"]
         assert environ == made[0]
         assert environ["HTTP_X"] == "v"
-    # And nobody makes it again.
+    # And it is not made again.
     value.meet = lambda: pytest.fail("it was made again")
     assert environ_of(head)["HTTP_X"] == "v"
 

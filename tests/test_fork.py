@@ -328,7 +328,7 @@ def test_process_pool_works_and_ends_with_the_server(start: Start, loop: str) ->
     assert server.ask("hello") == "hello"
     server.process.terminate()
     assert server.process.wait(TIMEOUT) == 0
-    # Nobody is left of the group.
+    # No process of the group is left.
     with pytest.raises(ProcessLookupError):
         os.killpg(server.process.pid, 0)
     assert "second" not in server.log()

@@ -1,6 +1,6 @@
-"""A step that fails half way, as for want of memory: nobody waits for ever, nothing is left out.
+"""A step that fails half way, because memory is short: no thread waits for ever, nothing is lost.
 
-Whatever a step takes note of, it does so once the step is done.
+Each step notes that it is done only after it is done.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Log lines on their way to a stream: a reader that is slow, stuck or gone stops nobody.
+"""Log lines on their way to a stream: a slow, stuck or gone reader stops no other thread.
 
 The streams are pipes, whose kernel buffer a test fills, and streams that wait for the test.
 """
@@ -462,7 +462,7 @@ def test_stuck_output_leaves_a_moment_to_tell_of_it(
     monkeypatch.setattr(logs, "_writers", [StuckWriter(), StuckWriter()])
     logs.drain(seconds)
     monkeypatch.undo()
-    # Both together take no longer than whoever ends the process waits for them.
+    # Both together take no longer than the end of the process waits for them.
     assert now - began == pytest.approx(max(seconds, logs.AT_EXIT))
     assert given[1] == pytest.approx(logs._LAST_MOMENT)
     assert caplog.messages == ["lost", "lost"]

@@ -1,7 +1,7 @@
-"""Threads of a pool that end where nobody has told them to, and calls that interrupt the pool.
+"""Threads of a pool that end at any line, and calls that interrupt the pool.
 
 Libraries that give up a call, and debuggers, raise exceptions in threads from outside
-(PyThreadState_SetAsyncExc); memory can be short; destructors and signal handlers come anywhere.
+(PyThreadState_SetAsyncExc); memory can be short; destructors and signal handlers run anywhere.
 """
 
 import contextlib
@@ -126,7 +126,7 @@ def test_exception_that_comes_too_late_for_its_job_hurts_no_other(pool: ThreadPo
         ident = pool.submit(threading.get_ident).result(TIMEOUT)
         with contextlib.suppress(AssertionError):  # It may have ended.
             raise_in(ident, Unwanted)
-        # It is in this job that it may arrive; then whoever waits for the job is told.
+        # The exception may arrive during this job. Then the future gets it.
         outcome = pool.submit(int).exception(TIMEOUT)
         assert outcome is None or isinstance(outcome, Unwanted)
     eventually(lambda: not pool._running)

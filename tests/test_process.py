@@ -500,7 +500,7 @@ async def test_missing_standard_streams_are_opened_on_dev_null(
         "command": ["-m", "aiowsgi", "streams:application", "--loop", loop, "-b"],
         "run": ["program.py", loop],
     }[how]
-    # It cannot say where it listens.
+    # The process has no stream to print its address to, so the test chooses it.
     with socket.create_server(("127.0.0.1", 0)) as given:
         process = await asyncio.create_subprocess_exec(
             *("sh", "-c", 'exec "$@" 0<&- 1>&- 2>&-', "sh", sys.executable, *arguments),
@@ -574,7 +574,7 @@ async def test_second_signal_ends_the_process_though_a_thread_is_stuck(
         process.signal(first)
         await process.said(f"Stopping on {first.name}")
         process.signal(second)
-        # Less than --timeout-graceful, which is 30 seconds; nobody has let the thread go on.
+        # Less than --timeout-graceful, which is 30 seconds. The thread is still stuck.
         assert await process.ended() == 128 + second
         assert await busy.ended() == b""
         assert f"Stopping now on a second {second.name}" in process.err[2]
@@ -603,7 +603,7 @@ async def test_graceful_timeout_cuts_requests_and_leaves_stuck_threads_behind(
         (stack,) = re.findall(
             r"the thread aiowsgi-\d+-\d+ is left behind at:\n((?: +.*\n?)+)", text
         )
-        # Where the application is stuck, for whoever has to find out why.
+        # The stack shows where the application is stuck.
         assert "gate.recv(1)" in stack
 
 

@@ -163,8 +163,8 @@ class TestAbort:
         assert issubclass(RequestBodyError, ClientDisconnected)
 
     def test_the_error_overtakes_bytes_that_were_not_read(self) -> None:
-        # Nobody is left to answer, and the part that is there can never become the whole: the
-        # application learns of it at its next read, not at the end of the buffer.
+        # The client cannot be answered, and the body cannot be completed. So the application gets
+        # the error at its next read, not at the end of the buffer.
         body = make_body(no_demand, high_water=100, initial=b"half of the bo")
         assert body.read(4) == b"half"
         body.abort(RequestBodyError("gone"))

@@ -71,7 +71,7 @@ def long_waits(monkeypatch: pytest.MonkeyPatch) -> queue.SimpleQueue[None]:
 
 @pytest.fixture
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever would wait raises WouldWait instead."""
+    """A call that would wait raises WouldWait instead."""
     use_condition(monkeypatch, Refusing)
 
 
@@ -512,7 +512,7 @@ class TestBudget:
     def test_a_writer_that_waits_goes_on_when_its_own_queue_was_taken(
         self, wake: Counter, waits: queue.SimpleQueue[None]
     ) -> None:
-        # Nobody tells it when others give something back; its own client is enough to go on.
+        # A writer is not told when others free memory. Its own client is enough for it to go on.
         budget = Budget(_MAX_PIECE)
         writer = make_writer(wake, high_water=ALL, budget=budget)
         writer.write([bytes(_ALWAYS_ALLOWED)])
@@ -731,7 +731,7 @@ def test_any_schedule_takes_what_was_written_and_never_twice_high_water(
     turn = 0
     try:
         while progress is Progress.OPEN:
-            # Fails with queue.Empty where something was queued and nobody was told.
+            # Fails with queue.Empty if something was queued without a wake-up.
             wakes.get(timeout=TIMEOUT)
             # The loop also takes when the transport has room again, without being woken.
             for _ in range(1 + schedule[turn % len(schedule)]):

@@ -184,7 +184,7 @@ def test_process_whose_terminal_has_gone_stops(tmp_path: Path) -> None:
             tmp_path, ANSWER, preexec=have_terminal, stdin=terminal, pass_fds=(terminal,)
         ) as process:
             process.port()
-            # Somebody who is still there has sent it.
+            # The terminal is still there, so this does not come from its end.
             process.signal(signal.SIGHUP)
             process.said("Ignored SIGHUP")
             os.close(keyboard)
@@ -281,7 +281,7 @@ def test_handlers_of_a_program_are_called_and_put_back(loop: str) -> None:
 
     before = {number: signal.getsignal(number) for number in signal.valid_signals()}
     numbers = (signal.SIGTERM, signal.SIGUSR1)
-    # Else the process would have its logging configured.
+    # Otherwise the server would configure the logging of this process.
     handler_of_logs = logging.NullHandler()
     package = logging.getLogger("aiowsgi")
     package.addHandler(handler_of_logs)

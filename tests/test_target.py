@@ -242,7 +242,7 @@ def test_connect_is_not_implemented(target: str) -> None:
 
 
 def test_a_method_is_told_by_its_case() -> None:
-    # RFC 9110 §9.1: "connect" and "options" are other methods, which nobody has defined.
+    # RFC 9110 §9.1: "connect" and "options" are other methods, which no standard defines.
     assert split_target("connect", "/a") == ("/a", "", None)
     with pytest.raises(Refusal):
         split_target("options", "*")

@@ -28,9 +28,9 @@ THIS_FILE = re.escape(__file__)
 
 @dataclass(slots=True)
 class Recorder:
-    """A ``Responder`` in memory. It holds the task to the protocol, and fails where it is told."""
+    """A ``Responder`` in memory. It checks the order of the calls, and fails as the test asks."""
 
-    # send() answers that no more is wanted once this many pieces are there.
+    # After so many pieces, send() returns that no more is wanted.
     wanted: int = sys.maxsize
     fails: dict[str, BaseException] = field(default_factory=dict)
     calls: list[str] = field(default_factory=list)

@@ -397,7 +397,7 @@ class TestExecutor:
         gc.disable()
         try:
             kept = {"result": submit(lambda argument: None), "exception": submit(fail)}
-            # Whichever threads ran them have let go of them when they run something else.
+            # The threads that ran the jobs keep no reference to them when they run other jobs.
             run_on_both_threads(executor)
             assert {name for name, ref in kept.items() if ref() is not None} == set()
         finally:
@@ -830,7 +830,8 @@ class TestStopping:
         assert stopped.wait(TIMEOUT)
 
     def test_a_thread_that_was_written_off_is_told_of_and_waited_for(self, make: MakePool) -> None:
-        # Whoever stops the pool gives up at some time, and says which threads it leaves behind.
+        # The server waits for it for a limited time, and then names the threads that it leaves
+        # behind.
         watched = make(1, max_lost_threads=1)
         stuck, handle = watched.start()
         stuck.wait_started()
@@ -1353,7 +1354,7 @@ class TestThreadsThatDoNotStart:
     def test_a_wake_up_in_vain_is_known_to_those_who_wait(
         self, make: MakePool, start_fails: Callable[[bool], None]
     ) -> None:
-        # A server that finds out nothing waits for an answer that nobody gives.
+        # Without the error, the server would wait for ever for an answer.
         watched = make(2)
         _, handle = watched.start(wake=False)
         start_fails(True)
@@ -1449,7 +1450,7 @@ class Model:
     """What is known of a job that was taken."""
 
     job: Job
-    # None where it came through ``submit``.
+    # None for a job that was queued by ``submit``.
     handle: Handle | None
     away: bool = False
     lost: bool = False
