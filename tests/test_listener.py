@@ -1,4 +1,4 @@
-"""How many connections are accepted before others have their turn."""
+"""What is accepted: how many connections before others have their turn, and with which options."""
 
 import asyncio
 import contextlib
@@ -43,6 +43,25 @@ class Loop:
         connection.close()
 
 
+def new_listener(
+    loop: Loop,
+    sock: socket.socket,
+    *,
+    inherited: bool = False,
+    make_protocol: Callable[[socket.socket], asyncio.Protocol] = lambda _: asyncio.Protocol(),
+) -> Listener:
+    """Return a listener with room for everybody."""
+    return Listener(
+        ListeningSocket(sock, inherited=inherited),
+        loop=cast(asyncio.AbstractEventLoop, loop),
+        context=contextvars.copy_context(),
+        has_room=lambda: True,
+        make_room=lambda: None,
+        make_protocol=make_protocol,
+        on_failed=lambda: None,
+    )
+
+
 @pytest.mark.parametrize(("inherited", "accepted"), [(False, 5), (True, 1)])
 def test_other_processes_get_their_share_of_what_waits_on_a_socket_that_they_may_have(
     inherited: bool, accepted: int
@@ -60,33 +79,32 @@ def test_other_processes_get_their_share_of_what_waits_on_a_socket_that_they_may
         for _ in range(5):
             stack.enter_context(socket.create_connection(sock.getsockname(), TIMEOUT))
         assert select.select([sock], [], [], TIMEOUT)[0]
-        listener = Listener(
-            ListeningSocket(sock, inherited=inherited),
-            loop=cast(asyncio.AbstractEventLoop, loop),
-            context=contextvars.copy_context(),
-            has_room=lambda: True,
-            make_room=lambda: None,
-            make_protocol=make_protocol,
-            on_failed=lambda: None,
-        )
-        listener.resume()
+        new_listener(loop, sock, inherited=inherited, make_protocol=make_protocol).resume()
         loop.on_readable()
     assert protocols == accepted
+
+
+def test_connections_send_small_pieces_at_once() -> None:
+    loop = Loop()
+    delays: list[int] = []
+
+    def make_protocol(connection: socket.socket) -> asyncio.Protocol:
+        delays.append(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        return asyncio.Protocol()
+
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        new_listener(loop, sock, make_protocol=make_protocol).resume()
+        with socket.create_connection(sock.getsockname(), TIMEOUT):
+            assert select.select([sock], [], [], TIMEOUT)[0]
+            loop.on_readable()
+    assert delays == [1]
 
 
 def test_broken_listener_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
     loop = Loop()
     with socket.socket() as sock:  # It does not listen.
         sock.setblocking(False)
-        listener = Listener(
-            ListeningSocket(sock, inherited=False),
-            loop=cast(asyncio.AbstractEventLoop, loop),
-            context=contextvars.copy_context(),
-            has_room=lambda: True,
-            make_room=lambda: None,
-            make_protocol=lambda _: asyncio.Protocol(),
-            on_failed=lambda: None,
-        )
+        listener = new_listener(loop, sock)
         for _ in range(3):
             # As whenever a connection ends.
             listener.resume()
