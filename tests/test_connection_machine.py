@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from wsgiref.types import StartResponse, WSGIEnvironment
 
+from extent import examples
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -680,9 +681,8 @@ def test_what_is_promised_holds_whatever_happens(tmp_path: Path) -> None:
     run_state_machine_as_test(
         partial(Connections, tmp_path),
         settings=settings(
-            max_examples=200,
+            max_examples=examples(200),
             stateful_step_count=40,
-            deadline=None,
             suppress_health_check=list(HealthCheck),
         ),
     )

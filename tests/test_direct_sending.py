@@ -10,6 +10,7 @@ from typing import Any
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import pytest
+from extent import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from memory import MemoryConnection, MemoryServer, MemoryWire
@@ -255,7 +256,7 @@ def test_response_that_has_begun_cannot_be_withdrawn(wakes: Wakes, room: int, en
     assert not writer.withdraw(RequestTimeout("late"))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 @given(
     pieces=st.lists(st.lists(st.binary(max_size=9), max_size=3), max_size=30),
     room=st.integers(0, 12),

@@ -16,6 +16,7 @@ from pathlib import Path
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 import pytest
+from extent import examples, representative
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from memory import MemoryConnection
@@ -250,7 +251,7 @@ async def test_answer_whose_head_is_out_is_the_last_all_the_same(
 # --- what was on its way -------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=examples(200))
 @given(
     requests=st.lists(st.sampled_from([GET, POST, GET + b"\r\n"]), min_size=1, max_size=5),
     pieces=st.lists(st.integers(1, 60), min_size=1, max_size=8),
@@ -354,7 +355,7 @@ def ask(sock: socket.socket) -> tuple[bool, bool]:
     return data.startswith(b"HTTP/1.1 200 "), b"\r\nConnection: close\r\n" in data
 
 
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("loop", representative(["asyncio", "uvloop"], "uvloop"))
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_process_serves_on_for_the_delay_and_ends_well(
     serving: Serve, loop: str, number: signal.Signals

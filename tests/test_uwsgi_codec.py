@@ -6,6 +6,7 @@ from wsgiref.validate import check_environ
 
 import http_streams
 import pytest
+from extent import examples
 from http_streams import cut_lists, properties, split
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -519,7 +520,7 @@ small_limits = st.builds(
     st.one_of(st.just(Limits()), small_limits),
     st.booleans(),
 )
-@settings(properties, max_examples=500)
+@settings(max_examples=examples(500))
 def test_any_bytes_give_one_request_or_a_refusal_however_split(
     data: bytes, cuts: list[int], limits: Limits, ended: bool
 ) -> None:
