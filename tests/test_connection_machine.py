@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from wsgiref.types import StartResponse, WSGIEnvironment
 
+from descriptors import open_descriptors
 from extent import examples
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -26,7 +27,6 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from memory import HeldPool, ManualTimers, MemoryServer
-from sent_files import open_descriptors
 from stepped_app import (
     End,
     Fail,

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import sys
+import tracemalloc
 from typing import Any
 from urllib.parse import quote_from_bytes
 from wsgiref.validate import check_environ
@@ -369,3 +370,20 @@ def test_any_fields_give_native_strings_that_wsgiref_accepts(fields: list[tuple[
         if "wsgi." not in key:
             assert type(value) is str
             value.encode("latin-1")
+
+
+def test_long_field_names_do_not_stay_in_memory() -> None:
+    """A client can send as many as it likes, each another one."""
+
+    def build(number: int) -> None:
+        environ_of(head_of("/", f"X-{number:06}{'a' * 10_000}: 1"))
+
+    build(0)
+    tracemalloc.start()
+    try:
+        for number in range(1, 101):
+            build(number)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 500_000
