@@ -312,8 +312,10 @@ class Connection(ConnectionView):
         stream.fire(SENT)
         receiver, observers = self.receiver, self._shared.observers
         observers.note_end(stream)
-        if stream.job is not None and stream.queue_wait > self._resources.config.queue_target:
-            observers.waits.note(stream.queue_wait)
+        if stream.job is not None:
+            queue_wait = stream.started_at - stream.ready_at
+            if queue_wait > self._resources.config.queue_target:
+                observers.waits.note(queue_wait)
         if stream.body is not None:
             # Nobody feeds it from here on.
             stream.body.abort(RequestBodyError("the response to the request is complete"))

@@ -83,10 +83,12 @@ class Watchdog:
     def watch(self, stream: Stream) -> None:
         """Start the time of a stream in its state."""
         self._stream = stream
-        self.since = self._now()
         state = stream.state
         self._deadline.set(self._shared.timeouts.stream[state])
-        if state is not QUEUED:
+        if state is QUEUED:
+            self.since = stream.ready_at
+        else:
+            self.since = self._now()
             self.arm()
 
     def arm(self) -> None:

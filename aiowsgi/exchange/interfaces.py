@@ -71,8 +71,6 @@ class Wire(Protocol):
 
     # Whether bytes go out as they are, so that other threads may send, too.
     is_plain: bool
-    # Whether ``half_close`` is possible.
-    can_half_close: bool
 
     @property
     def buffered(self) -> int:
@@ -81,6 +79,10 @@ class Wire(Protocol):
     @property
     def unsent(self) -> int:
         """How many bytes the client has not taken, as far as that is known: with the kernel's."""
+
+    @property
+    def can_half_close(self) -> bool:
+        """Whether ``half_close`` is possible."""
 
     @property
     def is_closing(self) -> bool:

@@ -197,11 +197,6 @@ class Stream:
         return self.first_byte_at > 0 and not self.encoder.is_self_delimiting
 
     @property
-    def queue_wait(self) -> float:
-        """Seconds that a finished request waited for its thread."""
-        return self.started_at - self.ready_at
-
-    @property
     def blocks_thread(self) -> bool:
         """Whether a thread waits for the client."""
         return self.writer.blocks_thread or (self.body is not None and self.body.blocks_thread)

@@ -3,11 +3,13 @@
 import asyncio
 import socket
 from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 from ..connection.connection import Connection
+from ..connection.shared import Shared
 from ..exchange.info import ConnectionInfo
-from ..exchange.interfaces import FileTransfer, Wire
+from ..exchange.interfaces import Codec, FileTransfer
 from ..wsgi.file_wrapper import FilePart
 from .sendfile import FileSender
 from .sockets import addresses, half_close, in_flight, is_plain, reset, send_now, shut_down
@@ -16,7 +18,7 @@ from .sockets import addresses, half_close, in_flight, is_plain, reset, send_now
 class SocketWire:
     """The wire of a connection on a socket. See ``Wire``."""
 
-    __slots__ = ("_loop", "_socket", "_transport", "can_half_close", "is_plain")
+    __slots__ = ("_loop", "_socket", "_transport", "is_plain", "send_now")
 
     def __init__(
         self, transport: asyncio.Transport, sock: socket.socket, loop: asyncio.AbstractEventLoop
@@ -25,7 +27,8 @@ class SocketWire:
         self._socket = sock
         self._loop = loop
         self.is_plain = is_plain(transport)
-        self.can_half_close = transport.can_write_eof()
+        # Not a method of its own: pool threads call it once or more for each response.
+        self.send_now = partial(send_now, sock)
         # It says when it holds anything at all, and when that is gone: only then is a response
         # known to be out, and what is held for slow clients can be counted.
         transport.set_write_buffer_limits(high=0)
@@ -41,6 +44,11 @@ class SocketWire:
         return self._transport.get_write_buffer_size() + in_flight(self._transport)
 
     @property
+    def can_half_close(self) -> bool:
+        """See ``Wire``."""
+        return self._transport.can_write_eof()
+
+    @property
     def is_closing(self) -> bool:
         """See ``Wire``."""
         return self._transport.is_closing()
@@ -50,10 +58,6 @@ class SocketWire:
         # Not writelines(), which in some releases of Python 3.12 and 3.13 knows neither that the
         # connection is lost (gh-136234) nor when to pause (CVE-2024-12254).
         self._transport.write(data)
-
-    def send_now(self, pieces: list[bytes]) -> int:
-        """See ``Wire``."""
-        return send_now(self._socket, pieces)
 
     def send_file(self, part: FilePart, on_end: Callable[[bool], None]) -> FileTransfer:
         """See ``Wire``."""
@@ -95,30 +99,31 @@ class SocketWire:
 class SocketProtocol(asyncio.Protocol):
     """Makes a connection of an accepted socket, and tells it what asyncio tells a protocol.
 
-    Arguments: ``connect(wire, info)``, which makes the connection; the socket; its loop; and when
-    it was accepted, in seconds by the clock of the server.
+    Arguments: what connections share, the codec of the protocol that is spoken, the socket, and its
+    loop.
     """
 
-    __slots__ = ("_accepted_at", "_connect", "_connection", "_loop", "_socket")
+    __slots__ = ("_accepted_at", "_codec", "_connection", "_loop", "_shared", "_socket")
 
     def __init__(
         self,
-        connect: Callable[[Wire, ConnectionInfo], Connection],
+        shared: Shared,
+        codec: Codec,
         sock: socket.socket,
         loop: asyncio.AbstractEventLoop,
-        accepted_at: float,
     ) -> None:
-        self._connect = connect
+        self._shared = shared
+        self._codec = codec
         self._socket = sock
         self._loop = loop
-        self._accepted_at = accepted_at
+        self._accepted_at = shared.resources.clock()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the connection over."""
         wire = SocketWire(cast(asyncio.Transport, transport), self._socket, self._loop)
         server, client = addresses(transport)
         info = ConnectionInfo(server, client, "http", False, self._accepted_at)
-        self._connection = self._connect(wire, info)
+        self._connection = Connection(self._shared, wire, self._codec, info)
 
     def data_received(self, data: bytes) -> None:
         """Take bytes from the client."""

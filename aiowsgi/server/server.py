@@ -17,10 +17,7 @@ from ..bridge.pool.executor_queue import ExecutorQueue
 from ..bridge.pool.job_pool import JobPool
 from ..bridge.pool.jobs import JobQueue, Scheduling
 from ..config import Config
-from ..connection.connection import Connection
 from ..errors import ClientDisconnected
-from ..exchange.info import ConnectionInfo
-from ..exchange.interfaces import Wire
 from ..exchange.report import requests_in_flight
 from ..exchange.stream import Stream
 from ..http.readers.reader import Reader
@@ -316,10 +313,7 @@ class Server:
 
     def _make_protocol(self, sock: socket.socket) -> SocketProtocol:
         self._connections += 1
-        return SocketProtocol(self._connect, sock, self._loop, self._resources.clock())
-
-    def _connect(self, wire: Wire, info: ConnectionInfo) -> Connection:
-        return Connection(self._assembly.shared, wire, self._codec, info)
+        return SocketProtocol(self._assembly.shared, self._codec, sock, self._loop)
 
     def _on_disconnect(self) -> None:
         self._connections -= 1
