@@ -15,15 +15,15 @@ from wsgiref.types import WSGIApplication
 from aiowsgi.bridge.locks import Lock, make_condition
 from aiowsgi.bridge.mailbox import Mailbox
 from aiowsgi.bridge.pool.jobs import Job, JobQueue, Started
-from aiowsgi.config import Config
+from aiowsgi.config import Config, ListenerProtocol
 from aiowsgi.connection.connection import Connection
 from aiowsgi.errors import QueueFull
 from aiowsgi.exchange.info import ConnectionInfo
-from aiowsgi.exchange.interfaces import Codec, FileTransfer
+from aiowsgi.exchange.interfaces import FileTransfer
 from aiowsgi.exchange.stream import Stream
 from aiowsgi.exchange.transitions import IllegalEvent
 from aiowsgi.http.readers.h11_reader import H11
-from aiowsgi.server.assembly import Assembly, http_codec
+from aiowsgi.server.assembly import Assembly, codecs
 from aiowsgi.wsgi.file_wrapper import FilePart
 
 # Fail-safe for what real threads do.
@@ -361,7 +361,10 @@ def raise_defect(error: IllegalEvent) -> None:
 
 
 class MemoryServer:
-    """Everything around connections, made in memory. ``options`` are fields of ``Config``."""
+    """Everything around connections, made in memory.
+
+    ``protocol`` is what clients speak; ``options`` are fields of ``Config``.
+    """
 
     def __init__(
         self,
@@ -369,6 +372,7 @@ class MemoryServer:
         *,
         timers: ManualTimers | None = None,
         pool: HeldPool | None = None,
+        protocol: ListenerProtocol = "http",
         **options: Any,
     ) -> None:
         self.timers = ManualTimers() if timers is None else timers
@@ -394,7 +398,7 @@ class MemoryServer:
         self.resources = self.assembly.resources
         self.shared = self.assembly.shared
         self.resources.on_defect = raise_defect
-        self.codec: Codec = http_codec(config, H11)
+        self.codec = codecs(config, H11, [protocol])[protocol]
 
     def _on_disconnect(self) -> None:
         self.disconnects += 1

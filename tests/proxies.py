@@ -48,7 +48,7 @@ http {{
     client_max_body_size 0;
     keepalive_requests 1000000;
     upstream server {{
-        server 127.0.0.1:{port};
+        server {server};
         keepalive 4;
     }}
     server {{
@@ -93,8 +93,78 @@ frontend front
     default_backend server
 backend server
     http-reuse always
-    server server 127.0.0.1:{port}
+    server server {server}
 """
+
+# What the file uwsgi_params of nginx says, and the id.
+UWSGI_PARAMS = """
+        uwsgi_param QUERY_STRING $query_string;
+        uwsgi_param REQUEST_METHOD $request_method;
+        uwsgi_param CONTENT_TYPE $content_type;
+        uwsgi_param CONTENT_LENGTH $content_length;
+        uwsgi_param REQUEST_URI $request_uri;
+        uwsgi_param PATH_INFO $document_uri;
+        uwsgi_param DOCUMENT_ROOT $document_root;
+        uwsgi_param SERVER_PROTOCOL $server_protocol;
+        uwsgi_param REQUEST_SCHEME $scheme;
+        uwsgi_param HTTPS $https if_not_empty;
+        uwsgi_param REMOTE_ADDR $remote_addr;
+        uwsgi_param REMOTE_PORT $remote_port;
+        uwsgi_param SERVER_PORT $server_port;
+        uwsgi_param SERVER_NAME $server_name;
+        uwsgi_param HTTP_X_FRONT_ID $request_id;
+"""
+
+_NGINX_UWSGI = (
+    """
+daemon off;
+master_process off;
+pid pid;
+error_log stderr warn;
+events {{ worker_connections 512; }}
+http {{
+    client_body_temp_path body;
+    proxy_temp_path proxy;
+    fastcgi_temp_path fastcgi;
+    uwsgi_temp_path uwsgi;
+    scgi_temp_path scgi;
+    log_format front "request $request_id $status $upstream_status";
+    access_log log front;
+    client_max_body_size 0;
+    keepalive_requests 1000000;
+    server {{
+        listen unix:front;
+        # So that a client has an address, which a Unix socket does not give it.
+        set_real_ip_from unix:;
+        real_ip_header X-Real-IP;
+        uwsgi_next_upstream off;
+        {options}
+"""
+    + UWSGI_PARAMS
+    + """
+        location / {{
+            uwsgi_pass {server};
+        }}
+        location ~ ^/(outer|smuggled|next) {{
+            uwsgi_ignore_client_abort on;
+            uwsgi_pass {server};
+        }}
+        # An application below a path, and behind TLS that somebody else has ended.
+        location ~ ^(/mounted)(/.*)$ {{
+"""
+    + UWSGI_PARAMS
+    + """
+            uwsgi_param SCRIPT_NAME $1;
+            uwsgi_param PATH_INFO $2;
+            uwsgi_param UWSGI_SCHEME https;
+            uwsgi_param SERVER_PORT 443;
+            uwsgi_param HTTP_HOST shop.test;
+            uwsgi_pass {server};
+        }}
+    }}
+}}
+"""
+)
 
 
 class Kind(NamedTuple):
@@ -104,6 +174,8 @@ class Kind(NamedTuple):
     arguments: tuple[str, ...]
     template: str
     options: str = ""
+    # What the server behind it listens on.
+    bind: str = "127.0.0.1:0"
 
 
 _DEFAULT_NGINX = Kind("nginx", ("-p", ".", "-e", "stderr", "-c", "configuration"), _NGINX)
@@ -118,6 +190,16 @@ KINDS = {
     ),
     "haproxy": _DEFAULT_HAPROXY,
     "haproxy-tolerant": _DEFAULT_HAPROXY._replace(options="option accept-invalid-http-request"),
+}
+# nginx with its own protocol, in which there is one request on a connection.
+_DEFAULT_UWSGI = _DEFAULT_NGINX._replace(template=_NGINX_UWSGI, bind="uwsgi:127.0.0.1:0")
+UWSGI_KINDS = {
+    "uwsgi": _DEFAULT_UWSGI,
+    "uwsgi-unix-unbuffered": _DEFAULT_UWSGI._replace(
+        options="uwsgi_buffering off; uwsgi_request_buffering off; merge_slashes off;"
+        " ignore_invalid_headers off; underscores_in_headers on;",
+        bind="uwsgi:unix:{folder}/server",
+    ),
 }
 
 
@@ -213,9 +295,9 @@ class Front:
 
 
 @contextlib.contextmanager
-def front(kind: Kind, folder: Path, port: int) -> Iterator[Front]:
-    """Run a proxy for the server on ``port`` of 127.0.0.1, in ``folder``, where its files are."""
-    text = kind.template.format(port=port, options=kind.options)
+def front(kind: Kind, folder: Path, server: str) -> Iterator[Front]:
+    """Run a proxy in ``folder``, where its files are; ``server`` is the address behind it."""
+    text = kind.template.format(server=server, options=kind.options)
     with configured_front(kind, folder, text) as proxy:
         yield proxy
 
@@ -241,16 +323,17 @@ def configured_front(kind: Kind, folder: Path, text: str) -> Iterator[Front]:
 
 
 @contextlib.contextmanager
-def upstream(app: WSGIApplication, **options: Any) -> Iterator[int]:
-    """Serve ``app`` in a thread, with an event loop of its own; give the port of 127.0.0.1."""
-    started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event, int]] = Future()
+def upstream(app: WSGIApplication, bind: str = "127.0.0.1:0", **options: Any) -> Iterator[str]:
+    """Serve ``app`` in a thread, with an event loop of its own; give its HOST:PORT or unix:PATH."""
+    started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event, str]] = Future()
 
     async def serve() -> None:
-        config = aiowsgi.Config(**options)
-        async with aiowsgi.serve(app, "127.0.0.1", 0, config=config) as server:
+        config = aiowsgi.Config(bind=(bind,), **options)
+        async with aiowsgi.serve(app, config=config) as server:
             stop = asyncio.Event()
-            port = server.sockets[0].getsockname()[1]
-            started.set_result((asyncio.get_running_loop(), stop, port))
+            name = server.sockets[0].getsockname()
+            address = f"unix:{name}" if isinstance(name, str) else f"{name[0]}:{name[1]}"
+            started.set_result((asyncio.get_running_loop(), stop, address))
             await stop.wait()
 
     def run() -> None:
@@ -263,9 +346,9 @@ def upstream(app: WSGIApplication, **options: Any) -> Iterator[int]:
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    loop, stop, port = started.result(TIMEOUT)
+    loop, stop, address = started.result(TIMEOUT)
     try:
-        yield port
+        yield address
     finally:
         loop.call_soon_threadsafe(stop.set)
         thread.join(TIMEOUT)

@@ -407,7 +407,7 @@ def test_wrong_application_is_told_in_one_line(
         (["--bind", "unix:"], "cannot bind unix:: write unix:PATH"),
         (["--bind", "fd:x"], "cannot bind fd:x: write fd:N"),
         (["--bind", "unix:@"], "cannot bind unix:@: write unix:PATH"),
-        (["--bind", "uwsgi::3031"], "cannot serve uwsgi::3031: not yet"),
+        (["--bind", "uwsgi:unix:"], "cannot bind uwsgi:unix:: write uwsgi:unix:PATH"),
     ],
 )
 def test_text_that_is_no_address_is_a_wrong_command(

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import pytest
-from proxies import KINDS, TIMEOUT, Front, configured_front
+from proxies import KINDS, TIMEOUT, UWSGI_PARAMS, Front, configured_front
 from tools import tool
 from waiting import eventually
 
@@ -36,6 +36,9 @@ FIELDS = ("HTTP_HOST", "HTTP_X_FORWARDED_FOR", "HTTP_X_FORWARDED_PROTO", "HTTP_C
 def application(environ, start_response):
     answer = {field: environ.get(field) for field in FIELDS}
     answer["path"] = environ["PATH_INFO"]
+    answer["script"] = environ["SCRIPT_NAME"]
+    answer["scheme"] = environ["wsgi.url_scheme"]
+    answer["client"] = environ["REMOTE_ADDR"]
     answer["pid"] = os.getpid()
     answer["length"] = len(environ["wsgi.input"].read())
     body = json.dumps(answer).encode()
@@ -308,6 +311,42 @@ def test_nginx_serves_the_shop(folder: Path, certificate: Path, tcp: bool) -> No
             assert_forwarded(proxy, certificate)
             assert ask_proxy(proxy, "/static/logo.svg", certificate) == b"<svg/>"
             assert not (folder / "errors").read_text()
+
+
+@pytest.mark.parametrize("tcp", [False, True], ids=["unix", "tcp"])
+def test_nginx_serves_the_shop_through_uwsgi_pass(
+    folder: Path, certificate: Path, tcp: bool
+) -> None:
+    text = example("/etc/nginx/conf.d/shop.conf, with uwsgi_pass")
+    below = example("/etc/nginx/conf.d/shop.conf, below a path")
+    text = text.replace("listen 443", "listen unix:front")
+    text = text.replace("    location / {", below + "    location / {")
+    (folder / "uwsgi_params").write_text(UWSGI_PARAMS)
+    unix = f"{folder}/shop.sock"
+    with socket.create_server(("127.0.0.1", 0)) if tcp else listening(Path(unix)) as sock:
+        if tcp:
+            assert "`server 127.0.0.1:3031;`" in PAGE.read_text()
+            text = text.replace(
+                "server unix:/run/shop.sock fail_timeout=0;",
+                f"server 127.0.0.1:{sock.getsockname()[1]};",
+            )
+        # What the page says of a socket of systemd.
+        assert "`--bind uwsgi:fd:3`" in PAGE.read_text()
+        number = sock.fileno()
+        command = [sys.executable, "-m", "aiowsgi", "shop.wsgi", "--bind", f"uwsgi:fd:{number}"]
+        with (
+            running(command, folder, pass_fds=[number], stdout=subprocess.DEVNULL),
+            configured_front(KINDS["nginx"], folder, NGINX % moved(text, folder)) as proxy,
+        ):
+            for _ in range(2):
+                answer = json.loads(ask_proxy(proxy, "/cart", certificate, b"four"))
+                assert answer["HTTP_HOST"] == "shop.example"
+                assert (answer["scheme"], answer["client"]) == ("https", "unix:")
+                assert (answer["script"], answer["path"], answer["length"]) == ("", "/cart", 4)
+                # Not what the client says.
+                assert answer["HTTP_X_FORWARDED_FOR"] is answer["HTTP_X_FORWARDED_PROTO"] is None
+            answer = json.loads(ask_proxy(proxy, "/shop/a", certificate))
+            assert (answer["script"], answer["path"]) == ("/shop", "/a")
 
 
 def test_nginx_takes_websockets_elsewhere(folder: Path, certificate: Path) -> None:

@@ -9,13 +9,14 @@ import random
 import re
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from wsgiref.types import WSGIApplication
 
 import httpx
 import pytest
 from conftest import StartServer
+from proxies import UWSGI_KINDS, front, upstream
 
 PATIENCE = 30.0
 DOWNLOAD = random.Random("download").randbytes((1 << 20) + 17)
@@ -77,17 +78,40 @@ def databases(
             connection.execute("SELECT 1")
 
 
-@pytest.fixture(params=[True, False], ids=["validated", "bare"])
-async def client(
-    request: pytest.FixtureRequest, application: WSGIApplication, start_server: StartServer
-) -> AsyncIterator[httpx.AsyncClient]:
-    """Return a client of a server of the project.
+NewClient = Callable[[], httpx.AsyncClient]
+
+
+@pytest.fixture(params=["validated", "bare", "uwsgi"])
+async def new_client(
+    request: pytest.FixtureRequest,
+    application: WSGIApplication,
+    start_server: StartServer,
+    tmp_path: Path,
+) -> AsyncIterator[NewClient]:
+    """Return what makes a client of a server of the project.
 
     The validator wraps the iterable that the application returns, so behind it the server never
-    sees the file wrapper that Django returns for a file. Hence everything runs bare as well.
+    sees the file wrapper that Django returns for a file. Hence everything runs bare as well. And
+    behind nginx, which speaks uwsgi to the server.
     """
-    server = await start_server(application, threads=4, validate=request.param)
-    async with httpx.AsyncClient(base_url=server.url, timeout=PATIENCE, trust_env=False) as client:
+    if request.param == "uwsgi":
+        kind = UWSGI_KINDS["uwsgi-unix-unbuffered"]
+        bind = kind.bind.format(folder=tmp_path)
+        with upstream(application, bind) as address, front(kind, tmp_path, address):
+            yield lambda: httpx.AsyncClient(
+                base_url="http://127.0.0.1",
+                timeout=PATIENCE,
+                transport=httpx.AsyncHTTPTransport(uds=str(tmp_path / "front")),
+            )
+        return
+    server = await start_server(application, validate=request.param == "validated")
+    yield lambda: httpx.AsyncClient(base_url=server.url, timeout=PATIENCE, trust_env=False)
+
+
+@pytest.fixture
+async def client(new_client: NewClient) -> AsyncIterator[httpx.AsyncClient]:
+    """Return a client of a server of the project."""
+    async with new_client() as client:
         yield client
 
 
@@ -299,11 +323,10 @@ async def test_crash_in_a_view_is_a_500_and_the_next_request_works(
 
 
 async def test_concurrent_sessions_use_the_database_without_mixing(
-    client: httpx.AsyncClient,
+    client: httpx.AsyncClient, new_client: NewClient
 ) -> None:
     await log_in(client)
-    stranger = httpx.AsyncClient(base_url=client.base_url, timeout=PATIENCE, trust_env=False)
-    async with stranger:
+    async with new_client() as stranger:
         pages = await asyncio.gather(
             *(who.get("/admin/") for _ in range(8) for who in (client, stranger))
         )

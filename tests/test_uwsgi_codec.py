@@ -13,22 +13,22 @@ from hypothesis import strategies as st
 from uwsgi_packets import block, packet, request, stock_variables
 
 from aiowsgi.errors import IncompleteRequest, Refusal
-from aiowsgi.fronts.uwsgi import UwsgiCodec, UwsgiParser
-from aiowsgi.http.request import BodyData, EndOfMessage, Event, Limits, RequestHead
+from aiowsgi.fronts.uwsgi import Uwsgi
+from aiowsgi.http.request import BodyData, EndOfMessage, Event, Limits, RequestHead, RequestParser
 from aiowsgi.http.response import ResponseHeads
 from aiowsgi.wsgi.environ import base_environ, build_environ
 
 BASE = base_environ(software="aiowsgi/1", multithread=True, multiprocess=False)
 
 
-CODEC = UwsgiCodec(Limits(), ResponseHeads("Server: aiowsgi\r\n"))
+CODEC = Uwsgi(Limits(), ResponseHeads("Server: aiowsgi\r\n"))
 
 
-def new_parser(limits: Limits | None = None) -> UwsgiParser:
-    return UwsgiCodec(limits or Limits(), ResponseHeads("")).parser()
+def new_parser(limits: Limits | None = None) -> RequestParser:
+    return Uwsgi(limits or Limits(), ResponseHeads("")).parser()
 
 
-def read(pieces: list[bytes], parser: UwsgiParser) -> tuple[list[Event], Refusal | None]:
+def read(pieces: list[bytes], parser: RequestParser) -> tuple[list[Event], Refusal | None]:
     """Return the events, body data joined, and the refusal that ended them."""
     events: list[Event] = []
     try:
@@ -140,6 +140,7 @@ def test_the_environ_is_what_the_web_server_says() -> None:
         ({"REQUEST_SCHEME": "https"}, "https"),
         ({"HTTPS": "on"}, "https"),
         ({"HTTPS": "1"}, "https"),
+        ({"HTTPS": "TRUE"}, "https"),
         ({"HTTPS": "off"}, "http"),
         ({"HTTPS": ""}, "http"),
         ({"UWSGI_SCHEME": "https"}, "https"),
@@ -216,6 +217,15 @@ def test_header_fields_that_come_twice_are_joined() -> None:
         variables.append((f"HTTP_{name}".encode(), value.encode()))
     environ = environ_of(head_of(packet(variables)))
     assert (environ["HTTP_ACCEPT"], environ["HTTP_COOKIE"]) == ("a,b", "a=1; b=2")
+
+
+def test_white_space_around_a_field_is_no_part_of_it() -> None:
+    environ = environ_with(HTTP_X=" \ta b\t ", HTTP_HOST=" h ", CONTENT_TYPE="\ttext/x ")
+    assert (environ["HTTP_X"], environ["HTTP_HOST"], environ["CONTENT_TYPE"]) == (
+        "a b",
+        "h",
+        "text/x",
+    )
 
 
 @pytest.mark.parametrize("name", ["X-Real-IP", "geo_city", "UWSGI_FILE", "_x", "Host"])
@@ -383,7 +393,7 @@ def test_nul_is_refused_everywhere(name: str) -> None:
         ({"REQUEST_METHOD": "CONNECT", "REQUEST_URI": "a:1"}, 501, "CONNECT"),
         ({"REQUEST_URI": None}, 400, "no REQUEST_URI"),
         ({"REQUEST_URI": ""}, 400, "no REQUEST_URI"),
-        ({"REQUEST_URI": "/a b"}, 400, "0x20"),
+        ({"REQUEST_URI": "/a b"}, 400, "REQUEST_URI holds the byte 0x20"),
         ({"REQUEST_URI": "/\xe9"}, 400, "0xe9"),
         ({"REQUEST_URI": "/a#b"}, 400, "fragment"),
         ({"REQUEST_URI": "a"}, 400, "neither a path"),
@@ -466,8 +476,9 @@ def test_the_end_of_the_bytes_within_a_request_is_refused(cut: int, cuts: list[i
         assert parser.next_event() is None
         return
     for _ in range(2):
-        with pytest.raises(IncompleteRequest, match="in the middle of a request"):
+        with pytest.raises(IncompleteRequest, match="in the middle of a request") as caught:
             parser.next_event()
+        assert caught.value.status == 400
 
 
 def test_nothing_behind_a_refusal_is_read() -> None:
@@ -580,7 +591,10 @@ def test_a_response_is_plain_http_and_the_last_of_its_connection() -> None:
 def test_the_request_line_is_known_with_the_packet_and_outlives_it() -> None:
     parser = new_parser(Limits(request_line=2000))
     data = request(REQUEST_URI="/" + "a" * 3000)
-    parser.feed(data[:-1])
+    assert not parser.has_begun
+    parser.feed(data[:1])
+    assert parser.has_begun
+    parser.feed(data[1:-1])
     assert parser.next_event() is None
     assert parser.has_begun
     assert parser.request_line == ""

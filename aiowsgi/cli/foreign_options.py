@@ -49,7 +49,12 @@ _ENVIRONMENT = "set the variables before the start: NAME=VALUE python -m aiowsgi
 _BY_NAMES = (
     # What is served, and where.
     ("--listen", "write --bind HOST:PORT (or --backlog N, if a queue's length is meant)"),
-    ("--socket -s --http-socket --insecure-bind", "write --bind HOST:PORT or --bind unix:PATH"),
+    (
+        "--socket -s --uwsgi-socket",
+        "write --bind uwsgi:HOST:PORT or --bind uwsgi:unix:PATH for uwsgi_pass of nginx, "
+        "or without uwsgi: for HTTP",
+    ),
+    ("--http-socket --insecure-bind", "write --bind HOST:PORT or --bind unix:PATH"),
     ("--uds --unix-socket", "write --bind unix:PATH"),
     ("--fd", "write --bind fd:N"),
     ("--uds-permissions --unix-socket-perms --chmod-socket --chown-socket", _SOCKET_MODE),
@@ -135,7 +140,7 @@ _BY_NAMES = (
         "--buffer-size",
         "it is called --limit-request-head here",
     ),
-    ("--post-buffering --inbuf-overflow", "see --body-prefetch"),
+    ("--post-buffering --inbuf-overflow", "see --body-prefetch and --body-spool"),
     ("--outbuf-overflow --outbuf-high-watermark", "see --response-buffer and --max-buffered"),
     ("--cleanup-interval --channel-request-lookahead --http1-pipeline-flush", _NOTHING),
     # Logging and metrics.

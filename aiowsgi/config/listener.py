@@ -62,7 +62,8 @@ class ListenerOptions(Subject):
     bind: tuple[str, ...] = option(
         ("127.0.0.1:8000",), _GROUP, rule=_objection_to_bind, metavar="ADDRESS", short="-b"
     )
-    """address to listen on: HOST:PORT, [IPV6]:PORT, unix:PATH or fd:N; may be repeated"""
+    """address to listen on: HOST:PORT, [IPV6]:PORT, unix:PATH or fd:N, with uwsgi: before it for
+    uwsgi_pass of nginx; may be repeated"""
     backlog: int = count(2048, _GROUP)
     """connections that the kernel holds until they are accepted"""
 

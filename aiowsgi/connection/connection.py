@@ -367,8 +367,11 @@ class Connection(ConnectionView):
         stream = self._stream
         if stream is not None and stream.state is STREAM_ANSWERED:
             return
-        line = self.receiver.request_line if stream is None else stream.request_line
-        self._shared.observers.refusals.note(self.info.client[0], line, refusal)
+        if stream is None:
+            client, line = self.info.client[0], self.receiver.request_line
+        else:
+            client, line = stream.client, stream.request_line
+        self._shared.observers.refusals.note(client, line, refusal)
         if stream is None or stream.cancel():
             self._answer(refusal, stream)
             return

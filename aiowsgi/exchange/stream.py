@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import re
 from collections.abc import Callable
 from typing import Protocol
 
@@ -37,6 +38,8 @@ DRAIN_BYTES = 1 << 18
 LOOP_CLOSED = "the event loop was closed"
 # A request that had its thread for this long, in seconds, took long: a switch interval.
 _LONG = 0.005
+# What logs show of a host that was told: neither white space nor quotation marks.
+_HOST = re.compile(r"[!#-\[\]-~]{1,100}")
 
 
 class Owner(Protocol):
@@ -159,7 +162,13 @@ class Stream:
 
     @property
     def client(self) -> str:
-        """The host of the client, as logs show it; empty for a Unix socket."""
+        """The host of the client, as logs show it; empty for a Unix socket.
+
+        A web server in front may have said whom it has as a client: that one then.
+        """
+        variables = self.head.variables
+        if variables is not None and _HOST.fullmatch(host := variables.get("REMOTE_ADDR", "")):
+            return host
         return self.info.client[0]
 
     @property

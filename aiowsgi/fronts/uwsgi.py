@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from ..errors import IncompleteRequest, Refusal
 from ..http.framing import decide_framing, without_repetitions
 from ..http.grammar import TOKEN
-from ..http.request import BodyData, EndOfMessage, Event, Field, Limits, RequestHead
+from ..http.request import BodyData, EndOfMessage, Event, Field, Limits, RequestHead, RequestParser
 from ..http.response import ResponseEncoder, ResponseHeads
 from ..http.target import split_target
 from ..wording import counted
@@ -53,20 +53,21 @@ _TOLD_OTHERWISE = frozenset(
 _TRUE = frozenset((b"on", b"1", b"true"))
 
 
-class UwsgiCodec:
-    """The protocol, for all connections of a server.
+class Uwsgi:
+    """The codec of the protocol. See ``Codec``.
 
     Arguments: the limits of requests, and the response heads of the server.
     """
 
-    # Web servers send a body without being asked for it.
-    go_ahead = b""
+    __slots__ = ("_heads", "_limits", "go_ahead")
 
     def __init__(self, limits: Limits, heads: ResponseHeads) -> None:
+        # Web servers send a body without being asked for it.
+        self.go_ahead = b""
         self._limits = limits
         self._heads = heads
 
-    def parser(self) -> "UwsgiParser":
+    def parser(self) -> RequestParser:
         """Return a parser for a new connection."""
         return UwsgiParser(self._limits)
 
@@ -81,12 +82,8 @@ class UwsgiCodec:
         )
 
 
-class UwsgiParser:
-    """Reads the one request of a connection. Sans-I/O, like ``http.parser.Parser``.
-
-    ``feed`` takes bytes, ``next_event`` gives what they mean. Once ``next_event`` has raised a
-    Refusal, nothing behind it is ever read.
-    """
+class UwsgiParser(RequestParser):
+    """Reads the one request of a connection. What comes behind it is dropped."""
 
     __slots__ = (
         "_buffer",
@@ -111,24 +108,21 @@ class UwsgiParser:
 
     @property
     def buffered(self) -> int:
-        """Bytes that were fed and not used."""
+        """See ``RequestParser``."""
         return len(self._buffer)
 
     @property
     def has_begun(self) -> bool:
-        """Whether bytes have arrived of which no event was made."""
+        """See ``RequestParser``."""
         return len(self._buffer) > 0
 
     @property
     def request_line(self) -> str:
-        """The request line as HTTP has it, cut short; empty as long as there is no whole packet.
-
-        Anything may stand in it.
-        """
+        """Empty as long as there is no whole packet. See ``RequestParser``."""
         return self._line
 
     def feed(self, data: bytes) -> None:
-        """Take bytes from the web server. What comes behind the request is dropped."""
+        """See ``RequestParser``."""
         if self._finished or self._refusal is not None:
             return
         buffer = self._buffer
@@ -140,19 +134,15 @@ class UwsgiParser:
         buffer.extend(data)
 
     def feed_eof(self) -> None:
-        """Take the end of the web server's bytes: the connection is half-closed."""
+        """See ``RequestParser``."""
         self._eof = True
 
     def drop(self) -> None:
-        """Forget the bytes that were not used: nobody asks for another event."""
+        """See ``RequestParser``."""
         self._buffer = b""
 
     def next_event(self) -> Event | None:
-        """Return the next event, or None if it needs more bytes.
-
-        Raises Refusal where the packet is malformed, or breaks a limit; with 400 also where the
-        bytes end within the request.
-        """
+        """See ``RequestParser``."""
         if self._refusal is not None:
             raise self._refusal
         if self._finished:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextvars import Context
 from typing import Any
 from wsgiref.types import WSGIApplication
@@ -17,11 +17,11 @@ from ..bridge.budget import Budget
 from ..bridge.mailbox import Mailbox
 from ..bridge.pool.jobs import JobQueue, Scheduling
 from ..bridge.spool import Spooler
-from ..config import Config
+from ..config import Config, ListenerProtocol
 from ..connection.shared import Shared
 from ..connection.shedding import LoadShedding
 from ..errors import ClientDisconnected, ServerStopped
-from ..exchange.interfaces import Answerer, Client, Timers
+from ..exchange.interfaces import Answerer, Client, Codec, Timers
 from ..exchange.report import Observers
 from ..exchange.resources import Resources
 from ..exchange.stream import LOOP_CLOSED
@@ -139,16 +139,39 @@ class Assembly:
         return descriptors
 
 
-def http_codec(config: Config, reader: Reader) -> Http1:
-    """Return the codec of HTTP/1.1 for the connections of a server."""
-    limits = Limits(
+def codecs(
+    config: Config, reader: Reader, protocols: Iterable[ListenerProtocol]
+) -> dict[ListenerProtocol, Codec]:
+    """Return a codec for each of the protocols that the listeners of a server speak."""
+    made: dict[ListenerProtocol, Codec] = {}
+    for protocol in set(protocols):
+        match protocol:
+            case "http":
+                made[protocol] = _http_codec(config, reader)
+            case "uwsgi":
+                # Here, because most servers do not need it.
+                from ..fronts.uwsgi import Uwsgi
+
+                made[protocol] = Uwsgi(_limits(config), _response_heads())
+    return made
+
+
+def _http_codec(config: Config, reader: Reader) -> Http1:
+    sections = FieldSections(
+        _limits(config), reader, header_map=config.header_map, on_dropped=DroppedFields().note
+    )
+    return Http1(sections, _response_heads())
+
+
+def _limits(config: Config) -> Limits:
+    return Limits(
         request_line=config.limit_request_line,
         fields=config.limit_request_fields,
         field_size=config.limit_request_field_size,
         head=config.limit_request_head,
         body=config.limit_request_body,
     )
-    sections = FieldSections(
-        limits, reader, header_map=config.header_map, on_dropped=DroppedFields().note
-    )
-    return Http1(sections, ResponseHeads(f"Server: {PRODUCT}\r\n"))
+
+
+def _response_heads() -> ResponseHeads:
+    return ResponseHeads(f"Server: {PRODUCT}\r\n")

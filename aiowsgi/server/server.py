@@ -7,6 +7,7 @@ import logging
 import socket
 from collections.abc import Callable
 from concurrent.futures import Executor
+from functools import partial
 from types import TracebackType
 from wsgiref.types import WSGIApplication
 
@@ -18,6 +19,7 @@ from ..bridge.pool.job_pool import JobPool
 from ..bridge.pool.jobs import JobQueue, Scheduling
 from ..config import Config
 from ..errors import ClientDisconnected
+from ..exchange.interfaces import Codec
 from ..exchange.report import requests_in_flight
 from ..exchange.stream import Stream
 from ..http.readers.reader import Reader
@@ -27,7 +29,7 @@ from ..net.listener import Listener
 from ..net.transport import SocketProtocol
 from ..observe.inspection import Inspection, stacks_of
 from ..wsgi.application import describe
-from .assembly import Assembly, http_codec
+from .assembly import Assembly, codecs
 from .child import give_up_descriptors, give_up_signals
 from .loop_end import LoopEnd
 from .shutdown import Shutdown
@@ -87,7 +89,7 @@ class Server:
         self._app = app
         self._loop = loop
         self._resources = assembly.resources
-        self._codec = http_codec(config, reader)
+        spoken = codecs(config, reader, (sock.protocol for sock in sockets))
         self._listeners = [
             Listener(
                 sock,
@@ -95,7 +97,7 @@ class Server:
                 context=self._context,
                 has_room=self._has_room,
                 make_room=assembly.shared.shedding.free_connections,
-                make_protocol=self._make_protocol,
+                make_protocol=partial(self._make_protocol, spoken[sock.protocol]),
                 on_failed=self._on_disconnect,
             )
             for sock in sockets
@@ -311,9 +313,9 @@ class Server:
             connections < self._config.max_connections and connections + files < self._descriptors
         )
 
-    def _make_protocol(self, sock: socket.socket) -> SocketProtocol:
+    def _make_protocol(self, codec: Codec, sock: socket.socket) -> SocketProtocol:
         self._connections += 1
-        return SocketProtocol(self._assembly.shared, self._codec, sock, self._loop)
+        return SocketProtocol(self._assembly.shared, codec, sock, self._loop)
 
     def _on_disconnect(self) -> None:
         self._connections -= 1

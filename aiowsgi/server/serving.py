@@ -7,14 +7,14 @@ import re
 import socket
 import sys
 import warnings
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Mapping
 from concurrent.futures import Executor
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Never
 from wsgiref.types import WSGIApplication
 
 from ..bridge.pool.jobs import Scheduling
-from ..config import Config, ListenerConfig, Option, Origin, ProcessOptions
+from ..config import Config, Option, Origin, ProcessOptions
 from ..errors import ConfigError
 from ..http.readers.choice import find_reader
 from ..net import bind
@@ -106,9 +106,7 @@ class Serving:
         _refuse_green_threads()
         reader = find_reader(self._config.http)
         if self._sock is None:
-            listeners = self._config.listeners
-            _refuse_protocols(listeners)
-            sockets = bind.bind_all(listeners)
+            sockets = bind.bind_all(self._config.listeners)
         else:
             sockets = [bind.adopt(self._sock, backlog=self._config.backlog)]
         try:
@@ -200,16 +198,6 @@ def with_address(
     if not 0 <= port <= 65535:
         raise ConfigError(f"{port} is not a port; a port is a number from 0 to 65535")
     return config.with_values({origin: {"bind": (bind.address_of(host, port),)}})
-
-
-def _refuse_protocols(listeners: Iterable[ListenerConfig]) -> None:
-    """Raise ConfigError for what is not spoken yet."""
-    for listener in listeners:
-        if listener.protocol != "http":
-            raise ConfigError(
-                f"cannot serve {listener}: not yet: this version speaks HTTP only, and the "
-                f"protocol {listener.protocol} is not served; write --bind {listener.address}"
-            )
 
 
 def _refuse_green_threads() -> None:
