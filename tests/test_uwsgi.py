@@ -170,6 +170,20 @@ def test_logs_name_the_client_of_the_web_server(
     assert '"GET /seen?a HTTP/1.1" 200' in line
 
 
+@pytest.mark.parametrize(
+    ("bind", "warned"),
+    [("uwsgi:0.0.0.0:0", True), ("uwsgi:127.0.0.1:0", False), ("0.0.0.0:0", False)],
+)
+def test_a_listener_that_believes_everybody_is_warned_of(
+    bind: str, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    with upstream(environ_app, bind):
+        pass
+    said = [record.getMessage() for record in caplog.records if "is believed" in record.msg]
+    assert len(said) == warned
+    assert all(line.startswith("Whoever can connect to uwsgi://127.0.0.1:") for line in said)
+
+
 # --- behind nginx --------------------------------------------------------------------------------
 
 

@@ -334,6 +334,10 @@ def url_of(sock: socket.socket, protocol: ListenerProtocol = "http") -> str:
 
 def place_of(sock: socket.socket, url: str) -> str:
     """Return the URL of a listening socket, and whether others than this machine reach it."""
+    return f"{url}{' (on all interfaces)' if is_on_all_interfaces(sock) else ''}"
+
+
+def is_on_all_interfaces(sock: socket.socket) -> bool:
+    """Return whether a socket listens on every interface of the machine."""
     name = sock.getsockname()
-    everywhere = isinstance(name, tuple) and name[0] in _WILDCARDS
-    return f"{url}{' (on all interfaces)' if everywhere else ''}"
+    return isinstance(name, tuple) and name[0] in _WILDCARDS

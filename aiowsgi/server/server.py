@@ -103,6 +103,14 @@ class Server:
             for sock in sockets
         ]
         self._urls = tuple(bind.url_of(sock.socket, sock.protocol) for sock in sockets)
+        for sock, url in zip(sockets, self._urls, strict=True):
+            if sock.protocol == "uwsgi" and bind.is_on_all_interfaces(sock.socket):
+                _log.warning(
+                    "Whoever can connect to %s (on all interfaces) says who a client is and who "
+                    "has logged in, and is believed; listen on a Unix socket or on a loopback "
+                    "address, unless only web servers of yours can reach this one",
+                    url,
+                )
         # Accepted and not gone: also those that are being set up.
         self._connections = 0
         # How many descriptors all connections may have together.
