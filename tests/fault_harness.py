@@ -366,7 +366,7 @@ class Server:
         """
         objects = Counter(self._ask("objects"))
         remembered = ("FieldSection", "_ApplicationPart", "_Head")
-        for name in (*remembered, "PoolThread", "Calls", "ClientDisconnected"):
+        for name in (*remembered, "PoolThread", "RequestCoroutines", "ClientDisconnected"):
             del objects[name]
         return objects
 

@@ -282,7 +282,7 @@ class MemoryWire:
     def _lose(self) -> None:
         if not self.lost:
             self.lost = True
-            self._timers.call_soon(lambda: self.owner.lose())
+            self._timers.call_soon(lambda: self.owner.on_lost())
 
 
 class HeldJob:

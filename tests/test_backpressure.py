@@ -410,7 +410,7 @@ async def test_body_in_chunks_of_one_byte_does_not_hold_the_loop(
 
         def count() -> None:
             body = stream.body
-            handled.append(connection.receiver.prefetched if body is None else body.received)
+            handled.append(connection.receiver.prefetched_size if body is None else body.received)
             if counting:
                 asyncio.get_running_loop().call_soon(count)
 

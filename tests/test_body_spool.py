@@ -373,7 +373,7 @@ async def test_a_disk_that_is_full_at_the_last_moment_is_a_503(
 
     def look_and_fail(spool: Spool) -> Exception | None:
         found: Exception | None = look(spool)
-        if not receiver.receiving and not files.ready.is_set():
+        if not receiver.is_parsing and not files.ready.is_set():
             files.error = OSError(errno.ENOSPC, "No space left on device")
             files.ready.set()
             limit = time.monotonic() + TIMEOUT
@@ -432,7 +432,7 @@ async def test_a_slow_disk_makes_the_client_wait(start_server: StartServer, file
         sending = asyncio.create_task(client.send(length_head(len(body)) + body))
         await eventually(lambda: used(server) > 1 << 18)
         (connection,) = clients_of(server)
-        await eventually(lambda: not connection.receiver.reading)
+        await eventually(lambda: not connection.receiver.is_reading)
         # What is in memory is bounded, and counted.
         assert 1 << 18 <= connection.receiver.held < 1 << 20
         assert parts_of(server).resources.budget.used >= 1 << 18

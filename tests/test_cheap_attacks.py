@@ -46,7 +46,7 @@ class Taker:
     def refuse(self, refusal: Refusal) -> None:
         self.refusal = refusal
 
-    def on_left(self) -> None:
+    def on_buffer_change(self) -> None:
         pass
 
 

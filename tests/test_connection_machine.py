@@ -208,7 +208,7 @@ class Connections(RuleBasedStateMachine):
     @property
     def has_room(self) -> bool:
         """Whether another client may connect, and has something to find out."""
-        return len(self.connected) < 4 and len(self.talking) < 2 and not self.shared.closing
+        return len(self.connected) < 4 and len(self.talking) < 2 and not self.shared.is_closing
 
     @property
     def jobs(self) -> list[Any]:
@@ -257,7 +257,7 @@ class Connections(RuleBasedStateMachine):
         self.busy = steps
         self.polls_first = polls_first
 
-    @precondition(lambda self: self.connected or self.shared.closing)
+    @precondition(lambda self: self.connected or self.shared.is_closing)
     @rule(seconds=st.sampled_from([0.1, 0.6, 1.1, 2.5, 4.5, 4.5, 8.0, 40.0]))
     def pass_time(self, seconds: float) -> None:
         if self.busy:
@@ -275,7 +275,7 @@ class Connections(RuleBasedStateMachine):
         peer.capacity = capacity
         self.peers.append(peer)
         self.executed[peer] = 0
-        if self.ballast or self.pool.is_starved or self.resources.draining:
+        if self.ballast or self.pool.is_starved or self.resources.is_draining:
             self.meddled.add(peer)
         self.server.connect(peer)
         self.settle()
@@ -432,13 +432,13 @@ class Connections(RuleBasedStateMachine):
             case Trouble.NO_ROOM:
                 self.shared.shedding.free_connections()
             case Trouble.DRAIN | Trouble.CLOSE if len(self.runs) > 3:
-                self.resources.draining = True
+                self.resources.is_draining = True
                 for peer in self.connected:
                     peer.owner.drain()
                 if what is Trouble.CLOSE:
-                    self.shared.closing = True
+                    self.shared.is_closing = True
                     for client in list(self.shared.clients):
-                        client.shut_down()
+                        client.close_if_idle()
             case Trouble.CUT:
                 for client in list(self.shared.clients):
                     client.abort(ServerStopped("the server stopped"))
@@ -595,7 +595,7 @@ class Connections(RuleBasedStateMachine):
             if stream is not None:
                 streams.add(stream)
             assert connection.receiver.buffered <= AHEAD
-            assert connection.receiver.prefetched < self.config.body_prefetch + AHEAD
+            assert connection.receiver.prefetched_size < self.config.body_prefetch + AHEAD
             assert len(peer.pending) <= (1 << 18) + (1 << 17) + 2000
         for stream in streams:
             used += stream.held

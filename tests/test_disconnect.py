@@ -518,7 +518,7 @@ async def test_coroutine_gives_its_result_and_sees_the_request_s_context(
         for _ in range(2):
             assert (await client.request(GET)).body == b"(True, 'of the request')"
     assert variable.get() == "unset"
-    assert not parts_of(server).coroutines.running
+    assert not parts_of(server).coroutine_runner.running
 
 
 @on_each_loop
@@ -595,7 +595,7 @@ async def test_coroutine_is_cancelled_when_the_client_leaves(
     await nothing_is_left(server)
     (error,) = app.errors
     assert type(error) is aiowsgi.ClientDisconnected
-    assert not parts_of(server).coroutines.running
+    assert not parts_of(server).coroutine_runner.running
 
 
 @on_each_loop
@@ -755,9 +755,9 @@ async def test_coroutine_that_is_slow_to_end_does_not_keep_the_thread(
     client.close()
     await in_thread(released.wait, AT_ONCE)
     assert released.is_set()
-    assert parts_of(server).coroutines.running
+    assert parts_of(server).coroutine_runner.running
     go_on.set()
-    await eventually(lambda: not parts_of(server).coroutines.running)
+    await eventually(lambda: not parts_of(server).coroutine_runner.running)
 
 
 @on_each_loop

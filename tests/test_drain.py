@@ -275,10 +275,10 @@ def test_what_has_arrived_is_answered_once_and_only_the_last_says_close(
             ends = [sum(map(len, requests[: n + 1])) for n in range(len(requests))]
             complete = sum(end <= arrived for end in ends)
             before = len(app.paths)
-            connection.resources.draining = True
+            connection.resources.is_draining = True
             connection.connection.drain()
-            connection.shared.closing = True
-            connection.connection.shut_down()
+            connection.shared.is_closing = True
+            connection.connection.close_if_idle()
         if arrived < len(stream) and not connection.wire.is_closing:
             size = pieces[number % len(pieces)] if number < 12 else len(stream)
             connection.connection.receive(stream[arrived : arrived + size])

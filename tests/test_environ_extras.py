@@ -157,7 +157,7 @@ def test_end_that_came_with_the_requests_is_told_to_each() -> None:
 
 def test_connection_that_is_lost_is_told() -> None:
     app, connection, thread = begin()
-    connection.connection.lose()
+    connection.connection.on_lost()
     assert app.disconnected is True
     finish(app, connection, thread)
     assert connection.sent == b""
@@ -321,7 +321,7 @@ def test_request_whose_client_left_ends_there(records: list[AccessRecord]) -> No
     app, connection, thread = begin(access_log=True)
     start = connection.timers.now
     connection.timers.advance(3)
-    connection.connection.lose()
+    connection.connection.on_lost()
     (record,) = records
     assert record.times == Times(start, start, start, start, last_byte=start + 3)
     finish(app, connection, thread)

@@ -93,7 +93,7 @@ def connected(path: Path) -> Iterator[Callable[..., FileConnection]]:
 
     yield make
     for connection in made:
-        connection.connection.lose()
+        connection.connection.on_lost()
         assert connection.wire.file is None or connection.wire.file.closed
         assert len(connection.timers.pending) == 0
         assert connection.shared.files == 0
@@ -208,7 +208,7 @@ def test_file_of_a_connection_that_is_lost_is_closed(connected: Connect, moment:
         connection.take(connection.wire.buffered)
     assert (connection.wire.file is not None) == (moment == "file")
     # A descriptor that is left open would be reported.
-    connection.connection.lose()
+    connection.connection.on_lost()
     connection.timers.run_ready()
     assert connection.closes == 1
 
@@ -219,7 +219,7 @@ def test_file_for_a_client_that_has_gone_is_closed(connected: Connect) -> None:
     connection.receive(GET)
     thread = connection.start_job()
     assert connection.in_application.wait(TIMEOUT)
-    connection.connection.lose()
+    connection.connection.on_lost()
     connection.go_on.set()
     thread.join(TIMEOUT)
     connection.timers.run_ready()

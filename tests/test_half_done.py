@@ -54,7 +54,7 @@ class FailingCodec:
 
     def __init__(self, codec: Codec, step: str, failing: FailsOnce) -> None:
         self._codec = codec
-        self.go_ahead = codec.go_ahead
+        self.continue_response = codec.continue_response
         self._heads = ResponseHeads("")
 
         def take_step(encoder: ResponseEncoder, *args: Any) -> Any:

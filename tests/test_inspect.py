@@ -163,7 +163,7 @@ def test_request_that_waits_for_its_client_is_blocked(path: str) -> None:
     assert info.thread == thread.name
     # A generator that has yielded is on no stack.
     assert path == "/write" or "# In the application: blocked." in info.stack
-    connection.connection.lose()
+    connection.connection.on_lost()
     thread.join(TIMEOUT)
     assert not thread.is_alive()
     assert look(connection) is None

@@ -228,7 +228,7 @@ def test_pipelined_requests_behind_it_are_not_run() -> None:
 
 def test_client_that_left_is_not_answered_and_no_thread_is_written_off() -> None:
     app, connection, thread = begin()
-    connection.connection.lose()
+    connection.connection.on_lost()
     connection.timers.advance(2 * LIMIT)
     assert connection.sent == b""
     assert connection.pool.lost == 0

@@ -264,7 +264,7 @@ async def test_requests_wait_in_the_kernel_while_a_file_is_taken_slowly(
         await client.send(GET + long_hello * 20)
         await a_file_is_on_its_way(server)
         (connection,) = clients_of(server)
-        await eventually(lambda: not connection.receiver.reading)
+        await eventually(lambda: not connection.receiver.is_reading)
         assert (await client.receive()).body == content(large)
         for _ in range(20):
             assert (await client.receive()).body == b"hello"

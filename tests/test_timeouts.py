@@ -516,7 +516,7 @@ def test_body_that_is_awaited_behind_the_head_of_the_response_is_not_awaited_for
     connection.timers.advance(31.1)
     thread.join(1.0)
     released = not thread.is_alive()
-    connection.connection.lose()
+    connection.connection.on_lost()
     thread.join(TIMEOUT)
     assert released
     assert b"100 Continue" not in connection.sent
@@ -546,7 +546,7 @@ def test_expectation_of_one_request_does_not_live_on_in_the_next() -> None:
     connection.timers.advance(31.1)
     thread.join(1.0)
     released = not thread.is_alive()
-    connection.connection.lose()
+    connection.connection.on_lost()
     thread.join(TIMEOUT)
     assert released
 
@@ -668,7 +668,7 @@ def test_bytes_that_the_client_sends_are_no_progress_of_what_it_takes() -> None:
         if not connection.closed:
             connection.receive(b"x")
     cut = connection.wire.was_aborted
-    connection.connection.lose()
+    connection.connection.on_lost()
     thread.join(TIMEOUT)
     assert cut
 
@@ -844,12 +844,12 @@ def test_connection_that_is_lost_leaves_no_timer(moment: Moment, data: bytes) ->
     # Without a limit there is no timer while the application runs.
     connection = connection_at(moment, data, timeout_request=43.0)
     assert len(connection.timers.pending) == 1
-    connection.connection.lose()
+    connection.connection.on_lost()
     assert len(connection.timers.pending) == 0
     assert connection.disconnects == 1
     assert not connection.shared.clients
     # What comes late changes nothing.
-    connection.connection.lose()
+    connection.connection.on_lost()
     connection.timers.advance(10_000)
     assert len(connection.timers.pending) == 0
     assert connection.disconnects == 1
@@ -859,10 +859,10 @@ def test_connection_that_is_lost_leaves_no_timer(moment: Moment, data: bytes) ->
 def test_shutdown_follows_the_table(moment: Moment, data: bytes) -> None:
     connection = connection_at(moment, data)
     # As the server does: what is in flight is the last, and nothing follows it.
-    connection.resources.draining = True
+    connection.resources.is_draining = True
     connection.connection.drain()
-    connection.shared.closing = True
-    connection.connection.shut_down()
+    connection.shared.is_closing = True
+    connection.connection.close_if_idle()
     rule = STREAM_RULES[moment] if isinstance(moment, StreamState) else RULES[moment]
     if rule.on_shutdown == "close":
         assert connection.connection.state is ConnectionState.CLOSING
@@ -879,7 +879,7 @@ def test_shutdown_follows_the_table(moment: Moment, data: bytes) -> None:
 
 def test_connection_that_comes_during_a_shutdown_is_closed() -> None:
     connection = connection_with()
-    connection.shared.closing = True
+    connection.shared.is_closing = True
     late = MemoryWire(connection.timers)
     connection.connect(late)
     connection.timers.run_ready()

@@ -108,7 +108,7 @@ def a_head_comes_as_a_whole() -> tuple[State, State]:
 def an_idle_connection_is_closed() -> tuple[State, State]:
     client = connect()
     before = client.connection.state
-    client.connection.shut_down()
+    client.connection.close_if_idle()
     return before, client.connection.state
 
 
@@ -171,7 +171,7 @@ def a_request_is_answered_while_its_body_arrives() -> tuple[State, State]:
 def the_last_request_is_answered() -> tuple[State, State]:
     client = connect()
     client.receive(GET)
-    client.resources.draining = True
+    client.resources.is_draining = True
     before = client.connection.state
     client.run_job()
     assert client.wire.half_closed
@@ -199,7 +199,7 @@ def the_body_ends_behind_the_answer() -> tuple[State, State]:
 def the_server_does_not_wait_for_the_body() -> tuple[State, State]:
     client = connect_and_drain()
     before = client.connection.state
-    client.connection.shut_down()
+    client.connection.close_if_idle()
     return before, client.connection.state
 
 
@@ -255,7 +255,7 @@ def a_body_is_to_come() -> tuple[State, State]:
     client.receive(POST)
     stream = stream_of(client)
     # As each stream is when it is made, which is not seen from here.
-    new = stream.again(client.codec.encoder(stream.head))
+    new = stream.make_replacement(client.codec.encoder(stream.head))
     return new.state, stream.state
 
 
@@ -438,7 +438,7 @@ def stream_in(client: MemoryConnection, state: StreamState) -> Stream:
     """Return a new stream that was brought into a state."""
     client.receive(GET)
     stream = stream_of(client)
-    stream = stream.again(client.codec.encoder(stream.head))
+    stream = stream.make_replacement(client.codec.encoder(stream.head))
     for event in WAYS[state]:
         stream.fire(event)
     assert stream.state is state

@@ -1,1 +1,1 @@
-"""Who answers: the WSGI application on a pool thread, or the loop itself."""
+"""What answers requests: the WSGI application on a pool thread, or the loop itself."""

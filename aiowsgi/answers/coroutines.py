@@ -15,12 +15,12 @@ Result = TypeVar("Result")
 
 _log = logging.getLogger("aiowsgi.error")
 
-# A thread that waits for the loop looks this often, in seconds, whether there still is one.
+# A thread that waits for the loop checks this often, in seconds, that it was not closed.
 _LOOP_CHECK = 5.0
 
 
-class Coroutines:
-    """What runs the coroutines of all requests of a server.
+class CoroutineRunner:
+    """Runs the coroutines of all requests of a server.
 
     Arguments: the loop, and ``on_call()``, called on its thread before it runs a coroutine.
     """
@@ -30,39 +30,42 @@ class Coroutines:
     def __init__(self, loop: asyncio.AbstractEventLoop, on_call: Callable[[], None]) -> None:
         self.loop = loop
         self.on_call = on_call
-        self.running: dict[asyncio.Task[Any], Calls] = {}
+        self.running: dict[asyncio.Task[Any], RequestCoroutines] = {}
 
     def cancel(self, error: ClientDisconnected) -> None:
         """End all coroutines; ``error`` is what the applications will see. On the loop thread."""
-        for calls in set(self.running.values()):
-            calls.cancel(error)
+        for coroutines in set(self.running.values()):
+            coroutines.cancel(error)
 
 
-class Calls:
+class RequestCoroutines:
     """The coroutines that one request has the event loop run.
 
     Knows nothing else of the request: the context of the request names it, and whatever copies that
     context (a task, a timer that was cancelled but is not over) may keep it for long.
 
-    Arguments: what runs them, and why there can be none from the beginning, where that is so.
+    Arguments: what runs them; and why none may run, where the client is gone from the beginning.
     """
 
-    __slots__ = ("_coroutines", "_futures", "gone")
+    __slots__ = ("_futures", "_runner", "disconnect_error")
 
-    def __init__(self, coroutines: Coroutines, gone: ClientDisconnected | None) -> None:
-        self._coroutines = coroutines
-        # Where the application waits for each. None while it has asked for none: few do.
+    def __init__(
+        self, runner: CoroutineRunner, disconnect_error: ClientDisconnected | None
+    ) -> None:
+        self._runner = runner
+        # The future on which a thread waits for each. None until there is one: most applications
+        # run no coroutines.
         self._futures: dict[asyncio.Task[Any], Future[Any]] | None = None
-        # Why there can be no further ones. Set once, on the loop thread; others may read it.
-        self.gone = gone
+        # Why no further ones may run. Set once, on the loop thread; other threads may read it.
+        self.disconnect_error = disconnect_error
 
     def run(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
         """Run a coroutine on the loop thread and return its result. Blocks any other thread."""
-        if self.gone is not None:
+        if self.disconnect_error is not None:
             coroutine.close()
-            raise self.gone.copy()
+            raise self.disconnect_error.copy()
         future: Future[Result] = Future()
-        loop = self._coroutines.loop
+        loop = self._runner.loop
         # In a copy of the calling thread's context. The loop thread ends the wait: when the
         # coroutine ends, and when the client leaves or the server stops, which cancel it.
         try:
@@ -81,7 +84,7 @@ class Calls:
 
         ``error`` is what the application will see. Called on the loop thread.
         """
-        self.gone = error
+        self.disconnect_error = error
         futures, self._futures = self._futures, None
         for task, future in (futures or {}).items():
             # The thread goes on at once, however long the coroutine takes to end.
@@ -91,17 +94,17 @@ class Calls:
 
     def abandon(self, error: ClientDisconnected) -> None:
         """Refuse further ones: this is a forked child. See ``bridge.forks``."""
-        self.gone = error
+        self.disconnect_error = error
 
     def _start(self, coroutine: Coroutine[Any, Any, Any], future: Future[Any]) -> None:
-        if self.gone is not None:
+        if self.disconnect_error is not None:
             coroutine.close()
-            future.set_exception(self.gone.copy())
+            future.set_exception(self.disconnect_error.copy())
             return
-        self._coroutines.on_call()
+        self._runner.on_call()
         contained = contain(coroutine)
         try:
-            task = self._coroutines.loop.create_task(contained)
+            task = self._runner.loop.create_task(contained)
         except Exception as error:  # noqa: BLE001 - the application is told, or would wait for ever
             contained.close()
             coroutine.close()
@@ -110,14 +113,14 @@ class Calls:
         if self._futures is None:
             self._futures = {}
         self._futures[task] = future
-        self._coroutines.running[task] = self
+        self._runner.running[task] = self
 
         def done(task: asyncio.Task[Any]) -> None:
-            self._coroutines.running.pop(task, None)
+            self._runner.running.pop(task, None)
             coroutine.close()  # It may have been cancelled before it began.
             error = None if task.cancelled() else task.exception()
             if self._futures is None or self._futures.pop(task, None) is None:
-                # Nobody waits for it any more, and nobody else can tell.
+                # The application does not wait for it any more, so an error would show nowhere.
                 if error is not None and not isinstance(error, ClientDisconnected):
                     _log.error("A coroutine failed when it was cancelled", exc_info=error)
                 return
@@ -131,7 +134,9 @@ class Calls:
         task.add_done_callback(done)
 
 
-current_calls: contextvars.ContextVar[Calls] = contextvars.ContextVar("aiowsgi.calls")
+current_coroutines: contextvars.ContextVar[RequestCoroutines] = contextvars.ContextVar(
+    "aiowsgi.coroutines"
+)
 
 
 def run_coroutine(coroutine: Coroutine[Any, Any, Result]) -> Result:
@@ -144,13 +149,13 @@ def run_coroutine(coroutine: Coroutine[Any, Any, Result]) -> Result:
     """
     if not asyncio.iscoroutine(coroutine):
         raise TypeError(f"run_coroutine() takes a coroutine, not {type(coroutine).__name__}")
-    calls = current_calls.get(None)
+    coroutines = current_coroutines.get(None)
     if _is_on_loop():
         problem = "run_coroutine() would block the event loop; await the coroutine instead"
-    elif calls is None:
+    elif coroutines is None:
         problem = "run_coroutine() works inside a call of a WSGI application served by aiowsgi"
     else:
-        return calls.run(coroutine)
+        return coroutines.run(coroutine)
     coroutine.close()
     raise RuntimeError(problem)
 

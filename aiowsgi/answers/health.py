@@ -9,10 +9,10 @@ _FIELDS = (("Content-Type", "text/plain; charset=utf-8"), ("Cache-Control", "no-
 
 
 class HealthAnswerer:
-    """Answers one path by itself, and leaves all others to somebody else. See ``Answerer``.
+    """Answers one path, and leaves all others to another answerer. See ``Answerer``.
 
-    Arguments: the path, as clients send it; ``is_up()``, whether requests are welcome; and who
-    answers other paths.
+    Arguments: the path, as clients send it; ``is_up()``, whether requests are welcome; and
+    what answers other paths.
     """
 
     def __init__(self, path: str, is_up: Callable[[], bool], otherwise: Answerer) -> None:

@@ -11,15 +11,15 @@ _log = logging.getLogger("aiowsgi.error")
 
 # A request for which none came before in this time, in seconds, is probably alone.
 _ALONE = 0.001
-# Seconds between two looks whether jobs still compete for the interpreter.
+# Seconds between two checks whether jobs still compete for the interpreter.
 _SLACK_LOOK = 0.1
 
 
 class PoolWaker:
     """Wakes a pool once for all requests that were queued in one pass of the loop.
 
-    Arguments: the pool; timers and clock; ``on_woken()``, called behind that; and what is done
-    in a process that only serves when threads compete for the interpreter (see
+    Arguments: the pool; timers and clock; ``on_woken()``, called after that; and what is done
+    when threads compete for the interpreter, in a process that only serves (see
     ``process.scheduling``). Everything happens on the loop thread.
     """
 
@@ -40,7 +40,7 @@ class PoolWaker:
         # Whether the pool will be woken in this pass of the loop, and when it was last asked for.
         self._waking = False
         self._asked_at = 0.0
-        # Runs while the kernel may wake the loop thread late.
+        # Runs while the kernel is allowed to wake the loop thread late.
         self._timer: Timer | None = None
 
     def wake_soon(self) -> None:

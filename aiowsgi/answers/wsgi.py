@@ -19,7 +19,7 @@ from ..wsgi.environ import Environ, build_environ
 from ..wsgi.headers import HeaderChecks
 from ..wsgi.input import spooled_input, streamed_input
 from ..wsgi.task import Task
-from .coroutines import Calls, Coroutines, current_calls
+from .coroutines import CoroutineRunner, RequestCoroutines, current_coroutines
 
 _log = logging.getLogger("aiowsgi.error")
 
@@ -29,7 +29,7 @@ class WsgiAnswerer:
 
     Arguments: the application; what the streams share; the environ that all requests have in
     common; the context of which each request gets a copy; what runs coroutines of the application;
-    who is told of requests that found no thread; and ``wake()``, called when a request was queued.
+    what is told of requests that found no thread; and ``wake()``, called when a request was queued.
     """
 
     __slots__ = (
@@ -39,7 +39,7 @@ class WsgiAnswerer:
         "base_environ",
         "checks",
         "context",
-        "coroutines",
+        "coroutine_runner",
         "resources",
     )
 
@@ -50,7 +50,7 @@ class WsgiAnswerer:
         *,
         base_environ: Environ,
         context: Context,
-        coroutines: Coroutines,
+        coroutine_runner: CoroutineRunner,
         waits: Waits,
         wake: Callable[[], None],
     ) -> None:
@@ -58,16 +58,16 @@ class WsgiAnswerer:
         self.resources = resources
         self.base_environ = base_environ
         self.context = context
-        self.coroutines = coroutines
+        self.coroutine_runner = coroutine_runner
         self._waits = waits
         self._wake = wake
-        # What the application answers with is checked once, and remembered.
+        # Remembers which response headers of the application were checked and found valid.
         self.checks = HeaderChecks()
 
     def answer(self, stream: Stream) -> None:
         """Let the request wait for a thread. Raises Refusal where there will be none."""
         call = WsgiCall(self, stream)
-        stream.calls = call.calls
+        stream.coroutines = call.coroutines
         try:
             stream.job = self.resources.pool.start(call.run, call.fail, wake=False)
         except QueueFull as error:
@@ -83,12 +83,12 @@ class WsgiAnswerer:
 class WsgiCall:
     """One call of the application. What it does happens on a pool thread."""
 
-    __slots__ = ("_answerer", "calls", "stream")
+    __slots__ = ("_answerer", "coroutines", "stream")
 
     def __init__(self, answerer: WsgiAnswerer, stream: Stream) -> None:
         self._answerer = answerer
         self.stream = stream
-        self.calls = Calls(answerer.coroutines, stream.gone)
+        self.coroutines = RequestCoroutines(answerer.coroutine_runner, stream.disconnect_error)
 
     def run(self) -> None:
         """Answer the request. Raises nothing, and does not return in a forked child."""
@@ -102,7 +102,7 @@ class WsgiCall:
             _log.critical("Serving %s failed", stream.describe(), exc_info=True)
         finally:
             if stream.body is not None:
-                # Nobody reads on from the client where the loop is closed.
+                # Where the loop is closed, nothing more is read from the client anyway.
                 with contextlib.suppress(ServerStopped):
                     stream.body.drop()
         if stream.abandoned:
@@ -119,7 +119,7 @@ class WsgiCall:
     def _run(self) -> None:
         stream, answerer = self.stream, self._answerer
         stream.started_at = answerer.resources.clock()
-        current_calls.set(self.calls)
+        current_coroutines.set(self.coroutines)
         body, spool = stream.body, stream.spool
         source: BinaryIO
         if body is not None:
@@ -160,14 +160,14 @@ class WsgiCall:
         The environ's ``aiowsgi.disconnected``.
         """
         # Set once, by the loop thread; to see it a moment later does no harm.
-        return self.calls.gone is not None
+        return self.coroutines.disconnect_error is not None
 
     def is_stopping(self) -> bool:
         """Return whether the server has begun to stop. The environ's ``aiowsgi.stopping``.
 
         A request that came during ``drain_delay`` is told so from its beginning.
         """
-        return self._answerer.resources.draining
+        return self._answerer.resources.is_draining
 
     def seconds_left(self) -> float:
         """Return the seconds until the request is given up, at least 0; infinity where it is not.
@@ -182,6 +182,6 @@ class WsgiCall:
 
 
 def stream_of(started: Started) -> Stream | None:
-    """Return what a busy thread answers; None where it is just through with that."""
+    """Return the stream that a busy thread answers; None where it has just ended that."""
     call = getattr(started.run, "__self__", None)
     return call.stream if isinstance(call, WsgiCall) else None

@@ -1,1 +1,1 @@
-"""One connection: reading, sending, timeouts, and who has to go when something runs short."""
+"""One connection: reading, sending, timeouts, and which clients are cut in a shortage."""

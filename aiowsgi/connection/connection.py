@@ -37,14 +37,14 @@ from .watchdog import Expiry, Watchdog
 class Connection(ConnectionView):
     """Decides what happens on a connection. For its states see ``states``.
 
-    Arguments: what connections share; the wire to the client, which calls the methods of the first
-    part; the codec of the protocol that the client speaks; and what is known of the connection.
+    Arguments: what connections share; the wire, which calls the methods of the first part; the
+    codec of the client's protocol; and what is known of the connection.
 
-    Implements ``Client``, for load shedding and the server, ``Owner`` for its streams, and
-    ``Taker`` for what arrives.
+    Implements ``Client``, for load shedding and the server, ``StreamOwner`` for its streams, and
+    ``RequestHandler`` for what arrives.
     """
 
-    __slots__ = ("_codec", "_gone", "_linger_until", "_requests", "_shared", "wire")
+    __slots__ = ("_codec", "_disconnect_error", "_linger_until", "_requests", "_shared", "wire")
 
     def __init__(self, shared: Shared, wire: Wire, codec: Codec, info: ConnectionInfo) -> None:
         receiver = Receiver(shared, wire, codec, self)
@@ -56,10 +56,10 @@ class Connection(ConnectionView):
         self._codec = codec
         self._requests = 0
         self._linger_until = 0.0
-        self._gone = ClientDisconnected("the client closed the connection")
+        self._disconnect_error = ClientDisconnected("the client closed the connection")
         shared.clients.add(self)
-        self._watchdog.enter(IDLE)
-        if shared.closing:
+        self._watchdog.watch_connection(IDLE)
+        if shared.is_closing:
             self._close(linger=False)
 
     # Called by the wire.
@@ -67,29 +67,29 @@ class Connection(ConnectionView):
     def receive(self, data: bytes) -> None:
         """Take bytes from the client."""
         if self._state is CLOSING:
-            # Dropped, for as long as the client may be there.
+            # Dropped. A client that goes on sending is reset after a while.
             if self._shared.timers.time() < self._linger_until:
-                self._watchdog.enter(CLOSING)
+                self._watchdog.watch_connection(CLOSING)
             else:
                 self.wire.reset()
             return
-        if self._stream is not None and not self.receiver.receiving:
-            self._flush()  # The thread may have sent it all.
+        if self._stream is not None and not self.receiver.is_parsing:
+            self._flush()  # The thread may have sent the whole response.
         self.receiver.feed(data)
 
     def receive_end(self) -> None:
-        """Take the client's end: it may have said all it has to say, and wait for answers."""
+        """Take the end of the client's side. It may still wait for answers."""
         self.receiver.feed_eof()
         if self._state is CLOSING or (self._state is IDLE and not self.receiver.has_begun):
             self.wire.close()
             return
         if self._stream is not None:
-            # Most clients that end their side are gone, which a coroutine would never find out.
-            self._stream.note_gone(self._gone)
+            # Most clients that end their side are gone. A coroutine would not notice that.
+            self._stream.note_disconnect(self._disconnect_error)
         self.drain()
         self.receiver.advance()
 
-    def lose(self) -> None:
+    def on_lost(self) -> None:
         """Release everything that belongs to the connection: it is gone. Idempotent."""
         if self._state is CLOSED:
             return
@@ -101,7 +101,7 @@ class Connection(ConnectionView):
             self._stream = None
             stream.fire(GIVE_UP)
             stream.cancel()
-            stream.disconnect(self._gone)
+            stream.disconnect(self._disconnect_error)
             self._shared.observers.note_end(stream)
         self.receiver.close()
         self.sender.close()
@@ -111,19 +111,19 @@ class Connection(ConnectionView):
     def pause_writing(self) -> None:
         """Stop sending: the kernel takes no more."""
         self.sender.pause()
-        self._watchdog.arm()
+        self._watchdog.rearm()
         self._account()
 
     def resume_writing(self) -> None:
         """Go on sending."""
         self.sender.resume()
-        self._watchdog.arm()
+        self._watchdog.rearm()
         self._account()
         self._shared.timers.call_soon(self._flush)
 
     # Called by the server.
 
-    def shut_down(self) -> None:
+    def close_if_idle(self) -> None:
         """See ``Client``."""
         if self._state in (IDLE, DRAIN):
             self._close(linger=self._state is DRAIN)
@@ -131,21 +131,21 @@ class Connection(ConnectionView):
     def drain(self) -> None:
         """See ``Client``."""
         if self._stream is not None:
-            self._stream.last = self._is_last()
+            self._stream.is_last = self._is_last()
 
     def abort(self, error: ClientDisconnected) -> None:
         """See ``Client``."""
-        self._gone = error
+        self._disconnect_error = error
         if (stream := self._stream) is not None:
             stream.disconnect(error)  # Its thread sends nothing from here on.
             if stream.is_open_ended:
                 self.wire.reset()
         self.wire.abort()
 
-    def end(self, error: ClientDisconnected) -> None:
+    def release(self, error: ClientDisconnected) -> None:
         """See ``Client``."""
-        self._gone = error
-        self.lose()
+        self._disconnect_error = error
+        self.on_lost()
 
     def abandon(self, error: ClientDisconnected) -> list[int]:
         """See ``Client``."""
@@ -159,40 +159,40 @@ class Connection(ConnectionView):
         """See ``Client``."""
         if self.sender.waits_for_client or self._state >= DRAIN:
             self.wire.reset()
-            self.end(ClientDisconnected("the client was too slow for a busy server"))
+            self.release(ClientDisconnected("the client was too slow for a busy server"))
         else:
             self.refuse(Refusal(408, "the request comes too slowly for a busy server"))
 
     # Called for a stream.
 
     def on_wake(self, stream: Stream) -> None:
-        """See ``Owner``."""
+        """See ``StreamOwner``."""
         if stream is not self._stream:
             return
         if self.receiver.spool is not None:
             self.receiver.on_spooled()
-            self._watchdog.arm()
+            self._watchdog.rearm()
             return
-        if stream.body is not None and self.receiver.receiving:
-            self.receiver.on_demand(answered=stream.first_byte_at > 0)
-            self._watchdog.arm()
+        if stream.body is not None and self.receiver.is_parsing:
+            self.receiver.on_body_wanted(answered=stream.first_byte_at > 0)
+            self._watchdog.rearm()
         self._flush()
         # Most responses are complete by now, and the stream has ended.
         if stream.state is QUEUED:
             stream.fire(START)
-            self._watchdog.watch(stream)
+            self._watchdog.watch_stream(stream)
 
     # Called by the receiver.
 
-    def on_left(self) -> None:
-        """See ``Taker``."""
+    def on_buffer_change(self) -> None:
+        """See ``RequestHandler``."""
         if self._state is IDLE and self.receiver.has_begun:
             self._fire(BYTES)
-            self._watchdog.enter(HEAD)
+            self._watchdog.watch_connection(HEAD)
         self._account()
 
     def on_head(self, head: RequestHead) -> None:
-        """See ``Taker``."""
+        """See ``RequestHandler``."""
         receiver = self.receiver
         self._requests += 1
         self._fire(REQUEST)
@@ -200,17 +200,17 @@ class Connection(ConnectionView):
             self._resources, self, self.info, head, self._codec.encoder(head)
         )
         if receiver.eof:
-            stream.gone = self._gone
+            stream.disconnect_error = self._disconnect_error
         if not (head.section.chunked or head.section.content_length):
             return
-        if receiver.begin_body(head.section):
+        if receiver.expect_body(head.section):
             self._stream_body(stream)
         else:
             stream.fire(EXPECT_BODY)
-            self._watchdog.watch(stream)
+            self._watchdog.watch_stream(stream)
 
     def on_body(self, data: bytes) -> None:
-        """See ``Taker``."""
+        """See ``RequestHandler``."""
         stream, receiver = self._stream, self.receiver
         if stream is None:
             if not receiver.drop(data):
@@ -219,7 +219,7 @@ class Connection(ConnectionView):
         if receiver.take_body(data, stream.wake):
             self._stream_body(stream)
         else:
-            self._watchdog.arm()
+            self._watchdog.rearm()
             if receiver.body is not None:
                 self._account()
 
@@ -229,17 +229,17 @@ class Connection(ConnectionView):
         self._dispatch(stream)
 
     def on_end(self) -> None:
-        """See ``Taker``."""
+        """See ``RequestHandler``."""
         stream, receiver = self._stream, self.receiver
         if stream is None:
-            self._await_request(BODY_END)
+            self._expect_request(BODY_END)
             return
         receiver.end_body()
         if receiver.body is not None:
-            stream.last = self._is_last()
-            self._watchdog.arm()
+            stream.is_last = self._is_last()
+            self._watchdog.rearm()
             return
-        receiver.deliver(stream)
+        receiver.hand_over_body(stream)
         self._dispatch(stream)
 
     def _is_last(self) -> bool:
@@ -247,22 +247,22 @@ class Connection(ConnectionView):
         resources, receiver = self._resources, self.receiver
         if 0 < resources.config.max_keep_alive_requests <= self._requests:
             return True
-        # What was sent before the client could know, or ended its side, is still answered.
-        return (resources.draining or receiver.eof) and (
-            receiver.receiving or not receiver.has_begun
+        # What the client sent before it could know, or before it ended its side, is answered.
+        return (resources.is_draining or receiver.eof) and (
+            receiver.is_parsing or not receiver.has_begun
         )
 
     def _dispatch(self, stream: Stream) -> None:
         """Have the request answered."""
         resources, receiver = self._resources, self.receiver
         stream.ready_at = resources.clock()
-        if resources.draining or resources.config.max_keep_alive_requests or receiver.eof:
-            stream.last = self._is_last()
+        if resources.is_draining or resources.config.max_keep_alive_requests or receiver.eof:
+            stream.is_last = self._is_last()
         if self._held or stream.prefetched or stream.body:
             self._account()
             if self._stream is not stream:
                 return  # It was refused.
-        if self.wire.is_plain and not receiver.interim:
+        if self.wire.is_plain and not receiver.has_interim_response:
             # Everything before this is sent.
             stream.allow_direct(self.wire.send_now)
         try:
@@ -271,16 +271,16 @@ class Connection(ConnectionView):
             self.refuse(refusal)
             return
         if self._stream is not stream:
-            return  # Load shedding has refused it, for the sake of threads.
-        self._watchdog.watch(stream)
+            return  # Load shedding has refused it, to free threads.
+        self._watchdog.watch_stream(stream)
         if stream.state is STREAM_ANSWERED:
-            # Not at once: this may be in the midst of many requests that came together.
+            # Not at once: many requests may have come together.
             self._shared.timers.call_soon(self._flush)
 
-    def _await_request(self, event: ConnectionEvent) -> None:
-        self.receiver.next_request()
+    def _expect_request(self, event: ConnectionEvent) -> None:
+        self.receiver.expect_request()
         self._fire(event)
-        self._watchdog.enter(IDLE)
+        self._watchdog.watch_connection(IDLE)
         if self.receiver.eof and not self.receiver.has_begun:
             self._close(linger=False)
 
@@ -296,7 +296,7 @@ class Connection(ConnectionView):
         elif progress is LEFT:
             self._shared.timers.call_soon(self._flush)
         elif self.sender.waits_for_client:
-            self._watchdog.arm()
+            self._watchdog.rearm()
 
     def _on_file_end(self, complete: bool) -> None:
         stream = self._stream
@@ -317,22 +317,22 @@ class Connection(ConnectionView):
             if queue_wait > self._resources.config.queue_target:
                 observers.waits.note(queue_wait)
         if stream.body is not None:
-            # Nobody feeds it from here on.
+            # No more bytes are fed to it.
             stream.body.abort(RequestBodyError("the response to the request is complete"))
         refused = stream.refusal is not None
-        over = self._resources.draining and self._is_last()
+        over = self._resources.is_draining and self._is_last()
         if over or refused or not stream.encoder.keep_alive:
             # Only a client that may still be sending has to be waited for.
-            unread = receiver.receiving or refused or receiver.kept
+            unread = receiver.is_parsing or refused or receiver.leftover
             self._close(linger=bool(unread) or stream.head.section.keep_alive)
-        elif receiver.receiving:
+        elif receiver.is_parsing:
             receiver.forget_body()
             self._fire(ANSWERED_EARLY)
-            self._watchdog.enter(DRAIN)
+            self._watchdog.watch_connection(DRAIN)
             receiver.advance()
         else:
-            self._await_request(ANSWERED)
-            if receiver.kept:
+            self._expect_request(ANSWERED)
+            if receiver.leftover:
                 receiver.advance()
             else:
                 receiver.update_reading()
@@ -344,7 +344,7 @@ class Connection(ConnectionView):
         if stream.body is not None:
             stream.body.abort(RequestBodyError("the response to the request was given up"))
         if not stream.first_byte_at:
-            # The application gave up because its request did.
+            # The application may have given up because its request was refused.
             refusal = stream.refusal or Refusal(500, "the request could not be served")
             self._answer(refusal, stream)
             return
@@ -377,28 +377,28 @@ class Connection(ConnectionView):
             return
         # What the application answers goes out, if it answers.
         stream.refusal = refusal
-        stream.last = True
+        stream.is_last = True
         if stream.body is not None:
             stream.body.abort(RequestBodyError(f"the request body is lost: {refusal.reason}"))
         if stream.state is QUEUED:
             stream.fire(START)
-        self._watchdog.watch(stream)
+        self._watchdog.watch_stream(stream)
 
     def _answer(self, refusal: Refusal, before: Stream | None) -> None:
-        """Answer on a stream that no thread knows, in place of the one before it, if any."""
+        """Answer on a new stream, which no thread has, in place of the one before it, if any."""
         self.receiver.stop()
         if before is None:
             self._fire(REQUEST)
             line = self.receiver.request_line
             head = unknown_head(line)
             stream = Stream(self._resources, self, self.info, head, self._codec.encoder(head))
-            stream.known_line = line
+            stream.partial_request_line = line
         else:
             before.fire(GIVE_UP)
-            stream = before.again(self._codec.encoder(before.head))
+            stream = before.make_replacement(self._codec.encoder(before.head))
         self._stream = stream
         refuse(stream, refusal)
-        self._watchdog.watch(stream)
+        self._watchdog.watch_stream(stream)
         self._flush()
 
     # The end of the connection.
@@ -410,10 +410,10 @@ class Connection(ConnectionView):
         which can destroy the response on its way (RFC 9112 §9.6).
         """
         self.receiver.stop()
-        self.receiver.dropping = True
+        self.receiver.is_dropping = True
         self._linger_until = self._shared.timers.time() + LINGER_TOTAL
         self._fire(CLOSE)
-        self._watchdog.enter(CLOSING)
+        self._watchdog.watch_connection(CLOSING)
         if linger and not self.receiver.eof and self.wire.can_half_close:
             self.receiver.update_reading()
             self.wire.half_close()
@@ -437,14 +437,14 @@ class Connection(ConnectionView):
             case Expiry.IDLE:
                 self._close(linger=False)
             case Expiry.HEAD | Expiry.BODY:
-                self.refuse(self.receiver.overdue(expiry.value))
+                self.refuse(self.receiver.timeout_refusal(expiry.value))
             case Expiry.QUEUE if stream is not None and stream.cancel():
                 waits = self._shared.observers.waits
                 waits.note(self._resources.config.queue_timeout, refused=True)
                 self.refuse(overload("no thread became free in time"))
             case Expiry.QUEUE if stream is not None:
                 stream.fire(START)
-                self._watchdog.watch(stream)
+                self._watchdog.watch_stream(stream)
             case Expiry.REQUEST if stream is not None and stream.give_up():
                 self._answer(Refusal(504, "the application took too long"), stream)
             case Expiry.WRITE | Expiry.GONE:
@@ -455,7 +455,7 @@ class Connection(ConnectionView):
     # Memory.
 
     def _account(self) -> None:
-        """Count what is buffered here; make room, or make do without this request."""
+        """Count what is buffered. Where memory is short, cut clients, or refuse this request."""
         stream = self._stream
         size = self.receiver.held + self.sender.buffered
         if stream is not None:

@@ -6,16 +6,18 @@ from ..callbacks import no_callback
 from ..exchange.interfaces import Timer, Timers
 
 _NEVER = float("inf")
-# Where no timer runs, one is started for so many seconds at most: the deadline of a new connection
-# is far, that of its first request is not, and a timer costs more than a look. Not longer than a
-# queued request is left alone (see ``states``), or that would start another timer.
-_FIRST_LOOK = 0.5
+# A timer is started for this many seconds at most. The deadline of a new connection is far away,
+# that of its first request is near, and to start another timer costs more than to let one fire too
+# early. Not longer than the time between two checks of a queued request (see ``states``): those
+# would start another timer.
+_FIRST_CHECK = 0.5
 
 
 class Deadline:
     """Calls ``on_reached()`` on the loop thread when the deadline has passed.
 
-    Moving it costs a comparison: the loop's timer stays where it is, and looks again when it fires.
+    Moving it costs a comparison: the loop's timer stays where it is, and is started again when it
+    fires too early.
     """
 
     __slots__ = ("_at", "_on_reached", "_timer", "_timer_at", "_timers")
@@ -35,7 +37,7 @@ class Deadline:
         now = self._timers.time()
         self._at = at = now + seconds
         if self._timer is None:
-            self._start_timer(now, min(seconds, _FIRST_LOOK))
+            self._start_timer(now, min(seconds, _FIRST_CHECK))
         elif self._timer_at > at:
             late = self._timer
             self._start_timer(now, seconds)
@@ -50,10 +52,10 @@ class Deadline:
             self._timer = None
 
     def _start_timer(self, now: float, seconds: float) -> None:
-        self._timer = self._timers.call_later(seconds, self._look)
+        self._timer = self._timers.call_later(seconds, self._check)
         self._timer_at = now + seconds
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         self._timer = None
         if self._at == _NEVER:
             return

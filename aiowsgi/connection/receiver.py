@@ -21,8 +21,8 @@ _log = logging.getLogger("aiowsgi.error")
 _PIPELINE_BYTES = 1 << 16
 
 
-class Taker(Protocol):
-    """Who makes use of what arrives."""
+class RequestHandler(Protocol):
+    """Handles what a receiver has parsed. Called on the loop thread."""
 
     def on_head(self, head: RequestHead) -> None:
         """Take the head of a request."""
@@ -34,77 +34,77 @@ class Taker(Protocol):
         """Take its end."""
 
     def refuse(self, refusal: Refusal) -> None:
-        """Take the end of everything: nothing behind it can be understood."""
+        """Answer with an error: nothing that follows can be parsed."""
 
-    def on_left(self) -> None:
-        """Take note that bytes are kept, or not kept any more, for which there is no use yet."""
+    def on_buffer_change(self) -> None:
+        """Take note that more or fewer bytes are buffered."""
 
 
 class Receiver:
     """Parses what arrives and keeps what cannot be used yet. Everything happens on the loop thread.
 
-    Arguments: what connections share, the wire, the codec, and who takes the requests.
+    Arguments: what connections share, the wire, the codec, and what handles the requests.
     """
 
     __slots__ = (
-        "_disk_awaited",
-        "_go_ahead",
+        "_continue_response",
+        "_handler",
+        "_is_yielding",
         "_length",
         "_pace",
         "_parser",
         "_prefetch",
         "_shared",
-        "_taker",
+        "_waits_for_disk",
         "_wire",
-        "_yielding",
         "body",
-        "continue_due",
         "dropped",
-        "dropping",
         "eof",
-        "interim",
-        "kept",
-        "reading",
-        "receiving",
+        "has_interim_response",
+        "is_continue_due",
+        "is_dropping",
+        "is_parsing",
+        "is_reading",
+        "leftover",
         "spool",
     )
 
-    def __init__(self, shared: Shared, wire: Wire, codec: Codec, taker: Taker) -> None:
+    def __init__(self, shared: Shared, wire: Wire, codec: Codec, handler: RequestHandler) -> None:
         self._shared = shared
         self._wire = wire
-        self._go_ahead = codec.go_ahead
-        # None once the connection is gone.
-        self._taker: Taker | None = taker
+        self._continue_response = codec.continue_response
+        # Gets the requests; None once the connection is gone.
+        self._handler: RequestHandler | None = handler
         self._parser = codec.parser()
         # Whether bytes are read from the client.
-        self.reading = True
-        self._yielding = False
-        # While bytes of a request body are waited for.
+        self.is_reading = True
+        self._is_yielding = False
+        # How fast the client sends a request body; None while that is not waited for.
         self._pace: Pace | None = None
-        # Whether the parser's next events have somewhere to go. Not so between the end of a
-        # request and the end of its response: pipelined requests wait (RFC 9112 §9.3.2).
-        self.receiving = True
-        # Bytes of a body that nobody reads.
+        # Whether bytes are parsed. They are not between the end of a request and the end of its
+        # response: pipelined requests wait (RFC 9112 §9.3.2).
+        self.is_parsing = True
+        # How many bytes of an unread body were dropped.
         self.dropped = 0
-        # Whether everything is dropped: the connection is closing.
-        self.dropping = False
+        # Whether all that arrives is dropped: the connection is closing.
+        self.is_dropping = False
         self.eof = False
-        # How many bytes there was no use for yet, at the end of the last pass.
-        self.kept = 0
-        # The client waits for a 100 before it sends the body.
-        self.continue_due = False
-        # A 100 was written, or will be: the wire may send it later, so that nothing may pass
-        # it by.
-        self.interim = False
-        # Of the body, where it is known.
+        # How many bytes were kept after the last parsing, because there was no use for them yet.
+        self.leftover = 0
+        # Whether the client waits for 100 Continue before it sends the body.
+        self.is_continue_due = False
+        # Whether 100 Continue was written, or will be. The wire may still buffer it, so no other
+        # thread may send the response past it.
+        self.has_interim_response = False
+        # The length of the body, where it is known.
         self._length: int | None = None
-        # Where the body of the request goes: into memory first, then to who reads it.
+        # Where the body of the request goes: into memory first, then to its reader.
         self._prefetch: Pieces | None = None
         self.body: RequestBody | None = None
         # Or into a file in between.
         self.spool: Spool | None = None
         # Whether the pace is that of the disk, which is waited for.
-        self._disk_awaited = False
+        self._waits_for_disk = False
 
     @property
     def has_begun(self) -> bool:
@@ -124,11 +124,11 @@ class Receiver:
     @property
     def held(self) -> int:
         """How many bytes are kept here."""
-        return self._parser.buffered + self.prefetched
+        return self._parser.buffered + self.prefetched_size
 
     @property
-    def prefetched(self) -> int:
-        """How many bytes of a body are kept that nobody reads yet."""
+    def prefetched_size(self) -> int:
+        """How many bytes of a body are kept that the application does not read yet."""
         if self.spool is not None:
             return self.spool.pending
         return 0 if self._prefetch is None else self._prefetch.size
@@ -144,61 +144,62 @@ class Receiver:
         self._parser.feed_eof()
 
     def close(self) -> None:
-        """Let go of everything, also of the owner: the connection is gone."""
+        """Drop everything, also the reference to the connection: it is gone."""
         self.stop()
-        self._taker = None
+        self._handler = None
 
     def advance(self) -> None:
-        """Parse what has arrived, as far as there is something to do with it."""
-        taker = self._taker
-        if self._yielding or taker is None:
+        """Parse what has arrived, and hand it over, as far as it can be used now."""
+        handler = self._handler
+        if self._is_yielding or handler is None:
             return
         try:
-            # They are few: a request has three, and the next one waits for the response. But a body
-            # in many small chunks comes in portions, between which others have their turn.
-            while self.receiving and (event := self._parser.next_event()) is not None:
+            # Most requests have three events, and the next request waits for the response. But a
+            # body in many small chunks comes in portions, between which other connections have
+            # their turn.
+            while self.is_parsing and (event := self._parser.next_event()) is not None:
                 if isinstance(event, RequestHead):
-                    taker.on_head(event)
+                    handler.on_head(event)
                 elif isinstance(event, BodyData):
-                    taker.on_body(event.data)
+                    handler.on_body(event.data)
                     if event.more:
                         self._shared.timers.call_soon(self._after_yield)
-                        self._yielding = True
+                        self._is_yielding = True
                         break
                 elif self.spool is not None:
-                    self.receiving = False
+                    self.is_parsing = False
                     self.on_spooled()
                 else:
-                    taker.on_end()
+                    handler.on_end()
         except Refusal as refusal:
-            taker.refuse(refusal)
-        if self._taker is None:  # In the midst of that.
+            handler.refuse(refusal)
+        if self._handler is None:  # The connection was lost meanwhile.
             return
         kept = self._parser.buffered
         if self._prefetch is not None or self.spool is not None:
-            kept += self.prefetched
-        if kept or self.body is not None or self._yielding or not self.reading:
+            kept += self.prefetched_size
+        if kept or self.body is not None or self._is_yielding or not self.is_reading:
             self.update_reading()
-        if kept or self.kept:
-            self.kept = kept
-            taker.on_left()
+        if kept or self.leftover:
+            self.leftover = kept
+            handler.on_buffer_change()
 
     def _after_yield(self) -> None:
-        self._yielding = False
-        if self.dropping:
+        self._is_yielding = False
+        if self.is_dropping:
             self.update_reading()
         elif not self._wire.is_closing:
             self.advance()
 
     def update_reading(self) -> None:
         """Read from the client exactly while there is room for what it sends."""
-        full = self._yielding
-        if self.receiving:
+        full = self._is_yielding
+        if self.is_parsing:
             full = full or (self.body is not None and self.body.is_full)
             full = full or (self.spool is not None and self.spool.is_full)
-        elif not self.dropping:
+        elif not self.is_dropping:
             full = full or self._parser.buffered > _PIPELINE_BYTES
-        if full is not self.reading:
+        if full is not self.is_reading:
             return
         if self.eof or self._wire.is_closing:
             return
@@ -206,11 +207,11 @@ class Receiver:
             self._wire.pause_reading()
         else:
             self._wire.resume_reading()
-        self.reading = not full
+        self.is_reading = not full
 
     # The body of a request.
 
-    def begin_body(self, section: FieldSection) -> bool:
+    def expect_body(self, section: FieldSection) -> bool:
         """Expect the body of the request whose head has arrived.
 
         Return whether it is streamed from its beginning: the client waits for a 100, which is sent
@@ -218,11 +219,11 @@ class Receiver:
         """
         self._length = section.content_length
         if section.expect_continue and not self._parser.buffered:
-            self.interim = True
+            self.has_interim_response = True
             if not self._is_spooled:
-                self.continue_due = True
+                self.is_continue_due = True
                 return True
-            self._wire.write(self._go_ahead)
+            self._wire.write(self._continue_response)
         self._pace = Pace(self._shared.resources.clock())
         return False
 
@@ -233,7 +234,7 @@ class Receiver:
         Raises Refusal where there is no room for the body.
         """
         if self._pace is not None:
-            self._pace.move(len(data), self._shared.resources.clock())
+            self._pace.add(len(data), self._shared.resources.clock())
         if self.spool is not None:
             self._keep(self.spool, data)
             return False
@@ -251,25 +252,25 @@ class Receiver:
             data, self._prefetch = self._prefetch.join(), None
             self._keep(self.spool, data)
             return False
-        self.continue_due = False
+        self.is_continue_due = False
         self.body.feed(data)
         return False
 
-    def on_demand(self, *, answered: bool) -> None:
+    def on_body_wanted(self, *, answered: bool) -> None:
         """Let the client send, now that the body is read; ``answered`` if a response has begun."""
         assert self.body is not None  # It is what is read.
-        if self.continue_due and self.body.was_asked_for:
-            self.continue_due = False
+        if self.is_continue_due and self.body.was_asked_for:
+            self.is_continue_due = False
             if not answered:
-                self._wire.write(self._go_ahead)
+                self._wire.write(self._continue_response)
         self.update_reading()
 
     @property
     def _is_spooled(self) -> bool:
         """Whether the body is there as a whole before a thread is taken, however long it is.
 
-        Not one that could never be kept. But one whose length is unknown, for without it, it would
-        be of use to few applications.
+        A body that is longer than the limit is not. One without a length is, because few
+        applications can read such a body; afterwards its length is known.
         """
         if self._shared.resources.spooler is None:
             return False
@@ -283,17 +284,18 @@ class Receiver:
         if not self._shared.shedding.free_spool(spool.held, size):
             raise overload("the server has no room for the request body")
         if self.spool is not spool:
-            return  # It was this client that had to make room.
+            return  # To make room, load shedding has cut this client.
         spool.feed(data)
         if spool.error is not None:
             self.on_spooled()
 
     def on_spooled(self) -> None:
         """Go on with a body of which something was written, or could not be."""
-        spool, taker = self.spool, self._taker
+        spool, handler = self.spool, self._handler
         assert spool is not None  # As the caller has seen to.
-        assert taker is not None  # Without a connection there is no spool.
-        # Looked at first: what cannot be written is not pending either, but then there is an error.
+        assert handler is not None  # Without a connection there is no spool.
+        # Read before the error: a spool that fails sets its error first, and then has nothing
+        # pending.
         pending = spool.pending
         if spool.error is not None:
             _log.error(
@@ -301,32 +303,32 @@ class Receiver:
                 "gets a 503: %s. Make room there, or set TMPDIR to another directory",
                 spool.error,
             )
-            taker.refuse(overload("the server cannot keep the request body"))
+            handler.refuse(overload("the server cannot keep the request body"))
             return
-        if self._disk_awaited and self._pace is not None:
-            self._pace.move(1, self._shared.resources.clock())
-        if not self.receiving and not pending:
+        if self._waits_for_disk and self._pace is not None:
+            self._pace.add(1, self._shared.resources.clock())
+        if not self.is_parsing and not pending:
             # All of it is in the file, and the thread that writes is done with that.
-            self._disk_awaited = False
-            taker.on_end()
+            self._waits_for_disk = False
+            handler.on_end()
         self.update_reading()
-        taker.on_left()
+        handler.on_buffer_change()
 
     def drop(self, data: bytes) -> bool:
-        """Drop bytes of a body that nobody reads. Return False where it is not worth the while."""
+        """Drop bytes of an unread body. Return False where they are more than are worth reading."""
         self.dropped += len(data)
         return self.dropped <= DRAIN_BYTES
 
     def take_prefetch(self) -> bytes:
         """Return what has arrived of the body, and forget it.
 
-        The client is not waited for again before there is room for more.
+        The client is waited for again once there is room for more.
         """
         self._pace = None
         prefetch, self._prefetch = self._prefetch, None
         return b"" if prefetch is None else prefetch.join()
 
-    def deliver(self, stream: Stream) -> None:
+    def hand_over_body(self, stream: Stream) -> None:
         """Give the whole body to the stream, to which it belongs from here on."""
         if self.spool is not None:
             stream.spool, self.spool = self.spool, None
@@ -335,35 +337,35 @@ class Receiver:
 
     def end_body(self) -> None:
         """Take the end of the body, and leave the next request where it is."""
-        self.receiving = False
-        self.continue_due = False
+        self.is_parsing = False
+        self.is_continue_due = False
         self._pace = None
         if self.body is not None:
             self.body.finish()
 
     def forget_body(self) -> None:
-        """Drop what is left of the body: nobody reads it any more."""
+        """Drop what is left of the body: it will not be read any more."""
         self._pace = None
         self.dropped = 0
         self._prefetch = None
         self.body = None
-        self.continue_due = False
+        self.is_continue_due = False
         if self.spool is not None:
             self.spool.close()
             self.spool = None
 
-    def next_request(self) -> None:
+    def expect_request(self) -> None:
         """Go on with what follows the body."""
         if self.body is not None:
             self.forget_body()
-        self.interim = False
-        self.receiving = True
+        self.has_interim_response = False
+        self.is_parsing = True
 
     def stop(self) -> None:
         """Parse nothing any more."""
         self.forget_body()
         self._parser.drop()
-        self.receiving = False
+        self.is_parsing = False
 
     # The client's pace.
 
@@ -375,14 +377,14 @@ class Receiver:
         """
         spool = self.spool
         awaited = spool is not None and (
-            spool.is_full or (not self.receiving and spool.pending > 0)
+            spool.is_full or (not self.is_parsing and spool.pending > 0)
         )
-        if awaited is not self._disk_awaited:
-            self._disk_awaited = awaited
+        if awaited is not self._waits_for_disk:
+            self._waits_for_disk = awaited
             self._pace = Pace(self._shared.resources.clock())
         if awaited:
             return True
-        if not self.receiving or self.continue_due:
+        if not self.is_parsing or self.is_continue_due:
             self._pace = None
         elif self.body is not None:
             if self.body.is_full:
@@ -395,19 +397,19 @@ class Receiver:
         """Return the seconds that the client has for the next bytes of a body; it is waited for."""
         assert self._pace is not None  # As the caller has seen to.
         config, now = self._shared.resources.config, self._shared.resources.clock()
-        if self._disk_awaited:
+        if self._waits_for_disk:
             return self._pace.time_left(config.timeout_body, 0, now)
         return self._pace.time_left(config.timeout_body, config.min_body_rate, now)
 
-    def overdue(self, reason: str) -> Refusal:
-        """Return how a request is refused that is not complete in time."""
-        if self._disk_awaited:
+    def timeout_refusal(self, reason: str) -> Refusal:
+        """Return the refusal of a request that has not arrived in time."""
+        if self._waits_for_disk:
             _log.error("The disk takes no request body (--body-spool), and its request gets a 503")
             return overload("the server cannot keep the request body")
         return Refusal(408, reason)
 
     def rate(self) -> float | None:
         """Return the bytes a second that the client sends; None while that cannot be said."""
-        if not self.waits_for_body or self._pace is None or self._disk_awaited:
+        if not self.waits_for_body or self._pace is None or self._waits_for_disk:
             return None
         return self._pace.rate(self._shared.resources.clock())

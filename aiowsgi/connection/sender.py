@@ -23,11 +23,11 @@ class Sender:
     """
 
     __slots__ = (
+        "_last_unsent",
         "_on_file_end",
         "_pace",
         "_paused",
         "_shared",
-        "_unsent",
         "_wire",
         "file",
         "waits_for_client",
@@ -37,12 +37,12 @@ class Sender:
         self._shared = shared
         self._wire = wire
         self._on_file_end = on_file_end
-        # What is being sent of a file, if one is.
+        # The file that is being sent, if any.
         self.file: FileTransfer | None = None
         self._paused = False
-        # Of what the client takes of a response; None until it is first waited for.
+        # How fast the client takes a response; None until the client is first waited for.
         self._pace: Pace | None = None
-        self._unsent = 0
+        self._last_unsent = 0
         # Whether the client has to take something before there can be more.
         self.waits_for_client = False
 
@@ -84,13 +84,13 @@ class Sender:
 
     def _send_file(self, part: FilePart) -> None:
         self._shared.files += 1
-        self.file = self._wire.send_file(part, self._end_file)
-        self._watch()
+        self.file = self._wire.send_file(part, self._on_transfer_end)
+        self._start_waiting()
         self.file.send()
 
-    def _end_file(self, complete: bool) -> None:
+    def _on_transfer_end(self, complete: bool) -> None:
         self._forget_file()
-        self._unwatch()
+        self._stop_waiting()
         self._on_file_end(complete)
 
     def _forget_file(self) -> None:
@@ -100,18 +100,18 @@ class Sender:
     def pause(self) -> None:
         """Take note that the wire buffers bytes which the kernel does not take yet."""
         self._paused = True
-        self._watch()
+        self._start_waiting()
 
     def resume(self) -> None:
         """Take note that the wire buffers nothing any more."""
         self._paused = False
-        self._unwatch()
+        self._stop_waiting()
         if self.file is not None:
-            # Not at once: the wire is in the midst of sending.
+            # Not at once: the wire calls this while it sends.
             self._shared.timers.call_soon(self.file.send)
 
     def close(self) -> None:
-        """Let go of everything, also of the owner: the connection is gone."""
+        """Drop everything, also the reference to the connection: it is gone."""
         self._on_file_end = no_callback
         if self.file is not None:
             self.file.close()
@@ -125,7 +125,7 @@ class Sender:
 
     # The client's pace.
 
-    def _watch(self) -> None:
+    def _start_waiting(self) -> None:
         if self.waits_for_client:
             return
         self.waits_for_client = True
@@ -134,34 +134,34 @@ class Sender:
             self._pace = Pace(now)
         else:
             self._pace.resume(now)
-        self._unsent = self._size()
+        self._last_unsent = self._count_unsent()
 
-    def _unwatch(self) -> None:
+    def _stop_waiting(self) -> None:
         if not self.waits_for_client or self._paused or self.file is not None:
             return
         now = self._shared.resources.clock()
-        self._look(now).rest(now)
+        self._update_pace(now).pause(now)
         self.waits_for_client = False
 
-    def _size(self) -> int:
+    def _count_unsent(self) -> int:
         """Return how many bytes the client has not taken of what is being sent."""
         size = self._wire.unsent
         return size if self.file is None else size + self.file.unsent
 
-    def _look(self, now: float) -> Pace:
+    def _update_pace(self, now: float) -> Pace:
         """Return the pace up to ``now`` of the client, which is waited for."""
-        assert self._pace is not None  # It has one since then.
-        unsent = self._size()
-        self._pace.move(self._unsent - unsent, now)
-        self._unsent = unsent
+        assert self._pace is not None  # Made when waiting began.
+        unsent = self._count_unsent()
+        self._pace.add(self._last_unsent - unsent, now)
+        self._last_unsent = unsent
         return self._pace
 
     def time_left(self) -> float:
         """Return the seconds that the client has for the next bytes; it is waited for."""
         config, now = self._shared.resources.config, self._shared.resources.clock()
-        return self._look(now).time_left(config.timeout_write, config.min_response_rate, now)
+        return self._update_pace(now).time_left(config.timeout_write, config.min_response_rate, now)
 
     def rate(self) -> float | None:
         """Return the bytes a second that the client takes; None while that cannot be said."""
         now = self._shared.resources.clock()
-        return self._look(now).rate(now) if self.waits_for_client else None
+        return self._update_pace(now).rate(now) if self.waits_for_client else None

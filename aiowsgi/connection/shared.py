@@ -12,13 +12,13 @@ from .states import Timeouts
 
 @dataclass(slots=True, kw_only=True)
 class Shared:
-    """The surroundings of a connection. Changed on the loop thread only."""
+    """What every connection of a server is given. Changed on the loop thread only."""
 
     resources: Resources
     timers: Timers
-    # Who is told what becomes of requests.
+    # What is told how requests end.
     observers: Observers
-    # Who makes the answers.
+    # What makes the answers.
     answerer: Answerer
     # Called when a connection is gone.
     on_disconnect: Callable[[], None]
@@ -29,7 +29,7 @@ class Shared:
     # How many files are being sent.
     files: int = 0
     # No further request is awaited on any connection.
-    closing: bool = False
+    is_closing: bool = False
 
     def __post_init__(self) -> None:
         self.timeouts = Timeouts(self.resources.config)

@@ -15,9 +15,9 @@ from ..exchange.transitions import compiled
 # to close (RFC 9112 §9.6): since it last sent something, which is dropped, and in all.
 LINGER_TIMEOUT = 2.0
 LINGER_TOTAL = 30.0
-# A queued request is looked at this often, in seconds: it may run by now, or be kept waiting by
-# slow clients.
-_QUEUE_LOOK = 0.5
+# A queued request is checked this often, in seconds: it may run by now, or be kept waiting by slow
+# clients.
+_QUEUE_CHECK = 0.5
 
 
 class ConnectionState(enum.IntEnum):
@@ -52,7 +52,7 @@ EVENT_MEANINGS: dict[ConnectionEvent, str] = {
     REQUEST: "a stream begins: a request head is there, or something that is refused",
     ANSWERED: "the stream has ended, and so has its request",
     ANSWERED_EARLY: "the stream has ended, and the rest of the request body is still to come",
-    BODY_END: "that has come",
+    BODY_END: "the rest of the request body has come",
     CLOSE: "nothing more is read, and the connection ends behind what is buffered",
     LOST: "the connection is gone",
 }
@@ -144,16 +144,16 @@ def _seconds(rule: Rule | None, config: Config) -> float | None:
 
 
 class Timeouts:
-    """After how many seconds a connection is looked at, by its state and that of its stream."""
+    """Seconds until a connection is checked, by its state and that of its stream."""
 
     def __init__(self, config: Config) -> None:
         self.connection = tuple(_seconds(RULES.get(state), config) for state in ConnectionState)
         stream = {state: _seconds(STREAM_RULES.get(state), config) for state in StreamState}
-        # Who is waited for changes within these states. See ``Watchdog.arm``.
+        # In these states, what is waited for changes. See ``Watchdog.rearm``.
         stream[StreamState.ACTIVE] = stream[StreamState.ANSWERED] = None
-        # The loop thread is not told when a thread takes a request, and looks.
+        # The loop thread is not told when a thread takes a request, so it checks.
         stream[StreamState.QUEUED] = min(
-            config.queue_timeout, _QUEUE_LOOK, config.timeout_request or _QUEUE_LOOK
+            config.queue_timeout, _QUEUE_CHECK, config.timeout_request or _QUEUE_CHECK
         )
         self.stream = tuple(stream.values())
 

@@ -1,4 +1,4 @@
-"""What can be seen of a connection, by those who look at many, and by tests. Changes nothing."""
+"""What load shedding, inspection and tests see of a connection. Changes nothing."""
 
 from ..exchange.info import ConnectionInfo
 from ..exchange.report import request_info

@@ -1,4 +1,4 @@
-"""Whose time is over on one connection: the client's, the application's, or that in the queue."""
+"""The timeouts of one connection: of the client, of the application, and of the queue."""
 
 import enum
 import math
@@ -14,7 +14,7 @@ from .sender import Sender
 from .shared import Shared
 from .states import IDLE, LINGER_TIMEOUT, ConnectionState
 
-# Less than this many seconds are none: loops round their clocks.
+# Fewer seconds than this count as none: loops round their clocks.
 _NOW = 0.001
 
 
@@ -35,7 +35,7 @@ class Watchdog:
     """Keeps the time of one connection. Everything happens on the loop thread.
 
     Arguments: what connections share, both sides of the connection, and ``on_expiry(expiry)``,
-    called when the time of a state is over. Which option that is stands in ``states``.
+    called when the time of a state is over. ``states`` names the option for each state.
     """
 
     __slots__ = (
@@ -62,7 +62,7 @@ class Watchdog:
         self._receiver = receiver
         self._sender = sender
         self._on_expiry = on_expiry
-        self._deadline = Deadline(shared.timers, self._look)
+        self._deadline = Deadline(shared.timers, self._check)
         self._state = IDLE
         self._stream: Stream | None = None
         # When the connection, or its stream, came into its state, by the clock of the server.
@@ -73,14 +73,14 @@ class Watchdog:
         """Seconds for which the connection, or its stream, has been in its state."""
         return self._now() - self.since
 
-    def enter(self, state: ConnectionState) -> None:
+    def watch_connection(self, state: ConnectionState) -> None:
         """Start the time of a connection that has no stream."""
         self._state = state
         self._stream = None
         self.since = self._now()
         self._deadline.set(self._shared.timeouts.connection[state])
 
-    def watch(self, stream: Stream) -> None:
+    def watch_stream(self, stream: Stream) -> None:
         """Start the time of a stream in its state."""
         self._stream = stream
         state = stream.state
@@ -89,16 +89,16 @@ class Watchdog:
             self.since = stream.ready_at
         else:
             self.since = self._now()
-            self.arm()
+            self.rearm()
 
-    def arm(self) -> None:
-        """Start the time of whoever is waited for, now that this may have changed."""
+    def rearm(self) -> None:
+        """Move the deadline: the client or the application may be waited for now."""
         stream = self._stream
         if stream is None or stream.state is QUEUED:
             return
         left = math.inf
         if self._sender.waits_for_client:
-            # What the client sends is no progress of what it takes. How it gets on is looked up.
+            # No event tells how much the client has taken, so that is checked every few seconds.
             left = min(self._sender.time_left(), LINGER_TIMEOUT)
         elif self._receiver.waits_for_body:
             left = self._receiver.time_left()
@@ -117,13 +117,13 @@ class Watchdog:
             case ConnectionState.DRAIN:
                 moved = self._receiver.dropped
             case ConnectionState.CLOSING:
-                moved = 0  # There is only its end to come.
+                moved = 0  # Only the client's end is to come.
             case _:
                 return self._receiver.rate()
         return moved / self.age if self.age >= FIRST_MOMENTS else None
 
     def stop(self) -> None:
-        """Let go of everything, also of the owner: the connection is gone."""
+        """Stop all timers, and drop the reference to the connection: it is gone."""
         self._deadline.cancel()
         self._stream = None
         self._on_expiry = no_callback
@@ -136,13 +136,13 @@ class Watchdog:
         started = stream.job.started()
         return math.inf if started is None else started.at + limit - self._now()
 
-    def _look(self) -> None:
-        """Tell who is slow from who has had their time."""
+    def _check(self) -> None:
+        """Find out whether the time is over, or what is waited for has made progress."""
         if (stream := self._stream) is not None:
             if stream.state is QUEUED:
-                self._look_at_queue(stream)
+                self._check_queue(stream)
             else:
-                self._look_at_progress(stream)
+                self._check_progress(stream)
             return
         match self._state:
             case ConnectionState.IDLE | ConnectionState.DRAIN:
@@ -156,7 +156,7 @@ class Watchdog:
             case ConnectionState.CLOSING:
                 self._deadline.set(LINGER_TIMEOUT)
 
-    def _look_at_queue(self, stream: Stream) -> None:
+    def _check_queue(self, stream: Stream) -> None:
         """Find out whether the request runs by now, or has waited for too long."""
         assert stream.job is not None  # It is what is queued.
         config = self._shared.resources.config
@@ -164,8 +164,8 @@ class Watchdog:
         if stream.job.started() is not None or waited >= config.queue_timeout:
             self._on_expiry(Expiry.QUEUE)
         elif self._receiver.eof and waited >= config.queue_target:
-            # It may only have said all it has to say; but most such clients have given up, and
-            # others wait.
+            # A client may end its side and still want the answer. But most have given up, and
+            # others wait for a thread.
             self._on_expiry(Expiry.GONE)
         else:
             if waited >= config.queue_target:
@@ -173,7 +173,7 @@ class Watchdog:
             self._shared.shedding.free_threads()
             self._deadline.set(self._shared.timeouts.stream[QUEUED])
 
-    def _look_at_progress(self, stream: Stream) -> None:
+    def _check_progress(self, stream: Stream) -> None:
         if self._request_time_left(stream) <= _NOW:
             self._on_expiry(Expiry.REQUEST)
         elif self._sender.waits_for_client and self._sender.time_left() <= _NOW:
@@ -185,6 +185,6 @@ class Watchdog:
         ):
             self._on_expiry(Expiry.BODY)
         else:
-            self.arm()
-            # Somebody has to look while nothing moves. This client may have to go.
+            self.rearm()
+            # While nothing moves, no other event leads to this check. It may cut this client.
             self._shared.shedding.free_memory()

@@ -7,7 +7,7 @@ Address = tuple[str, str]
 
 
 class ConnectionInfo(NamedTuple):
-    """Who is connected to whom, and how. Nothing about a connection is kept anywhere else."""
+    """The two ends of a connection, and how they are connected."""
 
     # Of the server's end, and of the client's.
     server: Address

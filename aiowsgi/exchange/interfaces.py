@@ -1,6 +1,6 @@
-"""The joints of the house: what the rooms know of each other, and all that they know.
+"""The interfaces between the rooms. They know nothing else of each other.
 
-A front is a ``Codec``. Who makes an answer is an ``Answerer``. What is sent is a ``Source`` (see
+A front is a ``Codec``. What makes an answer is an ``Answerer``. What is sent is a ``Source`` (see
 ``bridge.response``). Load shedding and the server see a connection as a ``Client``. Sockets and
 clocks come to a connection as a ``Wire`` and ``Timers``, which a test keeps in memory.
 """
@@ -22,8 +22,9 @@ class Codec(Protocol):
     It carries one stream at a time. One object serves all connections of a server.
     """
 
-    # What tells a client to send the body that it holds back; empty where the protocol has no such.
-    go_ahead: bytes
+    # Tells a client to send the body that it holds back: 100 Continue (RFC 9110 §15.2.1). Empty
+    # where the protocol has nothing like it.
+    continue_response: bytes
 
     def parser(self) -> RequestParser:
         """Return a parser for a new connection."""
@@ -150,7 +151,7 @@ class Timers(Protocol):
 
 
 class Client(Protocol):
-    """A connection, as those see it who look at many. On the loop thread."""
+    """A connection, as load shedding and the server see it. On the loop thread."""
 
     @property
     def idle_since(self) -> float | None:
@@ -169,7 +170,7 @@ class Client(Protocol):
         """Whether a request body of the client is in a temporary file."""
 
     def rate(self) -> float | None:
-        """Return the bytes a second that the client moves; None where nobody waits for it."""
+        """Return the bytes a second that the client moves; None while it is not waited for."""
 
     def shed(self) -> None:
         """Free what is held for the client: it is too slow for a busy server."""
@@ -177,17 +178,17 @@ class Client(Protocol):
     def drain(self) -> None:
         """Take no request behind those that are here."""
 
-    def shut_down(self) -> None:
-        """Close as soon as no request is in flight."""
+    def close_if_idle(self) -> None:
+        """Close, unless a request is arriving or is being answered."""
 
     def abort(self, error: ClientDisconnected) -> None:
         """Cut the connection now. ``error`` is what a running application will see."""
 
-    def end(self, error: ClientDisconnected) -> None:
+    def release(self, error: ClientDisconnected) -> None:
         """Release everything at once: the wire will not say that the connection is lost."""
 
     def abandon(self, error: ClientDisconnected) -> list[int]:
         """Give up, in a forked child. Return the descriptors that are its parent's."""
 
     def inspect(self, stacks: dict[int, str]) -> RequestInfo | None:
-        """Return what is in flight, if anything. ``stacks`` are those of busy threads."""
+        """Return the request in flight, if any. ``stacks`` are those of busy threads."""

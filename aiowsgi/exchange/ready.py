@@ -1,4 +1,4 @@
-"""A response that is there as a whole: what the loop thread answers itself."""
+"""A response that is complete from the beginning: one that the loop thread makes itself."""
 
 from ..bridge.response import FINISHED, Progress, Tail
 

@@ -1,4 +1,4 @@
-"""Refusals as what they are: answers that the loop makes, and behind which the connection ends."""
+"""Refusals: answers that the loop makes, and after which the connection ends."""
 
 from ..errors import Refusal
 from ..http.request import FieldSection, RequestHead
@@ -17,9 +17,9 @@ def unknown_head(request_line: str) -> RequestHead:
 
 
 def refuse(stream: Stream, refusal: Refusal) -> None:
-    """Answer a request with a 4xx or 5xx. Called on the loop thread; nobody else answers it."""
+    """Answer a request with a 4xx or 5xx. Called on the loop thread. No thread answers it."""
     stream.refusal = refusal
-    stream.last = True
+    stream.is_last = True
     body = f"{status_text(refusal.status)}: {refusal.reason}\n".encode()
     fields = [("Content-Type", "text/plain; charset=utf-8")]
     if refusal.retry_after is not None:

@@ -1,4 +1,4 @@
-"""What is told of streams: to the logs, and to people who look. On the loop thread."""
+"""What logs and inspection are told of streams. On the loop thread."""
 
 import dataclasses
 import logging
@@ -16,7 +16,7 @@ from .stream import Stream
 
 
 class Observers:
-    """Those who are told what becomes of the requests of one server.
+    """The logs and warnings that are told how the requests of one server end.
 
     Arguments: whether there is an access log, how many threads there are, and the clock.
     """

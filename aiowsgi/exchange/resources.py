@@ -19,7 +19,7 @@ from .transitions import IllegalEvent, log_defect
 
 @dataclass(slots=True, kw_only=True)
 class Resources:
-    """The means of one server, and whether it goes on serving. Changed on the loop thread only."""
+    """What every stream of a server is given. Changed on the loop thread only."""
 
     config: Config
     pool: JobQueue
@@ -29,14 +29,13 @@ class Resources:
     mailbox: Mailbox[Any]
     # Where long request bodies wait for a thread; None where they are streamed.
     spooler: Spooler | None = None
-    # For stamps, in seconds; timers go by a time of their own.
+    # Seconds, for time stamps. Timers have a clock of their own (``Timers.time``).
     clock: Callable[[], float] = time.monotonic
     # Called with a defect of the server.
     on_defect: Callable[[IllegalEvent], None] = log_defect
     # Requests are still answered, with Connection: close. Pool threads read this and the next one
-    # without a lock: each changes while the server stops, and a look that is a moment late says
-    # what was true a moment ago.
-    draining: bool = False
+    # without a lock: each changes once, while the server stops, and to see it late does no harm.
+    is_draining: bool = False
     # When what is still in flight is cut, by ``clock``; never, unless the server stops.
     cut_at: float = math.inf
     # This is a forked child: everything is the parent's. See ``bridge.forks``.

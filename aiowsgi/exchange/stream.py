@@ -1,4 +1,4 @@
-"""A stream: one request and its response, between the connection and whoever answers."""
+"""A stream: one request and its response, between the connection and what answers."""
 
 import contextlib
 import logging
@@ -36,13 +36,13 @@ _log = logging.getLogger("aiowsgi.error")
 DRAIN_BYTES = 1 << 18
 # How messages and exceptions call a loop that the host has closed.
 LOOP_CLOSED = "the event loop was closed"
-# A request that had its thread for this long, in seconds, took long: a switch interval.
-_LONG = 0.005
+# A request is long once it has had its thread for this many seconds: a switch interval.
+_LONG_REQUEST = 0.005
 # What logs show of a host that was told: neither white space nor quotation marks.
 _HOST = re.compile(r"[!#-\[\]-~]{1,100}")
 
 
-class Owner(Protocol):
+class StreamOwner(Protocol):
     """The connection of a stream, as the stream's thread and the mailbox see it."""
 
     def on_wake(self, stream: "Stream") -> None:
@@ -52,44 +52,44 @@ class Owner(Protocol):
         """Cut the connection now. On the loop thread."""
 
 
-class Calls(Protocol):
-    """What an application has asked the loop for, for the sake of this request."""
+class Coroutines(Protocol):
+    """The coroutines that the application has the loop run for one request."""
 
     def cancel(self, error: ClientDisconnected) -> None:
-        """End it; ``error`` is what the application will see. On the loop thread."""
+        """End them; ``error`` is what the application will see. On the loop thread."""
 
     def abandon(self, error: ClientDisconnected) -> None:
-        """Take nothing any more: this is a forked child."""
+        """Refuse further ones: this is a forked child."""
 
 
 class Stream:
     """A request on its way through the bridge. Implements ``wsgi.task.Responder``.
 
     Made on the loop thread, to which it belongs. A pool thread that answers touches only the
-    request body, the response writer and the encoder. What it sets (two times, the file) is the
-    loop thread's once the response is complete. A sooner look is one for the logs, or decides
-    nothing without the writer's lock (``give_up``).
+    request body, the response writer and the encoder. What it sets (two times, the file), the loop
+    thread may rely on once the response is complete. Before that it reads these for the logs only,
+    or takes the writer's lock to decide (``give_up``).
     """
 
     __slots__ = (
+        "_encoded_head",
         "_ended",
-        "_head_bytes",
         "_number",
         "_resources",
         "_send",
         "body",
-        "calls",
+        "coroutines",
+        "disconnect_error",
         "encoder",
         "file",
         "first_byte_at",
-        "gone",
         "head",
         "head_at",
         "info",
+        "is_last",
         "job",
-        "known_line",
-        "last",
         "owner",
+        "partial_request_line",
         "prefetched",
         "ready_at",
         "refusal",
@@ -103,7 +103,7 @@ class Stream:
     def __init__(
         self,
         resources: Resources,
-        owner: Owner,
+        owner: StreamOwner,
         info: ConnectionInfo,
         head: RequestHead,
         encoder: ResponseEncoder,
@@ -111,22 +111,24 @@ class Stream:
         self._resources = resources
         self._number = next(resources.request_numbers)
         # The head, until it travels with the first bytes of the body.
-        self._head_bytes = b""
+        self._encoded_head = b""
         self._ended = False
         self._send: Callable[[list[bytes]], int] | None = None
         self.state = OPEN
         self.owner = owner
         self.info = info
         self.head = head
-        # What is known of the request line, where there is no head.
-        self.known_line = ""
-        # Why the client is not there any more, or has ended its side.
-        self.gone: ClientDisconnected | None = None
-        # What the application has asked the loop for.
-        self.calls: Calls | None = None
+        # What has arrived of the request line, where the head could not be read.
+        self.partial_request_line = ""
+        # Why the client counts as gone: it has closed the connection or ended its side, or the
+        # server stops.
+        self.disconnect_error: ClientDisconnected | None = None
+        # The coroutines that the application has the loop run.
+        self.coroutines: Coroutines | None = None
         # Why the request was refused while its application was running, or what is answered.
         self.refusal: Refusal | None = None
-        # When it got where, by the clock of the server; 0 where it did not. See ``Times``.
+        # When the request reached each step, by the clock of the server; 0 where it has not. See
+        # ``Times``.
         self.head_at = resources.clock()
         self.ready_at = 0.0
         self.started_at = 0.0
@@ -137,13 +139,13 @@ class Stream:
         self.body: RequestBody | None = None
         # The whole body, where it is too long for memory.
         self.spool: Spool | None = None
-        # What another thread does for the request.
+        # The work of the pool thread that answers, once it is queued.
         self.job: Job | None = None
-        # What of the response's body is a file. It belongs to the writer, whose tail it is.
+        # The file that is the body of the response, if one is. The writer owns it.
         self.file: FilePart | None = None
         # Whether its response has to announce that the connection will close. A pool thread that
         # looks too early announces nothing; it closes all the same.
-        self.last = False
+        self.is_last = False
         self.encoder = encoder
         self.writer = ResponseWriter(
             self.wake,
@@ -158,7 +160,7 @@ class Stream:
     def request_line(self) -> str:
         """The request line, as logs show it."""
         head = self.head
-        return self.known_line or f"{head.method} {head.target} {head.section.version}"
+        return self.partial_request_line or f"{head.method} {head.target} {head.section.version}"
 
     @property
     def client(self) -> str:
@@ -183,7 +185,7 @@ class Stream:
 
     # On the loop thread.
 
-    def again(self, encoder: ResponseEncoder) -> "Stream":
+    def make_replacement(self, encoder: ResponseEncoder) -> "Stream":
         """Return another stream for the same request: a thread may be at work on this one."""
         stream = Stream(self._resources, self.owner, self.info, self.head, encoder)
         stream._number = self._number
@@ -222,7 +224,7 @@ class Stream:
         self.fire(RESPOND)
 
     def give_up(self) -> bool:
-        """Do without the thread, which takes too long. Return False if it answers after all."""
+        """Give up the thread, which takes too long. Return False if it has just answered."""
         started = None if self.job is None else self.job.started()
         gone = RequestTimeout("the application took longer than timeout_request")
         if started is None or self.job is None or not self.writer.withdraw(gone):
@@ -246,7 +248,7 @@ class Stream:
         return True
 
     def cancel(self) -> bool:
-        """See to it that no thread begins with the request. Return False where one has."""
+        """Keep threads from beginning with the request. Return False where one has begun."""
         if self.job is not None and not self.job.cancel():
             return False
         if self.body is not None:
@@ -272,15 +274,15 @@ class Stream:
         self._send = send
         self.writer.allow_direct(self._send_now)
 
-    def note_gone(self, error: ClientDisconnected) -> None:
+    def note_disconnect(self, error: ClientDisconnected) -> None:
         """Take note that the client has gone, or has ended its side."""
-        self.gone = error
-        if self.calls is not None:
-            self.calls.cancel(error)
+        self.disconnect_error = error
+        if self.coroutines is not None:
+            self.coroutines.cancel(error)
 
     def disconnect(self, error: ClientDisconnected) -> None:
         """Release the thread from whatever it waits for; ``error`` is what it will see."""
-        self.note_gone(error)
+        self.note_disconnect(error)
         self.writer.disconnect(error)
         if self.body is not None:
             # To a reader, that the client has gone means that the body is not complete.
@@ -289,8 +291,8 @@ class Stream:
 
     def abandon(self, error: ClientDisconnected) -> None:
         """Do nothing any more: this is a forked child. See ``bridge.forks``."""
-        if self.calls is not None:
-            self.calls.abandon(ServerStopped(str(error)))
+        if self.coroutines is not None:
+            self.coroutines.abandon(ServerStopped(str(error)))
         self.writer.abandon(error)
         if self.body is not None:
             self.body.abandon(RequestBodyError(str(error)))
@@ -314,15 +316,15 @@ class Stream:
     def _send_now(self, pieces: list[bytes]) -> int:
         if not self.first_byte_at:
             self.first_byte_at = self._resources.clock()
-        assert self._send is not None  # As ``allow_direct`` has seen to.
+        assert self._send is not None  # Set by ``allow_direct``.
         return self._send(pieces)
 
     def start(self, status: str, fields: Fields, length: int | None) -> None:
         """Take the head. See ``Responder``."""
-        if self.last or (self.body is not None and self._ends_with(self.body, length)):
+        if self.is_last or (self.body is not None and self._ends_with(self.body, length)):
             self.encoder.keep_alive = False
         try:
-            self._head_bytes = self.encoder.start(status, fields, length)
+            self._encoded_head = self.encoder.start(status, fields, length)
         except BaseException as error:
             self._break_off(error)
             raise
@@ -344,18 +346,18 @@ class Stream:
 
     def _take_head(self) -> bytes:
         """Return the head, if it has not been taken."""
-        head, self._head_bytes = self._head_bytes, b""
+        head, self._encoded_head = self._encoded_head, b""
         return head
 
     @property
     def _leaves_end_to_loop(self) -> bool:
         """Whether to leave the end of the response to the loop thread.
 
-        Where short requests wait, it sends many responses at one go. One that took long is alone
-        when it ends, and would wait for the turn of the loop thread behind others that compute.
+        While short requests wait, the loop thread sends many responses in one pass. The response to
+        a long request would only wait until the loop thread gets the interpreter.
         """
         resources = self._resources
-        return resources.pool.queued > 0 and resources.clock() - self.started_at < _LONG
+        return resources.pool.queued > 0 and resources.clock() - self.started_at < _LONG_REQUEST
 
     def send(self, data: bytes) -> bool:
         """Take a piece of the body. See ``Responder``."""
@@ -433,7 +435,7 @@ class Stream:
     def abort(self) -> None:
         """Give the response up. See ``Responder``."""
         if not self._ended:
-            with contextlib.suppress(ServerStopped):  # Its end is known.
+            with contextlib.suppress(ServerStopped):  # The loop is closed: nothing waits for this.
                 self.writer.abort()
             self._ended = True
 

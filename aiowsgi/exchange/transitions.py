@@ -1,4 +1,4 @@
-"""Transition tables: what may happen in which state, and what becomes of it.
+"""Transition tables: which events may happen in which state, and which state follows.
 
 The code runs on them. An event for which the row of a state has no entry cannot happen: it is a
 defect of the server.

@@ -12,12 +12,12 @@ class Http1:
     Arguments: header sections of requests and heads of responses, which are remembered.
     """
 
-    __slots__ = ("_heads", "_sections", "go_ahead")
+    __slots__ = ("_heads", "_sections", "continue_response")
 
     def __init__(self, sections: FieldSections, heads: ResponseHeads) -> None:
         self._sections = sections
         self._heads = heads
-        self.go_ahead = CONTINUE
+        self.continue_response = CONTINUE
 
     def parser(self) -> RequestParser:
         """Return a parser for a new connection."""

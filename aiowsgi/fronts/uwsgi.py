@@ -59,11 +59,11 @@ class Uwsgi:
     Arguments: the limits of requests, and the response heads of the server.
     """
 
-    __slots__ = ("_heads", "_limits", "go_ahead")
+    __slots__ = ("_heads", "_limits", "continue_response")
 
     def __init__(self, limits: Limits, heads: ResponseHeads) -> None:
         # Web servers send a body without being asked for it.
-        self.go_ahead = b""
+        self.continue_response = b""
         self._limits = limits
         self._heads = heads
 

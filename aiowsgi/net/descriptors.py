@@ -8,12 +8,12 @@ except ImportError:  # Windows has no such limit.
     resource = None  # type: ignore[assignment]
 
 # Those of the application: a quarter of all, within these bounds.
-_RESERVE_LEAST = 64
-_RESERVE_MOST = 1024
+_MIN_RESERVE = 64
+_MAX_RESERVE = 1024
 # A connection has a socket, and up to two more while a file is sent on it.
 DESCRIPTORS_OF_A_FILE = 2
-# More than that is not to be had on some systems that claim to have no limit (macOS: OPEN_MAX).
-_SURE = 10240
+# Some systems that claim to have no limit allow no more than this (macOS: OPEN_MAX).
+_SAFE_LIMIT = 10240
 
 
 def limit() -> float:
@@ -26,7 +26,7 @@ def limit() -> float:
 
 def reserve(limit: float) -> float:
     """Return how many of ``limit`` descriptors the application keeps."""
-    return max(_RESERVE_LEAST, min(limit // 4, _RESERVE_MOST))
+    return max(_MIN_RESERVE, min(limit // 4, _MAX_RESERVE))
 
 
 def left_for_connections() -> float:
@@ -44,8 +44,8 @@ def raise_limit(max_connections: int) -> None:
     if resource is None:
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = max_connections * (1 + DESCRIPTORS_OF_A_FILE) + _RESERVE_MOST + _open_now()
-    for most in (wanted, _SURE):
+    wanted = max_connections * (1 + DESCRIPTORS_OF_A_FILE) + _MAX_RESERVE + _open_now()
+    for most in (wanted, _SAFE_LIMIT):
         if hard != resource.RLIM_INFINITY:
             most = min(most, hard)
         if soft == resource.RLIM_INFINITY or soft >= most:

@@ -12,14 +12,14 @@ from .bind import ListeningSocket
 _log = logging.getLogger("aiowsgi.error")
 
 # Connections accepted before other work of the loop has its turn. On a socket that other processes
-# may have too, each is to take its share: whoever came first would take all that are waiting.
+# may have too, each takes one at a time: otherwise the first would take all that are waiting.
 _ACCEPTS_PER_PASS = 64
 _ACCEPTS_PER_PASS_SHARED = 1
-# The process or the system has no descriptor or buffer to give. It may have one later.
+# The process or the system has run out of descriptors or buffers. It may have some later.
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _EXHAUSTED_PAUSE = 0.1
-_SAID_EVERY = 60.0
-# Where there is no room, it is looked for again after this many seconds.
+_REPORT_INTERVAL = 60.0
+# Where there is no room, accepting is tried again after this many seconds.
 _FULL_PAUSE = 0.5
 # The socket is not one that can be accepted on, or not any more.
 _BROKEN = (errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EOPNOTSUPP)
@@ -29,7 +29,7 @@ class Listener:
     """Accepts on a listening socket, which it owns, and makes a protocol for each connection.
 
     Arguments: ``has_room()`` says whether another connection is welcome; ``make_room()`` is called
-    where somebody waits for it in vain; ``make_protocol(connection)``, of an accepted socket;
+    where there is none and a client waits; ``make_protocol(connection)``, of an accepted socket;
     ``on_failed()`` is called where a protocol was made and never connected; ``context`` is what
     callbacks run in. Unlike ``asyncio.Server`` it leaves connections to the kernel, or to another
     process, while there is no room. Everything is called on the loop thread.
@@ -58,7 +58,7 @@ class Listener:
         # Whether the socket cannot be accepted on any more.
         self._broken = False
         # When it was last said that connections cannot be accepted.
-        self._said_at = float("-inf")
+        self._reported_at = float("-inf")
         self._retry: asyncio.TimerHandle | None = None
         self._connecting: dict[asyncio.Task[None], socket.socket] = {}
 
@@ -89,7 +89,7 @@ class Listener:
         if seconds is not None:
             self._retry = self._loop.call_later(seconds, self.resume)
 
-    def end(self) -> None:
+    def close_without_loop(self) -> None:
         """Close the socket, without the loop: that is closed. Called on the thread that does so."""
         self._closed = True
         self._listening.close()
@@ -124,9 +124,9 @@ class Listener:
                     self._broken = True
                     return
                 if error.errno in _EXHAUSTED:
-                    if self._loop.time() - self._said_at >= _SAID_EVERY:
+                    if self._loop.time() - self._reported_at >= _REPORT_INTERVAL:
                         _log.error("Cannot accept a connection: %s (see ulimit -n)", error.strerror)
-                        self._said_at = self._loop.time()
+                        self._reported_at = self._loop.time()
                     self._pause(_EXHAUSTED_PAUSE)
                     self._make_room()
                     return

@@ -28,17 +28,17 @@ def addresses(transport: asyncio.BaseTransport) -> tuple[Address, Address]:
     return server, _host_and_port(transport.get_extra_info("peername"))
 
 
-# send(2) without letting go of the interpreter: a chunk is out before it could be had again, and
-# where other threads compute, that takes many milliseconds.
+# send(2) that does not release the interpreter lock. It takes some microseconds, while to get the
+# lock back takes many milliseconds where other threads compute.
 _send = libc.find("send", "c_ssize_t", "c_int", "c_char_p", "c_size_t", "c_int")
-# More bytes than that take the kernel longer.
-_MOST_BYTES = 1 << 17
+# More bytes than that take the kernel too long for it.
+_MAX_DIRECT_BYTES = 1 << 17
 _FLAGS = socket.MSG_DONTWAIT | getattr(socket, "MSG_NOSIGNAL", 0)
 # What is sent belongs into one packet with what comes next.
 _MORE = _FLAGS | getattr(socket, "MSG_MORE", 0)
 # connect(2) to no address, by which Linux resets a connection at once.
 _connect = libc.find("connect", "c_int", "c_int", "c_char_p", "c_uint")
-_NOBODY = struct.pack("H14x", socket.AF_UNSPEC)
+_NO_ADDRESS = struct.pack("H14x", socket.AF_UNSPEC)
 
 
 def is_plain(transport: asyncio.Transport) -> bool:
@@ -53,7 +53,7 @@ def send_now(sock: socket.socket, pieces: list[bytes]) -> int:
 
     Called on any thread. Errors show when the loop thread sends what is left.
     """
-    if _send is None or sum(map(len, pieces)) > _MOST_BYTES:
+    if _send is None or sum(map(len, pieces)) > _MAX_DIRECT_BYTES:
         try:
             return sock.sendmsg(pieces, (), _FLAGS)
         except OSError:
@@ -78,15 +78,15 @@ def reset(transport: asyncio.Transport) -> None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         # But not while another process has the socket, too.
         if _connect is not None and sys.platform == "linux":
-            _connect(sock.fileno(), _NOBODY, len(_NOBODY))
+            _connect(sock.fileno(), _NO_ADDRESS, len(_NO_ADDRESS))
     transport.abort()
 
 
 def shut_down(sock: socket.socket) -> None:
-    """End a connection that is about to be closed, for whoever has the socket.
+    """End a connection that is about to be closed, in every process that has the socket.
 
-    To close it says nothing to the client while a child, forked or about to be another program, has
-    it as well.
+    close(2) alone tells the client nothing while a child process still has the socket: a forked
+    one, or one that is about to execute another program.
     """
     with contextlib.suppress(OSError):  # The client was faster.
         sock.shutdown(socket.SHUT_RDWR)

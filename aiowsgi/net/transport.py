@@ -136,7 +136,7 @@ class SocketProtocol(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Take the end of the connection."""
-        self._connection.lose()
+        self._connection.on_lost()
 
     def pause_writing(self) -> None:
         """Take note that the transport holds bytes."""

@@ -1,4 +1,4 @@
-"""How the parts of a server are put together: what all its connections share, and who answers."""
+"""How the parts of a server are put together: what connections share, and what answers."""
 
 import asyncio
 import contextlib
@@ -8,7 +8,7 @@ from contextvars import Context
 from typing import Any
 from wsgiref.types import WSGIApplication
 
-from ..answers.coroutines import Coroutines, current_calls
+from ..answers.coroutines import CoroutineRunner, current_coroutines
 from ..answers.health import HealthAnswerer
 from ..answers.waker import PoolWaker
 from ..answers.wsgi import WsgiAnswerer
@@ -74,7 +74,7 @@ class Assembly:
         self.waker = PoolWaker(
             pool, timers, clock, on_woken=shedding.free_threads, scheduling=scheduling
         )
-        self.coroutines = Coroutines(loop, self.waker.stay_punctual)
+        self.coroutine_runner = CoroutineRunner(loop, self.waker.stay_punctual)
         observers = Observers(access_log=config.access_log, threads=pool.threads, clock=clock)
         answerer: Answerer = WsgiAnswerer(
             app,
@@ -83,7 +83,7 @@ class Assembly:
                 software=PRODUCT, multithread=pool.is_concurrent, multiprocess=multiprocess
             ),
             context=context,
-            coroutines=self.coroutines,
+            coroutine_runner=self.coroutine_runner,
             waits=observers.waits,
             wake=self.waker.wake_soon,
         )
@@ -101,21 +101,21 @@ class Assembly:
 
     def _is_up(self) -> bool:
         """Return whether a load balancer should send requests here."""
-        return self.resources.is_healthy and not self.resources.draining
+        return self.resources.is_healthy and not self.resources.is_draining
 
-    def end(self) -> None:
-        """Cut everything, without the loop: that is closed. Called on the thread that does so."""
+    def abort_without_loop(self) -> None:
+        """Cut everything: the loop was closed. Called on the thread that has closed it."""
         gone = ServerStopped(LOOP_CLOSED)
         resources, shared = self.resources, self.shared
-        resources.draining = shared.closing = True
+        resources.is_draining = shared.is_closing = True
         resources.cut_at = resources.clock()
         for client in list(shared.clients):
-            # Resets it, if need be. That it is lost, the transport cannot say any more.
+            # The transport cannot report any more that the connection is lost.
             with contextlib.suppress(RuntimeError):
                 client.abort(gone)
             with contextlib.suppress(RuntimeError):
-                client.end(gone)
-        # The garbage collector may close a loop that nobody has, in the midst of anything.
+                client.release(gone)
+        # The garbage collector may close a loop that is no longer used, whatever runs just then.
         with contextlib.suppress(RuntimeError):
             resources.pool.stop(lambda: None, cancel=True)
         if resources.spooler is not None:
@@ -130,9 +130,9 @@ class Assembly:
         for client in self.shared.clients:
             descriptors += client.abandon(gone)
         self.shared.clients.clear()
-        # Those of a request whose connection has gone.
-        if (calls := current_calls.get(None)) is not None:
-            calls.abandon(ServerStopped(str(gone)))
+        # The coroutines of the request that has forked, whose connection may be gone.
+        if (coroutines := current_coroutines.get(None)) is not None:
+            coroutines.abandon(ServerStopped(str(gone)))
         resources.mailbox.abandon()
         resources.budget.abandon()
         resources.pool.abandon()

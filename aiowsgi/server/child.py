@@ -1,4 +1,4 @@
-"""What a forked child has of its parent's event loop: descriptors, and handlers of signals."""
+"""How a forked child leaves descriptors and signal handlers of the event loop to its parent."""
 
 import asyncio
 import contextlib
@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 
 def give_up_descriptors(descriptors: Iterable[int]) -> None:
-    """Let go of descriptors that the parent goes on to use; -1 is none.
+    """Leave descriptors to the parent, which goes on using them; -1 is none.
 
     /dev/null takes the place of each: whatever still knows the number, such as the copy of the
     event loop, would close or write what gets it next.
@@ -22,7 +22,7 @@ def give_up_descriptors(descriptors: Iterable[int]) -> None:
             with contextlib.suppress(OSError):
                 if null >= 0:
                     os.dup2(null, descriptor, inheritable=False)
-                else:  # There are too many. One less is no worse.
+                else:  # No descriptor was left for /dev/null.
                     os.close(descriptor)
     if null >= 0:
         os.close(null)

@@ -1,4 +1,4 @@
-"""The end of an event loop, for who has to know of it."""
+"""Notices that an event loop is closed."""
 
 import asyncio
 import weakref
@@ -9,7 +9,7 @@ _NEVER = 1e9
 
 
 class _Last:
-    """What a loop lets go of when it is closed, and nobody else has."""
+    """An object that only the loop refers to, so that it is deleted when the loop is closed."""
 
     __slots__ = ("__weakref__", "on_end")
 
@@ -17,7 +17,7 @@ class _Last:
         self.on_end: Callable[[], None] | None = on_end
 
     def __call__(self) -> None:
-        """Be what a timer calls. It is never due."""
+        """Do nothing. The timer that would call this is never due."""
 
     def __del__(self) -> None:
         if self.on_end is not None:
@@ -33,12 +33,12 @@ class LoopEnd:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, on_end: Callable[[], None]) -> None:
         last = _Last(on_end)
-        # The loop alone keeps them.
+        # Weak references: only the loop keeps these alive.
         self._last = weakref.ref(last)
         self._timer = weakref.ref(loop.call_later(_NEVER, last))
 
     def cancel(self) -> None:
-        """Call nobody. Called on the loop thread."""
+        """Do not call ``on_end``. Called on the loop thread."""
         if (last := self._last()) is not None:
             last.on_end = None
         if (timer := self._timer()) is not None:

@@ -229,7 +229,7 @@ class Server:
             return
         if self._closing is None:
             delay, resources = self._config.drain_delay, self._resources
-            resources.draining = True
+            resources.is_draining = True
             # A signal handler of the application may be called on this thread from here on.
             self._assembly.waker.stay_punctual()
             resources.cut_at = resources.clock() + delay + self._config.timeout_graceful
@@ -335,8 +335,8 @@ class Server:
         """Cut everything: the loop was closed before the server was."""
         if not self._resources.abandoned:
             for listener in self._listeners:
-                listener.end()
-            self._assembly.end()
+                listener.close_without_loop()
+            self._assembly.abort_without_loop()
 
     async def _close(self) -> None:
         await self._shutdown.run(self._config.drain_delay)

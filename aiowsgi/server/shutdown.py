@@ -37,7 +37,7 @@ class Shutdown:
         self._resources = assembly.resources
         self._clients = assembly.shared.clients
         self._listeners = listeners
-        self._loop = assembly.coroutines.loop
+        self._loop = assembly.coroutine_runner.loop
         self._context = context
         self._connections = connections
         # Set when something has changed that is waited for, or the end has moved.
@@ -57,9 +57,9 @@ class Shutdown:
         # 2. No more connections.
         await asyncio.gather(*(listener.close() for listener in self._listeners))
         # 3. No further request on the connections that there are; the idle ones go now.
-        self._assembly.shared.closing = True
+        self._assembly.shared.is_closing = True
         for client in list(self._clients):
-            client.shut_down()
+            client.close_if_idle()
         # 4. Requests in flight have their time.
         if not await self._until(self._no_connections, 0.0):
             number = self._connections()
@@ -77,7 +77,7 @@ class Shutdown:
     async def _until(self, done: Callable[[], bool], grace: float) -> bool:
         """Wait until ``done()``, for ``grace`` seconds beyond the deadline. Return whether it is.
 
-        What makes it true sets ``changed``; so does whoever moves the deadline.
+        ``changed`` is set by what may make it true, and by what moves the deadline.
         """
         while not done():
             self.changed.clear()
@@ -113,7 +113,7 @@ class Shutdown:
         if not await self._until(lambda: stopped, 0.0):
             # Some threads may wait for coroutines behind a complete response, where no connection
             # is left to release them.
-            self._assembly.coroutines.cancel(ServerStopped("the server stopped"))
+            self._assembly.coroutine_runner.cancel(ServerStopped("the server stopped"))
         if await self._until(lambda: stopped, _ABORT_TIMEOUT):
             pool.join()  # Each thread has said that it is about to end.
         else:
