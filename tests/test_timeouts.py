@@ -2,11 +2,11 @@
 
 import threading
 import time
-from collections.abc import Iterable
-from wsgiref.types import StartResponse, WSGIEnvironment
+from collections.abc import Callable, Iterable
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import pytest
-from memory import TIMEOUT, ManualTimers, MemoryConnection, MemoryWire
+from memory import TIMEOUT, ManualTimer, ManualTimers, MemoryConnection, MemoryWire
 
 from aiowsgi.bridge.pool.jobs import Started
 from aiowsgi.config import Config
@@ -565,7 +565,7 @@ def test_time_that_the_application_takes_is_not_the_client_s() -> None:
 # --- ACTIVE and CLOSING: sending -----------------------------------------------------------------
 
 
-def paused_generator(chunks: list[bytes], finished: threading.Event) -> object:
+def paused_generator(chunks: list[bytes], finished: threading.Event) -> WSGIApplication:
     """Make an application that sends the chunks one by one."""
 
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -594,6 +594,44 @@ def test_thread_that_is_blocked_by_a_client_that_takes_nothing_is_released() -> 
     thread.join(TIMEOUT)
     assert finished.is_set()
     assert connection.disconnects == 1
+
+
+class FewTimers(ManualTimers):
+    """Has no timer to give where somebody looks again and again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._left = 200
+
+    def call_later(self, delay: float, callback: Callable[[], object]) -> ManualTimer:
+        self._left -= 1
+        assert self._left, "too many timers"
+        return super().call_later(delay, callback)
+
+
+def test_body_that_is_late_does_not_matter_while_the_client_takes_nothing() -> None:
+    """It may wait for its response to go on before it sends the rest."""
+    finished = threading.Event()
+    send_all = paused_generator([b"x" * 50_000] * 100, finished)
+
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        environ["wsgi.input"].read(15)  # There is room for more than has come.
+        return send_all(environ, start_response)
+
+    connection = connection_with(app, timers=FewTimers())
+    connection.wire.capacity = 0
+    connection.receive(POST_STREAMED)
+    thread = connection.start_job()
+    try:
+        connection.timers.run_until(lambda: connection.connection.blocks_thread)
+        connection.timers.advance(60.9)
+        assert not connection.wire.was_aborted
+        connection.timers.advance(2)
+        assert connection.wire.was_aborted
+    finally:
+        connection.connection.on_lost()
+        thread.join(TIMEOUT)
+    assert finished.is_set()
 
 
 def test_client_that_takes_little_is_not_cut_where_no_rate_is_asked_for() -> None:
