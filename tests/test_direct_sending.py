@@ -187,6 +187,35 @@ def test_end_of_a_response_is_left_to_the_loop_thread_where_other_short_requests
     assert connection.sent.endswith(b"hello") is not direct
 
 
+def test_thread_sends_again_once_the_client_has_taken_what_it_could_not_send() -> None:
+    go_on, gone_on = threading.Event(), threading.Event()
+
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterator[bytes]:
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        yield b"first"
+        assert go_on.wait(TIMEOUT)
+        yield b"second"
+        gone_on.set()
+
+    connection = MemoryConnection(app)
+    wire = connection.wire
+    wire.is_plain = True
+    wire.capacity = 0
+    connection.receive(GET)
+    thread = connection.start_job()
+    connection.timers.run_until(lambda: wire.pending)
+    assert wire.sent_now == b""
+    wire.take(1 << 20)
+    connection.timers.run_ready()
+    go_on.set()
+    # The loop thread has no turn meanwhile.
+    assert gone_on.wait(TIMEOUT)
+    assert b"second" in wire.sent_now
+    thread.join(TIMEOUT)
+    connection.timers.run_ready()
+    assert connection.sent.endswith(b"\r\nsecond\r\n0\r\n\r\n")
+
+
 def test_nothing_is_sent_once_a_connection_is_cut() -> None:
     """Bytes behind that would belong to a response that looks complete where the socket ends."""
     kernel = Kernel()
