@@ -401,6 +401,19 @@ def test_longest_idle_connections_are_closed_and_no_young_ones() -> None:
             ]
 
 
+def test_connection_that_was_used_since_the_last_look_stays() -> None:
+    with crowd() as some:
+        clients = [some.connect() for _ in range(18)]
+        some.timers.advance(5)
+        some.shared.shedding.free_connections()
+        first, second = [client for client in clients if not client.closed]
+        first.receive(HELLO)
+        first.run_job()
+        some.shared.shedding.free_connections()
+        assert second.closed
+        assert not first.closed
+
+
 def _want_room(some: Crowd, seconds: float) -> None:
     """Ask for room as often as a listener does that has none."""
     for _ in range(int(seconds / 0.5)):
