@@ -22,6 +22,21 @@ def application(environ, start_response):
     return [b"hello"]
 """
 
+# An application that, at /wait?PORT, waits until the test sends a byte at that port.
+WAITING = """
+import socket
+
+def application(environ, start_response):
+    start_response("200 OK", [("Content-Length", "5")])
+    if environ["PATH_INFO"] == "/wait":
+        wait_for_the_test(int(environ["QUERY_STRING"]))
+    return [b"hello"]
+
+def wait_for_the_test(port):
+    with socket.create_connection(("127.0.0.1", port)) as gate:
+        gate.recv(1)
+"""
+
 
 class ServedProcess:
     """What a test knows of it: what it has said on standard error, and its end."""

@@ -7,11 +7,9 @@ import contextlib
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
 from wsgiref.types import StartResponse, WSGIEnvironment
 
@@ -29,6 +27,7 @@ from raw_client import (
     in_thread,
     on_each_loop,
 )
+from served_process import ANSWER, ServedProcess, served
 
 import aiowsgi
 
@@ -303,47 +302,12 @@ def test_what_has_arrived_is_answered_once_and_only_the_last_says_close(
 
 # --- as a process --------------------------------------------------------------------------------
 
-Serve = Callable[..., "contextlib.AbstractContextManager[tuple[subprocess.Popen[str], int]]"]
 
-
-@pytest.fixture
-def serving(tmp_path: Path) -> Serve:
-    """Return ``with serving(*options) as (process, port)``."""
-    (tmp_path / "app.py").write_text(
-        "def application(environ, start_response):\n"
-        "    start_response('200 OK', [('Content-Length', '5')])\n"
-        "    return [b'hello']\n"
-    )
-
-    @contextlib.contextmanager
-    def make(*options: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
-        command = [sys.executable, "-m", "aiowsgi", "app:application", "--bind", "127.0.0.1:0"]
-        with subprocess.Popen(
-            [*command, "--no-access-log", *options],
-            cwd=tmp_path,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as process:
-            # Its end is the end of every wait for what it says.
-            watchdog = threading.Timer(2 * TIMEOUT, process.kill)
-            watchdog.start()
-            try:
-                line = says(process, " Serving ")
-                yield process, int(line.partition("http://127.0.0.1:")[2].split()[0])
-            finally:
-                watchdog.cancel()
-                process.kill()
-
-    return make
-
-
-def says(process: subprocess.Popen[str], text: str) -> str:
-    """Wait for a line on standard error."""
-    assert process.stderr is not None
-    for line in process.stderr:
-        if text in line:
-            return line
-    raise AssertionError(f"it ended without a word of {text!r}")
+@contextlib.contextmanager
+def serving(folder: Path, *options: str) -> Iterator[tuple[ServedProcess, int]]:
+    """Serve in a process of its own; yield it and its port."""
+    with served(folder, ANSWER, "--no-access-log", *options) as process:
+        yield process, process.port()
 
 
 def ask(sock: socket.socket) -> tuple[bool, bool]:
@@ -358,38 +322,38 @@ def ask(sock: socket.socket) -> tuple[bool, bool]:
 @pytest.mark.parametrize("loop", representative(["asyncio", "uvloop"], "uvloop"))
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_process_serves_on_for_the_delay_and_ends_well(
-    serving: Serve, loop: str, number: signal.Signals
+    tmp_path: Path, loop: str, number: signal.Signals
 ) -> None:
     with (
-        serving("--loop", loop, "--drain-delay", "1s") as (process, port),
+        serving(tmp_path, "--loop", loop, "--drain-delay", "1s") as (process, port),
         socket.create_connection(("127.0.0.1", port), TIMEOUT) as idle,
         socket.create_connection(("127.0.0.1", port), TIMEOUT) as used,
     ):
         assert ask(idle) == ask(used) == (True, False)
         begun = time.monotonic()
-        process.send_signal(number)
-        says(process, f" Stopping on {number.name}")
+        process.signal(number)
+        process.said(f" Stopping on {number.name}")
         with socket.create_connection(("127.0.0.1", port), TIMEOUT) as new:
             assert ask(new) == ask(used) == (True, True)
             assert new.recv(1) == used.recv(1) == b""
         assert idle.recv(1) == b""
         assert time.monotonic() - begun > 0.9
-        assert process.wait(TIMEOUT) == 0
+        assert process.ended() == 0
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", port), TIMEOUT)
 
 
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
-def test_second_signal_in_the_delay_ends_at_once(serving: Serve, second: signal.Signals) -> None:
+def test_second_signal_in_the_delay_ends_at_once(tmp_path: Path, second: signal.Signals) -> None:
     with (
-        serving("--drain-delay", "1h") as (process, port),
+        serving(tmp_path, "--drain-delay", "1h") as (process, port),
         socket.create_connection(("127.0.0.1", port), TIMEOUT) as idle,
     ):
         assert ask(idle) == (True, False)
-        process.terminate()
-        says(process, " Stopping on SIGTERM")
-        process.send_signal(second)
-        says(process, f" Stopping now on a second {second.name}")
+        process.signal(signal.SIGTERM)
+        process.said(" Stopping on SIGTERM")
+        process.signal(second)
+        process.said(f" Stopping now on a second {second.name}")
         with contextlib.suppress(ConnectionError):
             assert idle.recv(1) == b""
-        assert process.wait(TIMEOUT) == 128 + second
+        assert process.ended() == 128 + second

@@ -7,12 +7,10 @@ import queue
 import re
 import signal
 import socket
-import subprocess
 import sys
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from textwrap import dedent
 from types import FrameType
 from typing import Any
 from wsgiref.types import StartResponse, WSGIEnvironment
@@ -20,6 +18,7 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 import pytest
 from memory import MemoryConnection
 from raw_client import TIMEOUT, RawClient, StartServer, connect, eventually, on_each_loop
+from served_process import WAITING, served
 
 import aiowsgi
 from aiowsgi.observe.inspection import Inspection, RequestInfo, stacks_of
@@ -394,51 +393,6 @@ def test_target_cannot_break_a_line(evil: bytes) -> None:
 
 # --- by a signal ---------------------------------------------------------------------------------
 
-APPLICATION = """
-    import socket
-
-    def application(environ, start_response):
-        start_response("200 OK", [("Content-Length", "5")])
-        if environ["PATH_INFO"] == "/wait":
-            wait_for_the_test(int(environ["QUERY_STRING"]))
-        return [b"hello"]
-
-    def wait_for_the_test(port):
-        with socket.create_connection(("127.0.0.1", port)) as gate:
-            gate.recv(1)
-"""
-
-
-@contextlib.contextmanager
-def serving(folder: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
-    """Serve the application in a process of its own."""
-    (folder / "app.py").write_text(dedent(APPLICATION))
-    command = [sys.executable, "-m", "aiowsgi", "app:application", "--bind", "127.0.0.1:0"]
-    with subprocess.Popen(
-        [*command, *options],
-        cwd=folder,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        # Its end is the end of every wait for it.
-        watchdog = threading.Timer(2 * TIMEOUT, process.kill)
-        watchdog.start()
-        try:
-            yield process
-        finally:
-            watchdog.cancel()
-            process.kill()
-
-
-def said(process: subprocess.Popen[str], pattern: str) -> re.Match[str]:
-    """Wait for a line on standard error, and return its match."""
-    assert process.stderr is not None
-    for line in process.stderr:
-        if match := re.search(pattern, line.rstrip("\n")):
-            return match
-    raise AssertionError(f"it ended, and has not said {pattern}")
-
 
 def ask(client: socket.socket, target: str) -> None:
     client.sendall(f"GET {target} HTTP/1.1\r\nHost: h\r\n\r\n".encode())
@@ -456,10 +410,10 @@ def answer(client: socket.socket) -> bytes:
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_signal_writes_it_to_the_error_log_and_stops_nothing(tmp_path: Path, loop: str) -> None:
     with (
-        serving(tmp_path, "--loop", loop) as process,
+        served(tmp_path, WAITING, "--loop", loop) as process,
         socket.create_server(("127.0.0.1", 0)) as gate,
     ):
-        port = int(said(process, r" Serving .* at http://127\.0\.0\.1:(\d+) ")[1])
+        port = process.port()
         gate.settimeout(TIMEOUT)
         with (
             socket.create_connection(("127.0.0.1", port), TIMEOUT) as busy,
@@ -470,20 +424,16 @@ def test_signal_writes_it_to_the_error_log_and_stops_nothing(tmp_path: Path, loo
             waiting, _ = gate.accept()
             with waiting:
                 for _ in range(3):
-                    os.kill(process.pid, signal.SIGURG)
-                    said(
-                        process,
+                    process.signal(signal.SIGURG)
+                    process.said(
                         r" WARNING Asked by SIGURG: \d requests? in flight, 0 of them queued",
                     )
-                    said(
-                        process, rf"^running on aiowsgi-1-\d+ for .* s: GET {re.escape(target)} \["
-                    )
-                    said(process, r'^ +File ".*app\.py", line \d+, in wait_for_the_test$')
+                    process.said(rf"^running on aiowsgi-1-\d+ for .* s: GET {re.escape(target)} \[")
+                    process.said(r'^ +File ".*app\.py", line \d+, in wait_for_the_test$')
                     ask(other, "/")
                     assert answer(other).startswith(b"HTTP/1.1 200 ")
             assert answer(busy).startswith(b"HTTP/1.1 200 ")
-        process.terminate()
-        assert process.wait(TIMEOUT) == 0
+        assert process.stop() == 0
 
 
 @pytest.fixture

@@ -8,13 +8,10 @@ import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from textwrap import dedent
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 import pytest
@@ -29,6 +26,7 @@ from raw_client import (
     in_thread,
     on_each_loop,
 )
+from served_process import WAITING, served
 
 import aiowsgi
 from aiowsgi.server import shutdown as shutdown_module
@@ -502,67 +500,19 @@ def test_deadline_is_the_limit_that_comes_first() -> None:
 
 # --- as a process --------------------------------------------------------------------------------
 
-APPLICATION = """
-    import socket
-
-    def application(environ, start_response):
-        start_response("200 OK", [("Content-Length", "5")])
-        if environ["PATH_INFO"] == "/wait":
-            wait_for_the_test(int(environ["QUERY_STRING"]))
-        return [b"hello"]
-
-    def wait_for_the_test(port):
-        with socket.create_connection(("127.0.0.1", port)) as gate:
-            gate.recv(1)
-"""
-
-
-@contextlib.contextmanager
-def serving(
-    folder: Path, *options: str, source: str = dedent(APPLICATION)
-) -> Iterator[subprocess.Popen[str]]:
-    """Serve the application in a process of its own."""
-    (folder / "app.py").write_text(source)
-    command = [sys.executable, "-m", "aiowsgi", "app:application", "--bind", "127.0.0.1:0"]
-    with subprocess.Popen(
-        [*command, *options],
-        cwd=folder,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        # Its end is the end of every wait for it.
-        watchdog = threading.Timer(2 * TIMEOUT, process.kill)
-        watchdog.start()
-        try:
-            yield process
-        finally:
-            watchdog.cancel()
-            process.kill()
-
-
-def said(process: subprocess.Popen[str], pattern: str) -> re.Match[str]:
-    """Wait for a line on standard error, and return its match."""
-    assert process.stderr is not None
-    for line in process.stderr:
-        if match := re.search(pattern, line.rstrip("\n")):
-            return match
-    raise AssertionError(f"it ended, and has not said {pattern}")
-
 
 def test_second_signal_ends_a_process_that_drains(tmp_path: Path) -> None:
-    with serving(tmp_path, "--drain-delay", "1h") as process:
-        port = int(said(process, r" Serving .* at http://127\.0\.0\.1:(\d+) ")[1])
-        process.terminate()
-        said(process, r" Stopping on SIGTERM")
+    with served(tmp_path, WAITING, "--drain-delay", "1h") as process:
+        port = process.port()
+        process.signal(signal.SIGTERM)
+        process.said(r" Stopping on SIGTERM")
         with socket.create_connection(("127.0.0.1", port), TIMEOUT) as client:
             client.sendall(GET)
             data = b""
             while piece := client.recv(1 << 16):
                 data += piece
             assert b"\r\nConnection: close\r\n" in data
-        process.terminate()
-        assert process.wait(TIMEOUT) == 128 + signal.SIGTERM
+        assert process.stop() == 128 + signal.SIGTERM
 
 
 def test_documented_event_stream_ends_with_the_server_and_is_complete(tmp_path: Path) -> None:
@@ -570,8 +520,8 @@ def test_documented_event_stream_ends_with_the_server_and_is_complete(tmp_path: 
     examples = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
     (source,) = (example for example in examples if "aiowsgi.stopping" in example)
     # Whatever ends it, it is not the time for requests in flight.
-    with serving(tmp_path, "--timeout-graceful", "1h", source=source) as process:
-        port = int(said(process, r" Serving .* at http://127\.0\.0\.1:(\d+) ")[1])
+    with served(tmp_path, source, "--timeout-graceful", "1h") as process:
+        port = process.port()
         with socket.create_connection(("127.0.0.1", port), TIMEOUT) as client:
             client.sendall(GET)
             data = b""
@@ -579,31 +529,31 @@ def test_documented_event_stream_ends_with_the_server_and_is_complete(tmp_path: 
                 piece = client.recv(1 << 16)
                 assert piece, "the stream has ended before the server was stopped"
                 data += piece
-            process.terminate()
+            process.signal(signal.SIGTERM)
             while piece := client.recv(1 << 16):
                 data += piece
         head, _, body = data.partition(b"\r\n\r\n")
         assert b"Content-Type: text/event-stream" in head
         assert body.endswith(b"\r\n0\r\n\r\n")
-        assert process.wait(TIMEOUT) == 0
+        assert process.ended() == 0
 
 
 def test_process_ends_though_threads_are_stuck_and_says_where(tmp_path: Path) -> None:
     with (
-        serving(tmp_path, "--timeout-graceful", "50ms") as process,
+        served(tmp_path, WAITING, "--timeout-graceful", "50ms") as process,
         socket.create_server(("127.0.0.1", 0)) as gate,
         contextlib.ExitStack() as stack,
     ):
-        port = int(said(process, r" Serving .* at http://127\.0\.0\.1:(\d+) ")[1])
+        port = process.port()
         gate.settimeout(TIMEOUT)
         for _ in range(2):
             client = stack.enter_context(socket.create_connection(("127.0.0.1", port), TIMEOUT))
             client.sendall(WAIT.replace(b"/wait", b"/wait?%d" % gate.getsockname()[1]))
             stack.enter_context(gate.accept()[0])
-        process.terminate()
+        process.signal(signal.SIGTERM)
         names = set()
         for _ in range(2):
-            names.add(said(process, r" WARNING .* the thread (aiowsgi-\d+-\d+) is left behind")[1])
-            said(process, r'^ +File ".*app\.py", line \d+, in wait_for_the_test$')
+            names.add(process.said(r" WARNING .* the thread (aiowsgi-\d+-\d+) is left behind")[1])
+            process.said(r'^ +File ".*app\.py", line \d+, in wait_for_the_test$')
         assert len(names) == 2
-        assert process.wait(TIMEOUT) == 0
+        assert process.ended() == 0
