@@ -17,7 +17,7 @@ from typing import Any
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 import pytest
-from memory import MemoryConnection
+from memory import HeldPool, ManualTimers, MemoryConnection
 from raw_client import (
     TIMEOUT,
     Incomplete,
@@ -33,6 +33,7 @@ from raw_client import (
 
 import aiowsgi
 from aiowsgi.bridge import spool as spool_module
+from aiowsgi.bridge.pool.jobs import Job
 from aiowsgi.bridge.spool import Spool, Spooler
 
 CHUNKED = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -277,6 +278,35 @@ def test_no_response_may_pass_the_100_by() -> None:
     assert len(connection.wire.sent_now) > first
     statuses = re.findall(rb"HTTP/1\.1 (\d+)", connection.sent)
     assert statuses == [b"200", b"100", b"200", b"200"]
+
+
+class InterruptingPool(HeldPool):
+    """Interrupts each job before it has done anything."""
+
+    def start(
+        self, run: Callable[[], None], failed: Callable[[], None], *, wake: bool = True
+    ) -> Job:
+        return super().start(failed, failed, wake=wake)
+
+
+def test_interrupted_call_removes_the_file() -> None:
+    timers = ManualTimers()
+    connection = MemoryConnection(
+        App(), timers=timers, pool=InterruptingPool(timers.time), **OPTIONS
+    )
+    connection.resources.spooler = spooler = Spooler(OPTIONS["body_spool"])
+    body = BODY[: 2 * PREFETCH]
+    for piece in upload(body, chunked=False):
+        connection.receive(piece)
+    timers.run_until(lambda: connection.pool.jobs)
+    assert (spooler.budget.used, spooler.files) == (len(body), 1)
+    connection.run_job()
+    assert connection.status == 500
+    stopped = threading.Event()
+    spooler.stop(stopped.set)
+    assert stopped.wait(TIMEOUT)
+    spooler.join()
+    assert (spooler.budget.used, spooler.files) == (0, 0)
 
 
 async def test_nothing_has_a_name_and_nothing_is_left(
