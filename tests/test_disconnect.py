@@ -810,7 +810,7 @@ async def test_connections_that_are_gone_leave_nothing_to_the_garbage_collector(
 
 
 def _of_connections(objects: list[object]) -> list[str]:
-    names = ("SocketProtocol", "SocketWire", "Connection", "Receiver", "Sender", "Watchdog")
+    names = ("SocketWire", "Connection", "Receiver", "Sender", "Watchdog")
     names += ("Deadline", "Parser", "Stream", "WsgiCall", "Pace")
     return [
         type(item).__name__

@@ -41,13 +41,6 @@ _connect = libc.find("connect", "c_int", "c_int", "c_char_p", "c_uint")
 _NO_ADDRESS = struct.pack("H14x", socket.AF_UNSPEC)
 
 
-def is_plain(transport: asyncio.Transport) -> bool:
-    """Return whether the bytes of a connection go out as they are, on a socket."""
-    if transport.get_extra_info("sslcontext") is not None:
-        return False
-    return transport.get_extra_info("socket") is not None
-
-
 def send_now(sock: socket.socket, pieces: list[bytes]) -> int:
     """Give pieces to the kernel, without waiting; return how many bytes it took.
 

@@ -1,4 +1,4 @@
-"""Where asyncio ends: its transports and protocols, as connections see them."""
+"""Where asyncio ends: to it this is a protocol, and to a connection a wire."""
 
 import asyncio
 import socket
@@ -12,26 +12,85 @@ from ..exchange.info import ConnectionInfo
 from ..exchange.interfaces import Codec, FileTransfer
 from ..wsgi.file_wrapper import FilePart
 from .sendfile import FileSender
-from .sockets import addresses, half_close, in_flight, is_plain, reset, send_now, shut_down
+from .sockets import addresses, half_close, in_flight, reset, send_now, shut_down
 
 
-class SocketWire:
-    """The wire of a connection on a socket. See ``Wire``."""
+class SocketWire(asyncio.Protocol):
+    """Makes a connection of an accepted socket, and is its wire. See ``Wire``.
 
-    __slots__ = ("_loop", "_socket", "_transport", "is_plain", "send_now")
+    Arguments: what connections share, the codec of the protocol that is spoken, the socket, and its
+    loop.
+    """
+
+    __slots__ = (
+        "_accepted_at",
+        "_codec",
+        "_connection",
+        "_loop",
+        "_shared",
+        "_socket",
+        "_transport",
+        "is_plain",
+        "send_now",
+    )
 
     def __init__(
-        self, transport: asyncio.Transport, sock: socket.socket, loop: asyncio.AbstractEventLoop
+        self,
+        shared: Shared,
+        codec: Codec,
+        sock: socket.socket,
+        loop: asyncio.AbstractEventLoop,
     ) -> None:
-        self._transport = transport
+        self._shared = shared
+        self._codec = codec
         self._socket = sock
         self._loop = loop
-        self.is_plain = is_plain(transport)
+        self._accepted_at = shared.resources.clock()
         # Not a method of its own: pool threads call it once or more for each response.
         self.send_now = partial(send_now, sock)
+
+    # Called by asyncio.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the connection over."""
+        self._transport = cast(asyncio.Transport, transport)
+        self.is_plain = transport.get_extra_info("sslcontext") is None
         # It says when it holds anything at all, and when that is gone: only then is a response
         # known to be out, and what is held for slow clients can be counted.
-        transport.set_write_buffer_limits(high=0)
+        self._transport.set_write_buffer_limits(high=0)
+        server, client = addresses(transport)
+        info = ConnectionInfo(server, client, "http", False, self._accepted_at)
+        self._connection: Connection | None = Connection(self._shared, self, self._codec, info)
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes from the client."""
+        assert self._connection is not None  # It is not lost.
+        self._connection.receive(data)
+
+    def eof_received(self) -> bool:
+        """Take the client's end, and leave the server's side open."""
+        assert self._connection is not None  # It is not lost.
+        self._connection.receive_end()
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Take the end of the connection, which some loops report twice."""
+        # Each knows the other, and would be left to the garbage collector.
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.on_lost()
+
+    def pause_writing(self) -> None:
+        """Take note that the transport holds bytes."""
+        assert self._connection is not None  # It is not lost.
+        self._connection.pause_writing()
+
+    def resume_writing(self) -> None:
+        """Take note that it holds nothing any more."""
+        assert self._connection is not None  # It is not lost.
+        self._connection.resume_writing()
+
+    # Called by the connection.
 
     @property
     def buffered(self) -> int:
@@ -94,54 +153,3 @@ class SocketWire:
     def descriptors(self) -> list[int]:
         """See ``Wire``."""
         return [self._socket.fileno()]
-
-
-class SocketProtocol(asyncio.Protocol):
-    """Makes a connection of an accepted socket, and tells it what asyncio tells a protocol.
-
-    Arguments: what connections share, the codec of the protocol that is spoken, the socket, and its
-    loop.
-    """
-
-    __slots__ = ("_accepted_at", "_codec", "_connection", "_loop", "_shared", "_socket")
-
-    def __init__(
-        self,
-        shared: Shared,
-        codec: Codec,
-        sock: socket.socket,
-        loop: asyncio.AbstractEventLoop,
-    ) -> None:
-        self._shared = shared
-        self._codec = codec
-        self._socket = sock
-        self._loop = loop
-        self._accepted_at = shared.resources.clock()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take the connection over."""
-        wire = SocketWire(cast(asyncio.Transport, transport), self._socket, self._loop)
-        server, client = addresses(transport)
-        info = ConnectionInfo(server, client, "http", False, self._accepted_at)
-        self._connection = Connection(self._shared, wire, self._codec, info)
-
-    def data_received(self, data: bytes) -> None:
-        """Take bytes from the client."""
-        self._connection.receive(data)
-
-    def eof_received(self) -> bool:
-        """Take the client's end, and leave the server's side open."""
-        self._connection.receive_end()
-        return True
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Take the end of the connection."""
-        self._connection.on_lost()
-
-    def pause_writing(self) -> None:
-        """Take note that the transport holds bytes."""
-        self._connection.pause_writing()
-
-    def resume_writing(self) -> None:
-        """Take note that it holds nothing any more."""
-        self._connection.resume_writing()

@@ -26,7 +26,7 @@ from ..http.readers.reader import Reader
 from ..net import bind
 from ..net.descriptors import DESCRIPTORS_OF_A_FILE, left_for_connections, limit
 from ..net.listener import Listener
-from ..net.transport import SocketProtocol
+from ..net.transport import SocketWire
 from ..observe.inspection import Inspection, stacks_of
 from ..wsgi.application import describe
 from .assembly import Assembly, codecs
@@ -321,9 +321,9 @@ class Server:
             connections < self._config.max_connections and connections + files < self._descriptors
         )
 
-    def _make_protocol(self, codec: Codec, sock: socket.socket) -> SocketProtocol:
+    def _make_protocol(self, codec: Codec, sock: socket.socket) -> SocketWire:
         self._connections += 1
-        return SocketProtocol(self._assembly.shared, codec, sock, self._loop)
+        return SocketWire(self._assembly.shared, codec, sock, self._loop)
 
     def _on_disconnect(self) -> None:
         self._connections -= 1
