@@ -262,9 +262,10 @@ def _loop_factories() -> list[Any]:
 def on_each_loop(scenario: Callable[..., Awaitable[None]]) -> Callable[..., None]:
     """Make a test of ``async def scenario(start_server, ...)``; other arguments are parameters.
 
-    ``start_server`` is like the fixture of that name. The test fails when an exception escapes to
-    the event loop.
+    ``start_server`` is like the fixture of that name, for who needs it. The test fails when an
+    exception escapes to the event loop.
     """
+    own = inspect.signature(scenario).parameters
 
     async def run(**arguments: Any) -> None:
         async with watched_loop(), contextlib.AsyncExitStack() as stack:
@@ -278,7 +279,9 @@ def on_each_loop(scenario: Callable[..., Awaitable[None]]) -> Callable[..., None
                 serving = aiowsgi.serve(app, "127.0.0.1", 0, config=config, executor=executor)
                 return await stack.enter_async_context(serving)
 
-            await scenario(start, **arguments)
+            if "start_server" in own:
+                arguments["start_server"] = start
+            await scenario(**arguments)
 
     def test(new_loop: Callable[[], asyncio.AbstractEventLoop], **arguments: Any) -> None:
         with asyncio.Runner(loop_factory=new_loop) as runner:
@@ -287,9 +290,8 @@ def on_each_loop(scenario: Callable[..., Awaitable[None]]) -> Callable[..., None
     functools.update_wrapper(test, scenario)
     # pytest finds the arguments by the signature: the scenario's own, with the loop instead of the
     # server.
-    own = inspect.signature(scenario).parameters.values()
     first = inspect.Parameter("new_loop", inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    others = [parameter for parameter in own if parameter.name != "start_server"]
+    others = [parameter for parameter in own.values() if parameter.name != "start_server"]
     test.__signature__ = inspect.Signature([first, *others])  # type: ignore[attr-defined]
     del test.__wrapped__  # type: ignore[attr-defined]
     parametrized: Callable[..., None] = pytest.mark.parametrize("new_loop", _loop_factories())(test)

@@ -1,30 +1,28 @@
-"""Files on their way to a client, on a loop and a clock that the test moves."""
+"""Files on their way to a client, on both event loops and over real sockets.
+
+What a kernel answers only on other systems, or in years, is answered in its place.
+"""
 
 import asyncio
 import contextlib
 import errno
 import os
 import random
-import select
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import pytest
+from descriptors import descriptors_used_up, open_descriptors
+from raw_client import TIMEOUT, eventually, on_each_loop
 from sent_files import fail_sendfile
 
 from aiowsgi.net.sendfile import FileSender
 from aiowsgi.wsgi.file_wrapper import FilePart
 
-pytestmark = pytest.mark.usefixtures("no_descriptor_is_left")
-
 # Several times what a socket takes.
 DATA = random.Random("file").randbytes(3_000_001)
-GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
-POST = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\n"
-
-SendFile = Callable[[int, int, int, int], int]
 
 
 @pytest.fixture
@@ -34,224 +32,231 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """Return the offset and size of every call of ``os.sendfile``."""
-    calls: list[tuple[int, int]] = []
-    sendfile = os.sendfile
+class Transport:
+    """A real transport, of which a test knows what was asked, and that may claim to be another."""
 
-    def spy(target: int, source: int, offset: int, size: int) -> int:
-        assert size > 0, "on some systems 0 is everything"
-        calls.append((offset, size))
-        return sendfile(target, source, offset, size)
-
-    monkeypatch.setattr("os.sendfile", spy)
-    return calls
-
-
-class Wire:
-    """A transport over one end of a pair of sockets, its loop, and a client at the other end."""
-
-    def __init__(self, *, tls: bool = False) -> None:
-        self.socket, self.client = socket.socketpair()
-        self.socket.setblocking(False)
-        self.client.setblocking(False)
-        self._info = {"socket": self.socket, "sslcontext": object() if tls else None}
-        self._ready: list[Callable[[], object]] = []
-        self.writers: dict[int, Callable[[], object]] = {}
-        self.unsent = b""
-        # Called when there is room again, as the protocol does.
-        self.on_room: Callable[[], object] = lambda: None
-        self.largest = 0
+    def __init__(self, transport: asyncio.Transport, *, tls: bool) -> None:
+        self._transport = transport
+        self._sslcontext = object() if tls else None
+        # Whose descriptor its socket tells.
+        self.target: socket.socket | BinaryIO = transport.get_extra_info("socket")
+        # How many bytes it was given, and how many of them at a time.
+        self.copied = self.largest = 0
         self.aborted = False
-        self.received = bytearray()
-
-    def close(self) -> None:
-        self.socket.close()
-        self.client.close()
-
-    # The loop.
-
-    def call_soon(self, callback: Callable[[], object]) -> None:
-        self._ready.append(callback)
-
-    def add_writer(self, descriptor: int, callback: Callable[[], object]) -> None:
-        assert descriptor != self.socket.fileno(), "that one belongs to the transport"
-        os.fstat(descriptor)
-        self.writers[descriptor] = callback
-
-    def remove_writer(self, descriptor: int) -> None:
-        os.fstat(descriptor)
-        del self.writers[descriptor]
-
-    def turn(self) -> None:
-        """Run what is due now, and not what that makes due."""
-        ready, self._ready = self._ready, []
-        for callback in ready:
-            callback()
-        _, writable, _ = select.select([], list(self.writers), [], 0)
-        for descriptor in writable:
-            self.writers[descriptor]()
-
-    # The transport.
 
     def get_extra_info(self, name: str) -> Any:
-        return self._info[name]
+        return {"socket": self, "sslcontext": self._sslcontext}[name]
+
+    def fileno(self) -> int:
+        return self.target.fileno()
 
     def get_write_buffer_size(self) -> int:
-        return len(self.unsent)
+        return self._transport.get_write_buffer_size()
 
     def write(self, data: bytes) -> None:
-        assert not self.unsent, "there is no room"
-        self.unsent = data
+        assert not self.get_write_buffer_size(), "there is no room"
+        self.copied += len(data)
         self.largest = max(self.largest, len(data))
-        self._send()
-
-    def _send(self) -> None:
-        try:
-            sent = self.socket.send(self.unsent)
-        except BlockingIOError:
-            return
-        self.unsent = self.unsent[sent:]
+        self._transport.write(data)
 
     def abort(self) -> None:
         self.aborted = True
+        self._transport.abort()
 
-    # The client.
+
+class Loop:
+    """The running loop, which counts how often it has said that there is room."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.call_soon = self._loop.call_soon
+        self.calls = 0
+        self.writers: set[int] = set()
+
+    def add_writer(self, descriptor: int, callback: Callable[[], object]) -> None:
+        def counted() -> None:
+            self.calls += 1
+            callback()
+
+        self._loop.add_writer(descriptor, counted)
+        self.writers.add(descriptor)
+
+    def remove_writer(self, descriptor: int) -> None:
+        os.fstat(descriptor)
+        self._loop.remove_writer(descriptor)
+        self.writers.remove(descriptor)
+
+
+class Room(asyncio.Protocol):
+    """Tells a sender, as a connection does, when there is room again, and nobody any more."""
+
+    def __init__(self) -> None:
+        self.sender: FileSender | None = None
+
+    def eof_received(self) -> bool:
+        return True
+
+    def resume_writing(self) -> None:
+        assert self.sender is not None
+        asyncio.get_running_loop().call_soon(self.sender.send)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        assert self.sender is not None
+        self.sender.close()
+
+
+class Sending:
+    """A file on its way. Use ``sending``."""
+
+    def __init__(self, transport: Transport, client: socket.socket, part: FilePart) -> None:
+        self.transport = transport
+        self.client = client
+        self.part = part
+        self.loop = Loop()
+        self.received = bytearray()
+        self.ends: list[bool] = []
+        self._ended = asyncio.Event()
+        self.sender = FileSender(
+            cast(asyncio.Transport, transport),
+            cast(asyncio.AbstractEventLoop, self.loop),
+            part,
+            self._end,
+        )
+
+    def _end(self, complete: bool) -> None:
+        self.ends.append(complete)
+        self._ended.set()
 
     def take(self) -> None:
         """Let the client read what has arrived."""
         with contextlib.suppress(BlockingIOError):
             while data := self.client.recv(1 << 20):
                 self.received += data
-        if self.unsent:
-            self._send()
-            if not self.unsent:
-                self.on_room()
+
+    async def wait_until_full(self) -> None:
+        """Let the loop have so many passes that more would change nothing."""
+        unsent = -1
+        while unsent != self.sender.unsent:
+            unsent = self.sender.unsent
+            await passes()
+
+    async def run(self, *, begun: bool = False) -> bytes:
+        """Send to a client that takes everything, until it ends; return what that has got."""
+        if not begun:
+            self.sender.send()
+        async with asyncio.timeout(TIMEOUT):
+            while not self._ended.is_set() or self.transport.get_write_buffer_size():
+                self.take()
+                await asyncio.sleep(0)
+        self.take()
+        assert not self.loop.writers
+        assert len(self.ends) == 1
+        return bytes(self.received)
 
 
-class Sending:
-    """A file on its way."""
-
-    def __init__(
-        self, path: Path, *, offset: int = 0, size: int | None = None, tls: bool = False
-    ) -> None:
-        size = os.path.getsize(path) - offset if size is None else size
-        self.part = FilePart(os.open(path, os.O_RDONLY), offset, size)
-        self.wire = Wire(tls=tls)
-        self.ends: list[bool] = []
-        self.sender = FileSender(
-            cast(asyncio.Transport, self.wire),
-            cast(asyncio.AbstractEventLoop, self.wire),
-            self.part,
-            self.ends.append,
-        )
-        self.wire.on_room = lambda: self.wire.call_soon(self.sender.send)
-        self._begun = False
-
-    def begin(self) -> None:
-        """Send what there is room for."""
-        self._begun = True
-        self.sender.send()
-
-    def run(self) -> bytes:
-        """Send until it ends, to a client that takes everything; return what that has got."""
-        if not self._begun:
-            self.begin()
-        for _ in range(10_000):
-            if self.ends or self.wire.aborted:
-                break
-            self.wire.take()
-            self.wire.turn()
-        while self.wire.unsent:
-            self.wire.take()
-        self.wire.take()
-        assert not self.wire.writers
-        assert len(self.ends) <= 1
-        return bytes(self.wire.received)
+async def passes() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
 
 
-@pytest.fixture
-def sending(path: Path) -> Iterator[Callable[..., Sending]]:
-    """Return a maker of ``Sending``."""
-    made: list[Sending] = []
-
-    def make(**options: Any) -> Sending:
-        made.append(Sending(path, **options))
-        return made[-1]
-
-    yield make
-    for one in made:
+@contextlib.asynccontextmanager
+async def sending(
+    path: Path, *, offset: int = 0, size: int = len(DATA), tls: bool = False
+) -> AsyncIterator[Sending]:
+    """Give a part of a file to a sender, which has nothing open any more behind the block."""
+    ours, client = socket.socketpair()
+    for sock in (ours, client):
+        sock.setblocking(False)
+    loop = asyncio.get_running_loop()
+    transport, room = await loop.create_unix_connection(Room, sock=ours)
+    transport.set_write_buffer_limits(high=0)
+    before = open_descriptors()
+    part = FilePart(os.open(path, os.O_RDONLY), offset, size)
+    one = Sending(Transport(transport, tls=tls), client, part)
+    room.sender = one.sender
+    try:
+        yield one
+    finally:
         one.sender.close()
-        one.wire.close()
+        assert not one.loop.writers
+        assert open_descriptors() <= before
+        transport.abort()
+        client.close()
 
 
-Make = Callable[..., Sending]
+sent_or_copied = pytest.mark.parametrize("tls", [False, True], ids=["sent", "copied"])
+at_once_or_later = pytest.mark.parametrize("later", [False, True], ids=["at once", "later"])
 
 
-# The sender alone.
+@on_each_loop
+async def test_file_is_sent_by_the_kernel(path: Path) -> None:
+    async with sending(path) as one:
+        assert await one.run() == DATA
+        assert one.ends == [True]
+        assert one.transport.copied == 0
 
 
-def test_file_is_sent_by_the_kernel(sending: Make, calls: list[tuple[int, int]]) -> None:
-    one = sending()
-    assert one.run() == DATA
-    assert one.ends == [True]
-    assert one.wire.largest == 0, "it was copied"
-    assert calls[0] == (0, 1 << 20)
-    assert len(calls) > 2
-
-
+@on_each_loop
 @pytest.mark.parametrize(
     ("offset", "size"), [(0, 1), (1, 70_000), (2_000_000, 1_000_001), (3_000_000, 1)]
 )
-@pytest.mark.parametrize("tls", [False, True], ids=["sent", "copied"])
-def test_part_of_a_file_is_sent(sending: Make, offset: int, size: int, tls: bool) -> None:
-    one = sending(offset=offset, size=size, tls=tls)
-    assert one.run() == DATA[offset : offset + size]
-    assert one.ends == [True]
+@sent_or_copied
+async def test_part_of_a_file_is_sent(path: Path, offset: int, size: int, tls: bool) -> None:
+    async with sending(path, offset=offset, size=size, tls=tls) as one:
+        assert await one.run() == DATA[offset : offset + size]
+        assert one.ends == [True]
 
 
-def test_others_have_their_turn_however_fast_the_client_is(
-    sending: Make, monkeypatch: pytest.MonkeyPatch
+@on_each_loop
+async def test_others_have_their_turn_however_fast_the_client_is(
+    path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A client on the same machine takes a file of any size as fast as it can be sent."""
     sizes: list[int] = []
+    at_pass: list[int] = []
+    number = 0
 
     def boundless(target: int, source: int, offset: int, size: int) -> int:
         sizes.append(size)
+        at_pass.append(number)
         return size
 
+    def other() -> None:
+        nonlocal number
+        number += 1
+        if not one.ends:
+            loop.call_soon(other)
+
     monkeypatch.setattr("os.sendfile", boundless)
-    one = sending()
-    one.begin()
-    assert sizes == [1 << 20]
-    assert one.sender.unsent == len(DATA) - (1 << 20)
-    one.wire.turn()
-    assert sizes == [1 << 20] * 2
-    one.wire.turn()
+    loop = asyncio.get_running_loop()
+    async with sending(path) as one:
+        one.sender.send()
+        assert one.sender.unsent == len(DATA) - (1 << 20)
+        other()
+        await eventually(lambda: one.ends)
+        assert one.ends == [True]
     assert sizes == [1 << 20, 1 << 20, len(DATA) - (2 << 20)]
-    assert one.ends == [True]
+    assert at_pass == sorted(set(at_pass)), "twice in one pass"
 
 
-def test_sender_waits_for_room(sending: Make, calls: list[tuple[int, int]]) -> None:
-    one = sending()
-    one.begin()
-    for _ in range(20):
-        one.wire.turn()
-    asked, unsent = len(calls), one.sender.unsent
-    assert 0 < unsent < len(DATA)
-    for _ in range(20):
-        one.wire.turn()
-    assert (len(calls), one.sender.unsent) == (asked, unsent), "it asks although there is no room"
-    one.wire.take()
-    one.wire.turn()
-    assert one.sender.unsent < unsent
-    assert one.run() == DATA
+@on_each_loop
+async def test_sender_waits_for_room(path: Path) -> None:
+    async with sending(path) as one:
+        one.sender.send()
+        await one.wait_until_full()
+        calls, unsent = one.loop.calls, one.sender.unsent
+        assert 0 < unsent < len(DATA)
+        await passes()
+        assert (one.loop.calls, one.sender.unsent) == (calls, unsent), "it asks without room"
+        one.take()
+        await eventually(lambda: one.sender.unsent < unsent)
+        assert await one.run(begun=True) == DATA
 
 
+@on_each_loop
 @pytest.mark.parametrize("interruption", [errno.EAGAIN, errno.EINTR])
-def test_interruption_is_no_end(
-    sending: Make, monkeypatch: pytest.MonkeyPatch, interruption: int
+async def test_interruption_is_no_end(
+    path: Path, monkeypatch: pytest.MonkeyPatch, interruption: int
 ) -> None:
     sendfile = os.sendfile
     interruptions = [interruption] * 3
@@ -262,140 +267,165 @@ def test_interruption_is_no_end(
         return sendfile(target, source, offset, size)
 
     monkeypatch.setattr("os.sendfile", interrupted)
-    assert sending().run() == DATA
+    async with sending(path) as one:
+        assert await one.run() == DATA
 
 
-@pytest.mark.parametrize("number", [0, 2], ids=["at once", "later"])
+@on_each_loop
+@at_once_or_later
+async def test_file_that_the_kernel_does_not_send_is_copied(
+    path: Path, tmp_path: Path, later: bool
+) -> None:
+    """To a file that is opened to be appended to Linux sends nothing, nor do others to any file.
+
+    What is copied goes to the socket of the transport.
+    """
+    with (tmp_path / "other").open("ab") as other:
+        async with sending(path) as one:
+            if later:
+                one.sender.send()
+            one.transport.target = other
+            assert await one.run(begun=later) == DATA
+            assert one.ends == [True]
+            assert 0 < one.transport.largest <= 1 << 17
+
+
+@on_each_loop
+@at_once_or_later
 @pytest.mark.parametrize(
     "error",
     [errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOTSOCK],
     ids=errno.errorcode.get,
 )
-def test_file_that_the_system_does_not_send_is_copied(
-    sending: Make, monkeypatch: pytest.MonkeyPatch, error: int, number: int
+async def test_file_that_the_system_does_not_send_is_copied(
+    path: Path, monkeypatch: pytest.MonkeyPatch, error: int, later: bool
 ) -> None:
-    fail_sendfile(monkeypatch, number, error)
-    one = sending()
-    assert one.run() == DATA
-    assert one.ends == [True]
-    assert 0 < one.wire.largest <= 1 << 17
+    fail_sendfile(monkeypatch, 2 if later else 0, error)
+    async with sending(path) as one:
+        assert await one.run() == DATA
+        assert one.ends == [True]
+        assert 0 < one.transport.largest <= 1 << 17
 
 
-def test_file_is_copied_where_the_system_sends_none(
-    sending: Make, monkeypatch: pytest.MonkeyPatch
+@on_each_loop
+async def test_file_is_copied_where_the_system_sends_none(
+    path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr("os.sendfile")
-    one = sending()
-    assert one.run() == DATA
-    assert one.ends == [True]
+    async with sending(path) as one:
+        assert await one.run() == DATA
+        assert one.ends == [True]
 
 
-def test_file_is_copied_where_it_has_to_be_encrypted(
-    sending: Make, calls: list[tuple[int, int]]
+@on_each_loop
+async def test_file_is_copied_where_it_has_to_be_encrypted(path: Path) -> None:
+    async with sending(path, tls=True) as one:
+        assert await one.run() == DATA
+        assert one.ends == [True]
+        assert one.transport.copied == len(DATA)
+
+
+@on_each_loop
+async def test_no_more_is_copied_than_the_client_takes(path: Path) -> None:
+    async with sending(path, tls=True) as one:
+        one.sender.send()
+        await one.wait_until_full()
+        unsent = one.sender.unsent
+        assert one.transport.get_write_buffer_size()
+        await passes()
+        assert one.sender.unsent == unsent > len(DATA) / 2
+        assert await one.run(begun=True) == DATA
+
+
+@on_each_loop
+async def test_file_is_copied_where_no_descriptor_is_left_to_wait_with(path: Path) -> None:
+    async with sending(path) as one:
+        with descriptors_used_up():
+            assert await one.run() == DATA
+        assert one.ends == [True]
+        assert one.transport.copied > 0
+
+
+@on_each_loop
+@sent_or_copied
+async def test_file_that_becomes_shorter_ends_incomplete(
+    path: Path, caplog: pytest.LogCaptureFixture, tls: bool
 ) -> None:
-    one = sending(tls=True)
-    assert one.run() == DATA
-    assert one.ends == [True]
-    assert calls == []
-
-
-def test_no_more_is_copied_than_the_client_takes(sending: Make) -> None:
-    one = sending(tls=True)
-    one.begin()
-    for _ in range(50):
-        one.wire.turn()
-    unsent = one.sender.unsent
-    assert one.wire.unsent
-    for _ in range(50):
-        one.wire.turn()
-    assert one.sender.unsent == unsent > len(DATA) / 2
-    assert one.run() == DATA
-
-
-def test_file_is_copied_where_no_descriptor_is_left_to_wait_with(
-    sending: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def no_descriptor_left(descriptor: int) -> int:
-        raise OSError(errno.EMFILE, "Too many open files")
-
-    one = sending()
-    monkeypatch.setattr("os.dup", no_descriptor_left)
-    assert one.run() == DATA
-    assert one.ends == [True]
-
-
-@pytest.mark.parametrize("tls", [False, True], ids=["sent", "copied"])
-def test_file_that_becomes_shorter_ends_incomplete(
-    sending: Make, path: Path, caplog: pytest.LogCaptureFixture, tls: bool
-) -> None:
-    one = sending(tls=tls)
-    one.begin()
-    os.truncate(path, 2_000_000)
-    assert one.run() == DATA[:2_000_000]
-    assert one.ends == [False]
+    async with sending(path, tls=tls) as one:
+        one.sender.send()
+        os.truncate(path, 2_000_000)
+        assert await one.run(begun=True) == DATA[:2_000_000]
+        assert one.ends == [False]
     assert [record.levelname for record in caplog.records] == ["ERROR"]
     assert "shorter" in caplog.text
 
 
-def test_file_that_becomes_longer_is_sent_as_it_was(sending: Make, path: Path) -> None:
-    one = sending()
-    one.begin()
-    with open(path, "ab") as file:
-        file.write(b"another line of the log")
-    assert one.run() == DATA
-    assert one.ends == [True]
+@on_each_loop
+async def test_file_that_becomes_longer_is_sent_as_it_was(path: Path) -> None:
+    async with sending(path) as one:
+        one.sender.send()
+        with path.open("ab") as file:
+            file.write(b"another line of the log")
+        assert await one.run(begun=True) == DATA
+        assert one.ends == [True]
 
 
-@pytest.mark.parametrize("number", [0, 2], ids=["at once", "later"])
-def test_file_that_cannot_be_read_ends_incomplete(
-    sending: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int
+@on_each_loop
+@at_once_or_later
+@sent_or_copied
+async def test_file_that_cannot_be_read_ends_incomplete(
+    path: Path, caplog: pytest.LogCaptureFixture, tls: bool, later: bool
 ) -> None:
-    fail_sendfile(monkeypatch, number, errno.EIO)
-    one = sending()
-    received = one.run()
-    assert one.ends == [False]
-    assert received == DATA[: len(received)]
+    async with sending(path, tls=tls) as one:
+        if later:
+            one.sender.send()
+        unreadable = os.open(path, os.O_WRONLY)
+        os.dup2(unreadable, one.part.descriptor)
+        os.close(unreadable)
+        received = await one.run(begun=later)
+        assert one.ends == [False]
+        assert bool(received) is later
+        assert received == DATA[: len(received)]
     assert [record.levelname for record in caplog.records] == ["ERROR"]
-    assert os.strerror(errno.EIO) in caplog.text
+    assert os.strerror(errno.EBADF) in caplog.text
 
 
-@pytest.mark.parametrize("error", [errno.EIO, errno.EINVAL])
-def test_file_that_cannot_be_copied_ends_incomplete(
-    sending: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: int
+@on_each_loop
+async def test_copy_that_is_answered_like_a_file_that_has_to_be_copied_ends_incomplete(
+    path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The same errors that say "copy it" when the kernel is asked to send."""
-
-    def failing(descriptor: int, size: int, offset: int) -> bytes:
-        raise OSError(error, os.strerror(error))
-
-    monkeypatch.setattr("os.pread", failing)
-    one = sending(tls=True)
-    assert one.run() == b""
-    assert one.ends == [False]
-    assert len(caplog.records) == 1
+    """The same error says "copy it" when the kernel is asked to send."""
+    async with sending(path, offset=-1, size=10, tls=True) as one:
+        assert await one.run() == b""
+        assert one.ends == [False]
+    (record,) = caplog.records
+    assert os.strerror(errno.EINVAL) in record.getMessage()
 
 
-def test_client_that_has_gone_is_no_error(sending: Make, caplog: pytest.LogCaptureFixture) -> None:
-    one = sending()
-    one.begin()
-    one.wire.client.close()
-    one.wire.turn()
-    assert one.wire.aborted
-    # The transport says what follows from that.
-    assert one.ends == []
-    one.sender.close()
-    assert not one.wire.writers
+@on_each_loop
+async def test_client_that_has_gone_is_no_error(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with sending(path) as one:
+        one.sender.send()
+        one.client.close()
+        one.sender.send()
+        assert one.transport.aborted
+        await passes()
+        # What follows from that is up to the connection.
+        assert one.ends == []
     assert caplog.records == []
 
 
-def test_sender_that_is_closed_stops(sending: Make, calls: list[tuple[int, int]]) -> None:
-    one = sending()
-    one.begin()
-    one.wire.call_soon(one.sender.send)
-    asked = len(calls)
-    one.sender.close()
-    one.sender.close()
-    assert not one.wire.writers
-    one.wire.take()
-    one.wire.turn()
-    assert (len(calls), one.ends) == (asked, [])
+@on_each_loop
+async def test_sender_that_is_closed_stops(path: Path) -> None:
+    async with sending(path) as one:
+        one.sender.send()
+        one.loop.call_soon(one.sender.send)
+        unsent = one.sender.unsent
+        one.sender.close()
+        one.sender.close()
+        assert not one.loop.writers
+        one.take()
+        await passes()
+        assert (one.sender.unsent, one.ends) == (unsent, [])

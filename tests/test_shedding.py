@@ -7,8 +7,6 @@ Whatever happens, the budget of buffered bytes is back at zero in the end.
 import asyncio
 import contextlib
 import gc
-import os
-import resource
 import socket
 import threading
 import weakref
@@ -17,6 +15,7 @@ from typing import Any
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 import pytest
+from descriptors import descriptors_used_up
 from memory import TIMEOUT, MemoryConnection, MemoryServer, MemoryWire
 from raw_client import RawClient, StartServer, connect, eventually, on_each_loop
 
@@ -559,20 +558,6 @@ async def test_newcomers_are_served_at_the_limit_of_connections(start_server: St
     assert server.inspect().buffered == 0
 
 
-@contextlib.contextmanager
-def no_descriptor_left() -> Iterator[None]:
-    """Let this process open no further file or socket, but in the place of one that it closes."""
-    gc.collect()  # It closes what others have forgotten.
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    lowest = os.open(os.devnull, os.O_RDONLY)
-    os.close(lowest)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-
-
 async def _connect(sock: socket.socket, server: aiowsgi.Server) -> RawClient:
     sock.setblocking(False)
     await asyncio.get_running_loop().sock_connect(sock, server.sockets[0].getsockname())
@@ -588,7 +573,7 @@ async def test_newcomers_are_served_where_descriptors_run_short(
     await busy.send(b"GET /hello HTTP/1.1\r\n")
     await _hello(idle)
     await eventually(lambda: [info.phase for info in server.inspect().requests] == ["reading"])
-    with socket.socket() as sock, no_descriptor_left():
+    with socket.socket() as sock, descriptors_used_up():
         newcomer = await _connect(sock, server)
         await _hello(newcomer)
         await _closed(idle)
