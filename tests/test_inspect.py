@@ -185,6 +185,21 @@ def test_response_that_is_sent_has_no_thread() -> None:
     assert look(connection) is None
 
 
+def test_refused_request_is_sent_until_its_client_has_the_answer() -> None:
+    connection = MemoryConnection(Waiting())
+    connection.pool.full = True
+    connection.wire.capacity = 10
+    connection.receive(GET)
+    connection.timers.advance(2)
+    info = seen(connection)
+    assert (info.phase, info.age, info.target) == ("sending", 2.0, "/a?b=c")
+    assert (info.thread, info.stack) == ("", "")
+    connection.wire.take(1000)
+    connection.timers.run_ready()
+    assert connection.status == 503
+    assert look(connection) is None
+
+
 # --- all of them together ------------------------------------------------------------------------
 
 

@@ -745,6 +745,39 @@ def test_rest_of_a_response_that_the_client_does_not_take_is_cut() -> None:
     assert connection.closed
 
 
+# --- ANSWERED ------------------------------------------------------------------------------------
+
+
+def test_refusal_that_the_client_does_not_take_is_cut() -> None:
+    connection = connection_with()
+    connection.wire.capacity = 0
+    connection.receive(b"GET / HTTP/3.0\r\n")
+    connection.timers.advance(60.9)
+    assert not connection.closed
+    connection.timers.advance(LINGER_TIMEOUT + 0.2)
+    assert connection.wire.was_reset
+    assert connection.closed
+
+
+def test_client_that_takes_a_refusal_slowly_gets_all_of_it_before_the_connection_ends() -> None:
+    connection = connection_with()
+    connection.wire.capacity = 0
+    connection.receive(b"GET / HTTP/3.0\r\n")
+    while connection.wire.pending:
+        assert not connection.wire.half_closed
+        # Whatever it says meanwhile, it has been answered.
+        connection.receive(GET)
+        connection.timers.advance(5)
+        connection.wire.take(50)
+    connection.timers.run_ready()
+    assert connection.wire.half_closed
+    assert connection.sent.startswith(b"HTTP/1.1 505 ")
+    assert connection.sent.count(b"\r\n\r\n") == 1
+    connection.end()
+    assert connection.closed
+    assert not connection.wire.was_aborted
+
+
 # --- DRAIN ---------------------------------------------------------------------------------------
 
 
