@@ -778,6 +778,35 @@ def test_client_that_takes_a_refusal_slowly_gets_all_of_it_before_the_connection
     assert not connection.wire.was_aborted
 
 
+def test_client_that_sends_its_body_before_it_reads_the_refusal_can_do_so() -> None:
+    """Unless the server reads, neither goes on. What it reads is of no use, and not kept."""
+    connection = connection_with()
+    connection.wire.capacity = 0
+    connection.receive(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 10000000\r\n\r\n")
+    connection.timers.advance(31.1)
+    for _ in range(10):
+        connection.receive(b"x" * 1_000_000)
+    assert connection.resources.budget.used == 0
+    connection.wire.take(1000)
+    connection.timers.run_ready()
+    assert connection.status == 408
+    assert connection.wire.half_closed
+    assert connection.wire.reading
+
+
+def test_request_that_waits_in_vain_is_read_from_again_once_it_is_refused() -> None:
+    connection = connection_with()
+    connection.wire.capacity = 0
+    connection.receive(GET)
+    connection.receive(b"x" * 100_000)
+    assert not connection.wire.reading
+    connection.timers.advance(17.1)
+    connection.receive(b"x" * 100_000)
+    assert connection.resources.budget.used == 0
+    connection.wire.take(1000)
+    assert connection.status == 503
+
+
 # --- DRAIN ---------------------------------------------------------------------------------------
 
 

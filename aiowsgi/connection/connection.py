@@ -386,7 +386,8 @@ class Connection(ConnectionView):
 
     def _answer(self, refusal: Refusal, before: Stream | None) -> None:
         """Answer on a new stream, which no thread has, in place of the one before it, if any."""
-        self.receiver.stop()
+        self.receiver.drop_rest()
+        self.receiver.update_reading()
         if before is None:
             self._fire(REQUEST)
             line = self.receiver.request_line
@@ -409,8 +410,7 @@ class Connection(ConnectionView):
         A socket that is closed while bytes of the client are unread makes the kernel send a reset,
         which can destroy the response on its way (RFC 9112 §9.6).
         """
-        self.receiver.stop()
-        self.receiver.is_dropping = True
+        self.receiver.drop_rest()
         self._linger_until = self._shared.timers.time() + LINGER_TOTAL
         self._fire(CLOSE)
         self._watchdog.watch_connection(CLOSING)

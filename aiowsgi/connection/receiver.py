@@ -135,6 +135,8 @@ class Receiver:
 
     def feed(self, data: bytes) -> None:
         """Take bytes from the client."""
+        if self.is_dropping:
+            return
         self._parser.feed(data)
         self.advance()
 
@@ -360,6 +362,11 @@ class Receiver:
             self.forget_body()
         self.has_interim_response = False
         self.is_parsing = True
+
+    def drop_rest(self) -> None:
+        """Parse nothing any more, and drop what the client still sends."""
+        self.stop()
+        self.is_dropping = True
 
     def stop(self) -> None:
         """Parse nothing any more."""

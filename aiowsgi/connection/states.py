@@ -127,7 +127,7 @@ STREAM_RULES: dict[StreamState, Rule] = {
     StreamState.ANSWERED: Rule(
         "what the loop has answered is sent",
         "timeout_write",
-        "until the buffers are full; off if the request was refused",
+        "until the buffers are full; on, dropped if the request was refused",
         "reset",
         "go on, then close",
     ),
