@@ -1,18 +1,29 @@
-"""Every row of both transition tables is reached, and what is in none of them is a defect.
+"""Every entry of both transition tables is reached, and what is in neither of them is a defect.
 
-That nothing else happens either, in whatever order things come, is for the state machine to find
-out (``test_connection_machine``): there, too, an illegal event raises.
+A scenario for each entry, and walks through both tables that use all of them. In both, an event
+that is in no table raises; so it does where anything may happen (``test_connection_machine``).
 """
 
 import logging
 from collections.abc import Callable, Iterator
-from typing import Any
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import pytest
-from memory import MemoryConnection, MemoryWire
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from memory import ManualTimers, MemoryConnection, MemoryServer, MemoryWire
+from stepped_app import Fail, Give, Return, Run, SteppedPool, SteppedThread
 
-from aiowsgi.answers.health import HealthAnswerer
 from aiowsgi.connection import states as connections
 from aiowsgi.connection.states import ConnectionEvent, ConnectionState
 from aiowsgi.exchange import states as streams
@@ -67,10 +78,7 @@ def hello(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes
 
 def connect(app: WSGIApplication = hello, **options: Any) -> MemoryConnection:
     """Return a connection whose server has a health check at ``/up``."""
-    client = MemoryConnection(app, **options)
-    shared = client.shared
-    shared.answerer = HealthAnswerer("/up", lambda: True, shared.answerer)
-    return client
+    return MemoryConnection(app, health_path="/up", **options)
 
 
 def stream_of(client: MemoryConnection) -> Stream:
@@ -414,6 +422,302 @@ def test_an_entry_is_reached(entry: Entry) -> None:
 
 def test_each_entry_has_its_scenario_and_nothing_else_has() -> None:
     assert set(SCENARIOS) == set(ENTRIES)
+
+
+# In any order.
+
+HEADS = {
+    "GET": GET,
+    "last GET": b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n",
+    "health": GET_HEALTH,
+    "POST": POST,
+    "POST to health": POST_HEALTH,
+}
+OPTIONS: dict[str, Any] = {
+    # A body of ten bytes is streamed where not all of it comes at once.
+    "body_prefetch": 6,
+    "timeout_header": 3.0,
+    "timeout_body": 4.0,
+    "min_body_rate": 1,
+    "health_path": "/up",
+    "timeout_keep_alive": 5.0,
+    "queue_timeout": 6.0,
+}
+# What a timeout does in the states of a connection, without a stream.
+ENDS_BY_TIME = {
+    ConnectionState.IDLE: OPTIONS["timeout_keep_alive"],
+    ConnectionState.DRAIN: OPTIONS["timeout_body"],
+    ConnectionState.CLOSING: connections.LINGER_TIMEOUT,
+}
+REFUSED_BY_TIME = {
+    StreamState.BODY: OPTIONS["timeout_body"],
+    StreamState.QUEUED: OPTIONS["queue_timeout"],
+}
+
+
+# Most of what is there to be seen comes of a body.
+kinds = st.sampled_from([*sorted(HEADS), "POST", "POST", "POST to health"])
+body_sizes = st.sampled_from([1, *[OPTIONS["body_prefetch"]] * 4, len(BODY)])
+rarely = st.sampled_from([False] * 4 + [True])
+
+
+class Walk(RuleBasedStateMachine):
+    """Walks both tables: what happens to a connection is told to a model that knows only them."""
+
+    # The entries that were used by any of the walks.
+    used: ClassVar[set[Entry]]
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+        timers = ManualTimers()
+        self.pool = SteppedPool(timers.time)
+        self.server = MemoryServer(self.application, timers=timers, pool=self.pool, **OPTIONS)
+        self.timers = timers
+        self.thread: SteppedThread | None = None
+        # The model: both states, what request there is, and how much of it has arrived.
+        self.state = ConnectionState.CLOSED
+        self.stream: StreamState | None = None
+        self.kind = ""
+        self.begun = 0
+        self.body = 0
+
+    def application(self, environ: WSGIEnvironment, start_response: StartResponse) -> Any:
+        return Run(self.folder, environ, start_response).call()
+
+    # The model.
+
+    def expect(self, *events: Event) -> None:
+        """Go on in the tables."""
+        for event in events:
+            if isinstance(event, ConnectionEvent):
+                self.used.add(entry(self.state, event))
+                self.state = connections.TRANSITIONS[self.state][event]
+                if event is connections.REQUEST:
+                    self.stream = StreamState.OPEN
+            else:
+                assert self.stream is not None
+                self.used.add(entry(self.stream, event))
+                after = streams.TRANSITIONS[self.stream][event]
+                self.stream = None if after is StreamState.ENDED else after
+
+    def expect_refusal(self) -> None:
+        """The loop answers in place of what there was, and the client has to close."""
+        if self.stream is None:
+            self.expect(connections.REQUEST)
+        else:
+            self.expect(streams.GIVE_UP)
+            self.stream = StreamState.OPEN
+        self.expect(streams.RESPOND, streams.SENT, connections.CLOSE)
+
+    def expect_answer(self, *, full: bool) -> None:
+        """The request is answered by the loop, queued, or refused where the queue is full."""
+        if "health" in self.kind:
+            self.expect(streams.RESPOND)
+        elif full:
+            self.expect_refusal()
+        else:
+            self.expect(streams.DISPATCH)
+
+    def expect_end(self) -> None:
+        """The response is sent."""
+        self.expect(streams.SENT)
+        if self.kind == "last GET":
+            self.expect(connections.CLOSE, connections.LOST)
+        elif self.arrives:
+            self.expect(connections.ANSWERED_EARLY)
+        else:
+            self.expect(connections.ANSWERED)
+
+    @property
+    def arrives(self) -> bool:
+        """Whether a body is not complete."""
+        return "POST" in self.kind and self.body < len(BODY)
+
+    @invariant()
+    def the_connection_is_where_the_tables_lead(self) -> None:
+        if self.state is ConnectionState.CLOSED:
+            return
+        stream = self.connection.stream
+        assert self.connection.state is self.state
+        assert (None if stream is None else stream.state) is self.stream
+
+    # The client.
+
+    @precondition(lambda self: self.state is ConnectionState.CLOSED)
+    @rule()
+    def connect(self) -> None:
+        self.wire = MemoryWire(self.timers)
+        self.connection = self.server.connect(self.wire)
+        self.state = ConnectionState.IDLE
+
+    @precondition(lambda self: self.state is ConnectionState.IDLE)
+    @rule(kind=kinds)
+    def begin_head(self, kind: str) -> None:
+        self.kind, self.begun = kind, 7
+        self.connection.receive(HEADS[kind][:7])
+        self.expect(connections.BYTES)
+
+    @precondition(lambda self: self.state in (ConnectionState.IDLE, ConnectionState.HEAD))
+    @rule(kind=kinds, size=body_sizes, full=rarely)
+    def send_head(self, kind: str, size: int, full: bool) -> None:
+        if self.state is ConnectionState.IDLE:
+            self.kind, self.begun = kind, 0
+        self.body = 0
+        self.pool.full = full
+        self.connection.receive(HEADS[self.kind][self.begun :])
+        self.expect(connections.REQUEST)
+        if "POST" in self.kind:
+            self.expect(streams.EXPECT_BODY)
+            self.send_body(size, full)
+        else:
+            self.expect_answer(full=full)
+
+    @precondition(lambda self: self.state in (ConnectionState.IDLE, ConnectionState.HEAD))
+    @rule()
+    def send_nonsense(self) -> None:
+        self.connection.receive(b"\x00\r\n\r\n")
+        self.expect_refusal()
+
+    @precondition(lambda self: self.stream is not StreamState.ANSWERED and self.arrives)
+    @precondition(lambda self: self.state in (ConnectionState.BUSY, ConnectionState.DRAIN))
+    @rule(size=body_sizes, full=rarely)
+    def send_body(self, size: int, full: bool) -> None:
+        data = BODY[self.body :][:size]
+        self.body += len(data)
+        self.pool.full = full
+        if data:
+            self.connection.receive(data)
+        self.timers.run_ready()
+        if self.stream is StreamState.BODY:
+            if not self.arrives or self.body >= OPTIONS["body_prefetch"]:
+                self.expect_answer(full=full)
+                if self.stream is StreamState.ANSWERED:
+                    self.expect_end()
+        elif self.stream is None and not self.arrives:
+            self.expect(connections.BODY_END)
+
+    @precondition(lambda self: self.state is ConnectionState.CLOSING)
+    @rule()
+    def close(self) -> None:
+        self.connection.receive_end()
+        self.timers.run_ready()
+        self.expect(connections.LOST)
+
+    @precondition(lambda self: self.state is not ConnectionState.CLOSED)
+    @rule()
+    def go(self) -> None:
+        self.wire.fail()
+        self.connection.on_lost()
+        if self.stream is not None:
+            self.expect(streams.GIVE_UP)
+        self.expect(connections.LOST)
+        self.end_thread()
+
+    # The server.
+
+    @precondition(lambda self: self.stream is StreamState.ANSWERED)
+    @rule()
+    def let_loop_run(self) -> None:
+        self.timers.run_ready()
+        self.expect_end()
+
+    @precondition(lambda self: self.state is not ConnectionState.CLOSED)
+    @rule()
+    def shut_down(self) -> None:
+        before = self.state
+        self.connection.close_if_idle()
+        if before is ConnectionState.IDLE:
+            self.timers.run_ready()
+            self.expect(connections.CLOSE, connections.LOST)
+        elif before is ConnectionState.DRAIN:
+            self.expect(connections.CLOSE)
+
+    @precondition(lambda self: self.stream is None and self.state in ENDS_BY_TIME)
+    @rule()
+    def end_by_time(self) -> None:
+        self.timers.advance(ENDS_BY_TIME[self.state])
+        if self.state is not ConnectionState.CLOSING:
+            self.expect(connections.CLOSE)
+        self.expect(connections.LOST)
+
+    @precondition(lambda self: self.stream in REFUSED_BY_TIME and self.thread is None)
+    @rule()
+    def refuse_by_time(self) -> None:
+        assert self.stream is not None
+        self.timers.advance(REFUSED_BY_TIME[self.stream])
+        self.expect_refusal()
+
+    @precondition(lambda self: self.state is ConnectionState.HEAD)
+    @rule()
+    def refuse_slow_head(self) -> None:
+        self.timers.advance(OPTIONS["timeout_header"])
+        self.expect_refusal()
+
+    # The application.
+
+    def order(self, order: Give | Return | Fail) -> None:
+        """Have a thread do something, and let the loop take note."""
+        if self.thread is None:
+            (job,) = (job for job in self.pool.jobs if not job.cancelled)
+            self.pool.jobs.clear()
+            self.thread = SteppedThread(job.run)
+            self.thread.go()
+        self.thread.go(order)
+        if self.thread.waits_for is None:
+            self.thread = None
+        self.timers.run_ready()
+
+    def end_thread(self) -> None:
+        """Let a thread find out that its client has gone."""
+        if self.thread is not None:
+            self.order(Return(()))
+        assert self.thread is None
+        self.pool.jobs.clear()
+
+    @precondition(lambda self: self.stream in (StreamState.QUEUED, StreamState.ACTIVE))
+    @rule()
+    def give_a_piece(self) -> None:
+        self.order(Give(10, by_write=True, tolerant=False))
+        if self.stream is StreamState.QUEUED:
+            self.expect(streams.START)
+
+    @precondition(lambda self: self.stream in (StreamState.QUEUED, StreamState.ACTIVE))
+    @rule()
+    def end_the_response(self) -> None:
+        self.order(Return(()))
+        self.expect_end()
+
+    # Two rules of many are what most of the others are about.
+    give_another_piece, end_it_at_last = give_a_piece, end_the_response
+
+    @precondition(lambda self: self.stream is StreamState.ACTIVE)
+    @rule()
+    def fail_in_its_midst(self) -> None:
+        self.order(Fail())
+        self.expect(streams.GIVE_UP, connections.CLOSE, connections.LOST)
+
+    def teardown(self) -> None:
+        if self.thread is not None:
+            self.thread.stop()
+
+
+def test_walks_use_all_entries_and_no_others(tmp_path: Path) -> None:
+    class OneWalk(Walk):
+        used: ClassVar[set[Entry]] = set()
+
+    run_state_machine_as_test(
+        partial(OneWalk, tmp_path),
+        settings=settings(
+            # What is used is to be the same each time.
+            derandomize=True,
+            max_examples=400,
+            stateful_step_count=30,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+    assert OneWalk.used == set(ENTRIES)
 
 
 # What is in no table.
