@@ -39,12 +39,18 @@ class _Stopped(BaseException):
 class Wait:
     """A wait for a condition. ``brief``: it ends by itself too."""
 
+    predicate: Callable[[], bool]
     brief: bool
     notified: bool = False
 
     @property
     def may_end(self) -> bool:
         return self.brief or self.notified
+
+    @property
+    def is_forgotten(self) -> bool:
+        """Whether what is waited for has come, and nobody has said so."""
+        return not self.notified and self.predicate()
 
 
 class TurnCondition:
@@ -64,7 +70,7 @@ class TurnCondition:
         thread = threading.current_thread()
         assert isinstance(thread, SteppedThread), "the loop thread would block"
         while not predicate():  # Each turn is given by the test, which stops giving them.
-            wait = Wait(brief=timeout is not None)
+            wait = Wait(predicate, brief=timeout is not None)
             self._waits.append(wait)
             self._lock.release()
             try:

@@ -385,6 +385,7 @@ class Peer(MemoryWire):
 
     def send_now(self, pieces: list[bytes]) -> int:
         assert not self.half_closed, "written behind the end"
+        assert not self.pending, "bytes overtake what is buffered"
         if self.is_gone or self.is_closing or self.capacity == 0:
             return 0
         return super().send_now(pieces)

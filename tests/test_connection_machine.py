@@ -89,10 +89,11 @@ class Sent(enum.Enum):
 
     ALL = enum.auto()
     HEAD = enum.auto()
+    PART = enum.auto()
     NOTHING = enum.auto()
 
 
-sent = st.sampled_from([Sent.ALL, Sent.ALL, Sent.HEAD, Sent.NOTHING])
+sent = st.sampled_from([Sent.ALL, Sent.ALL, Sent.HEAD, Sent.PART, Sent.NOTHING])
 
 an_order = st.one_of(
     st.builds(Read, st.sampled_from([1, 40, 5000, 1 << 20]), st.booleans()),
@@ -111,6 +112,8 @@ ordinary = st.sampled_from(
         [Return(None), Give(20_000, by_write=False, tolerant=False), End(fill=True)],
         [Start(200, 70_000), Return(None), End(fill=True)],
         [ReturnFile(70_000, 0)],
+        [Give(3000, by_write=True, tolerant=False)] * 4,
+        [Read(40, tolerant=False), Read(5000, tolerant=False), Read(5000, tolerant=False)],
     ]
 )
 orders = st.lists(an_order, min_size=1, max_size=5) | ordinary
@@ -286,9 +289,15 @@ class Connections(RuleBasedStateMachine):
         peer = self.talking[index % len(self.talking)]
         token = f"{self.peers.index(peer)}-{len(peer.requests)}"
         peer.add(make(token, *args, **more))
-        behind = len(peer.requests[-1].behind) if sent is Sent.HEAD else 0
-        if sent is not Sent.NOTHING:
-            peer.say(len(peer.unwritten) - behind)
+        request = peer.requests[-1]
+        held_back = {
+            Sent.ALL: 0,
+            Sent.HEAD: len(request.behind),
+            # A part of the body, or of a head that has none behind it.
+            Sent.PART: (len(request.behind) or len(request.head)) // 2,
+            Sent.NOTHING: len(peer.unwritten),
+        }
+        peer.say(len(peer.unwritten) - held_back[sent])
         if self.pool.full:
             # Of interest once: a server that refuses all requests is none.
             self.meddled.add(peer)
@@ -456,6 +465,7 @@ class Connections(RuleBasedStateMachine):
             self.clients_get_what_is_for_them()
             self.applications_get_what_was_sent()
             self.responses_wait_in_little_memory()
+            self.nobody_waits_for_what_is_there()
             self.memory_is_bounded_and_counted()
             assert len(self.timers.pending) <= len(self.shared.clients)
             assert not self.log.unexpected
@@ -567,6 +577,13 @@ class Connections(RuleBasedStateMachine):
                 )
             assert run.closes <= 1
 
+    def nobody_waits_for_what_is_there(self) -> None:
+        if self.config.max_buffered < PLENTY or self.ballast:
+            return  # Other clients may have made room.
+        for thread in self.threads:
+            if isinstance(thread.waits_for, Wait):
+                assert not thread.waits_for.is_forgotten
+
     def responses_wait_in_little_memory(self) -> None:
         """What the application has given has been sent, but for what may be buffered."""
         for thread in self.threads:
@@ -649,6 +666,7 @@ class Connections(RuleBasedStateMachine):
         assert not self.timers.pending
         assert self.resources.budget.used == 0
         assert self.pool.away == 0
+        assert self.shared.files == 0
         assert open_descriptors() == self.descriptors
         for run in self.runs.values():
             assert run.closes == run.returned
