@@ -5,6 +5,7 @@ that is in no table raises; so it does where anything may happen (``test_connect
 """
 
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from memory import ManualTimers, MemoryConnection, MemoryServer, MemoryWire
+from memory import TIMEOUT, ManualTimers, MemoryConnection, MemoryServer, MemoryWire
 from stepped_app import Fail, Give, Return, Run, SteppedPool, SteppedThread
 
 from aiowsgi.connection import states as connections
@@ -819,3 +820,24 @@ def test_an_illegal_event_of_a_connection_is_logged_and_cuts_it(
     client.receive(GET)
     client.connection.on_head(stream_of(client).head)
     check_that_one_is_cut(client, other, caplog, "a connection in BUSY got REQUEST")
+
+
+# What the loop answers.
+
+
+@pytest.mark.parametrize("spooled", [False, True], ids=["streamed", "spooled"])
+def test_a_body_that_the_loop_answers_is_let_go(spooled: bool) -> None:
+    client = connect(body_prefetch=1, body_spool=1 << 20 if spooled else 0)
+    size = 70_000
+    head = b"POST /up HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % size
+    client.receive(head + bytes(50_000))
+    client.receive(bytes(size - 50_000))
+    spooler = client.resources.spooler
+    client.timers.run_until(lambda: client.status == 405)
+    assert client.connection.state is ConnectionState.IDLE
+    assert client.resources.budget.used == 0
+    if spooler is not None:
+        assert spooler.budget.used == 0
+        ended = threading.Event()
+        spooler.stop(ended.set)
+        assert ended.wait(TIMEOUT)

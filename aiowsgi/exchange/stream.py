@@ -221,6 +221,7 @@ class Stream:
         """Answer as a whole, on the loop thread. No other thread answers, or ever has."""
         self.start(status_text(status), fields, len(body))
         self.source = ReadyResponse(self.encoder.finish(body, self._take_head()))
+        self.cancel()  # Nobody reads the request body.
         self.fire(RESPOND)
 
     def give_up(self) -> bool:
