@@ -59,6 +59,8 @@ class Request:
     # How it is refused, if it cannot be understood; and whether its head can.
     refusal: int | None = None
     sound_head: bool = True
+    # Whether the loop answers it, without the application.
+    is_check: bool = False
     begin: int = 0
 
     @property
@@ -76,6 +78,20 @@ def plain_request(token: str, method: str, version: str, connection: str) -> Req
         method=method,
         http_11=http_11,
         keep_alive=connection == "keep-alive" or (http_11 and connection != "close"),
+    )
+
+
+def health_check(token: str, method: str, size: int) -> Request:
+    """Return a request for the health check at ``/up``. With a POST comes a body."""
+    body = smuggled(token, size) if method == "POST" else b""
+    field = f"Content-Length: {size}\r\n" if method == "POST" else ""
+    return Request(
+        token=token,
+        head=f"{method} /up HTTP/1.1\r\nHost: h\r\n{field}\r\n".encode(),
+        behind=body,
+        body=body,
+        method=method,
+        is_check=True,
     )
 
 

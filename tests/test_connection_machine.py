@@ -48,6 +48,7 @@ from stepped_client import (
     Answer,
     Peer,
     Request,
+    health_check,
     malformed_request,
     plain_request,
     request_in_chunks,
@@ -187,6 +188,7 @@ class Connections(RuleBasedStateMachine):
             timers=self.timers,
             pool=SteppedPool(self.timers.time),
             limit_request_body=BODY_LIMIT,
+            health_path="/up",
             **TIMES,
             **options,
         )
@@ -342,6 +344,16 @@ class Connections(RuleBasedStateMachine):
             limit=BODY_LIMIT,
         )
 
+    @precondition(lambda self: self.talking or self.has_room)
+    @rule(
+        index=which,
+        sent=sent,
+        method=st.sampled_from(["GET", "GET", "HEAD", "POST"]),
+        size=st.sampled_from([1, 3000, 70_000]),
+    )
+    def check_health(self, index: int, sent: Sent, method: str, size: int) -> None:
+        self.make(index, sent, health_check, method, size)
+
     @precondition(lambda self: self.in_flight and self.talking and len(self.runs) > 1)
     @rule(index=which, sent=sent, kind=st.sampled_from(sorted(MALFORMED)))
     def send_nonsense(self, index: int, sent: Sent, kind: str) -> None:
@@ -485,17 +497,21 @@ class Connections(RuleBasedStateMachine):
         number, _, index = run.token.partition("-")
         assert number in peers, "the application got a request that nobody made"
         peer = peers[number]
-        assert index == str(self.executed[peer]), "a request came twice, or out of turn"
         assert int(index) < len(peer.requests), "the application got a request that nobody made"
         before, request = peer.requests[: int(index)], peer.requests[int(index)]
-        self.executed[peer] += 1
+        between = before[self.executed[peer] :]
+        assert int(index) >= self.executed[peer], "a request came twice"
+        assert all(earlier.is_check for earlier in between), "a request came out of turn"
+        self.executed[peer] = int(index) + 1
+        assert not request.is_check
         assert request.sound_head
         assert run.method == request.method
         assert len(peer.answers.all) <= int(index), "answered before it was executed"
         for earlier in before:
             assert earlier.keep_alive
             assert earlier.refusal is None
-            assert self.runs[earlier.token].response_is_over, "two at a time"
+            if not earlier.is_check:
+                assert self.runs[earlier.token].response_is_over, "two at a time"
         missing = request.end - peer.delivered
         assert missing <= len(request.behind), "executed before it was sent"
         if missing > 0 and not request.expects:
@@ -519,6 +535,9 @@ class Connections(RuleBasedStateMachine):
         run = self.runs.get(request.token)
         assert request.http_11 or "transfer-encoding" not in answer.fields
         assert request.keep_alive or answer.closes
+        if request.is_check and answer.status in (200, 405):
+            assert (request.method == "POST") is (answer.status == 405)
+            return
         if answer.token is None:
             self.check_refusal(peer, answer, run)
             return
@@ -541,6 +560,9 @@ class Connections(RuleBasedStateMachine):
             assert run is not None
             assert run.raised
             return
+        if request.is_check and answer.status == 503 and not answer.closes:
+            assert self.pool.lost or self.resources.is_draining
+            return
         assert answer.closes
         match answer.status:
             case request.refusal:
@@ -550,7 +572,7 @@ class Connections(RuleBasedStateMachine):
             case 408:
                 assert self.may_be_refused(peer)
             case 503:
-                assert self.may_be_refused(peer)
+                assert self.may_be_refused(peer) or (request.is_check and self.pool.lost)
                 assert run is None
             case 504:
                 assert self.config.timeout_request
