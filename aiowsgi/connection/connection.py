@@ -57,7 +57,7 @@ class Connection(ConnectionView):
         self._requests = 0
         self._linger_until = 0.0
         self._disconnect_error = ClientDisconnected("the client closed the connection")
-        shared.clients.add(self)
+        shared.clients[self] = None
         self._watchdog.watch_connection(IDLE)
         if shared.is_closing:
             self._close(linger=False)
@@ -95,7 +95,7 @@ class Connection(ConnectionView):
             return
         self._fire(LOST)
         self._watchdog.stop()
-        self._shared.clients.discard(self)
+        self._shared.clients.pop(self, None)
         self._shared.shedding.forget(self)
         if (stream := self._stream) is not None:
             self._stream = None

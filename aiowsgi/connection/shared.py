@@ -22,8 +22,9 @@ class Shared:
     answerer: Answerer
     # Called when a connection is gone.
     on_disconnect: Callable[[], None]
-    # All connections; load shedding looks at them.
-    clients: set[Client]
+    # All connections, in the order in which they were made: of those that are equally slow, load
+    # shedding cuts the oldest one first.
+    clients: dict[Client, None]
     shedding: LoadShedding
     timeouts: Timeouts = field(init=False)
     # How many files are being sent.

@@ -69,7 +69,7 @@ class Assembly:
             spooler=Spooler(config.body_spool) if config.body_spool else None,
             clock=clock,
         )
-        clients: set[Client] = set()
+        clients: dict[Client, None] = {}
         shedding = LoadShedding(clients, resources)
         self.waker = PoolWaker(
             pool, timers, clock, on_woken=shedding.free_threads, scheduling=scheduling
