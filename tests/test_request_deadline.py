@@ -236,6 +236,17 @@ def test_client_that_left_is_not_answered_and_no_thread_is_written_off() -> None
     finish(connection, app, thread)
 
 
+def test_504_that_the_client_does_not_take_is_seen_as_the_answer_to_its_request() -> None:
+    app, connection, thread = begin()
+    connection.wire.capacity = 0
+    connection.timers.advance(LIMIT + 0.1)
+    info = connection.connection.inspect({})
+    assert info is not None
+    assert (info.phase, info.target) == ("sending", "/slow?really")
+    assert info.request_id == app.environ["aiowsgi.request_id"]
+    finish(connection, app, thread)
+
+
 def test_error_log_has_the_request_and_the_stack_once(caplog: pytest.LogCaptureFixture) -> None:
     app, connection, thread = begin()
     connection.timers.advance(LIMIT + 0.1)
