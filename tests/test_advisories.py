@@ -492,7 +492,7 @@ class _Watched:
     def of(cls, protocol: Any) -> "_Watched":
         watched = cls()
         # Nothing but the protocol holds on to its error.
-        protocol._gone.watched = watched
+        protocol._disconnect_error.watched = watched
         return watched
 
 
