@@ -194,13 +194,18 @@ class RawClient:
 
 async def connect(server: aiowsgi.Server, *, receive_buffer: int | None = None) -> RawClient:
     """Connect to a server. A small ``receive_buffer`` makes it feel early that nobody reads."""
+    return await connect_to(server.sockets[0].getsockname(), receive_buffer=receive_buffer)
+
+
+async def connect_to(address: tuple[str, int], *, receive_buffer: int | None = None) -> RawClient:
+    """Connect to an address, such as that of a server that is closing."""
     sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
         if receive_buffer is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         async with asyncio.timeout(TIMEOUT):
-            await asyncio.get_running_loop().sock_connect(sock, server.sockets[0].getsockname())
+            await asyncio.get_running_loop().sock_connect(sock, address)
     except BaseException:
         sock.close()
         raise

@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from memory import MemoryConnection
 from raw_client import (
     TIMEOUT,
-    RawClient,
     StartServer,
     connect,
+    connect_to,
     eventually,
     in_thread,
     on_each_loop,
@@ -91,13 +91,6 @@ async def ended(server: aiowsgi.Server) -> None:
     async with asyncio.timeout(TIMEOUT):
         await server.wait_closed()
     assert server.inspect().connections == server.inspect().buffered == 0
-
-
-async def connect_to(address: tuple[str, int]) -> RawClient:
-    """Connect to a server that does not tell its address any more."""
-    sock = await in_thread(socket.create_connection, address, TIMEOUT)
-    sock.setblocking(False)
-    return RawClient(sock)
 
 
 # --- the delay -----------------------------------------------------------------------------------

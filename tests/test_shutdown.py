@@ -19,9 +19,9 @@ from memory import MemoryConnection
 from raw_client import (
     TIMEOUT,
     Incomplete,
-    RawClient,
     StartServer,
     connect,
+    connect_to,
     eventually,
     in_thread,
     on_each_loop,
@@ -109,13 +109,6 @@ async def closed(server: aiowsgi.Server) -> None:
         await server.wait_closed()
     assert server.inspect().buffered == 0
     assert server.inspect().connections == 0
-
-
-async def connect_to(address: tuple[str, int]) -> RawClient:
-    """Connect to a server that tells its address no more."""
-    sock = socket.create_connection(address, TIMEOUT)
-    sock.setblocking(False)
-    return RawClient(sock)
 
 
 # --- drain_delay ---------------------------------------------------------------------------------

@@ -219,6 +219,8 @@ class Stream:
 
     def respond(self, status: int, fields: Fields, body: bytes) -> None:
         """Answer as a whole, on the loop thread. No other thread answers, or ever has."""
+        if self.spool is not None:
+            self.spool.close()  # No thread will read it.
         self.start(status_text(status), fields, len(body))
         self.source = ReadyResponse(self.encoder.finish(body, self._take_head()))
         self.cancel()  # Nobody reads the request body.
