@@ -19,6 +19,7 @@ from extent import EXHAUSTIVE, examples
 from hypothesis import HealthCheck, settings
 
 import aiowsgi
+from aiowsgi.observe.loggers import access_log, error_log
 from aiowsgi.server import shutdown as shutdown_module
 
 # An assertion that fails in a module which tests share shows what differed, as one in a test does.
@@ -78,6 +79,16 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 def slow_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let threads that were released come back late, as on a machine that is busy."""
     monkeypatch.setattr(shutdown_module, "_ABORT_TIMEOUT", 5.0)
+
+
+@pytest.fixture(autouse=True)
+def every_record_is_logged() -> Iterator[None]:
+    """See that no record of the server was lost because it cannot be formatted, for example."""
+    loggers = (access_log, error_log)
+    for logger in loggers:
+        logger.has_failed = False
+    yield
+    assert not any(logger.has_failed for logger in loggers), "a record was not logged; see stderr"
 
 
 StartServer = Callable[..., Awaitable[aiowsgi.Server]]

@@ -3,14 +3,17 @@
 import logging
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from wsgiref.types import StartResponse, WSGIEnvironment
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from memory import MemoryConnection
 
 from aiowsgi.observe import access
 from aiowsgi.observe.access import AccessRecord, Times, format_record
+from aiowsgi.observe.loggers import ServerLogger, access_log, error_log
 
 NOW = 784111777.9  # 1994-11-06 08:49:37 UTC
 PLAIN = AccessRecord(
@@ -153,3 +156,85 @@ def test_a_record_is_logged_once_at_info(
     (logged,) = caplog.records
     assert (logged.name, logged.levelno) == ("aiowsgi.access", logging.INFO)
     assert logged.getMessage() == format_record(record, NOW)
+
+
+class Failing(logging.Filter):
+    """What the host has added to a logger, and what does not work."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        raise KeyError("request_id")
+
+
+@pytest.fixture(params=[access_log, error_log], ids=["access", "error"])
+def failing_logger(request: pytest.FixtureRequest) -> Iterator[ServerLogger]:
+    logger: ServerLogger = request.param
+    level, added = logger.level, Failing()
+    logger.addFilter(added)
+    logger.setLevel(logging.INFO)
+    yield logger
+    logger.removeFilter(added)
+    logger.setLevel(level)
+    logger.has_failed = False
+
+
+def hello(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    start_response("200 OK", [("Content-Length", "1")])
+    return [b"x"]
+
+
+def test_connection_whose_request_cannot_be_logged_is_released(
+    failing_logger: ServerLogger,
+) -> None:
+    connection = MemoryConnection(hello)
+    connection.receive(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 100000\r\n\r\n")
+    connection.receive(bytes(50000))
+    assert connection.resources.budget.used > 0
+    connection.wire.fail()
+    connection.timers.run_ready()
+    assert connection.disconnects == 1
+    assert connection.resources.budget.used == 0
+    assert not connection.shared.clients
+    assert connection.wire.was_shut_down
+
+
+def test_request_that_cannot_be_logged_does_not_end_its_connection(
+    failing_logger: ServerLogger,
+) -> None:
+    connection = MemoryConnection(hello)
+    for _ in range(2):
+        connection.receive(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+        connection.run_job()
+    connection.receive(b"nonsense\r\n\r\n")  # Which is warned of.
+    connection.timers.run_ready()
+    assert connection.sent.count(b"HTTP/1.1 200") == 2
+    assert connection.sent.count(b"HTTP/1.1 400") == 1
+
+
+def test_failure_of_the_access_log_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    added = Failing()
+    access_log.addFilter(added)
+    caplog.set_level(logging.INFO)
+    try:
+        for _ in range(3):
+            access.write(PLAIN)
+    finally:
+        access_log.removeFilter(added)
+        access_log.has_failed = False
+    (told,) = caplog.records
+    assert told.name == "aiowsgi.error"
+    assert told.exc_info
+    assert "aiowsgi.access failed" in told.getMessage()
+
+
+def test_failure_of_the_error_log_is_told_once_on_standard_error(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    added = Failing()
+    error_log.addFilter(added)
+    try:
+        for _ in range(3):
+            error_log.error("something")
+    finally:
+        error_log.removeFilter(added)
+        error_log.has_failed = False
+    assert capsys.readouterr().err.count("KeyError: 'request_id'") == 1

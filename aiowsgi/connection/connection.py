@@ -102,11 +102,12 @@ class Connection(ConnectionView):
             stream.fire(GIVE_UP)
             stream.cancel()
             stream.disconnect(self._disconnect_error)
-            self._shared.observers.note_end(stream)
         self.receiver.close()
         self.sender.close()
         self._held = self._resources.budget.update(self._held, 0)
         self._shared.on_disconnect()
+        if stream is not None:
+            self._shared.observers.note_end(stream)
 
     def pause_writing(self) -> None:
         """Stop sending: the kernel takes no more."""

@@ -1,7 +1,9 @@
 """The two loggers of the server. An application that configures logging does not disable them."""
 
+import contextlib
 import logging
 import sys
+import traceback
 from typing import Any
 
 
@@ -12,8 +14,13 @@ class ServerLogger(logging.Logger):
     request. Without this class, the tracebacks of the server would be lost from then on. A
     configuration that names one of these loggers has its effect, and so has ``disabled = True`` in
     other code.
+
+    And it raises nothing where a filter or a handler of the host does: the event loop logs in the
+    midst of its bookkeeping, which has to be done. The record is lost, and that is told once.
     """
 
+    # Whether a filter or a handler has failed so far.
+    has_failed: bool
     # The handler that a process installs if it serves and does nothing else. While the logger has
     # it, records do not go to the handlers of the root logger as well.
     own_handler: logging.Handler | None
@@ -24,6 +31,22 @@ class ServerLogger(logging.Logger):
             if caller == "logging.config":
                 return
         super().__setattr__(name, value)
+
+    def handle(self, record: logging.LogRecord) -> None:
+        """Give a record to the filters and handlers. Raises nothing, unless it is interrupted."""
+        try:
+            super().handle(record)
+        except Exception:  # noqa: BLE001 - code of the host
+            if self.has_failed:
+                return
+            self.has_failed = True
+            text = f"A filter or handler of the logger {self.name} failed, and log lines are lost"
+            if self is not error_log:
+                error_log.error(text, exc_info=True)
+            elif logging.raiseExceptions:
+                # Where logging itself tells of such failures.
+                with contextlib.suppress(Exception):
+                    print(text, traceback.format_exc(), sep="\n", file=sys.stderr)
 
     @property
     def propagate(self) -> bool:
@@ -43,6 +66,7 @@ def _server_logger(name: str) -> ServerLogger:
     logger.__class__ = ServerLogger
     assert isinstance(logger, ServerLogger)
     logger.own_handler = None
+    logger.has_failed = False
     return logger
 
 
