@@ -135,10 +135,51 @@ def test_reader_that_is_gone_is_told_once_until_one_is_there_again() -> None:
     stream.error = None
     told.writer.put("found")
     eventually(lambda: told.dropped)
-    assert told.dropped == ["3 log lines were dropped: the stream did not take everything in time"]
+    assert told.dropped == ["3 log lines were dropped: the stream could not be written to"]
     stream.error = ValueError("I/O operation on closed file")
     told.writer.put("lost again")
     eventually(lambda: len(told.broken) == 2)
+    assert stream.getvalue() == "found\n"
+
+
+class Plain:
+    """What some put in place of a standard stream: it has nothing that ``print`` does not need."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def write(self, text: str) -> None:
+        self.text += text
+
+
+def test_stream_without_flush_gets_every_line() -> None:
+    stream = Plain()
+    told = Told(cast(TextIO, stream))
+    for text in ("one", "two"):
+        told.writer.put(text)
+        assert told.writer.drain(PATIENCE) == ""
+    assert stream.text == "one\ntwo\n"
+    assert told.broken == []
+
+
+@pytest.mark.parametrize("error", [AttributeError("no such attribute"), RuntimeError(), KeyError()])
+def test_stream_that_raises_anything_is_told_once_and_does_not_end_the_thread(
+    error: Exception,
+) -> None:
+    stream = Gate()
+    stream.opened.set()
+    stream.error = error
+    told = Told(stream)
+    for _ in range(2):
+        told.writer.put("lost")
+        assert told.writer.drain(PATIENCE) == (
+            "1 log line was dropped: the stream could not be written to"
+        )
+    reason = str(error) or type(error).__name__
+    assert told.broken == [f"the stream cannot be written to: {reason}; log lines are lost"]
+    stream.error = None
+    told.writer.put("found")
+    assert told.writer.drain(PATIENCE) == ""
     assert stream.getvalue() == "found\n"
 
 
@@ -488,6 +529,19 @@ def test_streams_without_a_reader_do_not_fail_at_the_end(monkeypatch: pytest.Mon
         monkeypatch.setattr(sys, "stdout", stream)
         assert standard_streams.flush(PATIENCE)
         # It leads nowhere now.
+
+
+def test_stream_that_knows_no_flush_keeps_no_other_from_it() -> None:
+    flushed = threading.Event()
+
+    class Flushed(io.StringIO):
+        def flush(self) -> None:
+            flushed.set()
+
+    plain = cast(TextIO, Plain())
+    with contextlib.redirect_stdout(plain), contextlib.redirect_stderr(Flushed()):
+        assert standard_streams.flush(PATIENCE)
+    assert flushed.is_set()
 
 
 # --- processes -----------------------------------------------------------------------------------

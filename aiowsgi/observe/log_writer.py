@@ -67,7 +67,9 @@ class LogWriter:
         self._changed = threading.Condition(threading.RLock())
         self._lines: deque[bytes] = deque()
         self._size = 0
+        # How many lines were dropped, and for how many of them that was for an error of the stream.
         self._dropped = 0
+        self._failed = 0
         # How many lines the thread is writing now, and how often it has written.
         self._writing = 0
         self._written = 0
@@ -159,7 +161,7 @@ class LogWriter:
         """
         self._changed = threading.Condition(threading.RLock())
         self._lines.clear()
-        self._size = self._dropped = self._writing = 0
+        self._size = self._dropped = self._failed = self._writing = 0
         self._direct = True
 
     def _wake(self) -> None:
@@ -206,6 +208,7 @@ class LogWriter:
         with self._changed:
             if not written:
                 self._dropped += self._writing
+                self._failed += self._writing
             self._writing = 0
             self._written += 1
             if self._ending:
@@ -220,10 +223,14 @@ class LogWriter:
 
     def _dropped_message(self) -> str:
         """Return the message that lines were dropped, and count from 0. The lock is held."""
-        number, self._dropped = self._dropped, 0
+        number, failed = self._dropped, self._failed
+        self._dropped = self._failed = 0
         verb = "was" if number == 1 else "were"
-        lines = counted(number, "log line")
-        return f"{lines} {verb} dropped: {self._name} did not take everything in time"
+        causes = ["could not be written to"] if failed else []
+        if number > failed:
+            causes.append("did not take everything in time")
+        reason = " and ".join(causes)
+        return f"{counted(number, 'log line')} {verb} dropped: {self._name} {reason}"
 
     def _write(self, data: bytes) -> bool:
         """Write all of ``data``. Return False if that fails. May block."""
@@ -233,13 +240,15 @@ class LogWriter:
                 raise ValueError("it is closed")
             if self._descriptor < 0:
                 self._stream.write(data.decode(self._encoding))
-                self._stream.flush()
+                # ``print`` wants no flush() of a stream either.
+                if (flush := getattr(self._stream, "flush", None)) is not None:
+                    flush()
             else:
                 self._write_descriptor(data)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001 - an application's stream may raise anything
             if not self._broken:
                 self._broken = True
-                reason = getattr(error, "strerror", None) or str(error)
+                reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
                 self._on_broken(f"{self._name} cannot be written to: {reason}; log lines are lost")
             return False
         self._broken = False

@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 import threading
+from typing import TextIO
 
 _STREAMS = (("stdin", os.O_RDONLY, "r"), ("stdout", os.O_WRONLY, "w"), ("stderr", os.O_WRONLY, "w"))
 
@@ -39,20 +40,26 @@ def flush(timeout: float, *, handlers: bool = False) -> bool:
     """
 
     def work() -> None:
-        if handlers:
-            logging.shutdown()
-        for stream in (sys.stdout, sys.stderr):
-            try:
-                stream.flush()
-            except OSError:
-                # The reader has ended. Without this, the interpreter would print an error at its
-                # end.
-                with contextlib.suppress(OSError, ValueError):
-                    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-            except ValueError:
-                pass  # Closed.
+        try:
+            if handlers:
+                logging.shutdown()
+        finally:
+            for stream in (sys.stdout, sys.stderr):
+                _flush(stream)
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
     thread.join(timeout)
     return not thread.is_alive()
+
+
+def _flush(stream: TextIO) -> None:
+    """Flush a stream, which an application may have replaced by anything."""
+    try:
+        stream.flush()
+    except OSError:
+        # The reader has ended. Without this, the interpreter would print an error at its end.
+        with contextlib.suppress(Exception):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    except Exception:  # noqa: BLE001
+        pass  # It is closed, for example, or knows no flush().
