@@ -8,6 +8,7 @@ import pytest
 from http_streams import events
 from memory import MemoryConnection
 from raw_client import StartServer, connect, on_each_loop
+from thread_waits import StillClock
 
 from aiowsgi import Config
 from aiowsgi.errors import ConfigError, IncompleteRequest, Refusal
@@ -19,16 +20,6 @@ from aiowsgi.observe.refusals import DroppedFields, Refusals
 
 TWO_HOSTS = b"GET /a HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n"
 BAD = Refusal(400, "it is bad")
-
-
-class Clock:
-    """The test's time, in seconds."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -53,7 +44,7 @@ def told(caplog: pytest.LogCaptureFixture) -> list[str]:
 def test_refusal_is_told_once_a_minute_for_each_client_and_reason(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    clock = Clock()
+    clock = StillClock()
     refusals = Refusals(clock)
     for _ in range(3):
         refusals.note("192.0.2.1", "GET / HTTP/1.1", BAD)
@@ -73,7 +64,7 @@ def test_refusal_is_told_once_a_minute_for_each_client_and_reason(
 
 
 def test_flood_of_clients_and_reasons_is_told_of_few(caplog: pytest.LogCaptureFixture) -> None:
-    clock = Clock()
+    clock = StillClock()
     refusals = Refusals(clock)
     for _ in range(3):
         for number in range(1000):
@@ -88,20 +79,20 @@ def test_flood_of_clients_and_reasons_is_told_of_few(caplog: pytest.LogCaptureFi
 
 
 def test_lack_of_room_is_told_once_for_all_clients(caplog: pytest.LogCaptureFixture) -> None:
-    refusals = Refusals(Clock())
+    refusals = Refusals(StillClock())
     for number in range(3):
         refusals.note(f"client {number}", "", Refusal(503, "it is busy", retry_after=5))
     assert len(told(caplog)) == 1
 
 
 def test_client_that_went_away_is_nothing_to_warn_of(caplog: pytest.LogCaptureFixture) -> None:
-    Refusals(Clock()).note("192.0.2.1", "GET / HT", IncompleteRequest(400, "it ended"))
+    Refusals(StillClock()).note("192.0.2.1", "GET / HT", IncompleteRequest(400, "it ended"))
     assert told(caplog) == []
 
 
 def test_what_clients_chose_is_escaped_and_cut_short(caplog: pytest.LogCaptureFixture) -> None:
     line = 'GET /"\x1b[2J\x85\n' + "x" * 5000
-    Refusals(Clock()).note("", line, Refusal(400, "reason\n" * 1000))
+    Refusals(StillClock()).note("", line, Refusal(400, "reason\n" * 1000))
     (message,) = told(caplog)
     assert message.startswith('Refused "GET /\\x22\\x1b[2J\\x85\\x0axxx')
     assert 'xxx..." from a Unix socket with 400: reason\\x0areason' in message

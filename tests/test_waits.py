@@ -10,6 +10,7 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 import pytest
 from memory import MemoryConnection
 from raw_client import TIMEOUT, StartServer, connect, eventually, on_each_loop
+from thread_waits import StillClock
 
 from aiowsgi.observe.waits import Waits
 
@@ -19,16 +20,6 @@ WARNING = re.compile(
     r"Requests waited up to (?P<longest>\d+\.\d) s for one of (?P<threads>\d+) threads?: "
     r"(?P<waited>\d+) ran late, (?P<refused>\d+) got a 503(, and more are waiting)?\."
 )
-
-
-class Clock:
-    """The test's time, in seconds."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def hello(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -55,14 +46,14 @@ def said(caplog: pytest.LogCaptureFixture) -> list[tuple[int, int, float, int]]:
 
 
 def test_first_wait_is_told_at_once(caplog: pytest.LogCaptureFixture) -> None:
-    waits = Waits(8, Clock())
+    waits = Waits(8, StillClock())
     assert said(caplog) == []
     waits.note(2.34)
     assert said(caplog) == [(8, 1, 2.3, 0)]
 
 
 def test_warning_says_what_to_do(caplog: pytest.LogCaptureFixture) -> None:
-    Waits(8, Clock()).note(2.0)
+    Waits(8, StillClock()).note(2.0)
     (message,) = (record.getMessage() for record in caplog.records)
     for advice in ("Each stream", "--threads", "kill -URG", "server.inspect()"):
         assert advice in message
@@ -72,7 +63,7 @@ def test_warning_says_what_to_do(caplog: pytest.LogCaptureFixture) -> None:
 def test_warning_is_said_once_a_minute_and_counts_what_came_between(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    clock = Clock()
+    clock = StillClock()
     waits = Waits(4, clock)
     waits.note(1.5)
     assert len(said(caplog)) == 1
@@ -90,7 +81,7 @@ def test_warning_is_said_once_a_minute_and_counts_what_came_between(
 
 
 def test_each_warning_counts_from_the_last_one(caplog: pytest.LogCaptureFixture) -> None:
-    clock = Clock()
+    clock = StillClock()
     waits = Waits(4, clock)
     for wait in (9.0, 2.0, 3.0):
         clock.now += 3600
@@ -101,14 +92,14 @@ def test_each_warning_counts_from_the_last_one(caplog: pytest.LogCaptureFixture)
 
 
 def test_refused_request_is_told_alone(caplog: pytest.LogCaptureFixture) -> None:
-    Waits(4, Clock()).note(0.0, refused=True)
+    Waits(4, StillClock()).note(0.0, refused=True)
     assert said(caplog) == [(4, 0, 0.0, 1)]
 
 
 def test_request_that_still_waits_is_told_and_counted_when_its_wait_is_over(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    clock = Clock()
+    clock = StillClock()
     waits = Waits(1, clock)
     waits.note_waiting(1.5)
     waits.note_waiting(2.0)

@@ -48,10 +48,13 @@ class Counter:
 
 
 class StillClock:
-    """Stands in for the module ``time``; it stands still unless it is moved."""
+    """Stands in for ``time.monotonic``, and for its module; it stands still unless it is moved."""
 
     def __init__(self) -> None:
         self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
 
     def monotonic(self) -> float:
         return self.now
