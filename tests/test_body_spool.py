@@ -473,6 +473,49 @@ async def test_a_slow_disk_makes_the_client_wait(start_server: StartServer, file
     await eventually(lambda: parts_of(server).resources.budget.used == 0)
 
 
+class Writes(threading.Event):
+    """Lets one write pass at a time, until it is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._allowed = threading.Semaphore(0)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        return self.is_set() or self._allowed.acquire(timeout=timeout)
+
+    def allow_one(self) -> None:
+        self._allowed.release()
+
+    def set(self) -> None:
+        super().set()
+        self._allowed.release()
+
+
+def test_a_disk_has_its_time_anew_with_each_write(files: Files) -> None:
+    files.ready = writes = Writes()
+    connection = MemoryConnection(App(), timeout_body=30.0, **OPTIONS)
+    connection.resources.spooler = spooler = Spooler(OPTIONS["body_spool"])
+    connection.receive(length_head(len(BODY)) + BODY[:PREFETCH])
+    connection.timers.run_until(lambda: files.made)
+    # More than may be in memory: the client has to wait for the disk.
+    connection.receive(BODY[PREFETCH:400_000])
+    assert not connection.wire.reading
+    connection.timers.advance(20)
+    writes.allow_one()
+    spool = connection.connection.receiver.spool
+    assert spool is not None
+    connection.timers.run_until(lambda: spool.pending < 400_000 and connection.timers.ready)
+    connection.timers.advance(20)
+    assert connection.sent == b""
+    connection.timers.advance(11)
+    assert connection.status == 503
+    writes.set()
+    stopped = threading.Event()
+    spooler.stop(stopped.set)
+    assert stopped.wait(TIMEOUT)
+    spooler.join()
+
+
 @pytest.mark.parametrize("size", [50_000, len(BODY)], ids=["at the end", "in the midst"])
 async def test_a_disk_that_hangs_is_a_503(
     start_server: StartServer, files: Files, caplog: pytest.LogCaptureFixture, size: int
