@@ -166,3 +166,40 @@ def test_a_delivery_that_raises_is_logged_and_does_not_lose_the_others(
     assert (record.name, record.levelno) == ("aiowsgi.error", logging.CRITICAL)
     assert record.exc_info is not None
     assert record.exc_info[0] is ValueError
+
+
+@pytest.mark.parametrize("posted_meanwhile", [0, 1, 3])
+def test_a_delivery_that_is_interrupted_does_not_lose_the_others(
+    loop: Loop, posted_meanwhile: int
+) -> None:
+    delivered: list[int] = []
+
+    def deliver(item: int) -> None:
+        if item == 1:
+            for number in range(posted_meanwhile):
+                mailbox.post(10 + number)
+            raise KeyboardInterrupt
+        delivered.append(item)
+
+    mailbox = Mailbox(loop.wake, deliver)
+    for item in range(4):
+        mailbox.post(item)
+    with pytest.raises(KeyboardInterrupt):
+        loop.run_once()
+    assert delivered == [0]
+    loop.run_once()
+    assert delivered == [0, 2, 3, *range(10, 10 + posted_meanwhile)]
+    assert loop.wakes == 2
+
+
+def test_an_interruption_of_the_last_delivery_wakes_nobody(loop: Loop) -> None:
+    def deliver(item: int) -> None:
+        raise KeyboardInterrupt
+
+    mailbox = Mailbox(loop.wake, deliver)
+    mailbox.post(0)
+    with pytest.raises(KeyboardInterrupt):
+        loop.run_once()
+    assert loop.wakes == 1
+    mailbox.post(1)
+    assert loop.wakes == 2

@@ -62,9 +62,25 @@ class Mailbox(Generic[Item]):
         with self._lock:
             self._woken = False
             items, self._items = self._items, []
-        for item in items:
-            try:
-                self._deliver(item)
-            except Exception:  # noqa: BLE001
-                # A defect of the server. The other items are delivered all the same.
-                _log.critical("A delivery to the event loop failed", exc_info=True)
+        left = iter(items)
+        try:
+            for item in left:
+                try:
+                    self._deliver(item)
+                except Exception:  # noqa: BLE001
+                    # A defect of the server. The other items are delivered all the same.
+                    _log.critical("A delivery to the event loop failed", exc_info=True)
+        except BaseException:
+            # A signal handler has raised KeyboardInterrupt, for example, and the host may run its
+            # loop again.
+            self._put_back(list(left))
+            raise
+
+    def _put_back(self, items: list[Item]) -> None:
+        """Have items delivered in the next pass, before all others."""
+        with self._lock:
+            self._items[:0] = items
+            if self._woken or not items:
+                return
+            self._woken = True
+        self._wake(self._collect)
