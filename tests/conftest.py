@@ -14,6 +14,7 @@ from wsgiref.types import WSGIApplication
 from wsgiref.validate import validator
 
 import pytest
+from defects import no_defects
 from descriptors import open_descriptors
 from extent import EXHAUSTIVE, examples
 from hypothesis import HealthCheck, settings
@@ -89,6 +90,13 @@ def every_record_is_logged() -> Iterator[None]:
         logger.has_failed = False
     yield
     assert not any(logger.has_failed for logger in loggers), "a record was not logged; see stderr"
+
+
+@pytest.fixture(autouse=True)
+def defects() -> Iterator[list[str]]:
+    """Fail the test where a server logs a defect. A test that is about one clears the list."""
+    with no_defects() as found:
+        yield found
 
 
 StartServer = Callable[..., Awaitable[aiowsgi.Server]]

@@ -25,6 +25,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from defects import check_log
 from waiting import eventually
 
 # Fail-safe: nothing on the loopback interface takes this long.
@@ -249,6 +250,7 @@ class Server:
         self._process.wait(TIMEOUT)
         self._answers.close()
         self._control.close()
+        check_log(self.log().splitlines())
 
     # Its life.
 

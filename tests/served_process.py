@@ -12,6 +12,8 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
+from defects import check_log
+
 # Long enough for a busy machine; a test that passes never waits for it.
 PATIENCE = 20.0
 
@@ -46,12 +48,14 @@ class ServedProcess:
         self.pid = process.pid
         self.lines: list[str] = []
         self._new: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._all: list[str] = []
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
 
     def _read(self) -> None:
         assert self.process.stderr is not None
         for line in self.process.stderr:
+            self._all.append(line)
             self._new.put(line.rstrip("\n"))
         self._new.put(None)
 
@@ -76,6 +80,12 @@ class ServedProcess:
         while (line := self._new.get(timeout=PATIENCE)) is not None:
             self.lines.append(line)
         return code
+
+    def check_log(self) -> None:
+        """Fail where it has logged a defect. Called once it has ended."""
+        # Its children may still have its standard error.
+        self._reader.join(1.0)
+        check_log(list(self._all))
 
     def stop(self) -> int:
         self.signal(signal.SIGTERM)
@@ -102,7 +112,10 @@ def served(
         preexec_fn=preexec,
         **{"stdout": subprocess.DEVNULL, **more},
     ) as process:
+        server = ServedProcess(process)
         try:
-            yield ServedProcess(process)
+            yield server
         finally:
             process.kill()
+        process.wait(PATIENCE)
+        server.check_log()

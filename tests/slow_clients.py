@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from wsgiref.types import StartResponse, WSGIEnvironment
 
+from defects import check_log
 from waiting import eventually
 
 LOOPS = ["asyncio", *(["uvloop"] if importlib.util.find_spec("uvloop") else [])]
@@ -195,6 +196,7 @@ class ServerProcess:
             self._process.kill()  # Does nothing where it has ended.
             self._process.wait(PATIENCE)
             self._reader.join(PATIENCE)
+        check_log(self.log)
 
 
 # --- its clients ---------------------------------------------------------------------------------

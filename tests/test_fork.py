@@ -17,6 +17,7 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
+from defects import check_log
 from extent import exhaustive
 from waiting import eventually
 
@@ -136,6 +137,7 @@ class Server:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(TIMEOUT)
+        check_log(self.log().splitlines())
 
 
 Start = Callable[..., Server]

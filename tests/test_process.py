@@ -27,6 +27,7 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 
 import httpx
 import pytest
+from defects import check_log
 
 import aiowsgi
 from aiowsgi.process import logs
@@ -191,6 +192,7 @@ class Process:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
         await self.ended()
+        check_log(self.err)
 
 
 class Gate:

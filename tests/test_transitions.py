@@ -804,6 +804,7 @@ def check_that_one_is_cut(
 
 def test_an_illegal_event_of_a_stream_is_logged_and_cuts_its_connection(
     caplog: pytest.LogCaptureFixture,
+    defects: list[str],
 ) -> None:
     client, other = connect_two()
     client.receive(GET)
@@ -811,15 +812,18 @@ def test_an_illegal_event_of_a_stream_is_logged_and_cuts_its_connection(
     stream.fire(streams.EXPECT_BODY)
     assert stream.state is StreamState.QUEUED
     check_that_one_is_cut(client, other, caplog, "a stream in QUEUED got EXPECT_BODY")
+    defects.clear()
 
 
 def test_an_illegal_event_of_a_connection_is_logged_and_cuts_it(
     caplog: pytest.LogCaptureFixture,
+    defects: list[str],
 ) -> None:
     client, other = connect_two()
     client.receive(GET)
     client.connection.on_head(stream_of(client).head)
     check_that_one_is_cut(client, other, caplog, "a connection in BUSY got REQUEST")
+    defects.clear()
 
 
 # What the loop answers.
