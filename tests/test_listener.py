@@ -5,13 +5,17 @@ import contextlib
 import contextvars
 import select
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, cast
+from wsgiref.types import StartResponse, WSGIEnvironment
 
 import pytest
+from memory import MemoryServer
+from raw_client import StartServer, eventually, on_each_loop
 
 from aiowsgi.net.bind import ListeningSocket
 from aiowsgi.net.listener import Listener
+from aiowsgi.net.transport import SocketWire
 
 # Fail-safe, in seconds.
 TIMEOUT = 20.0
@@ -58,7 +62,6 @@ def new_listener(
         has_room=lambda: True,
         make_room=lambda: None,
         make_protocol=make_protocol,
-        on_failed=lambda: None,
     )
 
 
@@ -110,3 +113,80 @@ def test_broken_listener_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
             listener.resume()
             loop.on_readable()
     assert caplog.text.count("Cannot accept connections any more") == 1
+
+
+# --- connections that cannot be set up -----------------------------------------------------------
+
+
+def hello(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    start_response("200 OK", [("Content-Length", "1")])
+    return [b"x"]
+
+
+async def passes_of_loop(condition: Callable[[], bool]) -> None:
+    """Wait until a condition holds, and miss no pass of the loop."""
+    for _ in range(100_000):
+        if condition():
+            return
+        await asyncio.sleep(0)
+    pytest.fail("the condition does not come true")
+
+
+@pytest.mark.parametrize("passes", range(4))
+@on_each_loop
+async def test_a_set_up_that_the_host_cancels_is_not_counted_for_ever(
+    start_server: StartServer, passes: int
+) -> None:
+    server = await start_server(hello, timeout_graceful=60)
+    with socket.create_connection(server.sockets[0].getsockname(), TIMEOUT):
+        before = asyncio.all_tasks()
+        await passes_of_loop(lambda: asyncio.all_tasks() != before)
+        for _ in range(passes):
+            await asyncio.sleep(0)
+        for task in asyncio.all_tasks():
+            if task is not asyncio.current_task():
+                task.cancel()
+    await eventually(lambda: server.inspect().connections == 0)
+
+
+class FailingTransport(asyncio.Transport):
+    """A transport of which nothing can be learned, for want of memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.was_aborted = False
+
+    def get_extra_info(self, name: str, default: object = None) -> object:
+        raise MemoryError
+
+    def abort(self) -> None:
+        self.was_aborted = True
+
+
+def new_wire(server: MemoryServer) -> SocketWire:
+    loop = cast(asyncio.AbstractEventLoop, None)  # For files.
+    return SocketWire(server.shared, server.codec, cast(socket.socket, None), loop)
+
+
+def test_a_connection_that_cannot_be_made_is_cut_and_counted_down_once() -> None:
+    server, transport = MemoryServer(hello), FailingTransport()
+    wire = new_wire(server)
+    with pytest.raises(MemoryError):
+        wire.connection_made(transport)
+    assert transport.was_aborted
+    # What a loop may still call.
+    wire.data_received(b"GET / HTTP/1.1\r\n\r\n")
+    wire.eof_received()
+    assert server.disconnects == 0
+    for _ in range(2):
+        wire.connection_lost(None)
+    assert server.disconnects == 1
+
+
+def test_a_transport_that_comes_after_its_end_is_cut() -> None:
+    server, transport = MemoryServer(hello), FailingTransport()
+    wire = new_wire(server)
+    wire.connection_lost(None)
+    wire.connection_made(transport)
+    assert transport.was_aborted
+    assert server.disconnects == 1

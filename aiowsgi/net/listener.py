@@ -6,6 +6,7 @@ import logging
 import socket
 from collections.abc import Callable
 from contextvars import Context
+from functools import partial
 
 from .bind import ListeningSocket
 
@@ -30,9 +31,10 @@ class Listener:
 
     Arguments: ``has_room()`` says whether another connection is welcome; ``make_room()`` is called
     where there is none and a client waits; ``make_protocol(connection)``, of an accepted socket;
-    ``on_failed()`` is called where a protocol was made and never connected; ``context`` is what
-    callbacks run in. Unlike ``asyncio.Server`` it leaves connections to the kernel, or to another
-    process, while there is no room. Everything is called on the loop thread.
+    ``context`` is what callbacks run in. A protocol that could not be connected is told
+    ``connection_lost``, perhaps for the second time. Unlike ``asyncio.Server`` it leaves
+    connections to the kernel, or to another process, while there is no room. Everything is called
+    on the loop thread.
     """
 
     def __init__(
@@ -44,7 +46,6 @@ class Listener:
         has_room: Callable[[], bool],
         make_room: Callable[[], None],
         make_protocol: Callable[[socket.socket], asyncio.Protocol],
-        on_failed: Callable[[], None],
     ) -> None:
         self._listening = listening
         self._loop = loop
@@ -52,7 +53,6 @@ class Listener:
         self._has_room = has_room
         self._make_room = make_room
         self._make_protocol = make_protocol
-        self._on_failed = on_failed
         self._accepting = False
         self._closed = False
         # Whether the socket cannot be accepted on any more.
@@ -136,12 +136,21 @@ class Listener:
             protocol = self._make_protocol(connection)
             task = self._loop.create_task(self._set_up(connection, protocol))
             self._connecting[task] = connection
-            task.add_done_callback(self._connecting.pop)
+            task.add_done_callback(partial(self._on_set_up, protocol))
 
     async def _set_up(self, connection: socket.socket, protocol: asyncio.Protocol) -> None:
-        try:
-            await self._loop.connect_accepted_socket(lambda: protocol, connection)
-        except OSError as error:
-            connection.close()
-            self._on_failed()
+        await self._loop.connect_accepted_socket(lambda: protocol, connection)
+
+    def _on_set_up(self, protocol: asyncio.Protocol, task: asyncio.Task[None]) -> None:
+        """Let go of a connection that could not be set up."""
+        connection = self._connecting.pop(task)
+        # The host may cancel all tasks of the loop, and this one before it has begun.
+        error = None if task.cancelled() else task.exception()
+        if error is None and not task.cancelled():
+            return
+        connection.close()
+        protocol.connection_lost(None)
+        if isinstance(error, OSError):
             _log.debug("A connection was gone before it was set up: %s", error)
+        elif error is not None:
+            _log.error("A connection could not be set up", exc_info=error)

@@ -18,6 +18,9 @@ from .sockets import addresses, half_close, in_flight, reset, send_now, shut_dow
 class SocketWire(asyncio.Protocol):
     """Makes a connection of an accepted socket, and is its wire. See ``Wire``.
 
+    From its beginning it counts as a connection. Where none is made of it after all, its end is
+    reported here.
+
     Arguments: what connections share, the codec of the protocol that is spoken, the socket, and its
     loop.
     """
@@ -26,6 +29,7 @@ class SocketWire(asyncio.Protocol):
         "_accepted_at",
         "_codec",
         "_connection",
+        "_is_made",
         "_loop",
         "_shared",
         "_socket",
@@ -46,6 +50,10 @@ class SocketWire(asyncio.Protocol):
         self._socket = sock
         self._loop = loop
         self._accepted_at = shared.resources.clock()
+        # None before it is made, and once it is lost.
+        self._connection: Connection | None = None
+        # Whether it was made, and reports its end itself; or never will be, and that is reported.
+        self._is_made = False
         # Not a method of its own: pool threads call it once or more for each response.
         self.send_now = partial(send_now, sock)
 
@@ -54,41 +62,61 @@ class SocketWire(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the connection over."""
         self._transport = cast(asyncio.Transport, transport)
+        if self._is_made:  # Its end was reported before.
+            self._transport.abort()
+            return
+        try:
+            self._make_connection(transport)
+        except BaseException:
+            # A defect, or no memory. The transport reports its end.
+            self._transport.abort()
+            raise
+
+    def _make_connection(self, transport: asyncio.BaseTransport) -> None:
         self.is_plain = transport.get_extra_info("sslcontext") is None
         # It says when it holds anything at all, and when that is gone: only then is a response
         # known to be out, and what is held for slow clients can be counted.
         self._transport.set_write_buffer_limits(high=0)
         server, client = addresses(transport)
         info = ConnectionInfo(server, client, "http", False, self._accepted_at)
-        self._connection: Connection | None = Connection(self._shared, self, self._codec, info)
+        self._connection = Connection(self._shared, self, self._codec, info)
+        self._is_made = True
+
+    # A transport that is aborted at once may still have these called.
 
     def data_received(self, data: bytes) -> None:
         """Take bytes from the client."""
-        assert self._connection is not None  # It is not lost.
-        self._connection.receive(data)
+        if self._connection is not None:
+            self._connection.receive(data)
 
     def eof_received(self) -> bool:
         """Take the client's end, and leave the server's side open."""
-        assert self._connection is not None  # It is not lost.
-        self._connection.receive_end()
+        if self._connection is not None:
+            self._connection.receive_end()
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Take the end of the connection, which some loops report twice."""
+        """Take the end of the connection, which some loops report twice.
+
+        Or that it could not be set up.
+        """
         # Each knows the other, and would be left to the garbage collector.
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.on_lost()
+        elif not self._is_made:
+            self._is_made = True
+            self._shared.on_disconnect()
 
     def pause_writing(self) -> None:
         """Take note that the transport holds bytes."""
-        assert self._connection is not None  # It is not lost.
-        self._connection.pause_writing()
+        if self._connection is not None:
+            self._connection.pause_writing()
 
     def resume_writing(self) -> None:
         """Take note that it holds nothing any more."""
-        assert self._connection is not None  # It is not lost.
-        self._connection.resume_writing()
+        if self._connection is not None:
+            self._connection.resume_writing()
 
     # Called by the connection.
 

@@ -98,7 +98,6 @@ class Server:
                 has_room=self._has_room,
                 make_room=assembly.shared.shedding.free_connections,
                 make_protocol=partial(self._make_protocol, spoken[sock.protocol]),
-                on_failed=self._on_disconnect,
             )
             for sock in sockets
         ]
