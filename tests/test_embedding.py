@@ -14,13 +14,14 @@ import tempfile
 import threading
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 import httpx
 import pytest
+from raw_client import eventually
 
 import aiowsgi
 from aiowsgi import BindError, ConfigError
@@ -1174,14 +1175,51 @@ async def test_executor_that_cannot_run_anything_gives_a_503() -> None:
     def broken() -> None:
         raise ZeroDivisionError
 
-    config = aiowsgi.Config(queue_timeout=0.1)
     executor = ThreadPoolExecutor(1, initializer=broken)
     async with (
-        aiowsgi.serve(hello, "127.0.0.1", 0, config=config, executor=executor) as server,
+        aiowsgi.serve(hello, "127.0.0.1", 0, executor=executor) as server,
         asyncio.timeout(PATIENCE),
     ):
         assert (await get(server.url)).status_code == 503
     executor.shutdown()
+
+
+@pytest.mark.parametrize("kind", [ThreadPoolExecutor, aiowsgi.ThreadPool])
+async def test_request_that_the_executor_drops_gets_a_503_at_once(
+    kind: Callable[[int], ThreadPoolExecutor | aiowsgi.ThreadPool],
+) -> None:
+    release = threading.Event()
+    calls: list[str] = []
+
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+        calls.append(environ["PATH_INFO"])
+        assert release.wait(PATIENCE)
+        return hello(environ, start_response)
+
+    executor = kind(1)
+    config = aiowsgi.Config(queue_timeout=10 * PATIENCE)
+    async with (
+        aiowsgi.serve(app, "127.0.0.1", 0, config=config, executor=executor) as server,
+        asyncio.timeout(PATIENCE),
+    ):
+        first = asyncio.create_task(get(f"{server.url}/first"))
+        await eventually(lambda: calls)
+        second = asyncio.create_task(get(f"{server.url}/second"))
+        await eventually(lambda: server.inspect().queued == 1)
+        executor.shutdown(wait=False, cancel_futures=True)
+        assert (await second).status_code == 503
+        assert server.inspect().queued == 0
+        release.set()
+        assert (await first).text == "hello"
+    assert calls == ["/first"]
+
+
+async def test_executor_of_other_processes_is_refused() -> None:
+    with (
+        ProcessPoolExecutor(1) as executor,
+        pytest.raises(aiowsgi.ConfigError, match=r"a ProcessPoolExecutor .* other processes"),
+    ):
+        aiowsgi.serve(hello, "127.0.0.1", 0, executor=executor)
 
 
 async def test_what_is_no_executor_is_refused() -> None:

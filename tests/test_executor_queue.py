@@ -194,9 +194,11 @@ class TestSharing:
         self, by_hand: ByHand, caplog: pytest.LogCaptureFixture
     ) -> None:
         pool = ExecutorQueue(by_hand, queue_size=0)
-        pool.start(nothing)
+        failed: list[bool] = []
+        pool.start(nothing, lambda: failed.append(True))
         (future, _) = by_hand.calls.pop()
         future.set_exception(BrokenExecutor("out of order"))
+        assert failed == [True]
         (record,) = caplog.records
         assert (record.name, record.levelno) == ("aiowsgi.error", logging.ERROR)
         assert "BrokenExecutor('out of order')" in record.getMessage()
@@ -207,9 +209,11 @@ class TestSharing:
         self, by_hand: ByHand, caplog: pytest.LogCaptureFixture
     ) -> None:
         pool = ExecutorQueue(by_hand, queue_size=0)
-        assert pool.start(nothing).cancel()
+        failed: list[bool] = []
+        assert pool.start(nothing, lambda: failed.append(True)).cancel()
         by_hand.run()
         assert not caplog.records
+        assert not failed
 
     def test_jobs_of_others_are_not_its_own(self, by_hand: ByHand) -> None:
         pool, other = ExecutorQueue(by_hand, queue_size=0), ExecutorQueue(by_hand, queue_size=0)

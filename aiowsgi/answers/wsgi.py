@@ -111,7 +111,9 @@ class WsgiCall:
             stream.spool.close()
 
     def fail(self) -> None:
-        """Give up: something has ended ``run`` in its midst."""
+        """Give up: something has ended ``run`` in its midst, or it will never begin."""
+        if not self.stream.started_at:  # The application knows nothing of it.
+            self.stream.refusal = overload("the request was dropped before it had a thread")
         self.stream.abort()
         if self.stream.spool is not None:
             self.stream.spool.close()

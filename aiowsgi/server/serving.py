@@ -31,6 +31,12 @@ _WHOLE_ADDRESS = re.compile(
     r"(?:unix|fd|(?:http|uwsgi)(?!://)):.*|[^:]*:[0-9]*|\[.*\]:[0-9]*", re.DOTALL
 )
 
+# Modules of executors that run nothing where the server is.
+_ELSEWHERE = {
+    "concurrent.futures.process": "processes",
+    "concurrent.futures.interpreter": "interpreters",
+}
+
 
 class Serving:
     """What ``serve`` returns: await it, or enter it with ``async with``, to get the server."""
@@ -162,6 +168,7 @@ def serve(
         raise ConfigError("give either host and port, or sock")
     if executor is not None and not isinstance(executor, Executor):
         raise ConfigError(f"the executor {executor!r} is not a concurrent.futures.Executor")
+    _refuse_other_processes(executor)
     return Serving(app, config, sock, executor)
 
 
@@ -213,6 +220,18 @@ def _refuse_green_threads() -> None:
         f"{patch}() has replaced threads and locks in this process, and the server needs real ones "
         f"beside its event loop; leave it out, or write {patch}(thread=False)"
     )
+
+
+def _refuse_other_processes(executor: Executor | None) -> None:
+    """Raise ConfigError for an executor whose threads have none of the objects of this process."""
+    # By their names, because most programs have not imported these modules.
+    for base in type(executor).__mro__:
+        if (where := _ELSEWHERE.get(base.__module__)) is not None:
+            raise ConfigError(
+                f"a {type(executor).__name__} makes its calls in other {where}, and neither the "
+                "application nor a connection can go there; pass a ThreadPoolExecutor or an "
+                "aiowsgi.ThreadPool, or leave the executor out"
+            )
 
 
 def refuse_application(app: object) -> None:

@@ -109,7 +109,7 @@ class ExecutorQueue:
         except BaseException:
             self._drop(future)
             raise
-        outer.add_done_callback(lambda outer: self._on_done(outer, future))
+        outer.add_done_callback(lambda outer: self._on_done(outer, future, failed))
         return job
 
     def wake(self) -> None:
@@ -169,12 +169,18 @@ class ExecutorQueue:
                 self._waiting_for_clients.discard(threading.get_ident())
             self._call_if_stopped()
 
-    def _on_done(self, outer: Future[None], future: Future[None]) -> None:
+    def _on_done(
+        self, outer: Future[None], future: Future[None], failed: Callable[[], None]
+    ) -> None:
         """Take note that the executor has done with a job. Perhaps it has never begun it."""
         error = None if outer.cancelled() else outer.exception()
-        if not future.cancelled() and future.cancel():
+        if future.cancelled() or not future.cancel():
+            return
+        _log.error("The executor dropped a request: %r", error or "it was cancelled")
+        try:
+            failed()
+        finally:
             self._drop(future)
-            _log.error("The executor dropped a request: %r", error or "it was cancelled")
 
     def _drop(self, future: Future[None]) -> None:
         with self._lock:

@@ -104,7 +104,8 @@ class JobQueue(ThreadSlots, Protocol):
         """Queue ``run``, which raises nothing. Raises QueueFull.
 
         ``failed()`` is called on the thread if ``run`` does not get to its end all the same,
-        because an exception was raised in the thread from outside, or memory is short.
+        because an exception was raised in the thread from outside, or memory is short. It is called
+        on any thread if ``run`` will never begin, because whoever owns the threads dropped the job.
 
         Without ``wake`` the job may stay in the queue until the method ``wake`` is called. So a
         caller that queues several jobs in a row wakes the pool once.
