@@ -18,10 +18,10 @@ from defects import no_defects
 from descriptors import open_descriptors
 from extent import EXHAUSTIVE, examples
 from hypothesis import HealthCheck, settings
+from raw_client import be_patient
 
 import aiowsgi
 from aiowsgi.observe.loggers import access_log, error_log
-from aiowsgi.server import shutdown as shutdown_module
 
 # An assertion that fails in a module which tests share shows what differed, as one in a test does.
 _SHARED = {file.stem for file in Path(__file__).parent.glob("*.py")}
@@ -74,12 +74,6 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     """Refuse a name that is another one in each process: it cannot be repeated, nor distributed."""
     if _ADDRESS.search(item.nodeid):
         raise pytest.UsageError(f"the id of a test holds the address of an object: {item.nodeid}")
-
-
-@pytest.fixture(autouse=True)
-def slow_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let threads that were released come back late, as on a machine that is busy."""
-    monkeypatch.setattr(shutdown_module, "_ABORT_TIMEOUT", 5.0)
 
 
 @pytest.fixture(autouse=True)
@@ -138,14 +132,13 @@ async def start_server() -> AsyncIterator[StartServer]:
         ) -> aiowsgi.Server:
             options.setdefault("timeout_graceful", 5.0)
             options.setdefault("threads", 4)
-            return await stack.enter_async_context(
-                aiowsgi.serve(
-                    validator(app) if validate else app,
-                    "127.0.0.1",
-                    0,
-                    config=aiowsgi.Config(**options),
-                    executor=executor,
-                )
+            serving = aiowsgi.serve(
+                validator(app) if validate else app,
+                "127.0.0.1",
+                0,
+                config=aiowsgi.Config(**options),
+                executor=executor,
             )
+            return be_patient(await stack.enter_async_context(serving))
 
         yield start

@@ -219,6 +219,12 @@ def parts_of(server: aiowsgi.Server) -> Assembly:
     return server._assembly
 
 
+def be_patient(server: aiowsgi.Server) -> aiowsgi.Server:
+    """Let threads that were released come back late, as on a machine that is busy."""
+    parts_of(server).resources.abort_timeout = TIMEOUT
+    return server
+
+
 def clients_of(server: aiowsgi.Server) -> list[Connection]:
     """Return the connections of a server."""
     return cast(list[Connection], list(parts_of(server).shared.clients))
@@ -282,7 +288,7 @@ def on_each_loop(scenario: Callable[..., Awaitable[None]]) -> Callable[..., None
                 app = validator(app) if validate else app
                 config = aiowsgi.Config(**options)
                 serving = aiowsgi.serve(app, "127.0.0.1", 0, config=config, executor=executor)
-                return await stack.enter_async_context(serving)
+                return be_patient(await stack.enter_async_context(serving))
 
             if "start_server" in own:
                 arguments["start_server"] = start

@@ -21,13 +21,12 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 
 import httpx
 import pytest
-from raw_client import eventually
+from raw_client import be_patient, eventually
 
 import aiowsgi
 from aiowsgi import BindError, ConfigError
 from aiowsgi.config import ProcessOptions
 from aiowsgi.net import bind as bind_module
-from aiowsgi.server import shutdown as shutdown_module
 
 # Long enough for a busy machine; a test that passes never waits for it.
 PATIENCE = 30.0
@@ -826,9 +825,8 @@ async def test_abort_cuts_requests_in_flight_at_once(closed_before: bool) -> Non
 
 
 async def test_thread_that_is_stuck_in_the_application_is_named_and_left_behind(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(shutdown_module, "_ABORT_TIMEOUT", 0.05)
     app = Gated()
     before = set(threading.enumerate())
     config = aiowsgi.Config(timeout_graceful=0.0)
@@ -851,9 +849,8 @@ async def test_thread_that_is_stuck_in_the_application_is_named_and_left_behind(
 
 
 def test_stuck_thread_may_return_after_the_loop_is_gone(
-    run: Callable[[Drive], None], monkeypatch: pytest.MonkeyPatch, leftovers: None
+    run: Callable[[Drive], None], leftovers: None
 ) -> None:
-    monkeypatch.setattr(shutdown_module, "_ABORT_TIMEOUT", 0.05)
     apps: list[Gated] = []
     before = set(threading.enumerate())
 
@@ -1271,7 +1268,7 @@ async def test_coroutine_behind_the_answer_is_cancelled_when_the_time_is_over() 
         return Result([b"hello"])
 
     config = aiowsgi.Config(timeout_graceful=0.05)
-    server = await aiowsgi.serve(app, "127.0.0.1", 0, config=config)
+    server = be_patient(await aiowsgi.serve(app, "127.0.0.1", 0, config=config))
     async with connect(server) as client:
         assert await client.get() == b"hello"
         server.close()

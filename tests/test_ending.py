@@ -16,11 +16,8 @@ from textwrap import dedent
 import pytest
 from served_process import ANSWER, PATIENCE, served
 
+from aiowsgi.exchange.resources import ABORT_TIMEOUT
 from aiowsgi.process import ending
-from aiowsgi.server import shutdown as shutdown_module
-
-# Read before a test replaces it.
-ABORT_TIMEOUT = shutdown_module._ABORT_TIMEOUT
 
 # What holds the end of a process for ever, and which thread that is.
 HOLDERS = {

@@ -25,11 +25,11 @@ from raw_client import (
     eventually,
     in_thread,
     on_each_loop,
+    parts_of,
 )
 from served_process import WAITING, served
 
 import aiowsgi
-from aiowsgi.server import shutdown as shutdown_module
 
 PLAIN = [("Content-Type", "text/plain")]
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -271,11 +271,11 @@ async def test_what_does_not_end_has_its_time_and_is_cut(
 
 @on_each_loop
 async def test_thread_that_does_not_come_back_is_named_with_its_stack(
-    start_server: StartServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    start_server: StartServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(shutdown_module, "_ABORT_TIMEOUT", 0.05)
     app = App()
     server = await start_server(app, timeout_graceful=0.0)
+    parts_of(server).resources.abort_timeout = 0.05
     async with await connect(server) as client:
         await client.send(WAIT)
         await in_thread(app.begun.wait, TIMEOUT)

@@ -16,6 +16,10 @@ from ..config import Config
 from ..errors import ClientDisconnected
 from .transitions import IllegalEvent, log_defect
 
+# Once everything is cut, threads have this many seconds to come back from the application. A
+# process ends within half a second then.
+ABORT_TIMEOUT = 0.25
+
 
 @dataclass(slots=True, kw_only=True)
 class Resources:
@@ -38,6 +42,8 @@ class Resources:
     is_draining: bool = False
     # When what is still in flight is cut, by ``clock``; never, unless the server stops.
     cut_at: float = math.inf
+    # How many seconds threads are waited for after that.
+    abort_timeout: float = ABORT_TIMEOUT
     # This is a forked child: everything is the parent's. See ``bridge.forks``.
     abandoned: bool = False
     # Makes the ids of requests unique among processes and restarts.

@@ -14,10 +14,6 @@ from .assembly import Assembly
 
 _log = logging.getLogger("aiowsgi.error")
 
-# Once everything is cut, threads get this many seconds to come back from the application. A process
-# ends within half a second then.
-_ABORT_TIMEOUT = 0.25
-
 
 class Shutdown:
     """Stops a server within the time that its resources give (``cut_at``), and a moment more.
@@ -66,7 +62,7 @@ class Shutdown:
             _log.warning("Cutting the connections that did not end in time: %d", number)
             # 5. What is left is cut, which releases every thread that waits for a client.
             self._cut()
-            await self._until(self._no_connections, _ABORT_TIMEOUT)
+            await self._until(self._no_connections, self._resources.abort_timeout)
         # 6. Threads have what is left of the time; they are not waited for without end.
         await self._stop_pool()
         await self._stop_spooler()
@@ -114,7 +110,7 @@ class Shutdown:
             # Some threads may wait for coroutines behind a complete response, where no connection
             # is left to release them.
             self._assembly.coroutine_runner.cancel(ServerStopped("the server stopped"))
-        if await self._until(lambda: stopped, _ABORT_TIMEOUT):
+        if await self._until(lambda: stopped, self._resources.abort_timeout):
             pool.join()  # Each thread has said that it is about to end.
         else:
             self.was_cut = self.left_threads_behind = True
@@ -138,7 +134,7 @@ class Shutdown:
         if (spooler := self._resources.spooler) is None:
             return
         spooler.stop(self._note_change)
-        if await self._until(lambda: spooler.ended, _ABORT_TIMEOUT):
+        if await self._until(lambda: spooler.ended, self._resources.abort_timeout):
             spooler.join()
         else:
             _log.warning("The disk does not answer; the thread that writes to it is left behind")
