@@ -11,6 +11,7 @@ from raw_client import StartServer, connect, on_each_loop
 from thread_waits import StillClock
 
 from aiowsgi import Config
+from aiowsgi.config import ListenerProtocol
 from aiowsgi.errors import ConfigError, IncompleteRequest, Refusal
 from aiowsgi.http.parser import Parser
 from aiowsgi.http.readers.h11_reader import H11
@@ -161,6 +162,20 @@ def test_access_line_has_what_is_known_of_the_request_line(
     # Where it was refused in the midst of the line, the rest had not come.
     assert shown.startswith(known) if size == 1 else known == shown
     assert known
+
+
+@pytest.mark.parametrize(
+    ("sent", "protocol"), [(b"\r\n\r\n\r\n", "http"), (b"GET / HTTP/1.1\r\n", "uwsgi")]
+)
+def test_access_line_has_a_dash_where_nothing_is_known(
+    sent: bytes, protocol: ListenerProtocol, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    connection = MemoryConnection(app, protocol=protocol)
+    connection.receive(sent)
+    assert connection.status == 400
+    (line,) = access_lines(caplog)
+    assert '] "-" 400 ' in line
 
 
 def test_head_that_takes_too_long_shows_what_has_come(caplog: pytest.LogCaptureFixture) -> None:

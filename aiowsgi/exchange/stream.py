@@ -118,8 +118,9 @@ class Stream:
         self.owner = owner
         self.info = info
         self.head = head
-        # What has arrived of the request line, where the head could not be read.
-        self.partial_request_line = ""
+        # What has arrived of the request line, perhaps nothing, where the head could not be read;
+        # None where it was.
+        self.partial_request_line: str | None = None
         # Why the client counts as gone: it has closed the connection or ended its side, or the
         # server stops.
         self.disconnect_error: ClientDisconnected | None = None
@@ -159,8 +160,10 @@ class Stream:
     @property
     def request_line(self) -> str:
         """The request line, as logs show it."""
+        if self.partial_request_line is not None:
+            return self.partial_request_line
         head = self.head
-        return self.partial_request_line or f"{head.method} {head.target} {head.section.version}"
+        return f"{head.method} {head.target} {head.section.version}"
 
     @property
     def client(self) -> str:
