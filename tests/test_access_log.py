@@ -60,6 +60,28 @@ def test_a_request_that_never_got_a_thread_waited_to_its_end() -> None:
     assert times.duration == 5.5
 
 
+def test_a_request_that_got_an_error_instead_of_a_thread_waited_until_then() -> None:
+    times = Times(accepted=1.0, head=2.0, ready=3.0, first_byte=5.0, last_byte=7.5)
+    assert times.queue_wait == 2.0
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/app"])
+def test_a_slow_client_is_not_waited_for_a_thread(
+    path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    connection = MemoryConnection(hello, health_path="/healthz")
+    connection.pool.full = True  # The application's request is refused.
+    connection.wire.capacity = 0
+    connection.receive(f"GET {path} HTTP/1.1\r\nHost: h\r\n\r\n".encode())
+    connection.timers.advance(3.0)
+    connection.wire.take(10_000)
+    connection.timers.run_ready()
+    (line,) = (found for text in caplog.messages if (found := LINE.fullmatch(text)))
+    assert float(line["duration"]) == 3.0
+    assert float(line["queue_wait"]) == 0.0
+
+
 def test_a_request_that_was_refused_before_it_was_ready_did_not_wait() -> None:
     assert Times(accepted=1.0, head=2.0, last_byte=7.5).queue_wait == 0.0
 

@@ -68,6 +68,7 @@ class WsgiAnswerer:
         """Let the request wait for a thread. Raises Refusal where there will be none."""
         call = WsgiCall(self, stream)
         stream.coroutines = call.coroutines
+        stream.ready_at = self.resources.clock()
         try:
             stream.job = self.resources.pool.start(call.run, call.fail, wake=False)
         except QueueFull as error:

@@ -256,7 +256,6 @@ class Connection(ConnectionView):
     def _dispatch(self, stream: Stream) -> None:
         """Have the request answered."""
         resources, receiver = self._resources, self.receiver
-        stream.ready_at = resources.clock()
         if resources.is_draining or resources.config.max_keep_alive_requests or receiver.eof:
             stream.is_last = self._is_last()
         if self._held or stream.prefetched or stream.body:

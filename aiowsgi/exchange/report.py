@@ -59,7 +59,9 @@ def request_info(stream: Stream, stacks: dict[int, str], now: float) -> RequestI
     started = None if stream.job is None else stream.job.started()
     queue_wait = 0.0
     if stream.ready_at:
-        queue_wait = (now if started is None else started.at) - stream.ready_at
+        # Without a thread it waited until it was refused.
+        end = (stream.first_byte_at or now) if started is None else started.at
+        queue_wait = end - stream.ready_at
     thread = stack = ""
     if stream.source is not stream.writer:
         phase = "sending"

@@ -20,7 +20,7 @@ class Times(NamedTuple):
     """When a request reached which stage, by ``time.monotonic``; 0 for stages it did not reach.
 
     ``accepted`` is that of the connection. At ``ready`` the head has arrived, and so much of the
-    body that the request may have a thread. Until ``started`` it waited for a thread.
+    body that the request may have a thread, if it needs one. Until ``started`` it waited for that.
     """
 
     accepted: float = 0.0
@@ -37,8 +37,13 @@ class Times(NamedTuple):
 
     @property
     def queue_wait(self) -> float:
-        """Seconds for which the request waited for a thread, also if it never got one."""
-        return (self.started or self.last_byte) - self.ready if self.ready else 0.0
+        """Seconds for which the request waited for a thread, also if it never got one.
+
+        What never got one waited until the server answered for itself, or to its end.
+        """
+        if not self.ready:
+            return 0.0
+        return (self.started or self.first_byte or self.last_byte) - self.ready
 
 
 class AccessRecord(NamedTuple):
