@@ -134,8 +134,8 @@ async def descriptors_come_back(server: aiowsgi.Server) -> AsyncIterator[None]:
     async with await connect(server) as client:
         # The first request opens some that stay.
         assert (await client.request(HELLO)).body == b"hello"
-    await eventually(lambda: not server._assembly.shared.clients)
+    await eventually(lambda: not clients_of(server))
     before = open_descriptors()
     yield
-    await eventually(lambda: not server._assembly.shared.clients)
+    await eventually(lambda: not clients_of(server))
     await eventually(lambda: open_descriptors() <= before)

@@ -162,9 +162,9 @@ async def test_the_last_answer_to_a_client_that_has_ended_its_side(
 @pytest.fixture(autouse=True)
 def said_nothing_yet() -> Iterator[None]:
     """What is said once a process is said once a test."""
-    headers._warn_of.cache_clear()
+    headers.warn_of_ignored.cache_clear()
     yield
-    headers._warn_of.cache_clear()
+    headers.warn_of_ignored.cache_clear()
 
 
 @on_each_loop

@@ -26,7 +26,7 @@ PORTION = 64
 # --- many small chunks ---------------------------------------------------------------------------
 
 
-class Taker:
+class Handler:
     """Takes what a receiver hands over, and counts how often."""
 
     def __init__(self) -> None:
@@ -50,47 +50,47 @@ class Taker:
         pass
 
 
-def receiving() -> tuple[Receiver, Taker, MemoryConnection]:
-    """Return a receiver with nothing but a wire and somebody who takes what it reads."""
+def receiving() -> tuple[Receiver, Handler, MemoryConnection]:
+    """Return a receiver with nothing but a wire and a handler of what it reads."""
     connection = MemoryConnection(lambda environ, start_response: [])
-    taker = Taker()
+    handler = Handler()
     wire = MemoryWire(connection.timers)
-    return Receiver(connection.shared, wire, connection.codec, taker), taker, connection
+    return Receiver(connection.shared, wire, connection.codec, handler), handler, connection
 
 
 def test_chunks_of_one_byte_are_handed_over_in_portions_one_a_pass() -> None:
-    receiver, taker, connection = receiving()
+    receiver, handler, connection = receiving()
     receiver.feed(CHUNKED + b"1\r\nx\r\n" * (10 * PORTION) + b"0\r\n\r\n")
     passes = 1
     # Others have their turn between two portions.
-    assert taker.bodies == [b"x" * PORTION]
+    assert handler.bodies == [b"x" * PORTION]
     while connection.timers.ready:
         connection.timers.ready.popleft()()
         passes += 1
-        assert len(taker.bodies) <= passes
-    assert taker.bodies == [b"x" * PORTION] * 10
-    assert taker.ended
+        assert len(handler.bodies) <= passes
+    assert handler.bodies == [b"x" * PORTION] * 10
+    assert handler.ended
     assert passes == 11
 
 
 def test_chunks_of_one_read_are_one_hand_over() -> None:
-    receiver, taker, connection = receiving()
+    receiver, handler, connection = receiving()
     receiver.feed(CHUNKED)
     for _ in range(3):
         receiver.feed(b"5\r\nhello\r\n" * (PORTION - 1))
     receiver.feed(b"5\r\nhel")
     receiver.feed(b"lo\r\n0\r\nA: b\r\n\r\n")
-    assert [len(data) for data in taker.bodies] == [*[5 * (PORTION - 1)] * 3, 3, 2]
-    assert taker.ended
+    assert [len(data) for data in handler.bodies] == [*[5 * (PORTION - 1)] * 3, 3, 2]
+    assert handler.ended
     assert not connection.timers.ready
 
 
 def test_what_comes_before_an_unsound_chunk_is_handed_over_before_the_refusal() -> None:
-    receiver, taker, _ = receiving()
+    receiver, handler, _ = receiving()
     receiver.feed(CHUNKED + b"2\r\nab\r\n2\r\ncd\r\nx\r\n")
-    assert taker.bodies == [b"abcd"]
-    assert taker.refusal is not None
-    assert taker.refusal.status == 400
+    assert handler.bodies == [b"abcd"]
+    assert handler.refusal is not None
+    assert handler.refusal.status == 400
 
 
 @each_reader

@@ -19,10 +19,12 @@ from raw_client import (
     eventually,
     in_thread,
     on_each_loop,
+    parts_of,
 )
 
 import aiowsgi
-from aiowsgi.observe import access
+from aiowsgi.connection.shared import Shared
+from aiowsgi.exchange.report import Observers
 from aiowsgi.observe.access import AccessRecord, Times
 
 PLAIN = [("Content-Type", "text/plain")]
@@ -233,18 +235,25 @@ async def test_application_that_asks_finds_out_that_its_client_left(
 # --- the times of the access record --------------------------------------------------------------
 
 
+KeepRecords = Callable[[Shared], list[AccessRecord]]
+
+
 @pytest.fixture
-def records(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> list[AccessRecord]:
-    """Return the list that access records go to instead of the log."""
+def keep_records(caplog: pytest.LogCaptureFixture) -> KeepRecords:
+    """Return ``keep_records(shared)`` -> the list that access records go to instead of the log."""
     caplog.set_level(logging.INFO, "aiowsgi.access")
-    kept: list[AccessRecord] = []
-    monkeypatch.setattr(access, "write", kept.append)
-    return kept
+
+    def keep(shared: Shared) -> list[AccessRecord]:
+        kept: list[AccessRecord] = []
+        shared.observers = Observers(
+            access_log=True, threads=1, clock=shared.resources.clock, write=kept.append
+        )
+        return kept
+
+    return keep
 
 
-def test_times_are_those_of_each_step(records: list[AccessRecord]) -> None:
+def test_times_are_those_of_each_step(keep_records: KeepRecords) -> None:
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         connection.timers.now += 5
         start_response("200 OK", [*PLAIN])
@@ -252,6 +261,7 @@ def test_times_are_those_of_each_step(records: list[AccessRecord]) -> None:
         return [bytes(600_000)]
 
     connection = MemoryConnection(app)
+    records = keep_records(connection.shared)
     start = connection.timers.now
     connection.wire.capacity = 0
     connection.timers.advance(1)
@@ -277,10 +287,11 @@ def test_times_are_those_of_each_step(records: list[AccessRecord]) -> None:
     assert record.times.duration == 17
 
 
-def test_next_request_of_a_connection_has_its_own_times(records: list[AccessRecord]) -> None:
+def test_next_request_of_a_connection_has_its_own_times(keep_records: KeepRecords) -> None:
     app = Keeper()
     app.go_on.set()
     connection = MemoryConnection(app)
+    records = keep_records(connection.shared)
     start = connection.timers.now
     for _ in range(2):
         connection.timers.advance(10)
@@ -292,9 +303,10 @@ def test_next_request_of_a_connection_has_its_own_times(records: list[AccessReco
 
 
 def test_request_that_got_no_thread_has_no_times_behind_the_queue(
-    records: list[AccessRecord],
+    keep_records: KeepRecords,
 ) -> None:
     connection = MemoryConnection(Keeper(), queue_timeout=17.0)
+    records = keep_records(connection.shared)
     start = connection.timers.now
     connection.receive(GET)
     connection.timers.advance(17.1)
@@ -305,9 +317,10 @@ def test_request_that_got_no_thread_has_no_times_behind_the_queue(
 
 
 def test_request_that_never_was_one_begins_and_ends_with_its_refusal(
-    records: list[AccessRecord],
+    keep_records: KeepRecords,
 ) -> None:
     connection = MemoryConnection(Keeper())
+    records = keep_records(connection.shared)
     start = connection.timers.now
     connection.timers.advance(2)
     connection.receive(b"nonsense\r\n\r\n")
@@ -317,8 +330,9 @@ def test_request_that_never_was_one_begins_and_ends_with_its_refusal(
     assert record.times.duration == record.times.queue_wait == 0
 
 
-def test_request_whose_client_left_ends_there(records: list[AccessRecord]) -> None:
+def test_request_whose_client_left_ends_there(keep_records: KeepRecords) -> None:
     app, connection, thread = begin(access_log=True)
+    records = keep_records(connection.shared)
     start = connection.timers.now
     connection.timers.advance(3)
     connection.connection.on_lost()
@@ -328,8 +342,9 @@ def test_request_whose_client_left_ends_there(records: list[AccessRecord]) -> No
     assert len(records) == 1
 
 
-def test_request_that_took_too_long_ends_with_its_504(records: list[AccessRecord]) -> None:
+def test_request_that_took_too_long_ends_with_its_504(keep_records: KeepRecords) -> None:
     app, connection, thread = begin(access_log=True, timeout_request=5.0)
+    records = keep_records(connection.shared)
     start = connection.timers.now
     connection.timers.advance(5.1)
     (record,) = records
@@ -344,7 +359,7 @@ def test_request_that_took_too_long_ends_with_its_504(records: list[AccessRecord
 @on_each_loop
 @pytest.mark.parametrize("path", ["/list", "/stream", "/file", "/echo"])
 async def test_times_are_in_their_order(
-    start_server: StartServer, path: str, records: list[AccessRecord], tmp_path: Path
+    start_server: StartServer, path: str, keep_records: KeepRecords, tmp_path: Path
 ) -> None:
     size = 3_000_000
     (tmp_path / "file").write_bytes(bytes(size))
@@ -366,6 +381,7 @@ async def test_times_are_in_their_order(
         return stream(environ)
 
     server = await start_server(app)
+    records = keep_records(parts_of(server).shared)
     before = time.monotonic()
     async with await connect(server) as client:
         method = b"POST" if path == "/echo" else b"GET"

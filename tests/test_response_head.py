@@ -24,19 +24,18 @@ from aiowsgi.http.response import (
 
 NONE, LENGTH, CHUNKED, CLOSE = BodyFraming
 SERVER = "Server: aiowsgi/1\r\n"
-HEADS = ResponseHeads(SERVER)
 NOW = 784111777  # RFC 9110 §5.6.7: Sun, 06 Nov 1994 08:49:37 GMT.
-
-
-@pytest.fixture(autouse=True)
-def _clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("time.time", lambda: NOW + 0.9)
+HEADS = ResponseHeads(SERVER, lambda: NOW + 0.9)
 
 
 def encoder(
-    method: str = "GET", version: str = "HTTP/1.1", *, keep_alive: bool = True
+    method: str = "GET",
+    version: str = "HTTP/1.1",
+    *,
+    keep_alive: bool = True,
+    heads: ResponseHeads = HEADS,
 ) -> ResponseEncoder:
-    return ResponseEncoder(HEADS, method=method, version=version, keep_alive=keep_alive)
+    return ResponseEncoder(heads, method=method, version=version, keep_alive=keep_alive)
 
 
 def refused(refusal: Refusal, method: str = "GET") -> bytes:
@@ -48,7 +47,7 @@ def refused(refusal: Refusal, method: str = "GET") -> bytes:
         connection.connection,
         connection.connection.info,
         head,
-        connection.codec.encoder(head),
+        encoder(method),
     )
     refuse(stream, refusal)
     pieces, progress = stream.source.take(1 << 20)
@@ -265,11 +264,14 @@ def test_date_and_server_of_the_application_win(name: str) -> None:
     assert sum(line.lower().startswith(("date:", "server:")) for line in lines) == 2
 
 
-def test_the_date_moves_with_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_date_moves_with_the_clock() -> None:
+    times = [NOW, NOW + 1, NOW + 86400]
+    passing = iter(times)
+    heads = ResponseHeads(SERVER, lambda: next(passing))
     seen = []
-    for now in (NOW, NOW + 1, NOW + 86400):
-        monkeypatch.setattr("time.time", lambda now=now: now)
-        (line,) = [x for x in head_lines(encoder().start("200 OK", (), 0)) if x.startswith("Date")]
+    for now in times:
+        lines = head_lines(encoder(heads=heads).start("200 OK", (), 0))
+        (line,) = [line for line in lines if line.startswith("Date")]
         assert line == f"Date: {formatdate(now, usegmt=True)}"
         seen.append(line)
     assert len(set(seen)) == 3

@@ -18,19 +18,28 @@ from .stream import Stream
 class Observers:
     """The logs and warnings that are told how the requests of one server end.
 
-    Arguments: whether there is an access log, how many threads there are, and the clock.
+    Arguments: whether there is an access log, how many threads there are, the clock, and
+    ``write(record)``, called with each access record.
     """
 
-    def __init__(self, *, access_log: bool, threads: int, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        *,
+        access_log: bool,
+        threads: int,
+        clock: Callable[[], float],
+        write: Callable[[AccessRecord], None] = access.write,
+    ) -> None:
         self._access_log = access_log
         self._clock = clock
+        self._write = write
         self.waits = Waits(threads, clock)
         self.refusals = Refusals(clock)
 
     def note_end(self, stream: Stream) -> None:
         """Write the access record of a request: its response was sent, or never will be."""
         if self._access_log and access_log.isEnabledFor(logging.INFO):
-            access.write(access_record(stream, self._clock()))
+            self._write(access_record(stream, self._clock()))
 
 
 def access_record(stream: Stream, now: float) -> AccessRecord:

@@ -2,6 +2,7 @@
 
 import enum
 import time
+from collections.abc import Callable
 from functools import lru_cache
 from http import HTTPStatus
 from typing import NamedTuple
@@ -133,13 +134,14 @@ class ResponseHeads:
 
     Most applications answer with the same few heads again and again. (Without Content-Length there
     is one for each length.) ``server`` is the line that is sent if the application sets no Server
-    field.
+    field; ``clock()`` returns the seconds since the epoch, for Date.
     """
 
-    __slots__ = ("_cache", "_server", "known")
+    __slots__ = ("_cache", "_server", "clock", "known")
 
-    def __init__(self, server: str) -> None:
+    def __init__(self, server: str, clock: Callable[[], float] = time.time) -> None:
         self._server = server
+        self.clock = clock
         self._cache = Cache[_Key, _Head](_MAX_HEADS, _MAX_HEAD_SIZE)
         self.known = self._cache.known
 
@@ -222,7 +224,7 @@ class ResponseEncoder:
         key = (status, fields, length, self._head_request, self._http_11, self.keep_alive)
         head = heads.known.get(key) or heads.make(key)
         self.status_code, self._framing, self._remaining, self.keep_alive, lines, complete = head
-        return lines if complete else lines + _date_and_end(int(time.time()))
+        return lines if complete else lines + _date_and_end(int(heads.clock()))
 
     def encode(self, data: bytes, head: bytes = b"") -> list[bytes]:
         """Return the pieces to send for ``head`` and ``data``; none if there is nothing to send.

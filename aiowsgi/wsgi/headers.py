@@ -54,7 +54,7 @@ _LEFT_TO_SERVER = frozenset({"connection", "keep-alive", "proxy-connection", "tr
 
 # If two threads call it at the same time, the warning is logged twice, which does no harm.
 @cache
-def _warn_of(name: str) -> None:
+def warn_of_ignored(name: str) -> None:
     """Warn, once in a process, that a field of the application is left out."""
     _log.warning(
         "The application sets the header %s, which is the server's and is left out; of such "
@@ -120,7 +120,7 @@ def _check_each(headers: tuple[Any, ...]) -> Fields:
             )
         if lower in _LEFT_TO_SERVER:
             if lower != "connection" or not _asks_for_close(value):
-                _warn_of(lower)
+                warn_of_ignored(lower)
                 continue
             # The one spelling that the rest of the server looks for.
             value = "close"
