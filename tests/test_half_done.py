@@ -5,9 +5,8 @@ Each step notes that it is done only after it is done.
 
 import asyncio
 import contextlib
-import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 import pytest
 from log_records import loud
 from memory import TIMEOUT, ManualTimer, ManualTimers, MemoryConnection, MemoryServer, MemoryWire
-from raw_client import StartServer, connect, eventually, on_each_loop
+from raw_client import StartServer, connect, eventually, on_each_loop, parts_of
 
 import aiowsgi
 from aiowsgi.bridge.body import RequestBody
@@ -27,6 +26,8 @@ from aiowsgi.connection.connection import Connection
 from aiowsgi.connection.deadline import Deadline
 from aiowsgi.errors import RequestBodyError
 from aiowsgi.exchange.interfaces import Codec
+from aiowsgi.exchange.report import Observers
+from aiowsgi.exchange.stream import Stream
 from aiowsgi.http import response
 from aiowsgi.http.request import RequestHead, RequestParser
 from aiowsgi.http.response import ResponseEncoder, ResponseHeads
@@ -198,22 +199,15 @@ def test_connection_is_cut_where_what_was_taken_cannot_be_sent() -> None:
     assert not server.shared.clients
 
 
-@contextlib.contextmanager
-def access_log_that_fails_once() -> Iterator[None]:
-    """Let the loop thread fail when it is done with a request, as with a handler of the host's."""
+class FailingObservers(Observers):
+    """Let the loop thread fail once when it is done with a request."""
 
-    class Failing(logging.Handler):
-        emit = staticmethod(FailsOnce(lambda record: None))
+    fails = True
 
-    log, handler = logging.getLogger("aiowsgi.access"), Failing()
-    level = log.level
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
-        log.setLevel(level)
+    def note_end(self, stream: Stream) -> None:
+        if self.fails:
+            self.fails = False
+            raise MemoryError
 
 
 @on_each_loop
@@ -221,15 +215,17 @@ async def test_connection_is_cut_where_the_loop_thread_fails_to_look_after_it(
     start_server: StartServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = await start_server(APPLICATIONS["list"])
-    with access_log_that_fails_once():
-        async with await connect(server) as client:
-            assert (await client.request(GET)).body == b"hello"
-            with contextlib.suppress(ConnectionResetError):
-                assert await client.read_until_eof() == b""
-        assert "A delivery to the event loop failed" in caplog.text
-        async with await connect(server) as other:
-            for _ in range(2):
-                assert (await other.request(GET)).body == b"hello"
+    parts = parts_of(server)
+    clock = parts.resources.clock
+    parts.shared.observers = FailingObservers(access_log=True, threads=1, clock=clock)
+    async with await connect(server) as client:
+        assert (await client.request(GET)).body == b"hello"
+        with contextlib.suppress(ConnectionResetError):
+            assert await client.read_until_eof() == b""
+    assert "A delivery to the event loop failed" in caplog.text
+    async with await connect(server) as other:
+        for _ in range(2):
+            assert (await other.request(GET)).body == b"hello"
 
 
 @pytest.mark.parametrize("initial", [b"", b"x" * 10], ids=["wanted", "drained"])
