@@ -47,7 +47,7 @@ class PoolWaker:
         """Have the pool woken for a request that was queued.
 
         A thread that is woken earlier takes the interpreter from the loop between two reads. But
-        where nothing is read behind a request, to wait for the next pass is to ask for the
+        where nothing is read after a request, waiting for the next pass would mean to ask for the
         interpreter once more.
         """
         if self._waking:

@@ -244,7 +244,7 @@ class Connection(ConnectionView):
         self._dispatch(stream)
 
     def _is_last(self) -> bool:
-        """Return whether the connection ends behind the request that is here."""
+        """Return whether the connection ends after the current request."""
         resources, receiver = self._resources, self.receiver
         if 0 < resources.config.max_keep_alive_requests <= self._requests:
             return True
@@ -307,7 +307,7 @@ class Connection(ConnectionView):
             self._cut(stream)
 
     def _finish(self, stream: Stream) -> None:
-        """Go on behind a complete response: next request, or close."""
+        """Go on after a complete response: next request, or close."""
         self._stream = None
         stream.fire(SENT)
         receiver, observers = self.receiver, self._shared.observers
@@ -340,7 +340,7 @@ class Connection(ConnectionView):
                 self._account()
 
     def _cut(self, stream: Stream) -> None:
-        """Go on behind a response that the application could not complete."""
+        """Go on after a response that the application could not complete."""
         if stream.body is not None:
             stream.body.abort(RequestBodyError("the response to the request was given up"))
         if not stream.first_byte_at:
@@ -357,7 +357,7 @@ class Connection(ConnectionView):
             self._close(linger=False)
 
     def refuse(self, refusal: Refusal) -> None:
-        """Answer with a 4xx or 5xx and close. Nothing behind it is parsed."""
+        """Answer with a 4xx or 5xx and close. Nothing after it is parsed."""
         if self._state >= CLOSING:
             return  # Load shedding came first.
         self.receiver.stop()

@@ -44,7 +44,7 @@ class Deadline:
             late.cancel()
 
     def cancel(self) -> None:
-        """Take the deadline away for good, and forget who is called."""
+        """Take the deadline away for good, and drop the reference to ``on_reached``."""
         self._at = _NEVER
         self._on_reached = no_callback
         if self._timer is not None:

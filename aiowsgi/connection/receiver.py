@@ -416,7 +416,7 @@ class Receiver:
         return Refusal(408, reason)
 
     def rate(self) -> float | None:
-        """Return the bytes a second that the client sends; None while that cannot be said."""
+        """Return the bytes a second that the client sends; None while that is not known."""
         if not self.waits_for_body or self._pace is None or self._waits_for_disk:
             return None
         return self._pace.rate(self._shared.resources.clock())

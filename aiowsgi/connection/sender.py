@@ -162,6 +162,6 @@ class Sender:
         return self._update_pace(now).time_left(config.timeout_write, config.min_response_rate, now)
 
     def rate(self) -> float | None:
-        """Return the bytes a second that the client takes; None while that cannot be said."""
+        """Return the bytes a second that the client takes; None while that is not known."""
         now = self._shared.resources.clock()
         return self._update_pace(now).rate(now) if self.waits_for_client else None

@@ -53,7 +53,7 @@ EVENT_MEANINGS: dict[ConnectionEvent, str] = {
     ANSWERED: "the stream has ended, and so has its request",
     ANSWERED_EARLY: "the stream has ended, and the rest of the request body is still to come",
     BODY_END: "the rest of the request body has come",
-    CLOSE: "nothing more is read, and the connection ends behind what is buffered",
+    CLOSE: "nothing more is read, and the connection ends once what is buffered is sent",
     LOST: "the connection is gone",
 }
 TRANSITIONS: dict[ConnectionState, dict[ConnectionEvent, ConnectionState]] = {

@@ -112,10 +112,10 @@ class Wire(Protocol):
         """Go on reading."""
 
     def half_close(self) -> None:
-        """End the server's side behind what is buffered. The client's side stays open."""
+        """End the server's side once what is buffered is sent. The client's side stays open."""
 
     def close(self) -> None:
-        """End the connection behind what is buffered."""
+        """End the connection once what is buffered is sent."""
 
     def abort(self) -> None:
         """End the connection now, and drop what is buffered."""
@@ -176,7 +176,7 @@ class Client(Protocol):
         """Free what is held for the client: it is too slow for a busy server."""
 
     def drain(self) -> None:
-        """Take no request behind those that are here."""
+        """Take no further requests after those that have arrived."""
 
     def close_if_idle(self) -> None:
         """Close, unless a request is arriving or is being answered."""

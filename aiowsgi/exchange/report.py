@@ -108,8 +108,8 @@ def requests_in_flight(
     what it answers, if it still does.
     """
     known = {request.thread for request in requests}
-    # Threads whose client has left, those behind a complete response, and those that
-    # timeout_request has given up.
+    # Threads whose client has left, threads that are still at work after a complete response, and
+    # threads that timeout_request has given up.
     left = [
         dataclasses.replace(
             request_info(stream, stacks, now),

@@ -222,11 +222,9 @@ class Stream:
 
     def respond(self, status: int, fields: Fields, body: bytes) -> None:
         """Answer as a whole, on the loop thread. No other thread answers, or ever has."""
-        if self.spool is not None:
-            self.spool.close()  # No thread will read it.
         self.start(status_text(status), fields, len(body))
         self.source = ReadyResponse(self.encoder.finish(body, self._take_head()))
-        self.cancel()  # Nobody reads the request body.
+        self.cancel()  # The request body will not be read.
         self.fire(RESPOND)
 
     def give_up(self) -> bool:
@@ -336,7 +334,7 @@ class Stream:
             raise
 
     def _ends_with(self, body: RequestBody, length: int | None) -> bool:
-        """Return whether the connection ends behind this response, for the sake of the body.
+        """Return whether the connection has to end after this response, because of the body.
 
         ``length`` is that of the response where all of it is there, and the application done.
         """
@@ -449,7 +447,7 @@ class Stream:
         """Give the response up where a step of it failed half way, as for want of memory.
 
         What was encoded is lost, so that nothing may follow, whatever the application makes of the
-        error. Where the client is gone, or the application wrote behind the end, nothing is lost.
+        error. Where the client is gone, or the application wrote after the end, nothing is lost.
         """
         if not isinstance(error, (ClientDisconnected, ApplicationError)):
             self.abort()

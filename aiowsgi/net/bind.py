@@ -37,7 +37,8 @@ class ListeningSocket:
         inherited: bool = False,
     ) -> None:
         sock.setblocking(False)
-        # One that was inherited, or made by somebody else, may be: no child is to keep the port.
+        # A socket that was inherited, or made by another program, may be inheritable. No child may
+        # keep the port.
         sock.set_inheritable(False)
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             # Connections inherit these options. What runs Linux programs need not be Linux.
@@ -117,7 +118,7 @@ def _tcp_sockets(
 
 
 def _remove_stale(listener: ListenerConfig, path: str) -> None:
-    """Remove a Unix socket that nobody listens on, such as one left by a process that died."""
+    """Remove a Unix socket on which no process listens, such as one left by a process that died."""
     try:
         if not stat.S_ISSOCK(os.stat(path).st_mode):
             raise BindError(f"cannot bind {listener}: the file exists and is no socket")

@@ -57,7 +57,7 @@ class Listener:
         self._closed = False
         # Whether the socket cannot be accepted on any more.
         self._broken = False
-        # When it was last said that connections cannot be accepted.
+        # When the log last said that connections cannot be accepted.
         self._reported_at = float("-inf")
         self._retry: asyncio.TimerHandle | None = None
         self._connecting: dict[asyncio.Task[None], socket.socket] = {}

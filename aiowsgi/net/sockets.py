@@ -86,7 +86,7 @@ def shut_down(sock: socket.socket) -> None:
 
 
 def half_close(transport: asyncio.Transport) -> None:
-    """End the server's side of a connection behind what is buffered."""
+    """End the server's side of a connection once what is buffered is sent."""
     try:
         transport.write_eof()
     except OSError:

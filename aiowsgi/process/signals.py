@@ -16,7 +16,7 @@ from typing import Any
 
 from ..bridge import forks
 from ..observe.loggers import error_log
-from ..server.child import give_up_signals
+from ..server.forked_child import give_up_signals
 from ..server.server import Server
 from ..wsgi.application import describe
 

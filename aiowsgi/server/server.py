@@ -30,7 +30,7 @@ from ..net.transport import SocketWire
 from ..observe.inspection import Inspection, stacks_of
 from ..wsgi.application import describe
 from .assembly import Assembly, codecs
-from .child import give_up_descriptors, give_up_signals
+from .forked_child import give_up_descriptors, give_up_signals
 from .loop_end import LoopEnd
 from .shutdown import Shutdown
 
@@ -250,8 +250,8 @@ class Server:
     def _tell(self, event: asyncio.Event) -> None:
         """Set an event in the loop's next pass, and wake the loop for it.
 
-        This may be a signal handler: a loop sleeps on behind those, and may have been interrupted
-        in the midst of waiting for the event.
+        The caller may be a signal handler. A loop goes on sleeping after those, and may have been
+        interrupted while a task began to wait for the event.
         """
         self._loop.call_soon_threadsafe(event.set, context=self._context)
 
@@ -278,7 +278,7 @@ class Server:
             return
         await self._close_called.wait()
         assert self._closing is not None  # Set before the event.
-        # Whoever is cancelled while waiting stops waiting; the shutdown goes on.
+        # A task that is cancelled stops waiting; the shutdown goes on.
         await asyncio.shield(self._closing)
 
     async def serve_forever(self) -> None:

@@ -107,7 +107,7 @@ class Shutdown:
 
         pool.stop(on_stopped, cancel=True)
         if not await self._until(lambda: stopped, 0.0):
-            # Some threads may wait for coroutines behind a complete response, where no connection
+            # Some threads may wait for coroutines after a complete response, where no connection
             # is left to release them.
             self._assembly.coroutine_runner.cancel(ServerStopped("the server stopped"))
         if await self._until(lambda: stopped, self._resources.abort_timeout):
