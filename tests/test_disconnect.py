@@ -104,7 +104,7 @@ async def nothing_is_left(server: aiowsgi.Server) -> None:
     async with await connect(server) as client:
         assert (await client.request(PING)).body == b"pong"
     await eventually(lambda: not clients_of(server))
-    assert server._connections == 0
+    assert server.inspect().connections == 0
 
 
 # --- before the application ----------------------------------------------------------------------
