@@ -8,7 +8,7 @@ import pytest
 from http_streams import cut_lists, properties, split
 from hypothesis import given
 from hypothesis import strategies as st
-from memory import MemoryConnection
+from memory import MemoryConnection, MemoryWire
 from uwsgi_packets import packet, request, stock_variables
 
 from aiowsgi.errors import Refusal
@@ -119,6 +119,44 @@ def test_a_refusal_names_the_client_that_the_web_server_has_named(
     warning, line = [record.getMessage() for record in caplog.records]
     assert warning.startswith('Refused "GET /slow HTTP/1.1" from 192.0.2.99 with 408: ')
     assert line.startswith("192.0.2.99 - - [")
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_a_refusal_of_the_head_names_the_client_that_the_web_server_has_named(
+    last: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    server = connection_with(Echo(), access_log=True, limit_request_body=10)
+    for number in (1, 2):
+        wire = MemoryWire(server.timers)
+        others = stock_variables({"CONTENT_LENGTH": "99", "REMOTE_ADDR": None})
+        client = (b"REMOTE_ADDR", f"192.0.2.{number}".encode())
+        server.connect(wire).receive(packet([*others, client] if last else [client, *others]))
+        server.timers.run_ready()
+        assert wire.sent.startswith(b"HTTP/1.1 413 ")
+        warning, line = [record.getMessage() for record in caplog.records]
+        assert f" from 192.0.2.{number} with 413: " in warning
+        assert line.startswith(f"192.0.2.{number} - - [")
+        caplog.clear()
+
+
+def test_a_client_that_was_named_in_front_of_what_is_refused_is_known(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    connection = connection_with(Echo())
+    connection.receive(packet([(b"REMOTE_ADDR", b"192.0.2.9"), (b"wsgi.input", b"")]))
+    assert connection.status == 400
+    assert " from 192.0.2.9 with 400: " in caplog.text
+
+
+@pytest.mark.parametrize("told", ["a b", "a\nb"])
+def test_what_is_no_host_is_not_warned_of_as_one(
+    told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    connection = connection_with(Echo())
+    connection.receive(packet([(b"REMOTE_ADDR", told.encode()), (b"wsgi.input", b"")]))
+    assert connection.status == 400
+    assert " from 127.0.0.1 with 400: " in caplog.text
 
 
 @pytest.mark.parametrize("told", ["", "a b", 'a"b', "a\\b", "\xe9", "a" * 101])

@@ -367,13 +367,10 @@ class Connection(ConnectionView):
         stream = self._stream
         if stream is not None and stream.state is STREAM_ANSWERED:
             return
-        if stream is None:
-            client, line = self.info.client[0], self.receiver.request_line
-        else:
-            client, line = stream.client, stream.request_line
-        self._shared.observers.refusals.note(client, line, refusal)
+        known = stream or self._unknown_stream()
+        self._shared.observers.refusals.note(known.client, known.request_line, refusal)
         if stream is None or stream.cancel():
-            self._answer(refusal, stream)
+            self._answer(refusal, known)
             return
         # What the application answers goes out, if it answers.
         stream.refusal = refusal
@@ -384,19 +381,23 @@ class Connection(ConnectionView):
             stream.fire(START)
         self._watchdog.watch_stream(stream)
 
-    def _answer(self, refusal: Refusal, before: Stream | None) -> None:
-        """Answer on a new stream, which no thread has, in place of the one before it, if any."""
+    def _unknown_stream(self) -> Stream:
+        """Return a stream for a request whose head could not be read."""
+        receiver = self.receiver
+        head = unknown_head(receiver.request_line, receiver.told_client)
+        stream = Stream(self._resources, self, self.info, head, self._codec.encoder(head))
+        stream.partial_request_line = receiver.request_line
+        return stream
+
+    def _answer(self, refusal: Refusal, stream: Stream) -> None:
+        """Answer on a stream that no thread has: another one, if this was not made for that."""
         self.receiver.drop_rest()
         self.receiver.update_reading()
-        if before is None:
+        if self._stream is None:
             self._fire(REQUEST)
-            line = self.receiver.request_line
-            head = unknown_head(line)
-            stream = Stream(self._resources, self, self.info, head, self._codec.encoder(head))
-            stream.partial_request_line = line
         else:
-            before.fire(GIVE_UP)
-            stream = before.make_replacement(self._codec.encoder(before.head))
+            stream.fire(GIVE_UP)
+            stream = stream.make_replacement(self._codec.encoder(stream.head))
         self._stream = stream
         refuse(stream, refusal)
         self._watchdog.watch_stream(stream)

@@ -117,6 +117,11 @@ class Receiver:
         return self._parser.request_line
 
     @property
+    def told_client(self) -> str:
+        """Whom a web server in front has named as the client in a head that was refused."""
+        return self._parser.told_client
+
+    @property
     def buffered(self) -> int:
         """How many bytes have arrived and were not used."""
         return self._parser.buffered

@@ -6,14 +6,15 @@ from ..http.response import status_text
 from .stream import Stream
 
 
-def unknown_head(request_line: str) -> RequestHead:
+def unknown_head(request_line: str, told_client: str) -> RequestHead:
     """Return what stands for the head of a request that could not be understood.
 
     Of its request line only the method matters (RFC 9110 §9.3.2): HEAD gets no content, refused or
-    not.
+    not. ``told_client`` is whom a web server in front has named as the client, if any.
     """
     section = FieldSection("HTTP/1.1", [], None, None, False, False, False)
-    return RequestHead(request_line.partition(" ")[0], "", "", "", None, section)
+    variables = {"REMOTE_ADDR": told_client} if told_client else None
+    return RequestHead(request_line.partition(" ")[0], "", "", "", None, section, variables)
 
 
 def refuse(stream: Stream, refusal: Refusal) -> None:

@@ -87,6 +87,7 @@ class UwsgiParser(RequestParser):
 
     __slots__ = (
         "_buffer",
+        "_client",
         "_eof",
         "_finished",
         "_in_body",
@@ -104,6 +105,7 @@ class UwsgiParser(RequestParser):
         self._remaining = 0  # Bytes of the body to come.
         self._finished = False  # Whether the request is complete: another one never comes.
         self._line = ""
+        self._client = ""
         self._refusal: Refusal | None = None
 
     @property
@@ -120,6 +122,11 @@ class UwsgiParser(RequestParser):
     def request_line(self) -> str:
         """Empty as long as there is no whole packet. See ``RequestParser``."""
         return self._line
+
+    @property
+    def told_client(self) -> str:
+        """See ``RequestParser``."""
+        return self._client
 
     def feed(self, data: bytes) -> None:
         """See ``RequestParser``."""
@@ -198,6 +205,8 @@ class UwsgiParser(RequestParser):
         fields: list[Field] = []
         variables: dict[bytes, bytes] = {}
         for name, value in _variables(block):
+            if name == b"REMOTE_ADDR":  # At once, because the next one may be refused.
+                self._client = value.decode("latin-1")
             if name.startswith(b"HTTP_"):
                 _check_field(name, value)
                 if name in _TOLD_OTHERWISE:

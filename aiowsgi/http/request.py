@@ -111,6 +111,14 @@ class RequestParser(ABC):
         It may hold any characters, and is cut short if it is long. ``drop`` does not change it.
         """
 
+    @property
+    def told_client(self) -> str:
+        """The host of the client that a web server in front has named in a head that was refused.
+
+        Empty where it has named none. It may hold any characters.
+        """
+        return ""
+
     @abstractmethod
     def feed(self, data: bytes) -> None:
         """Take bytes from the client."""
