@@ -281,3 +281,42 @@ def test_only_names_count(header_map: str) -> None:
 def test_header_map_knows_three_words() -> None:
     with pytest.raises(ConfigError, match="header_map must be one of drop, refuse, dangerous"):
         Config(header_map="allow")  # type: ignore[arg-type]
+
+
+# --- requests that the event loop has answered ---------------------------------------------------
+
+BAD_CHUNK = b"POST /healthz HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n"
+HEALTHY = b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n"
+
+
+def test_body_that_breaks_off_before_the_answer_is_on_its_way_is_refused() -> None:
+    connection = MemoryConnection(app, health_path="/healthz", body_prefetch=1)
+    connection.receive(BAD_CHUNK + b"zz\r\n")
+    connection.timers.run_ready()
+    assert connection.sent.startswith(b"HTTP/1.1 400 ")
+    assert b"\r\nConnection: close\r\n" in connection.sent
+    assert connection.sent.count(b"HTTP/1.1 ") == 1
+    connection.receive(HEALTHY)
+    connection.timers.run_ready()
+    assert connection.sent.count(b"HTTP/1.1 ") == 1
+    assert connection.wire.half_closed
+
+
+def test_body_that_breaks_off_behind_the_answer_ends_the_connection_with_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    connection = MemoryConnection(app, health_path="/healthz", body_prefetch=1)
+    connection.wire.capacity = 5
+    connection.receive(BAD_CHUNK)
+    connection.timers.run_ready()
+    assert connection.sent == b"HTTP/"
+    connection.receive(b"zz\r\n")
+    connection.wire.take(10_000)
+    connection.timers.run_ready()
+    assert connection.sent.startswith(b"HTTP/1.1 405 ")
+    assert connection.sent.count(b"HTTP/1.1 ") == 1
+    assert connection.wire.half_closed
+    assert len(told(caplog)) == 1
+    connection.receive(HEALTHY)
+    connection.timers.run_ready()
+    assert connection.sent.count(b"HTTP/1.1 ") == 1

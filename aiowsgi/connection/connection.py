@@ -310,12 +310,8 @@ class Connection(ConnectionView):
         """Go on after a complete response: next request, or close."""
         self._stream = None
         stream.fire(SENT)
-        receiver, observers = self.receiver, self._shared.observers
-        observers.note_end(stream)
-        if stream.job is not None:
-            queue_wait = stream.started_at - stream.ready_at
-            if queue_wait > self._resources.config.queue_target:
-                observers.waits.note(queue_wait)
+        receiver = self.receiver
+        self._shared.observers.note_response(stream)
         if stream.body is not None:
             # No more bytes are fed to it.
             stream.body.abort(RequestBodyError("the response to the request is complete"))
@@ -365,14 +361,14 @@ class Connection(ConnectionView):
             self._close(linger=True)
             return
         stream = self._stream
-        if stream is not None and stream.state is STREAM_ANSWERED:
+        if stream is not None and stream.state is STREAM_ANSWERED and stream.refusal:
             return
         known = stream or self._unknown_stream()
         self._shared.observers.refusals.note(known.client, known.request_line, refusal)
-        if stream is None or stream.cancel():
+        if stream is None or (not stream.first_byte_at and stream.cancel()):
             self._answer(refusal, known)
             return
-        # What the application answers goes out, if it answers.
+        # What was answered goes out, and what the application answers, if it does.
         stream.refusal = refusal
         stream.is_last = True
         if stream.body is not None:

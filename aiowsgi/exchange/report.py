@@ -18,8 +18,9 @@ from .stream import Stream
 class Observers:
     """The logs and warnings that are told how the requests of one server end.
 
-    Arguments: whether there is an access log, how many threads there are, the clock, and
-    ``write(record)``, called with each access record.
+    Arguments: whether there is an access log, how many threads there are, how many seconds a
+    request may wait for one before that is told, the clock, and ``write(record)``, called with each
+    access record.
     """
 
     def __init__(
@@ -27,14 +28,24 @@ class Observers:
         *,
         access_log: bool,
         threads: int,
+        queue_target: float,
         clock: Callable[[], float],
         write: Callable[[AccessRecord], None] = access.write,
     ) -> None:
         self._access_log = access_log
+        self._queue_target = queue_target
         self._clock = clock
         self._write = write
         self.waits = Waits(threads, clock)
         self.refusals = Refusals(clock)
+
+    def note_response(self, stream: Stream) -> None:
+        """Take note of a request whose response was sent."""
+        self.note_end(stream)
+        if stream.job is not None:
+            queue_wait = stream.started_at - stream.ready_at
+            if queue_wait > self._queue_target:
+                self.waits.note(queue_wait)
 
     def note_end(self, stream: Stream) -> None:
         """Write the access record of a request: its response was sent, or never will be."""

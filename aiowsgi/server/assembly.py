@@ -75,7 +75,12 @@ class Assembly:
             pool, timers, clock, on_woken=shedding.free_threads, scheduling=scheduling
         )
         self.coroutine_runner = CoroutineRunner(loop, self.waker.stay_punctual)
-        observers = Observers(access_log=config.access_log, threads=pool.threads, clock=clock)
+        observers = Observers(
+            access_log=config.access_log,
+            threads=pool.threads,
+            queue_target=config.queue_target,
+            clock=clock,
+        )
         answerer: Answerer = WsgiAnswerer(
             app,
             resources,
