@@ -821,8 +821,12 @@ def test_an_illegal_event_of_a_connection_is_logged_and_cuts_it(
 ) -> None:
     client, other = connect_two()
     client.receive(GET)
-    client.connection.on_head(stream_of(client).head)
+    stream = stream_of(client)
+    client.connection.on_head(stream.head)
+    assert client.connection.stream is stream
     check_that_one_is_cut(client, other, caplog, "a connection in BUSY got REQUEST")
+    # The application is not called in vain.
+    assert client.pool.jobs[0].cancelled
     defects.clear()
 
 

@@ -90,7 +90,7 @@ class Connection(ConnectionView):
         self.receiver.advance()
 
     def on_lost(self) -> None:
-        """Release everything that belongs to the connection: it is gone. Idempotent."""
+        """Release everything: the connection is gone. Idempotent."""
         if self._state is CLOSED:
             return
         self._fire(LOST)
@@ -196,7 +196,8 @@ class Connection(ConnectionView):
         """See ``RequestHandler``."""
         receiver = self.receiver
         self._requests += 1
-        self._fire(REQUEST)
+        if not self._fire(REQUEST):
+            return  # Cut, and with it the stream that is there.
         self._stream = stream = Stream(
             self._resources, self, self.info, head, self._codec.encoder(head)
         )
@@ -263,7 +264,6 @@ class Connection(ConnectionView):
             if self._stream is not stream:
                 return  # It was refused.
         if self.wire.is_plain and not receiver.has_interim_response:
-            # Everything before this is sent.
             stream.allow_direct(self.wire.send_now)
         try:
             self._shared.answerer.answer(stream)
@@ -419,14 +419,16 @@ class Connection(ConnectionView):
         if self._held:
             self._account()
 
-    def _fire(self, event: ConnectionEvent) -> None:
-        """Change the state, here only."""
+    def _fire(self, event: ConnectionEvent) -> bool:
+        """Change the state, here only. Return False for an event that cannot happen."""
         after = NEXT[self._state][event]
-        if after is None:
-            error = IllegalEvent(f"a connection in {self._state.name} got {event.name}")
-            self._resources.report_illegal(error, self.abort)
-        else:
+        if after is not None:
             self._state = after
+            return True
+        error = IllegalEvent(f"a connection in {self._state.name} got {event.name}")
+        self._resources.report_illegal(error, self.abort)
+        self.receiver.drop_rest()
+        return False
 
     def _on_expiry(self, expiry: Expiry) -> None:
         stream = self._stream
