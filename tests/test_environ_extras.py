@@ -1,6 +1,7 @@
 """What a request is told beyond PEP 3333, and the times that its access record tells afterwards."""
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -246,7 +247,11 @@ def keep_records(caplog: pytest.LogCaptureFixture) -> KeepRecords:
     def keep(shared: Shared) -> list[AccessRecord]:
         kept: list[AccessRecord] = []
         shared.observers = Observers(
-            access_log=True, threads=1, clock=shared.resources.clock, write=kept.append
+            access_log=True,
+            threads=1,
+            queue_target=math.inf,
+            clock=shared.resources.clock,
+            write=kept.append,
         )
         return kept
 

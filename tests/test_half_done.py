@@ -5,6 +5,7 @@ Each step notes that it is done only after it is done.
 
 import asyncio
 import contextlib
+import math
 import threading
 from collections.abc import Callable, Iterable
 from importlib.machinery import EXTENSION_SUFFIXES
@@ -217,7 +218,9 @@ async def test_connection_is_cut_where_the_loop_thread_fails_to_look_after_it(
     server = await start_server(APPLICATIONS["list"])
     parts = parts_of(server)
     clock = parts.resources.clock
-    parts.shared.observers = FailingObservers(access_log=True, threads=1, clock=clock)
+    parts.shared.observers = FailingObservers(
+        access_log=True, threads=1, queue_target=math.inf, clock=clock
+    )
     async with await connect(server) as client:
         assert (await client.request(GET)).body == b"hello"
         with contextlib.suppress(ConnectionResetError):
