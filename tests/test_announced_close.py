@@ -10,7 +10,7 @@ import pytest
 from log_records import loud
 from raw_client import TIMEOUT, RawClient, Response, StartServer, connect, in_thread, on_each_loop
 
-from aiowsgi.connection.receiver import DRAIN_BYTES
+from aiowsgi.connection.receiver import MAX_DROPPED_BYTES
 from aiowsgi.wsgi import headers
 
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -51,7 +51,7 @@ def length_head(size: int) -> bytes:
 
 
 @on_each_loop
-@pytest.mark.parametrize("left", [0, 1, DRAIN_BYTES, DRAIN_BYTES + 1, 1 << 30])
+@pytest.mark.parametrize("left", [0, 1, MAX_DROPPED_BYTES, MAX_DROPPED_BYTES + 1, 1 << 30])
 async def test_what_is_left_of_an_unread_body_decides(start_server: StartServer, left: int) -> None:
     server = await start_server(answering(), limit_request_body=1 << 31)
     async with await connect(server) as client:
@@ -59,8 +59,8 @@ async def test_what_is_left_of_an_unread_body_decides(start_server: StartServer,
         await client.send(length_head(PREFETCH + left) + b"x" * PREFETCH)
         response = await client.receive()
         assert response.body == b"hello"
-        assert says_close(response) is (left > DRAIN_BYTES)
-        if left <= DRAIN_BYTES:
+        assert says_close(response) is (left > MAX_DROPPED_BYTES)
+        if left <= MAX_DROPPED_BYTES:
             await client.send(b"x" * left)
             assert (await client.request(GET)).status == 200
         else:
@@ -84,7 +84,7 @@ async def test_a_body_that_is_read_keeps_the_connection(
     start_server: StartServer, chunked: bool
 ) -> None:
     server = await start_server(echo)
-    size = PREFETCH + 2 * DRAIN_BYTES
+    size = PREFETCH + 2 * MAX_DROPPED_BYTES
     head, end = (
         (CHUNKED + b"%x\r\n" % size, b"\r\n0\r\n\r\n") if chunked else (length_head(size), b"")
     )

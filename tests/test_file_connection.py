@@ -269,7 +269,7 @@ def test_request_body_that_is_not_read_may_arrive_behind_the_file(connected: Con
     connection.ask(POST + b"x")
     while connection.connection.state is ConnectionState.BUSY:
         connection.take()
-    assert connection.connection.state is ConnectionState.DRAIN
+    assert connection.connection.state is ConnectionState.DROPPING
     connection.receive(b"x" * 9 + GET)
     connection.run_job()
     assert connection.sent.count(b"HTTP/1.1 200 ") == 2

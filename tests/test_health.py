@@ -19,7 +19,7 @@ from raw_client import (
     parts_of,
 )
 
-from aiowsgi.exchange.stream import DRAIN_BYTES
+from aiowsgi.exchange.stream import MAX_DROPPED_BYTES
 
 PATH = "/healthz"
 CHECK = b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -280,7 +280,7 @@ def framed(body: bytes, *, chunked: bool) -> bytes:
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-@pytest.mark.parametrize("size", [1, 1000, DRAIN_BYTES])
+@pytest.mark.parametrize("size", [1, 1000, MAX_DROPPED_BYTES])
 def test_a_body_is_dropped_and_the_connection_goes_on(size: int, chunked: bool) -> None:
     connection = checked(body_prefetch=1 << 14)
     data = framed(b"x" * size, chunked=chunked)
@@ -298,7 +298,7 @@ def test_a_body_is_dropped_and_the_connection_goes_on(size: int, chunked: bool) 
 @pytest.mark.parametrize("chunked", [False, True])
 def test_a_body_that_is_too_long_to_be_dropped_ends_the_connection(chunked: bool) -> None:
     connection = checked(body_prefetch=1 << 14)
-    data = framed(b"x" * (4 * DRAIN_BYTES), chunked=chunked)
+    data = framed(b"x" * (4 * MAX_DROPPED_BYTES), chunked=chunked)
     for at in range(0, len(data), 1 << 16):
         connection.receive(data[at : at + (1 << 16)])
         connection.timers.run_ready()

@@ -427,10 +427,10 @@ def test_whoever_is_not_waited_for_does_not_make_room() -> None:
         assert not queued.closed
 
 
-@pytest.mark.parametrize("state", [ConnectionState.DRAIN, ConnectionState.CLOSING])
+@pytest.mark.parametrize("state", [ConnectionState.DROPPING, ConnectionState.CLOSING])
 def test_client_that_is_answered_and_does_not_end_makes_room(state: ConnectionState) -> None:
     with crowd() as some:
-        if state is ConnectionState.DRAIN:
+        if state is ConnectionState.DROPPING:
             answered = some.ask(post(200_000, 100_000, path="/hello"))
             answered.run_job()
         else:

@@ -182,7 +182,7 @@ def test_every_state_has_a_row() -> None:
     """While a request is being answered, that is the row of what has become of it."""
     rows = [row.split("|")[1].strip() for row in table().splitlines()[2:]]
     busy = ["BUSY, BODY", "BUSY, QUEUED", "BUSY, ACTIVE", "BUSY, ANSWERED"]
-    assert rows == ["IDLE", "HEAD", *busy, "DRAIN", "CLOSING", "CLOSED"]
+    assert rows == ["IDLE", "HEAD", *busy, "DROPPING", "CLOSING", "CLOSED"]
 
 
 def test_every_state_in_which_the_client_is_awaited_has_a_timeout() -> None:
@@ -807,7 +807,7 @@ def test_request_that_waits_in_vain_is_read_from_again_once_it_is_refused() -> N
     assert connection.status == 503
 
 
-# --- DRAIN ---------------------------------------------------------------------------------------
+# --- DROPPING ------------------------------------------------------------------------------------
 
 
 def test_unread_body_that_does_not_arrive_closes_the_connection_without_a_word() -> None:
@@ -912,7 +912,7 @@ MOMENTS: list[tuple[Moment, bytes]] = [
     (StreamState.QUEUED, GET),
     (StreamState.ACTIVE, POST_STREAMED),
     (StreamState.ANSWERED, b"GET / HTTP/3.0\r\n"),
-    (ConnectionState.DRAIN, POST_STREAMED),
+    (ConnectionState.DROPPING, POST_STREAMED),
     (ConnectionState.CLOSING, b"GET / HTTP/3.0\r\n"),
 ]
 at_each_moment = pytest.mark.parametrize(
@@ -927,7 +927,7 @@ def connection_at(moment: Moment, data: bytes, **options: object) -> MemoryConne
         connection.wire.capacity = 0
     if data:
         connection.receive(data)
-    if moment is ConnectionState.DRAIN:
+    if moment is ConnectionState.DROPPING:
         connection.run_job()
     if moment is StreamState.ACTIVE:
         connection.pool.jobs[0].taken = Started("thread", 0, connection.timers.time())

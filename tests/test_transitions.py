@@ -196,7 +196,7 @@ def a_client_does_not_wait_for_its_answer() -> tuple[State, State]:
     return before, client.connection.state
 
 
-@shows(connections.DRAIN, connections.BODY_END)
+@shows(connections.DROPPING, connections.BODY_END)
 def the_body_ends_behind_the_answer() -> tuple[State, State]:
     client = connect_and_drain()
     before = client.connection.state
@@ -204,7 +204,7 @@ def the_body_ends_behind_the_answer() -> tuple[State, State]:
     return before, client.connection.state
 
 
-@shows(connections.DRAIN, connections.CLOSE)
+@shows(connections.DROPPING, connections.CLOSE)
 def the_server_does_not_wait_for_the_body() -> tuple[State, State]:
     client = connect_and_drain()
     before = client.connection.state
@@ -212,7 +212,7 @@ def the_server_does_not_wait_for_the_body() -> tuple[State, State]:
     return before, client.connection.state
 
 
-@shows(connections.DRAIN, connections.LOST)
+@shows(connections.DROPPING, connections.LOST)
 def a_client_is_answered_and_goes() -> tuple[State, State]:
     client = connect_and_drain()
     before = client.connection.state
@@ -447,7 +447,7 @@ OPTIONS: dict[str, Any] = {
 # What a timeout does in the states of a connection, without a stream.
 ENDS_BY_TIME = {
     ConnectionState.IDLE: OPTIONS["timeout_keep_alive"],
-    ConnectionState.DRAIN: OPTIONS["timeout_body"],
+    ConnectionState.DROPPING: OPTIONS["timeout_body"],
     ConnectionState.CLOSING: connections.LINGER_TIMEOUT,
 }
 REFUSED_BY_TIME = {
@@ -581,7 +581,7 @@ class Walk(RuleBasedStateMachine):
         self.expect_refusal()
 
     @precondition(lambda self: self.stream is not StreamState.ANSWERED and self.arrives)
-    @precondition(lambda self: self.state in (ConnectionState.BUSY, ConnectionState.DRAIN))
+    @precondition(lambda self: self.state in (ConnectionState.BUSY, ConnectionState.DROPPING))
     @rule(size=body_sizes, full=rarely)
     def send_body(self, size: int, full: bool) -> None:
         data = BODY[self.body :][:size]
@@ -631,7 +631,7 @@ class Walk(RuleBasedStateMachine):
         if before is ConnectionState.IDLE:
             self.timers.run_ready()
             self.expect(connections.CLOSE, connections.LOST)
-        elif before is ConnectionState.DRAIN:
+        elif before is ConnectionState.DROPPING:
             self.expect(connections.CLOSE)
 
     @precondition(lambda self: self.stream is None and self.state in ENDS_BY_TIME)

@@ -21,7 +21,7 @@ from .states import (
     CLOSE,
     CLOSED,
     CLOSING,
-    DRAIN,
+    DROPPING,
     HEAD,
     IDLE,
     LINGER_TOTAL,
@@ -126,8 +126,8 @@ class Connection(ConnectionView):
 
     def close_if_idle(self) -> None:
         """See ``Client``."""
-        if self._state in (IDLE, DRAIN):
-            self._close(linger=self._state is DRAIN)
+        if self._state in (IDLE, DROPPING):
+            self._close(linger=self._state is DROPPING)
 
     def drain(self) -> None:
         """See ``Client``."""
@@ -158,7 +158,7 @@ class Connection(ConnectionView):
 
     def shed(self) -> None:
         """See ``Client``."""
-        if self.sender.waits_for_client or self._state >= DRAIN:
+        if self.sender.waits_for_client or self._state >= DROPPING:
             self.wire.reset()
             self.release(ClientDisconnected("the client was too slow for a busy server"))
         else:
@@ -324,7 +324,7 @@ class Connection(ConnectionView):
         elif receiver.is_parsing:
             receiver.forget_body()
             self._fire(ANSWERED_EARLY)
-            self._watchdog.watch_connection(DRAIN)
+            self._watchdog.watch_connection(DROPPING)
             receiver.advance()
         else:
             self._expect_request(ANSWERED)
@@ -357,7 +357,7 @@ class Connection(ConnectionView):
         if self._state >= CLOSING:
             return  # Load shedding came first.
         self.receiver.stop()
-        if self._state is DRAIN:  # Answered already.
+        if self._state is DROPPING:  # Answered already.
             self._close(linger=True)
             return
         stream = self._stream

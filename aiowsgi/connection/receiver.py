@@ -9,7 +9,7 @@ from ..bridge.pieces import Pieces
 from ..bridge.spool import Spool
 from ..errors import Refusal, overload
 from ..exchange.interfaces import Codec, Wire
-from ..exchange.stream import DRAIN_BYTES, Stream
+from ..exchange.stream import MAX_DROPPED_BYTES, Stream
 from ..http.request import BodyData, FieldSection, RequestHead
 from .pace import Pace
 from .shared import Shared
@@ -324,7 +324,7 @@ class Receiver:
     def drop(self, data: bytes) -> bool:
         """Drop bytes of an unread body. Return False where they are more than are worth reading."""
         self.dropped += len(data)
-        return self.dropped <= DRAIN_BYTES
+        return self.dropped <= MAX_DROPPED_BYTES
 
     def take_prefetch(self) -> bytes:
         """Return what has arrived of the body, and forget it.

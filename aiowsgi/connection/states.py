@@ -26,7 +26,7 @@ class ConnectionState(enum.IntEnum):
     IDLE = 0
     HEAD = 1
     BUSY = 2
-    DRAIN = 3
+    DROPPING = 3
     CLOSING = 4
     CLOSED = 5
 
@@ -44,7 +44,7 @@ class ConnectionEvent(enum.IntEnum):
 
 
 # By these names they are looked up several times faster, which is done many times a request.
-IDLE, HEAD, BUSY, DRAIN, CLOSING, CLOSED = ConnectionState
+IDLE, HEAD, BUSY, DROPPING, CLOSING, CLOSED = ConnectionState
 BYTES, REQUEST, ANSWERED, ANSWERED_EARLY, BODY_END, CLOSE, LOST = ConnectionEvent
 
 EVENT_MEANINGS: dict[ConnectionEvent, str] = {
@@ -59,8 +59,8 @@ EVENT_MEANINGS: dict[ConnectionEvent, str] = {
 TRANSITIONS: dict[ConnectionState, dict[ConnectionEvent, ConnectionState]] = {
     IDLE: {BYTES: HEAD, REQUEST: BUSY, CLOSE: CLOSING, LOST: CLOSED},
     HEAD: {REQUEST: BUSY, LOST: CLOSED},
-    BUSY: {ANSWERED: IDLE, ANSWERED_EARLY: DRAIN, CLOSE: CLOSING, LOST: CLOSED},
-    DRAIN: {BODY_END: IDLE, CLOSE: CLOSING, LOST: CLOSED},
+    BUSY: {ANSWERED: IDLE, ANSWERED_EARLY: DROPPING, CLOSE: CLOSING, LOST: CLOSED},
+    DROPPING: {BODY_END: IDLE, CLOSE: CLOSING, LOST: CLOSED},
     CLOSING: {LOST: CLOSED},
     CLOSED: {},
 }
@@ -83,7 +83,7 @@ RULES: dict[ConnectionState, Rule] = {
     HEAD: Rule(
         "a request head is arriving", "timeout_header", "on", "408, close", "go on, then close"
     ),
-    DRAIN: Rule(
+    DROPPING: Rule(
         "answered; the rest of the request body is read and dropped",
         "timeout_body",
         "on",

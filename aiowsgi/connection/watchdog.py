@@ -114,7 +114,7 @@ class Watchdog:
         match self._state:
             case ConnectionState.HEAD:
                 moved = self._receiver.buffered
-            case ConnectionState.DRAIN:
+            case ConnectionState.DROPPING:
                 moved = self._receiver.dropped
             case ConnectionState.CLOSING:
                 moved = 0  # Only the client's end is to come.
@@ -145,7 +145,7 @@ class Watchdog:
                 self._check_progress(stream)
             return
         match self._state:
-            case ConnectionState.IDLE | ConnectionState.DRAIN:
+            case ConnectionState.IDLE | ConnectionState.DROPPING:
                 self._on_expiry(Expiry.IDLE)
             case ConnectionState.HEAD:
                 self._on_expiry(Expiry.HEAD)

@@ -33,7 +33,7 @@ from .transitions import IllegalEvent
 _log = logging.getLogger("aiowsgi.error")
 
 # An unread request body up to this size is read and dropped, so that the connection can be kept.
-DRAIN_BYTES = 1 << 18
+MAX_DROPPED_BYTES = 1 << 18
 # How messages and exceptions call a loop that the host has closed.
 LOOP_CLOSED = "the event loop was closed"
 # A request is long once it has had its thread for this many seconds: a switch interval.
@@ -346,7 +346,7 @@ class Stream:
         if length is None and body.was_read:
             return False  # It may answer while it reads.
         # RFC 9112 §9.6: announced where it is known.
-        return body.is_too_long_to_drop(section.content_length, DRAIN_BYTES)
+        return body.is_too_long_to_drop(section.content_length, MAX_DROPPED_BYTES)
 
     def _take_head(self) -> bytes:
         """Return the head, if it has not been taken."""
