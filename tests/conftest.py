@@ -41,7 +41,10 @@ _ADDRESS = re.compile(r"\bat 0x[0-9a-f]+>")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Compile the package once, and not again in each of the processes that tests start."""
+    """Let the hundreds of processes that tests start share the bytecode of the package.
+
+    Also where Python is told to write none: then it is in a folder that goes with the tests.
+    """
     if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
         folder = tempfile.TemporaryDirectory(prefix="bytecode-")
         config.add_cleanup(folder.cleanup)
