@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import pytest
+from extent import exhaustive
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -703,6 +704,7 @@ class Walk(RuleBasedStateMachine):
             self.thread.stop()
 
 
+@exhaustive
 def test_walks_use_all_entries_and_no_others(tmp_path: Path) -> None:
     class OneWalk(Walk):
         used: ClassVar[set[Entry]] = set()
@@ -714,7 +716,6 @@ def test_walks_use_all_entries_and_no_others(tmp_path: Path) -> None:
             derandomize=True,
             max_examples=400,
             stateful_step_count=30,
-            deadline=None,
             suppress_health_check=list(HealthCheck),
         ),
     )
