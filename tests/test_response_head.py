@@ -41,7 +41,7 @@ def encoder(
 def refused(refusal: Refusal, method: str = "GET") -> bytes:
     """Return the whole response to a request that is refused."""
     connection = MemoryConnection(lambda environ, start_response: [])
-    head = unknown_head(f"{method} / HTTP/1.1")
+    head = unknown_head(f"{method} / HTTP/1.1", "")
     stream = Stream(
         connection.resources,
         connection.connection,
