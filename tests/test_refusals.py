@@ -320,3 +320,47 @@ def test_body_that_breaks_off_behind_the_answer_ends_the_connection_with_it(
     connection.receive(HEALTHY)
     connection.timers.run_ready()
     assert connection.sent.count(b"HTTP/1.1 ") == 1
+
+
+# --- requests that a thread has begun with -------------------------------------------------------
+
+
+def test_response_that_its_client_takes_slowly_is_not_refused_where_memory_is_short(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def long(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        start_response("200 OK", [("Content-Length", "30000")])
+        return [bytes(30_000)]
+
+    connection = MemoryConnection(long, max_buffered=100_000)
+    connection.wire.capacity = 0
+    connection.receive(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+    connection.pool.jobs.pop(0).run()
+    connection.resources.budget.update(0, 200_000)  # Of other clients.
+    connection.timers.run_ready()
+    connection.wire.take(1 << 20)
+    connection.timers.run_ready()
+    assert connection.status == 200
+    assert connection.sent.endswith(bytes(30_000))
+    assert told(caplog) == []
+    assert not connection.wire.half_closed
+
+
+def test_request_that_is_running_is_not_refused_for_what_comes_after_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def slow(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        # The loop thread does not know yet that it has begun.
+        connection.resources.budget.update(0, 200_000)  # Of other clients.
+        connection.receive(b"GET /next HTTP/1.1\r\nHost: h\r\nX: " + b"x" * 20_000)
+        start_response("200 OK", [("Content-Length", "1")])
+        return [b"x"]
+
+    connection = MemoryConnection(slow, max_buffered=100_000)
+    connection.receive(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+    connection.pool.jobs.pop(0).run()
+    assert told(caplog) == []
+    stream = connection.connection.stream
+    assert stream is not None
+    assert stream.refusal is None
+    assert not stream.is_last

@@ -37,8 +37,8 @@ from .watchdog import Expiry, Watchdog
 class Connection(ConnectionView):
     """Decides what happens on a connection. For its states see ``states``.
 
-    Arguments: what connections share; the wire, which calls the methods of the first part; the
-    codec of the client's protocol; and what is known of the connection.
+    Arguments: what connections share; the wire, which calls the first methods below; the codec of
+    the client's protocol; and what is known of the connection.
 
     Implements ``Client``, for load shedding and the server, ``StreamOwner`` for its streams, and
     ``RequestHandler`` for what arrives.
@@ -420,7 +420,7 @@ class Connection(ConnectionView):
             self._account()
 
     def _fire(self, event: ConnectionEvent) -> bool:
-        """Change the state, here only. Return False for an event that cannot happen."""
+        """Change the state, here only. Return False for an illegal event."""
         after = NEXT[self._state][event]
         if after is not None:
             self._state = after
@@ -451,8 +451,6 @@ class Connection(ConnectionView):
             case Expiry.LINGER:
                 self.wire.abort()
 
-    # Memory.
-
     def _account(self) -> None:
         """Count what is buffered. Where memory is short, cut clients, or refuse this request."""
         stream = self._stream
@@ -462,5 +460,7 @@ class Connection(ConnectionView):
         if size or self._held:
             self._held = self._resources.budget.update(self._held, size)
         arriving = self._state is HEAD if stream is None else stream.state <= QUEUED
-        if arriving and self.holds_memory and self._shared.shedding.free_memory():
+        if not (arriving and self.holds_memory and self._shared.shedding.free_memory()):
+            return
+        if stream is None or not stream.has_begun:
             self.refuse(overload("the server is short of memory"))

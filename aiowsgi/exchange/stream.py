@@ -211,6 +211,11 @@ class Stream:
         return self.first_byte_at > 0 and not self.encoder.is_self_delimiting
 
     @property
+    def has_begun(self) -> bool:
+        """Whether a thread has begun with it, also where the loop thread has not been told yet."""
+        return self.job is not None and self.job.started() is not None
+
+    @property
     def blocks_thread(self) -> bool:
         """Whether a thread waits for the client."""
         return self.writer.blocks_thread or (self.body is not None and self.body.blocks_thread)
