@@ -113,7 +113,8 @@ class WsgiCall:
 
     def fail(self) -> None:
         """Give up: something has ended ``run`` in its midst, or it will never begin."""
-        if not self.stream.started_at:  # The application knows nothing of it.
+        job = self.stream.job
+        if job is not None and job.started() is None:  # The application knows nothing of it.
             self.stream.refusal = overload("the request was dropped before it had a thread")
         self.stream.abort()
         if self.stream.spool is not None:
