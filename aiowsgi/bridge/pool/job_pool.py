@@ -296,7 +296,8 @@ class JobPool:
             # This is destroyed after the lock is released, because a destructor may do anything.
             dropped = job.run, job.failed
             job.run = job.failed = None
-            if dropped[0] is not None:
+            # In a forked child the queue is empty, whatever its jobs are.
+            if dropped[0] is not None and not self.abandoned:
                 self._jobs.remove(job)
         return True
 
