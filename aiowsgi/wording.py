@@ -1,4 +1,4 @@
-"""Numbers with their nouns, for messages. Data only."""
+"""Numbers with their nouns, for messages."""
 
 
 def counted(number: int, noun: str) -> str:

@@ -51,9 +51,10 @@ OUTSIDE: Mapping[str, frozenset[str]] = {
     "select": LOOP | {"observe.log_writer"},
     "selectors": LOOP,
     "ssl": LOOP,
-    # All locks are in the bridge. A process must know whether it is on the main thread, where alone
-    # signals are handled, which threads hold its end, and must not wait for who reads its logs; the
-    # demo is an application, and runs on several threads.
+    # All locks that pool threads and the loop take are in the bridge. The log writer has its own. A
+    # process must know whether it is on the main thread, where alone signals are handled, which
+    # threads hold its end, and must not wait for who reads its logs; the demo is an application,
+    # and runs on several threads.
     "threading": frozenset(
         {
             "bridge",

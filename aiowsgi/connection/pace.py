@@ -1,4 +1,7 @@
-"""How fast a client moves bytes while it is waited for. Data only."""
+"""How fast a client moves bytes while it is waited for.
+
+It counts only, and knows no clock: each call says what time it is.
+"""
 
 # A rate is known after this many seconds of waiting: some round trips.
 FIRST_MOMENTS = 0.5

@@ -14,7 +14,8 @@ class ConnectionInfo(NamedTuple):
     client: Address
     # "http", or "https" where the client speaks TLS.
     scheme: str
-    # Whether TLS is spoken on this connection.
+    # Whether TLS is spoken on this connection itself. No listener speaks it yet. (The scheme of a
+    # request may be "https" all the same: a server in front can say so.)
     tls: bool
     # In seconds, by the clock of the server (``time.monotonic``).
     accepted_at: float

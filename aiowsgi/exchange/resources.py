@@ -1,4 +1,7 @@
-"""What all streams of one server share."""
+"""What all streams of one server share.
+
+Answerers and pool threads use it, too. What only connections need is in ``connection.shared``.
+"""
 
 import itertools
 import math
@@ -37,10 +40,11 @@ class Resources:
     clock: Callable[[], float] = time.monotonic
     # Called with a defect of the server.
     on_defect: Callable[[IllegalEvent], None] = log_defect
-    # Requests are still answered, with Connection: close. Pool threads read this and the next one
-    # without a lock: each changes once, while the server stops, and to see it late does no harm.
+    # Requests are still answered, with Connection: close. Set once, when the server begins to stop.
+    # Pool threads read this and the next one without a lock: to see a change late does no harm.
     is_draining: bool = False
-    # When what is still in flight is cut, by ``clock``; never, unless the server stops.
+    # When what is still in flight is cut, by ``clock``; never, unless the server stops. Moved to an
+    # earlier time when the stop is to be quicker.
     cut_at: float = math.inf
     # How many seconds threads are waited for after that.
     abort_timeout: float = ABORT_TIMEOUT

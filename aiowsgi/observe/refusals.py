@@ -1,4 +1,4 @@
-"""The warnings that requests are refused, or that header fields are dropped. Data only."""
+"""The warnings that requests are refused, or that header fields are dropped."""
 
 import logging
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The warning that requests have to wait for a thread. Data only."""
+"""The warning that requests have to wait for a thread."""
 
 import logging
 from collections.abc import Callable

@@ -1,4 +1,5 @@
-"""The asyncio side: listeners, the protocol of a connection, the server that is embedded.
+"""The server that is embedded: how its parts are put together, how it starts, and how it stops.
 
-Only the loop thread touches a parser, a transport or a counter.
+What happens here happens on the loop thread, unless a docstring names another one. Listeners and
+sockets are in ``net``, what is decided on a connection in ``connection``.
 """

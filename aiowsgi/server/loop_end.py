@@ -1,4 +1,7 @@
-"""Notices that an event loop is closed."""
+"""Notices that an event loop is closed under a server that still serves.
+
+That is no graceful stop, which is in ``shutdown``: there is no loop any more that could wait.
+"""
 
 import asyncio
 import weakref
@@ -8,7 +11,7 @@ from collections.abc import Callable
 _NEVER = 1e9
 
 
-class _Last:
+class _Sentinel:
     """An object that only the loop refers to, so that it is deleted when the loop is closed."""
 
     __slots__ = ("__weakref__", "on_end")
@@ -32,14 +35,14 @@ class LoopEnd:
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, on_end: Callable[[], None]) -> None:
-        last = _Last(on_end)
+        sentinel = _Sentinel(on_end)
         # Weak references: only the loop keeps these alive.
-        self._last = weakref.ref(last)
-        self._timer = weakref.ref(loop.call_later(_NEVER, last))
+        self._sentinel = weakref.ref(sentinel)
+        self._timer = weakref.ref(loop.call_later(_NEVER, sentinel))
 
     def cancel(self) -> None:
         """Do not call ``on_end``. Called on the loop thread."""
-        if (last := self._last()) is not None:
-            last.on_end = None
+        if (sentinel := self._sentinel()) is not None:
+            sentinel.on_end = None
         if (timer := self._timer()) is not None:
             timer.cancel()
