@@ -334,7 +334,7 @@ class HeldPool:
     def queued(self) -> int:
         return sum(job.taken is None and not job.cancelled for job in self.jobs)
 
-    def start(
+    def enqueue(
         self, run: Callable[[], None], failed: Callable[[], None], *, wake: bool = True
     ) -> Job:
         if self.full:
@@ -380,7 +380,7 @@ class MemoryServer:
         self.disconnects = 0
         config = Config(**options)
         mailbox: Mailbox[Stream] = Mailbox(
-            self.timers.call_soon, lambda stream: stream.owner.on_wake(stream)
+            self.timers.call_soon, lambda stream: stream.owner.look_after(stream)
         )
         self.assembly = Assembly(
             app,

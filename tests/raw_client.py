@@ -227,7 +227,7 @@ def be_patient(server: aiowsgi.Server) -> aiowsgi.Server:
 
 def clients_of(server: aiowsgi.Server) -> list[Connection]:
     """Return the connections of a server."""
-    return cast(list[Connection], list(parts_of(server).shared.clients))
+    return cast(list[Connection], list(parts_of(server).shared.connections))
 
 
 async def eventually(condition: Callable[[], object]) -> None:

@@ -215,7 +215,7 @@ def test_connection_whose_request_cannot_be_logged_is_released(
     connection.timers.run_ready()
     assert connection.disconnects == 1
     assert connection.resources.budget.used == 0
-    assert not connection.shared.clients
+    assert not connection.shared.connections
     assert connection.wire.was_shut_down
 
 

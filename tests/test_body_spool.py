@@ -283,10 +283,10 @@ def test_no_response_may_pass_the_100_by() -> None:
 class InterruptingPool(HeldPool):
     """Interrupts each job before it has done anything."""
 
-    def start(
+    def enqueue(
         self, run: Callable[[], None], failed: Callable[[], None], *, wake: bool = True
     ) -> Job:
-        return super().start(failed, failed, wake=wake)
+        return super().enqueue(failed, failed, wake=wake)
 
 
 def test_interrupted_call_removes_the_file() -> None:
@@ -464,7 +464,7 @@ async def test_a_slow_disk_makes_the_client_wait(start_server: StartServer, file
         (connection,) = clients_of(server)
         await eventually(lambda: not connection.receiver.is_reading)
         # What is in memory is bounded, and counted.
-        assert 1 << 18 <= connection.receiver.held < 1 << 20
+        assert 1 << 18 <= connection.receiver.kept < 1 << 20
         assert parts_of(server).resources.budget.used >= 1 << 18
         assert not sending.done()
         files.ready.set()

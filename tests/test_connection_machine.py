@@ -455,13 +455,13 @@ class Connections(RuleBasedStateMachine):
             case Trouble.DRAIN | Trouble.CLOSE if len(self.runs) > 3:
                 self.resources.is_draining = True
                 for peer in self.connected:
-                    peer.owner.drain()
+                    peer.owner.announce_close()
                 if what is Trouble.CLOSE:
                     self.shared.is_closing = True
-                    for client in list(self.shared.clients):
+                    for client in list(self.shared.connections):
                         client.close_if_idle()
             case Trouble.CUT:
-                for client in list(self.shared.clients):
+                for client in list(self.shared.connections):
                     client.abort(ServerStopped("the server stopped"))
 
     def relax(self) -> None:
@@ -479,7 +479,7 @@ class Connections(RuleBasedStateMachine):
             self.responses_wait_in_little_memory()
             self.nobody_waits_for_what_is_there()
             self.memory_is_bounded_and_counted()
-            assert len(self.timers.pending) <= len(self.shared.clients)
+            assert len(self.timers.pending) <= len(self.shared.connections)
             assert not self.log.unexpected
 
     def may_end(self, peer: Peer) -> bool:
@@ -683,7 +683,7 @@ class Connections(RuleBasedStateMachine):
             peer.is_gone = peer.deaf = True
         self.run_loop()
         assert not self.connected
-        assert not self.shared.clients
+        assert not self.shared.connections
         assert self.server.disconnects == len(self.peers)
         assert not self.timers.pending
         assert self.resources.budget.used == 0

@@ -180,7 +180,7 @@ def test_end_of_a_response_is_left_to_the_loop_thread_where_other_short_requests
     connection = DirectConnection(app, kernel)
     connection.receive(GET)
     for _ in range(others):
-        connection.pool.start(lambda: None, lambda: None)
+        connection.pool.enqueue(lambda: None, lambda: None)
     connection.pool.jobs.pop(0).run()
     assert kernel.taken.endswith(b"hello") is direct
     connection.timers.run_ready()

@@ -268,7 +268,7 @@ def test_what_has_arrived_is_answered_once_and_only_the_last_says_close(
             complete = sum(end <= arrived for end in ends)
             before = len(app.paths)
             connection.resources.is_draining = True
-            connection.connection.drain()
+            connection.connection.announce_close()
             connection.shared.is_closing = True
             connection.connection.close_if_idle()
         if arrived < len(stream) and not connection.wire.is_closing:

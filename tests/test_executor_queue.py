@@ -113,7 +113,7 @@ class TestSharing:
         pool = ExecutorQueue(executor, queue_size=1)
         done: queue.SimpleQueue[int] = queue.SimpleQueue()
         for number in range(5):
-            pool.start(lambda number=number: done.put(number), wake=False)  # type: ignore[misc]
+            pool.enqueue(lambda number=number: done.put(number), wake=False)  # type: ignore[misc]
             pool.wake()
             assert done.get(timeout=TIMEOUT) == number
 
@@ -122,9 +122,9 @@ class TestSharing:
         ran: list[int] = []
         # One more than the queue holds: it counts until the executor has begun it.
         for number in range(3):
-            pool.start(lambda number=number: ran.append(number))  # type: ignore[misc]
+            pool.enqueue(lambda number=number: ran.append(number))  # type: ignore[misc]
         with pytest.raises(QueueFull, match="3 jobs"):
-            pool.start(lambda: ran.append(-1))
+            pool.enqueue(lambda: ran.append(-1))
         running.end()
         executor.shutdown()
         assert ran == [0, 1, 2]
@@ -135,11 +135,11 @@ class TestSharing:
         try:
             for job, successor in itertools.pairwise(jobs):
                 if job is jobs[0]:
-                    pool.start(job)
+                    pool.enqueue(job)
                 job.wait_started()
-                pool.start(successor)
+                pool.enqueue(successor)
                 with pytest.raises(QueueFull):
-                    pool.start(Job())
+                    pool.enqueue(Job())
                 job.end()
         finally:
             for job in jobs:
@@ -151,13 +151,13 @@ class TestSharing:
         pool = ExecutorQueue(executor, queue_size=0)
         cancelled = Job()
         for _ in range(3):
-            assert pool.start(cancelled).cancel()
-        handle = pool.start(cancelled)
+            assert pool.enqueue(cancelled).cancel()
+        handle = pool.enqueue(cancelled)
         handle.cancel()
         handle.cancel()  # Frees no second place.
-        pool.start(lambda: None)
+        pool.enqueue(lambda: None)
         with pytest.raises(QueueFull):
-            pool.start(lambda: None)
+            pool.enqueue(lambda: None)
         running.end()
         executor.shutdown()
         assert cancelled.runs == 0
@@ -165,7 +165,7 @@ class TestSharing:
     def test_a_running_or_finished_job_is_not_cancelled(self, executor: ThreadPoolExecutor) -> None:
         pool = ExecutorQueue(executor, queue_size=0)
         job = Job()
-        handle = pool.start(job)
+        handle = pool.enqueue(job)
         job.wait_started()
         assert not handle.cancel()
         job.end()
@@ -180,13 +180,13 @@ class TestSharing:
         executor.shutdown()
         for _ in range(3):
             with pytest.raises(RuntimeError, match="shutdown"):
-                pool.start(lambda: None)
+                pool.enqueue(lambda: None)
 
     def test_a_job_that_the_executor_dropped_is_not_said_to_run(
         self, executor: ThreadPoolExecutor, running: Job
     ) -> None:
         pool = ExecutorQueue(executor, queue_size=1)
-        handle = pool.start(lambda: None)
+        handle = pool.enqueue(lambda: None)
         executor.shutdown(wait=False, cancel_futures=True)
         assert handle.cancel()
 
@@ -195,7 +195,7 @@ class TestSharing:
     ) -> None:
         pool = ExecutorQueue(by_hand, queue_size=0)
         failed: list[bool] = []
-        pool.start(nothing, lambda: failed.append(True))
+        pool.enqueue(nothing, lambda: failed.append(True))
         (future, _) = by_hand.calls.pop()
         future.set_exception(BrokenExecutor("out of order"))
         assert failed == [True]
@@ -203,14 +203,14 @@ class TestSharing:
         assert (record.name, record.levelno) == ("aiowsgi.error", logging.ERROR)
         assert "BrokenExecutor('out of order')" in record.getMessage()
         assert pool.queued == 0
-        pool.start(nothing)  # Its place is free.
+        pool.enqueue(nothing)  # Its place is free.
 
     def test_a_job_that_was_cancelled_here_is_none_that_the_executor_gave_up(
         self, by_hand: ByHand, caplog: pytest.LogCaptureFixture
     ) -> None:
         pool = ExecutorQueue(by_hand, queue_size=0)
         failed: list[bool] = []
-        assert pool.start(nothing, lambda: failed.append(True)).cancel()
+        assert pool.enqueue(nothing, lambda: failed.append(True)).cancel()
         by_hand.run()
         assert not caplog.records
         assert not failed
@@ -219,7 +219,7 @@ class TestSharing:
         pool, other = ExecutorQueue(by_hand, queue_size=0), ExecutorQueue(by_hand, queue_size=0)
         seen: list[object] = []
         by_hand.submit(lambda: seen.append(pool.running()))
-        other.start(lambda: seen.append(pool.running()))
+        other.enqueue(lambda: seen.append(pool.running()))
         assert pool.queued == 0
         by_hand.run()
         by_hand.run()
@@ -238,8 +238,8 @@ class TestTelling:
         def look() -> None:
             seen.append((first.started(), pool.running(), pool.queued))
 
-        first = pool.start(look)
-        second = pool.start(nothing)
+        first = pool.enqueue(look)
+        second = pool.enqueue(nothing)
         assert (first.started(), pool.running(), pool.queued) == (None, [], 2)
         by_hand.run()
         thread = threading.current_thread()
@@ -256,7 +256,7 @@ class TestTelling:
 
     def test_a_job_that_was_cancelled_was_never_started(self, by_hand: ByHand) -> None:
         pool = ExecutorQueue(by_hand, queue_size=1)
-        job = pool.start(nothing)
+        job = pool.enqueue(nothing)
         job.cancel()
         assert pool.queued == 0
         by_hand.run()
@@ -276,15 +276,15 @@ class TestPlaces:
             seen.append(pool.is_starved)
             pool.release_slot()
             seen.append(pool.is_starved)
-            waiting = pool.start(nothing)
+            waiting = pool.enqueue(nothing)
             seen.append(pool.is_starved)
             waiting.cancel()
             seen.append(pool.is_starved)
-            pool.start(nothing)
+            pool.enqueue(nothing)
             pool.reclaim_slot()
             seen.append(pool.is_starved)
 
-        pool.start(run)
+        pool.enqueue(run)
         by_hand.run()
         assert seen == [False, False, True, False, False]
 
@@ -292,10 +292,10 @@ class TestPlaces:
         with ThreadPool(1, spare_threads=1) as shared:
             pool = ExecutorQueue(shared, queue_size=5)
             away, waiting = Job(), Job()
-            pool.start(away)
+            pool.enqueue(away)
             away.wait_started()
             pool.release_slot()
-            pool.start(waiting)
+            pool.enqueue(waiting)
             assert shared.queued == pool.queued == 1
             assert len(shared.living_threads()) == pool.threads == 1
             assert pool.is_starved
@@ -316,7 +316,7 @@ class TestWritingOff:
             seen.append(pool.lost)
             seen.append(len(pool.running()))
 
-        job = pool.start(run)
+        job = pool.enqueue(run)
         by_hand.run()
         # It goes on, whatever it counts as.
         assert seen == [0, True, True, 1, 1]
@@ -324,7 +324,7 @@ class TestWritingOff:
 
     def test_is_not_possible_before_it_runs_or_behind_its_end(self, by_hand: ByHand) -> None:
         pool = ExecutorQueue(by_hand, queue_size=5)
-        job = pool.start(nothing)
+        job = pool.enqueue(nothing)
         assert not job.write_off()
         by_hand.run()
         assert not job.write_off()
@@ -351,7 +351,7 @@ class TestStopping:
             pool.join()  # Its threads are somebody else's: there is nothing to wait for.
             assert stopped == []
 
-        pool.start(run)
+        pool.enqueue(run)
         by_hand.run()
         assert stopped == ["first", "second"]
 
@@ -366,7 +366,7 @@ class TestStopping:
             assert stopped == []
             assert len(pool.running()) == 1
 
-        job = pool.start(run)
+        job = pool.enqueue(run)
         by_hand.run()
         assert stopped == ["stopped"]
 
@@ -382,7 +382,7 @@ class TestStopping:
 
         monkeypatch.setattr(executor_queue_module, "Future", Stopping)
         pool = ExecutorQueue(by_hand, queue_size=5)
-        pool.start(lambda: stopped.append("run"))
+        pool.enqueue(lambda: stopped.append("run"))
         by_hand.run()
         assert stopped == ["run", "stopped"]
 
@@ -392,7 +392,7 @@ class TestStopping:
     ) -> None:
         pool = ExecutorQueue(by_hand, queue_size=5)
         for number in range(2):
-            pool.start(lambda number=number: stopped.append(f"run {number}"))  # type: ignore[misc]
+            pool.enqueue(lambda number=number: stopped.append(f"run {number}"))  # type: ignore[misc]
         pool.stop(lambda: stopped.append("stopped"), cancel=cancel)
         assert pool.queued == (0 if cancel else 2)
         by_hand.run()
@@ -401,7 +401,7 @@ class TestStopping:
 
     def test_a_later_call_can_still_cancel(self, by_hand: ByHand, stopped: list[str]) -> None:
         pool = ExecutorQueue(by_hand, queue_size=5)
-        pool.start(lambda: stopped.append("run"))
+        pool.enqueue(lambda: stopped.append("run"))
         pool.stop(lambda: stopped.append("first"), cancel=False)
         assert stopped == []
         pool.stop(lambda: stopped.append("second"), cancel=True)
@@ -412,7 +412,7 @@ class TestStopping:
         self, by_hand: ByHand, stopped: list[str]
     ) -> None:
         pool = ExecutorQueue(by_hand, queue_size=5)
-        mine, dropped = pool.start(nothing), pool.start(nothing)
+        mine, dropped = pool.enqueue(nothing), pool.enqueue(nothing)
         pool.stop(lambda: stopped.append("stopped"), cancel=False)
         mine.cancel()
         assert stopped == []
@@ -424,7 +424,7 @@ class TestStopping:
         pool = ExecutorQueue(by_hand, queue_size=5)
         pool.stop(nothing, cancel=True)
         with pytest.raises(RuntimeError, match="stopped"):
-            pool.start(nothing)
+            pool.enqueue(nothing)
         assert by_hand.calls == []
         assert pool.queued == 0
         future = by_hand.submit(int)

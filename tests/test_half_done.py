@@ -88,7 +88,9 @@ class FailingConnection(MemoryConnection):
         step, at = self._step
         if step == "wake":
             failing = FailsOnce(self.timers.call_soon, at)
-            self.resources.mailbox = Mailbox(failing, lambda stream: stream.owner.on_wake(stream))
+            self.resources.mailbox = Mailbox(
+                failing, lambda stream: stream.owner.look_after(stream)
+            )
         else:
             failing = FailsOnce(getattr(ResponseEncoder, step), at)
             self.codec = FailingCodec(self.codec, step, failing)
@@ -197,7 +199,7 @@ def test_connection_is_cut_where_what_was_taken_cannot_be_sent() -> None:
     server.timers.run_ready()
     assert wire.was_reset
     assert wire.lost
-    assert not server.shared.clients
+    assert not server.shared.connections
 
 
 class FailingObservers(Observers):

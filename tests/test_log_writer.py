@@ -73,8 +73,8 @@ def every_writer_ends() -> Iterator[None]:
         told = Told.all.pop()
         if isinstance(told.stream, Gate):
             told.stream.opened.set()
-        told.writer.drain(PATIENCE)
-    logs.drain(PATIENCE)
+        told.writer.flush(PATIENCE)
+    logs.flush(PATIENCE)
 
 
 # --- the queue -----------------------------------------------------------------------------------
@@ -86,7 +86,7 @@ def test_lines_are_written_in_their_order_by_a_thread_of_its_own() -> None:
     for number in range(1000):
         writer.put(f"line {number}")
     stream.opened.set()
-    assert writer.drain(PATIENCE) == ""
+    assert writer.flush(PATIENCE) == ""
     assert stream.getvalue().splitlines() == [f"line {number}" for number in range(1000)]
 
 
@@ -104,7 +104,7 @@ def test_lines_beyond_the_bound_are_dropped_and_counted_later(
     stream.opened.set()
     eventually(lambda: told.dropped)
     assert told.dropped == ["5 log lines were dropped: the stream did not take everything in time"]
-    assert told.writer.drain(PATIENCE) == ""
+    assert told.writer.flush(PATIENCE) == ""
     assert stream.getvalue().split() == ["first", *map(str, range(10))]
 
 
@@ -119,7 +119,7 @@ def test_queue_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     stream.opened.set()
     eventually(lambda: told.dropped)
     assert told.dropped == ["1 log line was dropped: the stream did not take everything in time"]
-    told.writer.drain(PATIENCE)
+    told.writer.flush(PATIENCE)
     assert [len(line) for line in stream.getvalue().splitlines()] == [5, 60, 30]
 
 
@@ -157,7 +157,7 @@ def test_stream_without_flush_gets_every_line() -> None:
     told = Told(cast(TextIO, stream))
     for text in ("one", "two"):
         told.writer.put(text)
-        assert told.writer.drain(PATIENCE) == ""
+        assert told.writer.flush(PATIENCE) == ""
     assert stream.text == "one\ntwo\n"
     assert told.broken == []
 
@@ -172,14 +172,14 @@ def test_stream_that_raises_anything_is_told_once_and_does_not_end_the_thread(
     told = Told(stream)
     for _ in range(2):
         told.writer.put("lost")
-        assert told.writer.drain(PATIENCE) == (
+        assert told.writer.flush(PATIENCE) == (
             "1 log line was dropped: the stream could not be written to"
         )
     reason = str(error) or type(error).__name__
     assert told.broken == [f"the stream cannot be written to: {reason}; log lines are lost"]
     stream.error = None
     told.writer.put("found")
-    assert told.writer.drain(PATIENCE) == ""
+    assert told.writer.flush(PATIENCE) == ""
     assert stream.getvalue() == "found\n"
 
 
@@ -190,9 +190,9 @@ def test_stuck_reader_is_not_waited_for_and_what_is_lost_is_told_once() -> None:
         writer.put("x" * 5000)
     assert stream.entered.wait(PATIENCE)
     assert (
-        writer.drain(0.01) == "3 log lines were dropped: the stream did not take everything in time"
+        writer.flush(0.01) == "3 log lines were dropped: the stream did not take everything in time"
     )
-    assert writer.drain(PATIENCE) == ""  # At once.
+    assert writer.flush(PATIENCE) == ""  # At once.
     stream.opened.set()
 
 
@@ -202,7 +202,7 @@ def test_signal_handler_may_log_in_the_midst_of_logging() -> None:
     with writer._changed:  # As where the signal comes while this thread holds it.
         writer.put("inner")
     stream.opened.set()
-    assert writer.drain(PATIENCE) == ""
+    assert writer.flush(PATIENCE) == ""
     assert stream.getvalue() == "inner\n"
 
 
@@ -258,7 +258,7 @@ def test_what_an_encoding_cannot_say_is_escaped() -> None:
     stream = io.TextIOWrapper(raw, encoding="ascii")
     writer = Told(stream).writer
     writer.put("grün")
-    assert writer.drain(PATIENCE) == ""
+    assert writer.flush(PATIENCE) == ""
     assert raw.getvalue() == b"gr\\xfcn\n"
 
 
@@ -290,7 +290,7 @@ def test_pipe_that_is_full_keeps_nobody_waiting_and_loses_nothing(
         for line in lines:
             writer.put(line.decode())
         assert read_lines(reader, len(lines)) == lines
-        assert writer.drain(PATIENCE) == ""
+        assert writer.flush(PATIENCE) == ""
 
 
 def test_long_line_is_written_whole(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -390,7 +390,7 @@ def configure(
     known = list(logging._handlerList)  # type: ignore[attr-defined]
 
     def written() -> tuple[str, str]:
-        logs.drain(PATIENCE)
+        logs.flush(PATIENCE)
         captured = capsys.readouterr()
         return captured.out, captured.err
 
@@ -492,7 +492,7 @@ def test_stuck_output_leaves_a_moment_to_tell_of_it(
     now = began = 1000.0
 
     class StuckWriter:
-        def drain(self, timeout: float) -> str:
+        def flush(self, timeout: float) -> str:
             nonlocal now
             given.append(timeout)
             now += timeout
@@ -501,7 +501,7 @@ def test_stuck_output_leaves_a_moment_to_tell_of_it(
     given: list[float] = []
     monkeypatch.setattr(time, "monotonic", lambda: now)
     monkeypatch.setattr(logs, "_writers", [StuckWriter(), StuckWriter()])
-    logs.drain(seconds)
+    logs.flush(seconds)
     monkeypatch.undo()
     # Both together take no longer than the end of the process waits for them.
     assert now - began == pytest.approx(max(seconds, logs.AT_EXIT))

@@ -199,7 +199,7 @@ def play(number: int) -> str:
     threading.settrace(strike)
     try:
         for index in range(3):
-            pool.start(job(index), fail(index), wake=index != 1)
+            pool.enqueue(job(index), fail(index), wake=index != 1)
         for event in done:
             assert event.wait(TIMEOUT), f"a job is lost: {strike.place}"
         # Idle threads are woken, too.
@@ -248,7 +248,7 @@ def test_job_is_taken_back_where_memory_for_its_thread_is_short(
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
         with pytest.raises(MemoryError):
-            pool.start(lambda: ran.append(1))
+            pool.enqueue(lambda: ran.append(1))
     pool.submit(int).result(TIMEOUT)
     assert pool.queued == 0
     assert ran == []
@@ -278,7 +278,7 @@ def test_who_waits_for_a_job_is_told_when_it_fails(
     def run() -> None:
         raise Unwanted
 
-    pool.start(run, told.set)
+    pool.enqueue(run, told.set)
     assert told.wait(TIMEOUT)
     (record,) = caplog.records
     assert record.levelno == logging.CRITICAL
@@ -292,7 +292,7 @@ def test_who_waits_for_a_job_is_told_when_it_fails_in_another_executor() -> None
 
     with ThreadPool(1) as executor:
         queue = ExecutorQueue(executor, queue_size=4)
-        queue.start(run, told.set)
+        queue.enqueue(run, told.set)
         assert told.wait(TIMEOUT)
         eventually(lambda: not queue.running())
         assert queue.queued == 0
@@ -353,14 +353,14 @@ def holding(lock: Lock, call: Callable[[], Any]) -> Any:
 def pool_calls(pool: ThreadPool) -> dict[str, Callable[[], Any]]:
     return {
         "submit": lambda: pool.submit(int),
-        "start": lambda: pool.start(int),
+        "enqueue": lambda: pool.enqueue(int),
         "stop": lambda: pool.stop(lambda: None),
         "shutdown": pool.shutdown,
         "release_slot": pool.release_slot,
     }
 
 
-@pytest.mark.parametrize("name", ["submit", "start", "stop", "shutdown", "release_slot"])
+@pytest.mark.parametrize("name", ["submit", "enqueue", "stop", "shutdown", "release_slot"])
 def test_pool_that_is_interrupted_takes_nothing_and_says_so(pool: ThreadPool, name: str) -> None:
     with pytest.raises(RuntimeError, match="the thread pool is in use by this very thread"):
         holding(pool._lock, pool_calls(pool)[name])

@@ -876,7 +876,7 @@ def fresh_loggers(
         monkeypatch.setattr(logger, "level", logging.NOTSET)
     monkeypatch.setattr(logging, "lastResort", logging.lastResort)
     yield loggers
-    logs.drain(PATIENCE)
+    logs.flush(PATIENCE)
 
 
 def test_logging_goes_to_the_two_streams(
@@ -887,7 +887,7 @@ def test_logging_goes_to_the_two_streams(
     error.info("too quiet")
     error.warning("loud")
     access.info("a line")
-    logs.drain(PATIENCE)
+    logs.flush(PATIENCE)
     out, err = capsys.readouterr()
     assert out == "a line\n"
     assert err.endswith(" WARNING loud\n")

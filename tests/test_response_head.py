@@ -11,7 +11,7 @@ from memory import MemoryConnection
 
 from aiowsgi.bridge.response import Progress
 from aiowsgi.errors import Refusal
-from aiowsgi.exchange.refusal import refuse, unknown_head
+from aiowsgi.exchange.refusal import respond_with_refusal, unknown_head
 from aiowsgi.exchange.stream import Stream
 from aiowsgi.http.response import (
     CONTINUE,
@@ -49,7 +49,7 @@ def refused(refusal: Refusal, method: str = "GET") -> bytes:
         head,
         encoder(method),
     )
-    refuse(stream, refusal)
+    respond_with_refusal(stream, refusal)
     pieces, progress = stream.source.take(1 << 20)
     assert progress is Progress.FINISHED
     return b"".join(pieces)

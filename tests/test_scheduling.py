@@ -353,7 +353,7 @@ def test_idle_thread_has_long_slack_while_jobs_compute(burners: Burners) -> None
     pool = ThreadPool(3, scheduling=TimerSlackScheduling(prctl, USUAL_SLACK, thread_cpu_time))
     try:
         for _ in range(2):
-            pool.start(burners.burn)
+            pool.enqueue(burners.burn)
         end = time.monotonic() + TIMEOUT
         ran: list[int] = []
         while True not in idle.values():

@@ -167,7 +167,7 @@ class Crowd:
             assert not thread.is_alive(), "a thread waits for a client that has left"
         self.timers.run_ready()
         assert self.used == 0
-        assert not self.shared.clients
+        assert not self.shared.connections
         assert not self.timers.pending
         assert self.pool.away == 0
 
@@ -492,12 +492,12 @@ def test_readers_have_to_be_the_quicker_the_longer_room_is_short(rate: int, stay
         assert all(reader.closed is not stays for reader in readers)
 
 
-class Counted(set[interfaces.Client]):
+class Counted(set[interfaces.ConnectionHandle]):
     """Counts how often somebody looks at all clients."""
 
     looks = 0
 
-    def __iter__(self) -> Iterator[interfaces.Client]:
+    def __iter__(self) -> Iterator[interfaces.ConnectionHandle]:
         self.looks += 1
         return super().__iter__()
 
@@ -507,13 +507,13 @@ def test_one_look_serves_everybody_who_wants_room() -> None:
         for _ in range(40):
             some.connect()
         some.timers.advance(2)
-        clients = Counted(some.shared.clients)
+        clients = Counted(some.shared.connections)
         shedding = LoadShedding(clients, some.resources)
         for _ in range(1000):
             shedding.free_connections()
         assert clients.looks == 1
         some.timers.advance(1)
-        assert not some.shared.clients
+        assert not some.shared.connections
 
 
 def test_look_for_room_keeps_nothing_of_connections_that_are_gone() -> None:
@@ -522,7 +522,7 @@ def test_look_for_room_keeps_nothing_of_connections_that_are_gone() -> None:
         some.timers.advance(2)
         some.shared.shedding.free_connections()
         some.timers.run_ready()
-        assert len(some.shared.clients) == 24
+        assert len(some.shared.connections) == 24
         some.end()
         gc.collect()
         assert [wire for wire in wires if wire() is not None] == []

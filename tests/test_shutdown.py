@@ -175,7 +175,7 @@ async def test_idle_connections_have_the_delay_and_requests_their_time_behind_it
 def shut_down(connection: MemoryConnection) -> None:
     """Do to a connection what a server does that closes."""
     connection.resources.is_draining = True
-    connection.connection.drain()
+    connection.connection.announce_close()
     connection.shared.is_closing = True
     connection.connection.close_if_idle()
 

@@ -140,7 +140,7 @@ class Watched:
     def start(self, *, wake: bool = True) -> tuple[Job, Handle]:
         """Queue a job."""
         job = Job()
-        handle = self.pool.start(job, wake=wake)
+        handle = self.pool.enqueue(job, wake=wake)
         self.jobs.append(job)
         return job, handle
 
@@ -476,7 +476,7 @@ class TestThreads:
         (blocker,) = watched.busy()
         order: list[int] = []
         for number in range(10):
-            watched.pool.start(lambda number=number: order.append(number))  # type: ignore[misc]
+            watched.pool.enqueue(lambda number=number: order.append(number))  # type: ignore[misc]
         blocker.end()
         watched.settle()
         assert order == list(range(10))
@@ -491,7 +491,7 @@ class TestThreads:
             names.append(threading.current_thread().name)
             raise SystemExit("on purpose")
 
-        watched.pool.start(fail)
+        watched.pool.enqueue(fail)
         watched.settle()
         (job,) = watched.busy()
         assert names == [job.thread]
@@ -579,27 +579,27 @@ class TestBound:
             watched.start()
         for _ in range(2):
             with pytest.raises(QueueFull, match="3 jobs"):
-                watched.pool.start(Job())
+                watched.pool.enqueue(Job())
             with pytest.raises(QueueFull):
                 watched.pool.submit(int)
         running[0].end()
         watched.settle(4)
         watched.start()
         with pytest.raises(QueueFull):
-            watched.pool.start(Job())
+            watched.pool.enqueue(Job())
 
     def test_a_queue_of_none_takes_as_many_as_there_are_threads(self, make: MakePool) -> None:
         watched = make(2, queue_size=0)
         watched.busy(2)
         with pytest.raises(QueueFull):
-            watched.pool.start(Job())
+            watched.pool.enqueue(Job())
 
     def test_a_job_that_was_refused_never_runs(self, make: MakePool) -> None:
         watched = make(1, queue_size=0)
         (running,) = watched.busy()
         refused = Job()
         with pytest.raises(QueueFull):
-            watched.pool.start(refused)
+            watched.pool.enqueue(refused)
         running.end()
         watched.settle()
         watched.busy()
@@ -619,7 +619,7 @@ class TestCancelling:
         for _ in range(3):
             waiting, handle = watched.start()
             with pytest.raises(QueueFull):
-                watched.pool.start(Job())
+                watched.pool.enqueue(Job())
             assert handle.cancel()
         last, _ = watched.start()
         running.end()
@@ -647,7 +647,7 @@ class TestCancelling:
         first.cancel()
         watched.start()
         with pytest.raises(QueueFull):
-            watched.pool.start(Job())
+            watched.pool.enqueue(Job())
 
     def test_a_cancelled_job_holds_on_to_nothing(self, make: MakePool) -> None:
         watched = make(1)
@@ -656,7 +656,7 @@ class TestCancelling:
         def run() -> None:
             pass
 
-        handle = watched.pool.start(run)
+        handle = watched.pool.enqueue(run)
         ref = weakref.ref(run)
         del run
         assert ref() is not None
@@ -670,7 +670,7 @@ class TestCancelling:
         def run() -> None:
             pass
 
-        handle = watched.pool.start(run)
+        handle = watched.pool.enqueue(run)
         ref = weakref.ref(run)
         del run
         watched.settle()
@@ -683,7 +683,7 @@ class TestCancelling:
         watched = make(1, queue_size=2)
         watched.busy()
         for _ in range(50):
-            assert watched.pool.start(Job(), wake=False).cancel()
+            assert watched.pool.enqueue(Job(), wake=False).cancel()
         assert len(watched.pool._jobs) <= 2
 
     def test_a_job_that_somebody_else_cancelled_is_not_said_to_run(self, make: MakePool) -> None:
@@ -869,7 +869,7 @@ class TestStopping:
     def test_nothing_is_taken_afterwards(self, make: MakePool) -> None:
         watched = make(2)
         watched.pool.stop(lambda: None)
-        for call in (watched.pool.start, watched.pool.submit):
+        for call in (watched.pool.enqueue, watched.pool.submit):
             with pytest.raises(RuntimeError, match="shut down"):
                 call(Job())
         assert watched.threads == 0
@@ -987,11 +987,11 @@ class TestPlaces:
         watched = make(1, queue_size=0, spare_threads=1)
         (away,) = watched.busy()
         with pytest.raises(QueueFull):
-            watched.pool.start(Job())
+            watched.pool.enqueue(Job())
         away.do(watched.pool.release_slot)
         watched.busy()
         with pytest.raises(QueueFull):
-            watched.pool.start(Job())
+            watched.pool.enqueue(Job())
 
     def test_an_idle_thread_that_is_too_many_ends_when_one_comes_back(self, make: MakePool) -> None:
         watched = make(1, spare_threads=1)
@@ -1230,7 +1230,7 @@ class TestTelling:
 def start_three(watched: Watched, ran: list[str], clock: StillClock, *, seconds: float) -> None:
     """Queue three jobs that note their names, a, b and c, with that time behind each."""
     for name in "abc":
-        watched.pool.start(functools.partial(ran.append, name))
+        watched.pool.enqueue(functools.partial(ran.append, name))
         clock.now += seconds
 
 
@@ -1264,7 +1264,7 @@ class TestOrder:
     ) -> None:
         watched, ran = make(1, queue_target=10.0), list[str]()
         (blocker,) = watched.busy()
-        old = watched.pool.start(lambda: ran.append("old"))
+        old = watched.pool.enqueue(lambda: ran.append("old"))
         clock.now += 11
         start_three(watched, ran, clock, seconds=0)
         assert old.cancel()
@@ -1277,10 +1277,10 @@ class TestOrder:
     ) -> None:
         watched, ran = make(1, queue_target=10.0), list[str]()
         (blocker,) = watched.busy()
-        watched.pool.start(lambda: ran.append("old"))
+        watched.pool.enqueue(lambda: ran.append("old"))
         clock.now += 11
         second, _ = watched.start()
-        watched.pool.start(lambda: ran.append("new"))
+        watched.pool.enqueue(lambda: ran.append("new"))
         blocker.end()
         second.wait_started()
         assert ran == ["new"]
@@ -1308,7 +1308,7 @@ class TestThreadsThatDoNotStart:
         refused = Job()
         for _ in range(5):
             with pytest.raises(RuntimeError, match="new thread"):
-                watched.pool.start(refused)
+                watched.pool.enqueue(refused)
             with pytest.raises(RuntimeError, match="new thread"):
                 watched.pool.submit(refused)
         assert watched.threads == 0
@@ -1380,7 +1380,7 @@ class TestThreadsThatDoNotStart:
         watched = make(2)
         start_fails(True)
         with pytest.raises(RuntimeError, match="new thread"):
-            watched.pool.start(Job())
+            watched.pool.enqueue(Job())
         stopped = threading.Event()
         watched.pool.stop(stopped.set)
         assert stopped.is_set()
@@ -1410,7 +1410,7 @@ class TestRaces:
         stopped = threading.Event()
         watched.lock.at_release = lambda: watched.pool.stop(stopped.set)
         with pytest.raises(RuntimeError, match="new thread"):
-            watched.pool.start(Job())
+            watched.pool.enqueue(Job())
         assert watched.threads == 0
         assert stopped.is_set()
 
@@ -1423,7 +1423,7 @@ class TestRaces:
 
         def start() -> None:
             try:
-                accepted.append(watched.pool.start(Job()))
+                accepted.append(watched.pool.enqueue(Job()))
             except RuntimeError:
                 return
 
@@ -1535,7 +1535,7 @@ class PoolMachine(RuleBasedStateMachine):
         if self.is_full:
             refused = Job()
             with pytest.raises(QueueFull):
-                self.watched.pool.start(refused, wake=wake)
+                self.watched.pool.enqueue(refused, wake=wake)
             self.never.append(refused)
             return None
         model = Model(*self.watched.start(wake=wake))

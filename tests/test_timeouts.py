@@ -194,7 +194,7 @@ def test_every_state_in_which_the_client_is_awaited_has_a_timeout() -> None:
     # after for as long as there is any. The others are over in the same pass of the loop.
     streams = {state for state in StreamState if not timeouts.stream[state]}
     assert streams - {StreamState.ACTIVE, StreamState.ANSWERED} == {
-        StreamState.OPEN,
+        StreamState.BEGUN,
         StreamState.ENDED,
     }
     rules = [*RULES.values(), *STREAM_RULES.values()]
@@ -893,7 +893,7 @@ def test_closing_connection_reads_on_even_if_it_was_having_a_pause() -> None:
     connection.pool.jobs.pop().run()
     stream = connection.connection.stream
     assert stream is not None
-    connection.connection.on_wake(stream)
+    connection.connection.look_after(stream)
     assert connection.wire.half_closed
     connection.timers.run_ready()
     assert connection.wire.reading
@@ -947,7 +947,7 @@ def test_connection_that_is_lost_leaves_no_timer(moment: Moment, data: bytes) ->
     connection.connection.on_lost()
     assert len(connection.timers.pending) == 0
     assert connection.disconnects == 1
-    assert not connection.shared.clients
+    assert not connection.shared.connections
     # What comes late changes nothing.
     connection.connection.on_lost()
     connection.timers.advance(10_000)
@@ -960,7 +960,7 @@ def test_shutdown_follows_the_table(moment: Moment, data: bytes) -> None:
     connection = connection_at(moment, data)
     # As the server does: what is in flight is the last, and nothing follows it.
     connection.resources.is_draining = True
-    connection.connection.drain()
+    connection.connection.announce_close()
     connection.shared.is_closing = True
     connection.connection.close_if_idle()
     rule = STREAM_RULES[moment] if isinstance(moment, StreamState) else RULES[moment]

@@ -148,7 +148,7 @@ def a_client_goes_in_the_midst_of_a_head() -> tuple[State, State]:
     return before, client.connection.state
 
 
-@shows(connections.BUSY, connections.ANSWERED)
+@shows(connections.BUSY, connections.STREAM_END)
 def a_request_is_answered() -> tuple[State, State]:
     client = connect()
     client.receive(GET)
@@ -167,7 +167,7 @@ def connect_and_drain() -> MemoryConnection:
     return client
 
 
-@shows(connections.BUSY, connections.ANSWERED_EARLY)
+@shows(connections.BUSY, connections.STREAM_END_EARLY)
 def a_request_is_answered_while_its_body_arrives() -> tuple[State, State]:
     client = connect(body_prefetch=1)
     client.receive(POST + BODY[:5])
@@ -259,7 +259,7 @@ class Watcher:
         return self.before, self.after
 
 
-@shows(streams.OPEN, streams.EXPECT_BODY)
+@shows(streams.BEGUN, streams.EXPECT_BODY)
 def a_body_is_to_come() -> tuple[State, State]:
     client = connect()
     client.receive(POST)
@@ -269,7 +269,7 @@ def a_body_is_to_come() -> tuple[State, State]:
     return new.state, stream.state
 
 
-@shows(streams.OPEN, streams.DISPATCH)
+@shows(streams.BEGUN, streams.DISPATCH)
 def a_request_without_a_body_is_queued() -> tuple[State, State]:
     client = connect()
     watcher = Watcher(client)
@@ -277,7 +277,7 @@ def a_request_without_a_body_is_queued() -> tuple[State, State]:
     return watcher.seen()
 
 
-@shows(streams.OPEN, streams.RESPOND)
+@shows(streams.BEGUN, streams.RESPOND)
 def a_request_without_a_body_is_answered_by_the_loop() -> tuple[State, State]:
     client = connect()
     watcher = Watcher(client)
@@ -285,7 +285,7 @@ def a_request_without_a_body_is_answered_by_the_loop() -> tuple[State, State]:
     return watcher.seen()
 
 
-@shows(streams.OPEN, streams.GIVE_UP)
+@shows(streams.BEGUN, streams.GIVE_UP)
 def a_request_without_a_body_finds_the_queue_full() -> tuple[State, State]:
     client = connect()
     watcher = Watcher(client)
@@ -496,7 +496,7 @@ class Walk(RuleBasedStateMachine):
                 self.used.add(entry(self.state, event))
                 self.state = connections.TRANSITIONS[self.state][event]
                 if event is connections.REQUEST:
-                    self.stream = StreamState.OPEN
+                    self.stream = StreamState.BEGUN
             else:
                 assert self.stream is not None
                 self.used.add(entry(self.stream, event))
@@ -509,7 +509,7 @@ class Walk(RuleBasedStateMachine):
             self.expect(connections.REQUEST)
         else:
             self.expect(streams.GIVE_UP)
-            self.stream = StreamState.OPEN
+            self.stream = StreamState.BEGUN
         self.expect(streams.RESPOND, streams.SENT, connections.CLOSE)
 
     def expect_answer(self, *, full: bool) -> None:
@@ -527,9 +527,9 @@ class Walk(RuleBasedStateMachine):
         if self.kind == "last GET":
             self.expect(connections.CLOSE, connections.LOST)
         elif self.arrives:
-            self.expect(connections.ANSWERED_EARLY)
+            self.expect(connections.STREAM_END_EARLY)
         else:
-            self.expect(connections.ANSWERED)
+            self.expect(connections.STREAM_END)
 
     @property
     def arrives(self) -> bool:
@@ -725,7 +725,7 @@ def test_walks_use_all_entries_and_no_others(tmp_path: Path) -> None:
 # What is in no table.
 
 WAYS: dict[StreamState, tuple[StreamEvent, ...]] = {
-    streams.OPEN: (),
+    streams.BEGUN: (),
     streams.BODY: (streams.EXPECT_BODY,),
     streams.QUEUED: (streams.DISPATCH,),
     streams.ACTIVE: (streams.DISPATCH, streams.START),

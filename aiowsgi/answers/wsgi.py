@@ -29,12 +29,13 @@ class WsgiAnswerer:
 
     Arguments: the application; what the streams share; the environ that all requests have in
     common; the context of which each request gets a copy; what runs coroutines of the application;
-    what is told of requests that found no thread; and ``wake()``, called when a request was queued.
+    what is told of requests that found no thread; and ``wake_pool()``, called when a request was
+    queued.
     """
 
     __slots__ = (
         "_waits",
-        "_wake",
+        "_wake_pool",
         "app",
         "base_environ",
         "checks",
@@ -52,7 +53,7 @@ class WsgiAnswerer:
         context: Context,
         coroutine_runner: CoroutineRunner,
         waits: Waits,
-        wake: Callable[[], None],
+        wake_pool: Callable[[], None],
     ) -> None:
         self.app = app
         self.resources = resources
@@ -60,7 +61,7 @@ class WsgiAnswerer:
         self.context = context
         self.coroutine_runner = coroutine_runner
         self._waits = waits
-        self._wake = wake
+        self._wake_pool = wake_pool
         # Remembers which response headers of the application were checked and found valid.
         self.checks = HeaderChecks()
 
@@ -70,7 +71,7 @@ class WsgiAnswerer:
         stream.coroutines = call.coroutines
         stream.ready_at = self.resources.clock()
         try:
-            stream.job = self.resources.pool.start(call.run, call.fail, wake=False)
+            stream.job = self.resources.pool.enqueue(call.run, call.fail, wake=False)
         except QueueFull as error:
             self._waits.note(0.0, refused=True)
             raise overload("the server is busy") from error
@@ -78,7 +79,7 @@ class WsgiAnswerer:
             _log.error("The thread pool takes no more work: %s", error)
             raise overload("the server is stopping") from error
         stream.fire(DISPATCH)
-        self._wake()
+        self._wake_pool()
 
 
 class WsgiCall:
@@ -186,6 +187,9 @@ class WsgiCall:
 
 
 def stream_of(started: Started) -> Stream | None:
-    """Return the stream that a busy thread answers; None where it has just ended that."""
+    """Return the stream that a busy thread answers; None where it has just ended that.
+
+    What a pool runs for a server is the method ``run`` of a ``WsgiCall``, which knows the stream.
+    """
     call = getattr(started.run, "__self__", None)
     return call.stream if isinstance(call, WsgiCall) else None

@@ -4,9 +4,8 @@ from ..bridge.response import ABORTED, FINISHED, LEFT
 from ..errors import ClientDisconnected, Refusal, RequestBodyError, overload
 from ..exchange.info import ConnectionInfo
 from ..exchange.interfaces import Codec, Wire
-from ..exchange.refusal import refuse, unknown_head
-from ..exchange.states import ANSWERED as STREAM_ANSWERED
-from ..exchange.states import EXPECT_BODY, GIVE_UP, QUEUED, SENT, START
+from ..exchange.refusal import respond_with_refusal, stream_without_head
+from ..exchange.states import ANSWERED, EXPECT_BODY, GIVE_UP, QUEUED, SENT, START
 from ..exchange.stream import Stream
 from ..exchange.transitions import IllegalEvent
 from ..http.request import RequestHead
@@ -14,8 +13,6 @@ from .receiver import Receiver
 from .sender import Sender
 from .shared import Shared
 from .states import (
-    ANSWERED,
-    ANSWERED_EARLY,
     BODY_END,
     BYTES,
     CLOSE,
@@ -28,6 +25,8 @@ from .states import (
     LOST,
     NEXT,
     REQUEST,
+    STREAM_END,
+    STREAM_END_EARLY,
     ConnectionEvent,
 )
 from .view import ConnectionView
@@ -40,11 +39,11 @@ class Connection(ConnectionView):
     Arguments: what connections share; the wire, which calls the first methods below; the codec of
     the client's protocol; and what is known of the connection.
 
-    Implements ``Client``, for load shedding and the server, ``StreamOwner`` for its streams, and
-    ``RequestHandler`` for what arrives.
+    Implements ``ConnectionHandle`` for load shedding and the server, ``StreamOwner`` for streams,
+    and ``RequestHandler`` for what arrives.
     """
 
-    __slots__ = ("_codec", "_disconnect_error", "_linger_until", "_requests", "_shared", "wire")
+    __slots__ = ("_codec", "_disconnect_error", "_linger_until", "_shared", "wire")
 
     def __init__(self, shared: Shared, wire: Wire, codec: Codec, info: ConnectionInfo) -> None:
         receiver = Receiver(shared, wire, codec, self)
@@ -54,10 +53,9 @@ class Connection(ConnectionView):
         self._shared = shared
         self.wire = wire
         self._codec = codec
-        self._requests = 0
         self._linger_until = 0.0
         self._disconnect_error = ClientDisconnected("the client closed the connection")
-        shared.clients[self] = None
+        shared.connections[self] = None
         self._watchdog.watch_connection(IDLE)
         if shared.is_closing:
             self._close(linger=False)
@@ -68,7 +66,7 @@ class Connection(ConnectionView):
         """Take bytes from the client."""
         if self._state is CLOSING:
             # Dropped. A client that goes on sending is reset after a while.
-            if self._shared.timers.time() < self._linger_until:
+            if self._resources.clock() < self._linger_until:
                 self._watchdog.watch_connection(CLOSING)
             else:
                 self.wire.reset()
@@ -86,7 +84,7 @@ class Connection(ConnectionView):
         if self._stream is not None:
             # Most clients that end their side are gone. A coroutine would not notice that.
             self._stream.note_disconnect(self._disconnect_error)
-        self.drain()
+        self.announce_close()
         self.receiver.advance()
 
     def on_lost(self) -> None:
@@ -95,7 +93,7 @@ class Connection(ConnectionView):
             return
         self._fire(LOST)
         self._watchdog.stop()
-        self._shared.clients.pop(self, None)
+        self._shared.connections.pop(self, None)
         self._shared.shedding.forget(self)
         if (stream := self._stream) is not None:
             self._stream = None
@@ -125,17 +123,17 @@ class Connection(ConnectionView):
     # Called by the server.
 
     def close_if_idle(self) -> None:
-        """See ``Client``."""
+        """See ``ConnectionHandle``."""
         if self._state in (IDLE, DROPPING):
             self._close(linger=self._state is DROPPING)
 
-    def drain(self) -> None:
-        """See ``Client``."""
+    def announce_close(self) -> None:
+        """See ``ConnectionHandle``."""
         if self._stream is not None:
             self._stream.is_last = self._is_last()
 
     def abort(self, error: ClientDisconnected) -> None:
-        """See ``Client``."""
+        """See ``ConnectionHandle``."""
         self._disconnect_error = error
         if (stream := self._stream) is not None:
             stream.disconnect(error)  # Its thread sends nothing from here on.
@@ -144,12 +142,12 @@ class Connection(ConnectionView):
         self.wire.abort()
 
     def release(self, error: ClientDisconnected) -> None:
-        """See ``Client``."""
+        """See ``ConnectionHandle``."""
         self._disconnect_error = error
         self.on_lost()
 
     def abandon(self, error: ClientDisconnected) -> list[int]:
-        """See ``Client``."""
+        """See ``ConnectionHandle``."""
         if self._stream is not None:
             self._stream.abandon(error)
         return self.sender.abandon()
@@ -157,7 +155,7 @@ class Connection(ConnectionView):
     # Called by load shedding.
 
     def shed(self) -> None:
-        """See ``Client``."""
+        """See ``ConnectionHandle``."""
         if self.sender.waits_for_client or self._state >= DROPPING:
             self.wire.reset()
             self.release(ClientDisconnected("the client was too slow for a busy server"))
@@ -166,11 +164,12 @@ class Connection(ConnectionView):
 
     # Called for a stream.
 
-    def on_wake(self, stream: Stream) -> None:
+    def look_after(self, stream: Stream) -> None:
         """See ``StreamOwner``."""
         if stream is not self._stream:
             return
         if self.receiver.spool is not None:
+            # The disk has taken some of the body. No thread has the stream yet.
             self.receiver.on_spooled()
             self._watchdog.rearm()
             return
@@ -180,8 +179,7 @@ class Connection(ConnectionView):
         self._flush()
         # Most responses are complete by now, and the stream has ended.
         if stream.state is QUEUED:
-            stream.fire(START)
-            self._watchdog.watch_stream(stream)
+            self._watch_start(stream)
 
     # Called by the receiver.
 
@@ -218,7 +216,7 @@ class Connection(ConnectionView):
             if not receiver.drop(data):
                 self._close(linger=True)
             return
-        if receiver.take_body(data, stream.wake):
+        if receiver.take_body(data, stream.wake_loop):
             self._stream_body(stream)
         else:
             self._watchdog.rearm()
@@ -244,16 +242,6 @@ class Connection(ConnectionView):
         receiver.hand_over_body(stream)
         self._dispatch(stream)
 
-    def _is_last(self) -> bool:
-        """Return whether the connection ends after the current request."""
-        resources, receiver = self._resources, self.receiver
-        if 0 < resources.config.max_keep_alive_requests <= self._requests:
-            return True
-        # What the client sent before it could know, or before it ended its side, is answered.
-        return (resources.is_draining or receiver.eof) and (
-            receiver.is_parsing or not receiver.has_begun
-        )
-
     def _dispatch(self, stream: Stream) -> None:
         """Have the request answered."""
         resources, receiver = self._resources, self.receiver
@@ -273,7 +261,7 @@ class Connection(ConnectionView):
         if self._stream is not stream:
             return  # Load shedding has refused it, to free threads.
         self._watchdog.watch_stream(stream)
-        if stream.state is STREAM_ANSWERED:
+        if stream.state is ANSWERED:
             # Not at once: many requests may have come together.
             self._shared.timers.call_soon(self._flush)
 
@@ -292,7 +280,7 @@ class Connection(ConnectionView):
         if progress is FINISHED:
             self._finish(stream)
         elif progress is ABORTED:
-            self._cut(stream)
+            self._on_aborted(stream)
         elif progress is LEFT:
             self._shared.timers.call_soon(self._flush)
         elif self.sender.waits_for_client:
@@ -304,7 +292,7 @@ class Connection(ConnectionView):
         if complete:
             self._flush()
         else:
-            self._cut(stream)
+            self._on_aborted(stream)
 
     def _finish(self, stream: Stream) -> None:
         """Go on after a complete response: next request, or close."""
@@ -318,16 +306,17 @@ class Connection(ConnectionView):
         refused = stream.refusal is not None
         over = self._resources.is_draining and self._is_last()
         if over or refused or not stream.encoder.keep_alive:
-            # Only a client that may still be sending has to be waited for.
-            unread = receiver.is_parsing or refused or receiver.leftover
-            self._close(linger=bool(unread) or stream.head.section.keep_alive)
+            # A client may still be sending: the rest of this request, or another one, if it
+            # wanted to keep the connection.
+            unread = receiver.is_parsing or refused or receiver.leftover > 0
+            self._close(linger=unread or stream.head.section.keep_alive)
         elif receiver.is_parsing:
             receiver.forget_body()
-            self._fire(ANSWERED_EARLY)
+            self._fire(STREAM_END_EARLY)
             self._watchdog.watch_connection(DROPPING)
             receiver.advance()
         else:
-            self._expect_request(ANSWERED)
+            self._expect_request(STREAM_END)
             if receiver.leftover:
                 receiver.advance()
             else:
@@ -335,14 +324,14 @@ class Connection(ConnectionView):
             if self._held:
                 self._account()
 
-    def _cut(self, stream: Stream) -> None:
+    def _on_aborted(self, stream: Stream) -> None:
         """Go on after a response that the application could not complete."""
         if stream.body is not None:
             stream.body.abort(RequestBodyError("the response to the request was given up"))
         if not stream.first_byte_at:
             # The application may have given up because its request was refused.
             refusal = stream.refusal or Refusal(500, "the request could not be served")
-            self._answer(refusal, stream)
+            self._send_refusal(refusal, stream)
             return
         self._stream = None
         stream.fire(GIVE_UP)
@@ -361,12 +350,12 @@ class Connection(ConnectionView):
             self._close(linger=True)
             return
         stream = self._stream
-        if stream is not None and stream.state is STREAM_ANSWERED and stream.refusal:
+        if stream is not None and stream.state is ANSWERED and stream.refusal:
             return
         known = stream or self._unknown_stream()
-        self._shared.observers.refusals.note(known.client, known.request_line, refusal)
+        self._shared.observers.note_refusal(known.client, known.request_line, refusal)
         if stream is None or (not stream.first_byte_at and stream.cancel()):
-            self._answer(refusal, known)
+            self._send_refusal(refusal, known)
             return
         # What was answered goes out, and what the application answers, if it does.
         stream.refusal = refusal
@@ -379,13 +368,10 @@ class Connection(ConnectionView):
 
     def _unknown_stream(self) -> Stream:
         """Return a stream for a request whose head could not be read."""
-        receiver = self.receiver
-        head = unknown_head(receiver.request_line, receiver.told_client)
-        stream = Stream(self._resources, self, self.info, head, self._codec.encoder(head))
-        stream.partial_request_line = receiver.request_line
-        return stream
+        line, client = self.receiver.request_line, self.receiver.told_client
+        return stream_without_head(self._resources, self, self.info, self._codec, line, client)
 
-    def _answer(self, refusal: Refusal, stream: Stream) -> None:
+    def _send_refusal(self, refusal: Refusal, stream: Stream) -> None:
         """Answer on a stream that no thread has: another one, if this was not made for that."""
         self.receiver.drop_rest()
         self.receiver.update_reading()
@@ -395,7 +381,7 @@ class Connection(ConnectionView):
             stream.fire(GIVE_UP)
             stream = stream.make_replacement(self._codec.encoder(stream.head))
         self._stream = stream
-        refuse(stream, refusal)
+        respond_with_refusal(stream, refusal)
         self._watchdog.watch_stream(stream)
         self._flush()
 
@@ -408,7 +394,7 @@ class Connection(ConnectionView):
         which can destroy the response on its way (RFC 9112 §9.6).
         """
         self.receiver.drop_rest()
-        self._linger_until = self._shared.timers.time() + LINGER_TOTAL
+        self._linger_until = self._resources.clock() + LINGER_TOTAL
         self._fire(CLOSE)
         self._watchdog.watch_connection(CLOSING)
         if linger and not self.receiver.eof and self.wire.can_half_close:
@@ -431,30 +417,41 @@ class Connection(ConnectionView):
         return False
 
     def _on_expiry(self, expiry: Expiry) -> None:
-        stream = self._stream
         match expiry:
-            case Expiry.IDLE:
+            case Expiry.IDLE | Expiry.DROPPING:
                 self._close(linger=False)
-            case Expiry.HEAD | Expiry.BODY:
-                self.refuse(self.receiver.timeout_refusal(expiry.value))
-            case Expiry.QUEUE if stream is not None and stream.cancel():
-                waits = self._shared.observers.waits
-                waits.note(self._resources.config.queue_timeout, refused=True)
-                self.refuse(overload("no thread became free in time"))
-            case Expiry.QUEUE if stream is not None:
-                stream.fire(START)
-                self._watchdog.watch_stream(stream)
-            case Expiry.REQUEST if stream is not None and stream.give_up():
-                self._answer(Refusal(504, "the application took too long"), stream)
+            case Expiry.HEAD:
+                self.refuse(Refusal(408, "the request head took too long"))
+            case Expiry.BODY:
+                self.refuse(self.receiver.body_timeout())
             case Expiry.WRITE | Expiry.GONE:
                 self.wire.reset()
             case Expiry.LINGER:
                 self.wire.abort()
+            case Expiry.STARTED | Expiry.QUEUE | Expiry.REQUEST:
+                assert self._stream is not None  # It has a job.
+                self._on_job_expiry(expiry, self._stream)
+
+    def _on_job_expiry(self, expiry: Expiry, stream: Stream) -> None:
+        if expiry is Expiry.REQUEST:
+            if stream.time_out():
+                self._send_refusal(Refusal(504, "the application took too long"), stream)
+            # Otherwise the thread was quicker, and its answer wakes the loop.
+        elif expiry is Expiry.QUEUE and stream.cancel():
+            timeout = self._resources.config.queue_timeout
+            self._shared.observers.waits.note(timeout, refused=True)
+            self.refuse(overload("no thread became free in time"))
+        else:  # A thread has it, perhaps only now.
+            self._watch_start(stream)
+
+    def _watch_start(self, stream: Stream) -> None:
+        stream.fire(START)
+        self._watchdog.watch_stream(stream)
 
     def _account(self) -> None:
         """Count what is buffered. Where memory is short, cut clients, or refuse this request."""
         stream = self._stream
-        size = self.receiver.held + self.sender.buffered
+        size = self.receiver.kept + self.sender.buffered
         if stream is not None:
             size += len(stream.prefetched)
         if size or self._held:

@@ -127,7 +127,7 @@ class Receiver:
         return self._parser.buffered
 
     @property
-    def held(self) -> int:
+    def kept(self) -> int:
         """How many bytes are kept here."""
         return self._parser.buffered + self.prefetched_size
 
@@ -221,8 +221,8 @@ class Receiver:
     def expect_body(self, section: FieldSection) -> bool:
         """Expect the body of the request whose head has arrived.
 
-        Return whether it is streamed from its beginning: the client waits for a 100, which is sent
-        when the application reads.
+        Return whether the application gets it as a stream, and now: the client waits for a 100,
+        which is sent when the application reads.
         """
         self._length = section.content_length
         if section.expect_continue and not self._parser.buffered:
@@ -235,7 +235,7 @@ class Receiver:
         return False
 
     def take_body(self, data: bytes, wake: Callable[[], None]) -> bool:
-        """Take bytes of the body. Return whether it has to be streamed from here on.
+        """Take bytes of the body. Return whether the application gets it as a stream from now on.
 
         ``wake()`` is called, on another thread, when there is reason for ``on_spooled``.
         Raises Refusal where there is no room for the body.
@@ -381,11 +381,11 @@ class Receiver:
 
     # The client's pace.
 
-    @property
-    def waits_for_body(self) -> bool:
-        """Whether more could be done with a body if the client sent more of it.
+    def update_pace(self) -> bool:
+        """Begin to measure the pace of the client, or stop: as it is waited for now, or not.
 
-        Or if the disk took more of it, which is waited for in the same way.
+        Return whether it is: whether more could be done with a body if the client sent more of it.
+        The disk is waited for in the same way, where it has to take a body.
         """
         spool = self.spool
         awaited = spool is not None and (
@@ -413,15 +413,15 @@ class Receiver:
             return self._pace.time_left(config.timeout_body, 0, now)
         return self._pace.time_left(config.timeout_body, config.min_body_rate, now)
 
-    def timeout_refusal(self, reason: str) -> Refusal:
-        """Return the refusal of a request that has not arrived in time."""
+    def body_timeout(self) -> Refusal:
+        """Return the refusal of a request whose body has not arrived in time."""
         if self._waits_for_disk:
             _log.error("The disk takes no request body (--body-spool), and its request gets a 503")
             return overload("the server cannot keep the request body")
-        return Refusal(408, reason)
+        return Refusal(408, "the request body took too long")
 
     def rate(self) -> float | None:
         """Return the bytes a second that the client sends; None while that is not known."""
-        if not self.waits_for_body or self._pace is None or self._waits_for_disk:
+        if not self.update_pace() or self._pace is None or self._waits_for_disk:
             return None
         return self._pace.rate(self._shared.resources.clock())

@@ -1,9 +1,13 @@
-"""What all connections of one server share."""
+"""What all connections of one server share.
+
+Beside what their streams share (``exchange.resources``), it has what streams may not know of:
+timers, the answerer, and the other connections.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ..exchange.interfaces import Answerer, Client, Timers
+from ..exchange.interfaces import Answerer, ConnectionHandle, Timers
 from ..exchange.report import Observers
 from ..exchange.resources import Resources
 from .shedding import LoadShedding
@@ -24,7 +28,7 @@ class Shared:
     on_disconnect: Callable[[], None]
     # All connections, in the order in which they were made: of those that are equally slow, load
     # shedding cuts the oldest one first.
-    clients: dict[Client, None]
+    connections: dict[ConnectionHandle, None]
     shedding: LoadShedding
     timeouts: Timeouts = field(init=False)
     # How many files are being sent.

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection
 
 from ..bridge.budget import Budget
-from ..exchange.interfaces import Client
+from ..exchange.interfaces import ConnectionHandle
 from ..exchange.resources import Resources
 from ..wording import counted
 
@@ -37,11 +37,11 @@ _SHORTAGE_ENDS = 2.0
 class LoadShedding:
     """Frees what slow clients hold. Called on the loop thread; frequent calls cost little.
 
-    Arguments: all clients of the server, and what their streams share.
+    Arguments: all connections of the server, and what their streams share.
     """
 
-    def __init__(self, clients: Collection[Client], resources: Resources) -> None:
-        self._clients = clients
+    def __init__(self, connections: Collection[ConnectionHandle], resources: Resources) -> None:
+        self._connections = connections
         self._resources = resources
         self._threads_checked_at = self._memory_checked_at = self._spool_checked_at = (
             self._reported_at
@@ -49,8 +49,8 @@ class LoadShedding:
         self._slow_thread_rate = float(_SLOW_RATE)
         # What the last check has found that may be closed to make room for connections, the first
         # one first: idle connections, and since when they are idle; and slow clients.
-        self._idle: OrderedDict[Client, float] = OrderedDict()
-        self._slowest: OrderedDict[Client, None] = OrderedDict()
+        self._idle: OrderedDict[ConnectionHandle, float] = OrderedDict()
+        self._slowest: OrderedDict[ConnectionHandle, None] = OrderedDict()
         self._slow_connection_rate = float(_SLOW_RATE)
         # When that check was; since when connections are short, and when they last were.
         self._connections_checked_at = self._short_since = self._short_at = float("-inf")
@@ -67,16 +67,16 @@ class LoadShedding:
             return
         self._threads_checked_at = now
         slow = [
-            client
-            for rate, client in self._rates()
-            if rate < self._slow_thread_rate and client.blocks_thread
+            connection
+            for rate, connection in self._rates()
+            if rate < self._slow_thread_rate and connection.blocks_thread
         ]
         if not slow:
             # The longer requests wait, the faster a client has to be.
             self._slow_thread_rate *= _GROWTH
         slow = slow[: pool.queued]
-        for client in slow:
-            client.shed()
+        for connection in slow:
+            connection.shed()
         self._report(len(slow), "threads")
 
     def free_memory(self) -> bool:
@@ -86,7 +86,7 @@ class LoadShedding:
             return False
         if self._resources.clock() - self._memory_checked_at >= _CHECK_INTERVAL:
             self._memory_checked_at = self._resources.clock()
-            self._free(budget, 0, lambda client: client.holds_memory, "memory")
+            self._free(budget, 0, lambda holder: holder.holds_memory, "memory")
         return budget.is_exceeded
 
     def free_spool(self, held: int, size: int) -> bool:
@@ -101,20 +101,22 @@ class LoadShedding:
         if self._resources.clock() - self._spool_checked_at >= _CHECK_INTERVAL:
             self._spool_checked_at = self._resources.clock()
             wanted = size - held
-            self._free(spooler.budget, wanted, lambda p: p.holds_spool, "space (--body-spool)")
+            self._free(
+                spooler.budget, wanted, lambda holder: holder.holds_spool, "space (--body-spool)"
+            )
         return spooler.budget.has_room(held, size)
 
     def _free(
-        self, budget: Budget, wanted: int, holds: Callable[[Client], bool], short_of: str
+        self, budget: Budget, wanted: int, holds: Callable[[ConnectionHandle], bool], short_of: str
     ) -> None:
         """Cut the slowest clients until so many bytes more may be held."""
         cut = 0
-        for _, client in self._rates():
+        for _, connection in self._rates():
             # A little more than needed, so that it lasts until the next check.
             if budget.used + wanted <= budget.limit * 0.9:
                 break
-            if holds(client):
-                client.shed()
+            if holds(connection):
+                connection.shed()
                 cut += 1
         self._report(cut, short_of)
 
@@ -130,9 +132,9 @@ class LoadShedding:
             self._connections_checked_at = now
             self._find_candidates(now)
         if not self._close_idle() and self._slowest:
-            client, _ = self._slowest.popitem(last=False)
-            if (rate := client.rate()) is not None and rate < self._slow_connection_rate:
-                client.shed()
+            connection, _ = self._slowest.popitem(last=False)
+            if (rate := connection.rate()) is not None and rate < self._slow_connection_rate:
+                connection.shed()
                 self._report(1, "connections")
 
     def _find_candidates(self, now: float) -> None:
@@ -142,18 +144,18 @@ class LoadShedding:
         """
         self._slowest.clear()
         idle = [
-            (client, since)
-            for client in self._clients
-            if (since := client.idle_since) is not None and now - since >= _MIN_IDLE_TIME
+            (connection, since)
+            for connection in self._connections
+            if (since := connection.idle_since) is not None and now - since >= _MIN_IDLE_TIME
         ]
         idle.sort(key=lambda item: item[1])
         self._idle = OrderedDict(idle)
         # A connection that has just become idle may be closed a second later.
         if idle or now - self._short_since < _MIN_IDLE_TIME:
             return
-        for rate, client in self._rates():
+        for rate, connection in self._rates():
             if rate < self._slow_connection_rate:
-                self._slowest[client] = None
+                self._slowest[connection] = None
         if not self._slowest:
             self._slow_connection_rate = min(self._slow_connection_rate * _GROWTH, _QUICK_RATE)
 
@@ -161,20 +163,24 @@ class LoadShedding:
         """Close some of the idle connections that were found; return how many."""
         closed = 0
         while self._idle and closed < _MAX_CLOSED_AT_ONCE:
-            client, since = self._idle.popitem(last=False)
-            if client.idle_since == since:
-                client.close_if_idle()
+            connection, since = self._idle.popitem(last=False)
+            if connection.idle_since == since:
+                connection.close_if_idle()
                 closed += 1
         return closed
 
-    def forget(self, client: Client) -> None:
+    def forget(self, connection: ConnectionHandle) -> None:
         """Let go of a connection that is gone."""
-        self._idle.pop(client, None)
-        self._slowest.pop(client, None)
+        self._idle.pop(connection, None)
+        self._slowest.pop(connection, None)
 
-    def _rates(self) -> list[tuple[float, Client]]:
+    def _rates(self) -> list[tuple[float, ConnectionHandle]]:
         """Return the clients that are waited for, the slowest first."""
-        paces = [(rate, client) for client in self._clients if (rate := client.rate()) is not None]
+        paces = [
+            (rate, connection)
+            for connection in self._connections
+            if (rate := connection.rate()) is not None
+        ]
         paces.sort(key=lambda item: item[0])
         return paces
 

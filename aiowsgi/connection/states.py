@@ -21,7 +21,10 @@ _QUEUE_CHECK = 0.5
 
 
 class ConnectionState(enum.IntEnum):
-    """What is read and written on a connection."""
+    """What is read and written on a connection.
+
+    The order matters: from DROPPING on there is no request any more, from CLOSING on none comes.
+    """
 
     IDLE = 0
     HEAD = 1
@@ -36,8 +39,8 @@ class ConnectionEvent(enum.IntEnum):
 
     BYTES = 0
     REQUEST = 1
-    ANSWERED = 2
-    ANSWERED_EARLY = 3
+    STREAM_END = 2
+    STREAM_END_EARLY = 3
     BODY_END = 4
     CLOSE = 5
     LOST = 6
@@ -45,13 +48,13 @@ class ConnectionEvent(enum.IntEnum):
 
 # By these names they are looked up several times faster, which is done many times a request.
 IDLE, HEAD, BUSY, DROPPING, CLOSING, CLOSED = ConnectionState
-BYTES, REQUEST, ANSWERED, ANSWERED_EARLY, BODY_END, CLOSE, LOST = ConnectionEvent
+BYTES, REQUEST, STREAM_END, STREAM_END_EARLY, BODY_END, CLOSE, LOST = ConnectionEvent
 
 EVENT_MEANINGS: dict[ConnectionEvent, str] = {
     BYTES: "the first bytes of a request have arrived, and no whole head",
     REQUEST: "a stream begins: a request head is there, or something that is refused",
-    ANSWERED: "the stream has ended, and so has its request",
-    ANSWERED_EARLY: "the stream has ended, and the rest of the request body is still to come",
+    STREAM_END: "the stream has ended, and so has its request",
+    STREAM_END_EARLY: "the stream has ended, and the rest of the request body is still to come",
     BODY_END: "the rest of the request body has come",
     CLOSE: "nothing more is read, and the connection ends once what is buffered is sent",
     LOST: "the connection is gone",
@@ -59,7 +62,7 @@ EVENT_MEANINGS: dict[ConnectionEvent, str] = {
 TRANSITIONS: dict[ConnectionState, dict[ConnectionEvent, ConnectionState]] = {
     IDLE: {BYTES: HEAD, REQUEST: BUSY, CLOSE: CLOSING, LOST: CLOSED},
     HEAD: {REQUEST: BUSY, LOST: CLOSED},
-    BUSY: {ANSWERED: IDLE, ANSWERED_EARLY: DROPPING, CLOSE: CLOSING, LOST: CLOSED},
+    BUSY: {STREAM_END: IDLE, STREAM_END_EARLY: DROPPING, CLOSE: CLOSING, LOST: CLOSED},
     DROPPING: {BODY_END: IDLE, CLOSE: CLOSING, LOST: CLOSED},
     CLOSING: {LOST: CLOSED},
     CLOSED: {},
@@ -68,7 +71,11 @@ NEXT = compiled(ConnectionState, ConnectionEvent, TRANSITIONS)
 
 
 class Rule(NamedTuple):
-    """What holds in a state. ``timeout`` names a field of ``Config``, or a number of seconds."""
+    """What holds in a state. ``timeout`` names a field of ``Config``, or a number of seconds.
+
+    The code runs on ``timeout``. The other texts are for the documentation; what they say is done
+    in ``Connection`` and ``Receiver``, and tests go through it state by state.
+    """
 
     meaning: str
     timeout: str | float | None

@@ -1,4 +1,8 @@
-"""What load shedding, inspection and tests see of a connection. Changes nothing."""
+"""The parts and the state of a connection, and what is read of them from outside.
+
+Load shedding, inspection and tests read them. What changes them is in ``connection``, which would
+be too long for one module with this.
+"""
 
 from ..exchange.info import ConnectionInfo
 from ..exchange.report import request_info
@@ -12,13 +16,14 @@ from .watchdog import Watchdog
 
 
 class ConnectionView:
-    """The parts of a connection, and what they say. ``Connection`` adds what happens on it.
+    """What a connection has, and what it says of itself. ``Connection`` sets all of it.
 
     Arguments: what all streams share; what is known of the connection; and its parts.
     """
 
     __slots__ = (
         "_held",
+        "_requests",
         "_resources",
         "_state",
         "_stream",
@@ -42,6 +47,8 @@ class ConnectionView:
         self.sender = sender
         self._watchdog = watchdog
         self._state = IDLE
+        # How many requests have come.
+        self._requests = 0
         self._stream: Stream | None = None
         # What the budget counts of what is kept here, in bytes.
         self._held = 0
@@ -63,30 +70,40 @@ class ConnectionView:
 
     @property
     def idle_since(self) -> float | None:
-        """See ``Client``."""
+        """See ``ConnectionHandle``."""
         return self._watchdog.since if self._state is IDLE else None
 
     @property
     def blocks_thread(self) -> bool:
-        """See ``Client``."""
+        """See ``ConnectionHandle``."""
         return bool(self._stream and self._stream.blocks_thread)
 
     @property
     def holds_memory(self) -> bool:
-        """See ``Client``."""
+        """See ``ConnectionHandle``."""
         return self._held > 0 or bool(self._stream and self._stream.held)
 
     @property
     def holds_spool(self) -> bool:
-        """See ``Client``."""
+        """See ``ConnectionHandle``."""
         return self.receiver.spool is not None
 
+    def _is_last(self) -> bool:
+        """Return whether the connection ends after the current request."""
+        resources, receiver = self._resources, self.receiver
+        if 0 < resources.config.max_keep_alive_requests <= self._requests:
+            return True
+        # What the client sent before it could know, or before it ended its side, is answered.
+        return (resources.is_draining or receiver.eof) and (
+            receiver.is_parsing or not receiver.has_begun
+        )
+
     def rate(self) -> float | None:
-        """See ``Client``."""
+        """See ``ConnectionHandle``."""
         return self._watchdog.rate()
 
     def inspect(self, stacks: dict[int, str]) -> RequestInfo | None:
-        """See ``Client``."""
+        """See ``ConnectionHandle``."""
         if self._stream is not None:
             return request_info(self._stream, stacks, self._resources.clock())
         client = self.info.client[0]

@@ -19,11 +19,13 @@ _NOW = 0.001
 
 
 class Expiry(enum.Enum):
-    """What has taken too long."""
+    """What a check has found when a deadline had passed. The texts are for readers."""
 
     IDLE = "no request has come"
-    HEAD = "the request head took too long"
-    BODY = "the request body took too long"
+    HEAD = "the request head takes too long"
+    BODY = "the request body takes too long"
+    DROPPING = "the rest of a request body that is dropped takes too long"
+    STARTED = "a thread has taken the request out of the queue"
     QUEUE = "no thread became free"
     GONE = "no thread became free, and the client has ended its side meanwhile"
     REQUEST = "the application has not answered"
@@ -33,6 +35,9 @@ class Expiry(enum.Enum):
 
 class Watchdog:
     """Keeps the time of one connection. Everything happens on the loop thread.
+
+    It does not ask the connection for its state, but is told what to watch: a connection without a
+    stream, or a stream. So it must be told of each change (``watch_connection``, ``watch_stream``).
 
     Arguments: what connections share, both sides of the connection, and ``on_expiry(expiry)``,
     called when the time of a state is over. ``states`` names the option for each state.
@@ -63,8 +68,9 @@ class Watchdog:
         self._sender = sender
         self._on_expiry = on_expiry
         self._deadline = Deadline(shared.timers, self._check)
-        self._state = IDLE
+        # What is watched: the stream, or without one the connection in this state.
         self._stream: Stream | None = None
+        self._state = IDLE
         # When the connection, or its stream, came into its state, by the clock of the server.
         self.since = self._now()
 
@@ -100,7 +106,7 @@ class Watchdog:
         if self._sender.waits_for_client:
             # No event tells how much the client has taken, so that is checked every few seconds.
             left = min(self._sender.time_left(), LINGER_TIMEOUT)
-        elif self._receiver.waits_for_body:
+        elif self._receiver.update_pace():
             left = self._receiver.time_left()
         left = min(left, self._request_time_left(stream))
         self._deadline.set(None if left == math.inf else max(left, 0.0))
@@ -145,8 +151,10 @@ class Watchdog:
                 self._check_progress(stream)
             return
         match self._state:
-            case ConnectionState.IDLE | ConnectionState.DROPPING:
+            case ConnectionState.IDLE:
                 self._on_expiry(Expiry.IDLE)
+            case ConnectionState.DROPPING:
+                self._on_expiry(Expiry.DROPPING)
             case ConnectionState.HEAD:
                 self._on_expiry(Expiry.HEAD)
             case ConnectionState.CLOSING if not self._sender.waits_for_client:
@@ -161,7 +169,9 @@ class Watchdog:
         assert stream.job is not None  # It is what is queued.
         config = self._shared.resources.config
         waited = self._now() - stream.ready_at + _NOW
-        if stream.job.started() is not None or waited >= config.queue_timeout:
+        if stream.job.started() is not None:
+            self._on_expiry(Expiry.STARTED)
+        elif waited >= config.queue_timeout:
             self._on_expiry(Expiry.QUEUE)
         elif self._receiver.eof and waited >= config.queue_target:
             # A client may end its side and still want the answer. But most have given up, and
@@ -180,7 +190,7 @@ class Watchdog:
             self._on_expiry(Expiry.WRITE)
         elif (
             not self._sender.waits_for_client
-            and self._receiver.waits_for_body
+            and self._receiver.update_pace()
             and self._receiver.time_left() <= _NOW
         ):
             self._on_expiry(Expiry.BODY)

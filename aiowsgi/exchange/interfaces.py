@@ -1,8 +1,8 @@
 """The interfaces between the rooms. They know nothing else of each other.
 
 A front is a ``Codec``. What makes an answer is an ``Answerer``. What is sent is a ``Source`` (see
-``bridge.response``). Load shedding and the server see a connection as a ``Client``. Sockets and
-clocks come to a connection as a ``Wire`` and ``Timers``, which a test keeps in memory.
+``bridge.response``). Load shedding and the server see a connection as a ``ConnectionHandle``.
+Sockets and clocks come to it as a ``Wire`` and ``Timers``, which a test keeps in memory.
 """
 
 from collections.abc import Callable
@@ -150,7 +150,7 @@ class Timers(Protocol):
         """Call after ``delay`` seconds."""
 
 
-class Client(Protocol):
+class ConnectionHandle(Protocol):
     """A connection, as load shedding and the server see it. On the loop thread."""
 
     @property
@@ -175,7 +175,7 @@ class Client(Protocol):
     def shed(self) -> None:
         """Free what is held for the client: it is too slow for a busy server."""
 
-    def drain(self) -> None:
+    def announce_close(self) -> None:
         """Take no further requests after those that have arrived."""
 
     def close_if_idle(self) -> None:

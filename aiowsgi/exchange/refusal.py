@@ -3,7 +3,10 @@
 from ..errors import Refusal
 from ..http.request import FieldSection, RequestHead
 from ..http.response import status_text
-from .stream import Stream
+from .info import ConnectionInfo
+from .interfaces import Codec
+from .resources import Resources
+from .stream import Stream, StreamOwner
 
 
 def unknown_head(request_line: str, told_client: str) -> RequestHead:
@@ -17,7 +20,25 @@ def unknown_head(request_line: str, told_client: str) -> RequestHead:
     return RequestHead(request_line.partition(" ")[0], "", "", "", None, section, variables)
 
 
-def refuse(stream: Stream, refusal: Refusal) -> None:
+def stream_without_head(
+    resources: Resources,
+    owner: StreamOwner,
+    info: ConnectionInfo,
+    codec: Codec,
+    request_line: str,
+    told_client: str,
+) -> Stream:
+    """Return a stream for a request that is refused before its head is there, or understood.
+
+    For the last two arguments see ``unknown_head``.
+    """
+    head = unknown_head(request_line, told_client)
+    stream = Stream(resources, owner, info, head, codec.encoder(head))
+    stream.partial_request_line = request_line
+    return stream
+
+
+def respond_with_refusal(stream: Stream, refusal: Refusal) -> None:
     """Answer a request with a 4xx or 5xx. Called on the loop thread. No thread answers it."""
     stream.refusal = refusal
     stream.is_last = True

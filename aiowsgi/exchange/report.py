@@ -6,12 +6,14 @@ from collections.abc import Callable
 
 from ..bridge.pool.jobs import Started
 from ..bridge.response import OPEN
+from ..errors import Refusal
 from ..observe import access
 from ..observe.access import CLIENT_CLOSED_REQUEST, AccessRecord, Times
 from ..observe.inspection import RequestInfo
 from ..observe.loggers import access_log
 from ..observe.refusals import Refusals
 from ..observe.waits import Waits
+from .states import ANSWERED
 from .stream import Stream
 
 
@@ -37,7 +39,11 @@ class Observers:
         self._clock = clock
         self._write = write
         self.waits = Waits(threads, clock)
-        self.refusals = Refusals(clock)
+        self._refusals = Refusals(clock)
+
+    def note_refusal(self, client: str, request_line: str, refusal: Refusal) -> None:
+        """Take note of a request that is refused. See ``Refusals.note``."""
+        self._refusals.note(client, request_line, refusal)
 
     def note_response(self, stream: Stream) -> None:
         """Take note of a request whose response was sent."""
@@ -83,7 +89,7 @@ def request_info(stream: Stream, stacks: dict[int, str], now: float) -> RequestI
         end = (stream.first_byte_at or now) if started is None else started.at
         queue_wait = end - stream.ready_at
     thread = stack = ""
-    if stream.source is not stream.writer:
+    if stream.state is ANSWERED:  # By the loop thread itself.
         phase = "sending"
     elif stream.job is None:
         phase = "reading"

@@ -9,9 +9,12 @@ from .transitions import compiled
 
 
 class StreamState(enum.IntEnum):
-    """What becomes of one request."""
+    """What becomes of one request.
 
-    OPEN = 0
+    The order matters: up to QUEUED, no thread has it as far as the loop thread knows.
+    """
+
+    BEGUN = 0
     BODY = 1
     QUEUED = 2
     ACTIVE = 3
@@ -31,11 +34,11 @@ class StreamEvent(enum.IntEnum):
 
 
 # By these names they are looked up several times faster, which is done many times a request.
-OPEN, BODY, QUEUED, ACTIVE, ANSWERED, ENDED = StreamState
+BEGUN, BODY, QUEUED, ACTIVE, ANSWERED, ENDED = StreamState
 EXPECT_BODY, DISPATCH, START, RESPOND, SENT, GIVE_UP = StreamEvent
 
 STATE_MEANINGS: dict[StreamState, str] = {
-    OPEN: "the request head is there, and nothing else has happened",
+    BEGUN: "the request head is there, and nothing else has happened",
     BODY: "the request body is arriving, and is buffered before the request is answered",
     QUEUED: "the request waits for a thread, as far as the loop thread knows",
     ACTIVE: "the application runs, or what it has answered is sent",
@@ -51,7 +54,7 @@ EVENT_MEANINGS: dict[StreamEvent, str] = {
     GIVE_UP: "the client has gone, or the answer is given up in favour of another one",
 }
 TRANSITIONS: dict[StreamState, dict[StreamEvent, StreamState]] = {
-    OPEN: {EXPECT_BODY: BODY, DISPATCH: QUEUED, RESPOND: ANSWERED, GIVE_UP: ENDED},
+    BEGUN: {EXPECT_BODY: BODY, DISPATCH: QUEUED, RESPOND: ANSWERED, GIVE_UP: ENDED},
     BODY: {DISPATCH: QUEUED, RESPOND: ANSWERED, GIVE_UP: ENDED},
     # A thread may have answered before the loop thread knows that it has begun.
     QUEUED: {START: ACTIVE, SENT: ENDED, GIVE_UP: ENDED},

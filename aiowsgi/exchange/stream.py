@@ -27,7 +27,7 @@ from ..wsgi.headers import Fields
 from .info import ConnectionInfo
 from .ready import ReadyResponse
 from .resources import Resources
-from .states import NEXT, OPEN, RESPOND, StreamEvent
+from .states import BEGUN, NEXT, RESPOND, StreamEvent
 from .transitions import IllegalEvent
 
 _log = logging.getLogger("aiowsgi.error")
@@ -36,8 +36,9 @@ _log = logging.getLogger("aiowsgi.error")
 MAX_DROPPED_BYTES = 1 << 18
 # How messages and exceptions call a loop that the host has closed.
 LOOP_CLOSED = "the event loop was closed"
-# A request is long once it has had its thread for this many seconds: a switch interval.
-_LONG_REQUEST = 0.005
+# A request is short until it has had its thread for this many seconds. That is as long as a thread
+# of CPython keeps the interpreter while others wait for it (``sys.getswitchinterval``).
+_SHORT_REQUEST = 0.005
 # What logs show of a host that was told: neither white space nor quotation marks.
 _HOST = re.compile(r"[!#-\[\]-~]{1,100}")
 
@@ -45,8 +46,11 @@ _HOST = re.compile(r"[!#-\[\]-~]{1,100}")
 class StreamOwner(Protocol):
     """The connection of a stream, as the stream's thread and the mailbox see it."""
 
-    def on_wake(self, stream: "Stream") -> None:
-        """Look after a stream: its thread has written, or wants to read. On the loop thread."""
+    def look_after(self, stream: "Stream") -> None:
+        """Look after a stream: its thread has written, or wants to read, or its spool has grown.
+
+        Nothing says which. On the loop thread.
+        """
 
     def abort(self, error: ClientDisconnected) -> None:
         """Cut the connection now. On the loop thread."""
@@ -68,7 +72,7 @@ class Stream:
     Made on the loop thread, to which it belongs. A pool thread that answers touches only the
     request body, the response writer and the encoder. What it sets (two times, the file), the loop
     thread may rely on once the response is complete. Before that it reads these for the logs only,
-    or takes the writer's lock to decide (``give_up``).
+    or takes the writer's lock to decide (``time_out``).
     """
 
     __slots__ = (
@@ -114,7 +118,7 @@ class Stream:
         self._encoded_head = b""
         self._ended = False
         self._send: Callable[[list[bytes]], int] | None = None
-        self.state = OPEN
+        self.state = BEGUN
         self.owner = owner
         self.info = info
         self.head = head
@@ -124,32 +128,34 @@ class Stream:
         # Why the client counts as gone: it has closed the connection or ended its side, or the
         # server stops.
         self.disconnect_error: ClientDisconnected | None = None
-        # The coroutines that the application has the loop run.
+        # The coroutines that the application has the loop run. Set by the answerer.
         self.coroutines: Coroutines | None = None
         # Why the request was refused while its application was running, or what is answered.
         self.refusal: Refusal | None = None
         # When the request reached each step, by the clock of the server; 0 where it has not. See
-        # ``Times``.
+        # ``Times``. The connection sets when it was ready, the pool thread when it has started.
         self.head_at = resources.clock()
         self.ready_at = 0.0
         self.started_at = 0.0
-        # When the first byte of the response was handed to the wire, or to the kernel.
+        # When the first byte of the response was handed to the wire (by the sender), or to the
+        # kernel (by the pool thread).
         self.first_byte_at = 0.0
-        # The whole body, unless it is streamed through ``body``.
+        # The whole body, from the receiver, unless it is streamed through ``body``.
         self.prefetched = b""
         self.body: RequestBody | None = None
-        # The whole body, where it is too long for memory.
+        # The whole body, from the receiver, where it is too long for memory.
         self.spool: Spool | None = None
-        # The work of the pool thread that answers, once it is queued.
+        # The work of the pool thread that answers, once it is queued. Set by the answerer.
         self.job: Job | None = None
         # The file that is the body of the response, if one is. The writer owns it.
         self.file: FilePart | None = None
         # Whether its response has to announce that the connection will close. A pool thread that
-        # looks too early announces nothing; it closes all the same.
+        # looks too early announces nothing; it closes all the same. What was announced in the end
+        # is in ``encoder.keep_alive``.
         self.is_last = False
         self.encoder = encoder
         self.writer = ResponseWriter(
-            self.wake,
+            self.wake_loop,
             high_water=resources.config.response_buffer,
             budget=resources.budget,
             slots=resources.pool,
@@ -232,7 +238,7 @@ class Stream:
         self.cancel()  # The request body will not be read.
         self.fire(RESPOND)
 
-    def give_up(self) -> bool:
+    def time_out(self) -> bool:
         """Give up the thread, which takes too long. Return False if it has just answered."""
         started = None if self.job is None else self.job.started()
         gone = RequestTimeout("the application took longer than timeout_request")
@@ -270,7 +276,7 @@ class Stream:
         """Let the application read the body while it arrives; ``initial`` is what has arrived."""
         resources = self._resources
         self.body = RequestBody(
-            self.wake,
+            self.wake_loop,
             high_water=resources.config.body_prefetch,
             budget=resources.budget,
             slots=resources.pool,
@@ -308,7 +314,7 @@ class Stream:
 
     # On any thread.
 
-    def wake(self) -> None:
+    def wake_loop(self) -> None:
         """Have the loop thread look after the stream."""
         try:
             self._resources.mailbox.post(self)
@@ -359,14 +365,14 @@ class Stream:
         return head
 
     @property
-    def _leaves_end_to_loop(self) -> bool:
-        """Whether to leave the end of the response to the loop thread.
+    def _queues_end(self) -> bool:
+        """Whether the loop thread sends the end of the response, and not this one.
 
         While short requests wait, the loop thread sends many responses in one pass. The response to
         a long request would only wait until the loop thread gets the interpreter.
         """
         resources = self._resources
-        return resources.pool.queued > 0 and resources.clock() - self.started_at < _LONG_REQUEST
+        return resources.pool.queued > 0 and resources.clock() - self.started_at < _SHORT_REQUEST
 
     def send(self, data: bytes) -> bool:
         """Take a piece of the body. See ``Responder``."""
@@ -376,7 +382,7 @@ class Stream:
                 pass
             elif self.encoder.is_complete:
                 # All that was declared is there: one hand-over less, and nothing left to wait for.
-                self.writer.finish(pieces, queue=self._leaves_end_to_loop)
+                self.writer.finish(pieces, queue=self._queues_end)
                 self._ended = True
             else:
                 self.writer.write(pieces)
@@ -400,7 +406,7 @@ class Stream:
             if encoder.excess or encoder.missing:
                 self._check_length()
             if not self._ended:
-                self.writer.finish(pieces, queue=self._leaves_end_to_loop)
+                self.writer.finish(pieces, queue=self._queues_end)
                 self._ended = True
         except BaseException as error:
             self._break_off(error)

@@ -78,7 +78,13 @@ class SocketWire(asyncio.Protocol):
         # known to be out, and what is held for slow clients can be counted.
         self._transport.set_write_buffer_limits(high=0)
         server, client = addresses(transport)
-        info = ConnectionInfo(server, client, "http", False, self._accepted_at)
+        info = ConnectionInfo(
+            server=server,
+            client=client,
+            scheme="http",
+            tls=False,
+            accepted_at=self._accepted_at,
+        )
         self._connection = Connection(self._shared, self, self._codec, info)
         self._is_made = True
 

@@ -62,7 +62,7 @@ class LogWriter:
         self._on_broken = on_broken
         self._on_dropped = on_dropped
         # Protects everything below. Taken by each thread that logs, by the writing thread and by
-        # ``drain``, for a few instructions. Re-entrant, because a signal handler that interrupts
+        # ``flush``, for a few instructions. Re-entrant, because a signal handler that interrupts
         # them may log as well.
         self._changed = threading.Condition(threading.RLock())
         self._lines: deque[bytes] = deque()
@@ -111,7 +111,7 @@ class LogWriter:
         elif start:
             self._start()
 
-    def drain(self, timeout: float) -> str:
+    def flush(self, timeout: float) -> str:
         """Wait until all lines are written, for ``timeout`` seconds at most.
 
         It does not wait for a reader that is stuck. Lines that are left are dropped. Return the

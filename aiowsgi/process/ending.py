@@ -1,6 +1,7 @@
 """The end of a process that serves and does nothing else. Not used when embedded.
 
-Threads and ``atexit`` functions of the application could keep the process from ending for ever.
+Its server has stopped by then, or has given up (``server.shutdown``). But threads
+and ``atexit`` functions of the application could keep the process from ending for ever.
 """
 
 import contextlib
@@ -105,7 +106,7 @@ def _blocking_threads() -> list[threading.Thread]:
 
 def _flush_and_exit(exit_code: int) -> NoReturn:
     try:
-        logs.drain(_FLUSH_TIMEOUT)
+        logs.flush(_FLUSH_TIMEOUT)
         standard_streams.flush(_FLUSH_TIMEOUT, handlers=True)
     finally:
         os._exit(exit_code)

@@ -54,7 +54,7 @@ def configure(level: str) -> None:
     if not free:
         return
     if not _writers:
-        atexit.register(drain, AT_EXIT)
+        atexit.register(flush, AT_EXIT)
     output, errors = _writers[:] = _make_writers()
     for logger, form, level_name in free:
         logger.own_handler = _Handler(errors if logger is error_log else output, form)
@@ -68,7 +68,7 @@ def configure(level: str) -> None:
     logging.lastResort = last_resort
 
 
-def drain(timeout: float) -> None:
+def flush(timeout: float) -> None:
     """Wait until the logs are written, for ``timeout`` seconds, or for ``AT_EXIT`` if that is more.
 
     Called at the end, when the process serves no more.
@@ -77,7 +77,7 @@ def drain(timeout: float) -> None:
     # Standard error comes last, and has a moment for itself: a message that lines for standard
     # output were dropped is written there.
     for writer, reserved in zip(_writers, (_LAST_MOMENT, 0.0), strict=False):
-        if message := writer.drain(deadline - reserved - time.monotonic()):
+        if message := writer.flush(deadline - reserved - time.monotonic()):
             error_log.warning(message)
 
 

@@ -17,7 +17,7 @@ from ..errors import ConfigError
 from ..http.readers.choice import find_reader
 from ..net.bind import place_of
 from ..net.descriptors import raise_limit
-from ..server.serving import Serving, refuse_application, refuse_options, with_address
+from ..server.serving import Serving, check_application, check_options, with_address
 from ..wording import counted
 from ..wsgi.application import describe
 from . import logs, standard_streams
@@ -56,8 +56,8 @@ def run(
     ``aiowsgi.access`` have handlers already. Raises ConfigError, and RuntimeError inside a running
     event loop.
     """
-    refuse_options("run", options)
-    refuse_application(app)
+    check_options("run", options)
+    check_application(app)
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -123,7 +123,7 @@ def serve_until_signal(
             # The server has done so already, unless an exception has kept it from that.
             scheduling.restore_slack()
         # Slow readers of the logs have the rest of the time for shutdown.
-        logs.drain(deadline - time.monotonic())
+        logs.flush(deadline - time.monotonic())
     return signals.exit_code
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from ..bridge import forks
 from ..observe.loggers import error_log
-from ..server.forked_child import give_up_signals
+from ..server.forked_child import leave_signals
 from ..server.server import Server
 from ..wsgi.application import describe
 
@@ -118,7 +118,7 @@ class Signals:
         """Remove the handlers in a forked child. See ``bridge.forks``."""
         loop, self._loop, self._server = self._loop, None, None
         if loop is not None:
-            give_up_signals(loop)
+            leave_signals(loop)
             if forks.this_thread() == self._thread:
                 # The application has forked on the loop thread. The child must not run the loop.
                 loop.call_soon(forks.exit_child, None)

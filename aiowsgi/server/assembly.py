@@ -21,7 +21,7 @@ from ..config import Config, ListenerProtocol
 from ..connection.shared import Shared
 from ..connection.shedding import LoadShedding
 from ..errors import ClientDisconnected, ServerStopped
-from ..exchange.interfaces import Answerer, Client, Codec, Timers
+from ..exchange.interfaces import Answerer, Codec, ConnectionHandle, Timers
 from ..exchange.report import Observers
 from ..exchange.resources import Resources
 from ..exchange.stream import LOOP_CLOSED
@@ -38,6 +38,9 @@ PRODUCT = "aiowsgi"
 
 class Assembly:
     """The parts of one server. On the loop thread.
+
+    It makes them, and lets go of all of them at once, in the two cases in which there is no loop
+    that could stop them in steps: the loop is closed, or this is a forked child.
 
     Arguments: the application and the options; the pool that runs it; timers, and the loop that
     runs coroutines of the application, which usually are the same; the mailbox of the loop thread;
@@ -69,8 +72,8 @@ class Assembly:
             spooler=Spooler(config.body_spool) if config.body_spool else None,
             clock=clock,
         )
-        clients: dict[Client, None] = {}
-        shedding = LoadShedding(clients, resources)
+        connections: dict[ConnectionHandle, None] = {}
+        shedding = LoadShedding(connections, resources)
         self.waker = PoolWaker(
             pool, timers, clock, on_woken=shedding.free_threads, scheduling=scheduling
         )
@@ -90,7 +93,7 @@ class Assembly:
             context=context,
             coroutine_runner=self.coroutine_runner,
             waits=observers.waits,
-            wake=self.waker.wake_soon,
+            wake_pool=self.waker.wake_soon,
         )
         if config.health_path:
             answerer = HealthAnswerer(config.health_path, self._is_up, answerer)
@@ -100,7 +103,7 @@ class Assembly:
             observers=observers,
             answerer=answerer,
             on_disconnect=on_disconnect,
-            clients=clients,
+            connections=connections,
             shedding=shedding,
         )
 
@@ -114,12 +117,12 @@ class Assembly:
         resources, shared = self.resources, self.shared
         resources.is_draining = shared.is_closing = True
         resources.cut_at = resources.clock()
-        for client in list(shared.clients):
+        for connection in list(shared.connections):
             # The transport cannot report any more that the connection is lost.
             with contextlib.suppress(RuntimeError):
-                client.abort(gone)
+                connection.abort(gone)
             with contextlib.suppress(RuntimeError):
-                client.release(gone)
+                connection.release(gone)
         # The garbage collector may close a loop that is no longer used, whatever runs just then.
         with contextlib.suppress(RuntimeError):
             resources.pool.stop(lambda: None, cancel=True)
@@ -132,9 +135,9 @@ class Assembly:
         resources.abandoned = True
         gone = ClientDisconnected(f"{forks.PARENT_GOES_ON} the request")
         descriptors: list[int] = []
-        for client in self.shared.clients:
-            descriptors += client.abandon(gone)
-        self.shared.clients.clear()
+        for connection in self.shared.connections:
+            descriptors += connection.abandon(gone)
+        self.shared.connections.clear()
         # The coroutines of the request that has forked, whose connection may be gone.
         if (coroutines := current_coroutines.get(None)) is not None:
             coroutines.abandon(ServerStopped(str(gone)))

@@ -8,7 +8,7 @@ import signal
 from collections.abc import Iterable
 
 
-def give_up_descriptors(descriptors: Iterable[int]) -> None:
+def leave_descriptors(descriptors: Iterable[int]) -> None:
     """Leave descriptors to the parent, which goes on using them; -1 is none.
 
     /dev/null takes the place of each: whatever still knows the number, such as the copy of the
@@ -28,7 +28,7 @@ def give_up_descriptors(descriptors: Iterable[int]) -> None:
         os.close(null)
 
 
-def give_up_signals(loop: asyncio.AbstractEventLoop) -> None:
+def leave_signals(loop: asyncio.AbstractEventLoop) -> None:
     """Give signals that the loop handles their defaults: it runs in the parent only.
 
     The parent would be woken, too, and would take them for its own.

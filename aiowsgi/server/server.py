@@ -30,7 +30,7 @@ from ..net.transport import SocketWire
 from ..observe.inspection import Inspection, stacks_of
 from ..wsgi.application import describe
 from .assembly import Assembly, codecs
-from .forked_child import give_up_descriptors, give_up_signals
+from .forked_child import leave_descriptors, leave_signals
 from .loop_end import LoopEnd
 from .shutdown import Shutdown
 
@@ -83,7 +83,7 @@ class Server:
             ),
             context=contextvars.copy_context(),
             multiprocess=any(sock.inherited for sock in sockets),
-            on_disconnect=self._on_disconnect,
+            on_disconnect=self._uncount_connection,
             scheduling=scheduling,
         )
         self._app = app
@@ -193,14 +193,14 @@ class Server:
 
         Stops nothing; ``str()`` of it is for people.
         """
-        resources, clients = self._resources, self._assembly.shared.clients
+        resources, connections = self._resources, self._assembly.shared.connections
         busy = [(started, stream_of(started)) for started in resources.pool.running()]
         stacks = stacks_of(started.ident for started, _ in busy)
-        found = (client.inspect(stacks) for client in clients)
+        found = (connection.inspect(stacks) for connection in connections)
         requests = [request for request in found if request is not None]
         return Inspection(
             connections=self._connections,
-            idle=sum(client.idle_since is not None for client in clients),
+            idle=sum(connection.idle_since is not None for connection in connections),
             threads=resources.pool.threads,
             queued=resources.pool.queued,
             lost=resources.pool.lost,
@@ -305,12 +305,12 @@ class Server:
     def abandon(self) -> None:
         """Leave everything to the parent: this is a forked child. See ``bridge.forks``."""
         if self._may_handle_signals and forks.this_thread() != self._thread:
-            give_up_signals(self._loop)
+            leave_signals(self._loop)
         descriptors = self._assembly.abandon()
         for listener in self._listeners:
             descriptors += listener.abandon()
         self._connections = 0
-        give_up_descriptors(descriptors)
+        leave_descriptors(descriptors)
 
     def _has_room(self) -> bool:
         connections, spooler = self._connections, self._resources.spooler
@@ -324,9 +324,11 @@ class Server:
         self._connections += 1
         return SocketWire(self._assembly.shared, codec, sock, self._loop)
 
-    def _on_disconnect(self) -> None:
+    def _uncount_connection(self) -> None:
+        """Take note that a connection is gone, or has never come about."""
         self._connections -= 1
         self._shutdown.changed.set()
+        # There is room for one more, on whichever listener waits for that.
         for listener in self._listeners:
             listener.resume()
 
@@ -344,7 +346,7 @@ class Server:
 
 def _deliver(stream: Stream) -> None:
     try:
-        stream.owner.on_wake(stream)
+        stream.owner.look_after(stream)
     except BaseException:
         # A defect, or no memory: in either case its client must not wait.
         stream.owner.abort(ClientDisconnected("the server could not go on"))

@@ -109,7 +109,7 @@ class Serving:
                 "serve() needs a running asyncio event loop, and there is none (trio's is another "
                 "kind); begin with asyncio.run(main()), or call aiowsgi.run(app)"
             ) from None
-        _refuse_green_threads()
+        _check_threads()
         reader = find_reader(self._config.http)
         if self._sock is None:
             sockets = bind.bind_all(self._config.listeners)
@@ -160,15 +160,15 @@ def serve(
 
     It installs no signal handlers, configures no logging, and changes no global state.
     """
-    refuse_options("serve", options)
-    refuse_application(app)
+    check_options("serve", options)
+    check_application(app)
     config = with_address(config, host, port)
-    refuse_process_options(config)
+    check_process_options(config)
     if sock is not None and (host is not None or port is not None):
         raise ConfigError("give either host and port, or sock")
     if executor is not None and not isinstance(executor, Executor):
         raise ConfigError(f"the executor {executor!r} is not a concurrent.futures.Executor")
-    _refuse_other_processes(executor)
+    _check_executor(executor)
     return Serving(app, config, sock, executor)
 
 
@@ -207,7 +207,7 @@ def with_address(
     return config.with_values({origin: {"bind": (bind.address_of(host, port),)}})
 
 
-def _refuse_green_threads() -> None:
+def _check_threads() -> None:
     """Raise ConfigError where threads are none: with gevent or eventlet nothing would ever stop."""
     gevent, eventlet = sys.modules.get("gevent.monkey"), sys.modules.get("eventlet.patcher")
     if gevent is not None and gevent.is_module_patched("threading"):
@@ -222,7 +222,7 @@ def _refuse_green_threads() -> None:
     )
 
 
-def _refuse_other_processes(executor: Executor | None) -> None:
+def _check_executor(executor: Executor | None) -> None:
     """Raise ConfigError for an executor whose threads have none of the objects of this process."""
     # By their names, because most programs have not imported these modules.
     for base in type(executor).__mro__:
@@ -234,7 +234,7 @@ def _refuse_other_processes(executor: Executor | None) -> None:
             )
 
 
-def refuse_application(app: object) -> None:
+def check_application(app: object) -> None:
     """Raise ConfigError for what cannot be a WSGI application."""
     if not callable(app):
         hint = "; import it, and pass the object" if isinstance(app, str) else ""
@@ -243,7 +243,7 @@ def refuse_application(app: object) -> None:
         raise ConfigError(f"{describe(app)} is not a WSGI application: {wrong}")
 
 
-def refuse_process_options(config: Config) -> None:
+def check_process_options(config: Config) -> None:
     """Raise ConfigError where one of the options is given that only a process has."""
     for name in _PROCESS_OPTIONS:
         if config.origin(name) is not Origin.DEFAULT:
@@ -257,7 +257,7 @@ def _of_a_process(name: str) -> str:
     )
 
 
-def refuse_options(function: str, options: Mapping[str, Any]) -> None:
+def check_options(function: str, options: Mapping[str, Any]) -> None:
     """Raise TypeError where a function was given options that it does not take.
 
     Those of ``Config`` are taken for such everywhere.

@@ -1,4 +1,8 @@
-"""The graceful stop of a server: its steps, and the time that each has. On the loop thread."""
+"""The graceful stop of a server: its steps, and the time that each has. On the loop thread.
+
+Two other ends are elsewhere: a loop that is closed before its server (``loop_end``), and the end of
+the process, which comes behind this one (``process.ending``).
+"""
 
 import asyncio
 import contextlib
@@ -19,7 +23,7 @@ class Shutdown:
     """Stops a server within the time that its resources give (``cut_at``), and a moment more.
 
     Arguments: its parts and its listeners; the context that callbacks of the loop run in; and
-    ``connections()``, how many there are, with those that are being set up.
+    ``count_connections()``, how many there are, with those that are being set up.
     """
 
     def __init__(
@@ -27,15 +31,15 @@ class Shutdown:
         assembly: Assembly,
         listeners: Sequence[Listener],
         context: Context,
-        connections: Callable[[], int],
+        count_connections: Callable[[], int],
     ) -> None:
         self._assembly = assembly
         self._resources = assembly.resources
-        self._clients = assembly.shared.clients
+        self._connections = assembly.shared.connections
         self._listeners = listeners
         self._loop = assembly.coroutine_runner.loop
         self._context = context
-        self._connections = connections
+        self._count_connections = count_connections
         # Set when something has changed that is waited for, or the end has moved.
         self.changed = asyncio.Event()
         # Whether it had to cut connections or to leave threads behind.
@@ -46,19 +50,19 @@ class Shutdown:
     async def run(self, delay: float) -> None:
         """Take every step. Connections are accepted for ``delay`` more seconds."""
         # 1. Every answer says that its connection will close. Load balancers take note meanwhile.
-        for client in list(self._clients):
-            client.drain()
+        for connection in list(self._connections):
+            connection.announce_close()
         if delay:
-            await self._until(lambda: False, -self._resources.config.timeout_graceful)
+            await self._pass_delay()
         # 2. No more connections.
         await asyncio.gather(*(listener.close() for listener in self._listeners))
         # 3. No further request on the connections that there are; the idle ones go now.
         self._assembly.shared.is_closing = True
-        for client in list(self._clients):
-            client.close_if_idle()
+        for connection in list(self._connections):
+            connection.close_if_idle()
         # 4. Requests in flight have their time.
         if not await self._until(self._no_connections, 0.0):
-            number = self._connections()
+            number = self._count_connections()
             _log.warning("Cutting the connections that did not end in time: %d", number)
             # 5. What is left is cut, which releases every thread that waits for a client.
             self._cut()
@@ -67,12 +71,17 @@ class Shutdown:
         await self._stop_pool()
         await self._stop_spooler()
 
+    async def _pass_delay(self) -> None:
+        """Wait until only ``timeout_graceful`` is left of the time, which may be made shorter."""
+        await self._until(lambda: False, -self._resources.config.timeout_graceful)
+
     def _no_connections(self) -> bool:
-        return self._connections() == 0
+        return self._count_connections() == 0
 
     async def _until(self, done: Callable[[], bool], grace: float) -> bool:
-        """Wait until ``done()``, for ``grace`` seconds beyond the deadline. Return whether it is.
+        """Wait until ``done()``, or ``grace`` seconds behind the deadline. Return whether it is.
 
+        A negative ``grace`` ends the wait that much before the deadline.
         ``changed`` is set by what may make it true, and by what moves the deadline.
         """
         while not done():
@@ -93,8 +102,8 @@ class Shutdown:
     def _cut(self) -> None:
         self.was_cut = True
         error = ServerStopped("the server stopped")
-        for client in list(self._clients):
-            client.abort(error)
+        for connection in list(self._connections):
+            connection.abort(error)
 
     async def _stop_pool(self) -> None:
         pool = self._resources.pool

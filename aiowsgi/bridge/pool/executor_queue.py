@@ -84,7 +84,7 @@ class ExecutorQueue:
         with self._lock:
             self._waiting_for_clients.discard(threading.get_ident())
 
-    def start(
+    def enqueue(
         self,
         run: Callable[[], None],
         failed: Callable[[], None] = lambda: None,

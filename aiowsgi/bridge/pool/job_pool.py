@@ -113,21 +113,21 @@ class JobPool:
         with self._lock:
             return [now for job in self._running if (now := job.taken_with_run()) is not None]
 
-    def start(
+    def enqueue(
         self,
         run: Callable[[], None],
         failed: Callable[[], None] = lambda: None,
         *,
         wake: bool = True,
     ) -> Job:
-        """Queue ``run``, which raises nothing and has no future. See ``JobQueue.start``.
+        """Queue ``run``, which raises nothing and has no future. See ``JobQueue.enqueue``.
 
         Called on any thread; does not block. Raises QueueFull. Raises RuntimeError after
         ``shutdown``, if no thread can be started, and in a signal handler or destructor that has
         interrupted the pool itself.
         """
         job = QueuedJob(self, run, failed)
-        self._enqueue(job, wake)
+        self._add(job, wake)
         return job
 
     def wake(self) -> None:
@@ -226,7 +226,7 @@ class JobPool:
             free += min(len(self._lost), self._max_lost_threads)
         return free
 
-    def _enqueue(self, job: QueuedJob, wake: bool) -> None:
+    def _add(self, job: QueuedJob, wake: bool) -> None:
         self._refuse_reentry()
         with self._lock:
             if self.abandoned:

@@ -100,7 +100,7 @@ class JobQueue(ThreadSlots, Protocol):
     def is_starved(self) -> bool:
         """Whether jobs are in the queue because too many threads wait for clients."""
 
-    def start(self, run: Callable[[], None], failed: Callable[[], None], *, wake: bool) -> Job:
+    def enqueue(self, run: Callable[[], None], failed: Callable[[], None], *, wake: bool) -> Job:
         """Queue ``run``, which raises nothing. Raises QueueFull.
 
         ``failed()`` is called on the thread if ``run`` does not get to its end all the same,

@@ -31,12 +31,12 @@ class ThreadPool(JobPool, Executor):
         *args: Parameters.args,
         **kwargs: Parameters.kwargs,
     ) -> Future[Result]:
-        """Queue a call, as every Executor does. Raises as ``start`` does."""
+        """Queue a call, as every Executor does. Raises as ``enqueue`` does."""
         future: Future[Result] = Future()
         call = Call(self, partial(fn, *args, **kwargs), future)
         job = QueuedJob(self, call, call.fail)
         job.future = future
-        self._enqueue(job, wake=True)
+        self._add(job, wake=True)
         # A future that is cancelled takes its job out of the queue.
         future.add_done_callback(lambda _: job.cancel())
         return future
