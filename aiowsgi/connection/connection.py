@@ -7,7 +7,6 @@ from ..exchange.interfaces import Codec, Wire
 from ..exchange.refusal import respond_with_refusal, stream_without_head
 from ..exchange.states import ANSWERED, EXPECT_BODY, GIVE_UP, QUEUED, SENT, START
 from ..exchange.stream import Stream
-from ..exchange.transitions import IllegalEvent
 from ..http.request import RequestHead
 from .receiver import Receiver
 from .sender import Sender
@@ -23,7 +22,6 @@ from .states import (
     IDLE,
     LINGER_TOTAL,
     LOST,
-    NEXT,
     REQUEST,
     STREAM_END,
     STREAM_END_EARLY,
@@ -404,17 +402,6 @@ class Connection(ConnectionView):
             self.wire.close()
         if self._held:
             self._account()
-
-    def _fire(self, event: ConnectionEvent) -> bool:
-        """Change the state, here only. Return False for an illegal event."""
-        after = NEXT[self._state][event]
-        if after is not None:
-            self._state = after
-            return True
-        error = IllegalEvent(f"a connection in {self._state.name} got {event.name}")
-        self._resources.report_illegal(error, self.abort)
-        self.receiver.drop_rest()
-        return False
 
     def _on_expiry(self, expiry: Expiry) -> None:
         match expiry:

@@ -1,22 +1,24 @@
 """The parts and the state of a connection, and what is read of them from outside.
 
-Load shedding, inspection and tests read them. What changes them is in ``connection``, which would
-be too long for one module with this.
+Load shedding, inspection and tests read them. What happens on a connection is in ``connection``,
+which would be too long for one module with this.
 """
 
+from ..errors import ClientDisconnected
 from ..exchange.info import ConnectionInfo
 from ..exchange.report import request_info
 from ..exchange.resources import Resources
 from ..exchange.stream import Stream
+from ..exchange.transitions import IllegalEvent
 from ..observe.inspection import RequestInfo
 from .receiver import Receiver
 from .sender import Sender
-from .states import HEAD, IDLE, ConnectionState
+from .states import HEAD, IDLE, NEXT, ConnectionEvent, ConnectionState
 from .watchdog import Watchdog
 
 
 class ConnectionView:
-    """What a connection has, and what it says of itself. ``Connection`` sets all of it.
+    """What a connection has, and what it says of itself. ``Connection`` adds what it does.
 
     Arguments: what all streams share; what is known of the connection; and its parts.
     """
@@ -52,6 +54,21 @@ class ConnectionView:
         self._stream: Stream | None = None
         # What the budget counts of what is kept here, in bytes.
         self._held = 0
+
+    def _fire(self, event: ConnectionEvent) -> bool:
+        """Change the state, here only. Return False for an illegal event."""
+        after = NEXT[self._state][event]
+        if after is not None:
+            self._state = after
+            return True
+        error = IllegalEvent(f"a connection in {self._state.name} got {event.name}")
+        self._resources.report_illegal(error, self.abort)
+        self.receiver.drop_rest()
+        return False
+
+    def abort(self, error: ClientDisconnected) -> None:
+        """See ``ConnectionHandle``."""
+        raise NotImplementedError
 
     @property
     def state(self) -> ConnectionState:

@@ -36,8 +36,7 @@ _log = logging.getLogger("aiowsgi.error")
 MAX_DROPPED_BYTES = 1 << 18
 # How messages and exceptions call a loop that the host has closed.
 LOOP_CLOSED = "the event loop was closed"
-# A request is short until it has had its thread for this many seconds. That is as long as a thread
-# of CPython keeps the interpreter while others wait for it (``sys.getswitchinterval``).
+# A request is short until it has had its thread for this long: for ``sys.getswitchinterval()``.
 _SHORT_REQUEST = 0.005
 # What logs show of a host that was told: neither white space nor quotation marks.
 _HOST = re.compile(r"[!#-\[\]-~]{1,100}")
@@ -47,9 +46,9 @@ class StreamOwner(Protocol):
     """The connection of a stream, as the stream's thread and the mailbox see it."""
 
     def look_after(self, stream: "Stream") -> None:
-        """Look after a stream: its thread has written, or wants to read, or its spool has grown.
+        """Look after a stream: it has written, wants to read, or its spool has grown.
 
-        Nothing says which. On the loop thread.
+        On the loop thread.
         """
 
     def abort(self, error: ClientDisconnected) -> None:
@@ -137,8 +136,7 @@ class Stream:
         self.head_at = resources.clock()
         self.ready_at = 0.0
         self.started_at = 0.0
-        # When the first byte of the response was handed to the wire (by the sender), or to the
-        # kernel (by the pool thread).
+        # When the first byte of the response was handed to the wire, or to the kernel.
         self.first_byte_at = 0.0
         # The whole body, from the receiver, unless it is streamed through ``body``.
         self.prefetched = b""
@@ -150,8 +148,7 @@ class Stream:
         # The file that is the body of the response, if one is. The writer owns it.
         self.file: FilePart | None = None
         # Whether its response has to announce that the connection will close. A pool thread that
-        # looks too early announces nothing; it closes all the same. What was announced in the end
-        # is in ``encoder.keep_alive``.
+        # looks too early announces nothing; it closes all the same. See ``encoder.keep_alive``.
         self.is_last = False
         self.encoder = encoder
         self.writer = ResponseWriter(
