@@ -35,7 +35,10 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
 
     yield make
     for name in set(sys.modules) - known:
-        if (getattr(sys.modules[name], "__file__", None) or "").startswith(str(tmp_path)):
+        values = vars(sys.modules[name])
+        # A folder without __init__.py is a package, too, and has only a path.
+        places = (values.get("__file__"), *values.get("__path__", ()))
+        if any(str(place).startswith(str(tmp_path)) for place in places):
             del sys.modules[name]
 
 
