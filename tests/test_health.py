@@ -1,5 +1,7 @@
 """The health check of ``--health-path``: answered by the loop, whatever the threads do."""
 
+import asyncio
+import socket
 import threading
 from collections.abc import Iterable
 from typing import Any
@@ -440,3 +442,17 @@ async def test_a_body_in_a_temporary_file_is_dropped_with_its_file(
         assert spooler is not None
         await eventually(lambda: not spooler.files)
         assert not spooler.budget.used
+
+
+@on_each_loop
+async def test_server_that_cannot_accept_any_more_is_not_up(start_server: StartServer) -> None:
+    server = await start_server(App(), health_path=PATH)
+    async with await connect(server) as client:
+        assert (await client.request(CHECK)).status == 200
+        server.sockets[0].shutdown(socket.SHUT_RD)
+        async with asyncio.timeout(TIMEOUT):
+            while (await client.request(CHECK)).status == 200:
+                pass
+        assert (await client.request(CHECK)).status == 503
+        # What is connected is served on.
+        assert (await client.request(HELLO)).status == 200

@@ -52,6 +52,7 @@ def new_listener(
     sock: socket.socket,
     *,
     inherited: bool = False,
+    on_broken: Callable[[], None] = lambda: None,
     make_protocol: Callable[[socket.socket], asyncio.Protocol] = lambda _: asyncio.Protocol(),
 ) -> Listener:
     """Return a listener with room for everybody."""
@@ -61,6 +62,7 @@ def new_listener(
         context=contextvars.copy_context(),
         has_room=lambda: True,
         make_room=lambda: None,
+        on_broken=on_broken,
         make_protocol=make_protocol,
     )
 
@@ -104,15 +106,17 @@ def test_connections_send_small_pieces_at_once() -> None:
 
 
 def test_broken_listener_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+    broken: list[bool] = []
     loop = Loop()
     with socket.socket() as sock:  # It does not listen.
         sock.setblocking(False)
-        listener = new_listener(loop, sock)
+        listener = new_listener(loop, sock, on_broken=lambda: broken.append(True))
         for _ in range(3):
             # As whenever a connection ends.
             listener.resume()
             loop.on_readable()
     assert caplog.text.count("Cannot accept connections any more") == 1
+    assert broken == [True]
 
 
 # --- connections that cannot be set up -----------------------------------------------------------

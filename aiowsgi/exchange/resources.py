@@ -43,6 +43,8 @@ class Resources:
     # Requests are still answered, with Connection: close. Set once, when the server begins to stop.
     # Pool threads read this and the next one without a lock: to see a change late does no harm.
     is_draining: bool = False
+    # A listening socket cannot be accepted on any more.
+    has_broken_listener: bool = False
     # When what is still in flight is cut, by ``clock``; never, unless the server stops. Moved to an
     # earlier time when the stop is to be quicker.
     cut_at: float = math.inf

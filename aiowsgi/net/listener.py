@@ -30,11 +30,11 @@ class Listener:
     """Accepts on a listening socket, which it owns, and makes a protocol for each connection.
 
     Arguments: ``has_room()`` says whether another connection is welcome; ``make_room()`` is called
-    where there is none and a client waits; ``make_protocol(connection)``, of an accepted socket;
-    ``context`` is what callbacks run in. A protocol that could not be connected is told
-    ``connection_lost``, perhaps for the second time. Unlike ``asyncio.Server`` it leaves
-    connections to the kernel, or to another process, while there is no room. Everything is called
-    on the loop thread.
+    where there is none and a client waits; ``on_broken()``, where the socket cannot be accepted on
+    any more; ``make_protocol(connection)``, of an accepted socket; ``context`` is what callbacks
+    run in. A protocol that could not be connected is told ``connection_lost``, perhaps for the
+    second time. Unlike ``asyncio.Server`` it leaves connections to the kernel, or to another
+    process, while there is no room. Everything is called on the loop thread.
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class Listener:
         context: Context,
         has_room: Callable[[], bool],
         make_room: Callable[[], None],
+        on_broken: Callable[[], None],
         make_protocol: Callable[[socket.socket], asyncio.Protocol],
     ) -> None:
         self._listening = listening
@@ -52,6 +53,7 @@ class Listener:
         self._context = context
         self._has_room = has_room
         self._make_room = make_room
+        self._on_broken = on_broken
         self._make_protocol = make_protocol
         self._accepting = False
         self._closed = False
@@ -122,6 +124,7 @@ class Listener:
                     self._pause()
                     # Connections that end make room, which is of no use here any more.
                     self._broken = True
+                    self._on_broken()
                     return
                 if error.errno in _EXHAUSTED:
                     if self._loop.time() - self._reported_at >= _REPORT_INTERVAL:

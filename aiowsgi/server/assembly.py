@@ -109,7 +109,9 @@ class Assembly:
 
     def _is_up(self) -> bool:
         """Return whether a load balancer should send requests here."""
-        return self.resources.is_healthy and not self.resources.is_draining
+        resources = self.resources
+        is_ending = resources.is_draining or resources.has_broken_listener
+        return resources.is_healthy and not is_ending
 
     def abort_without_loop(self) -> None:
         """Cut everything: the loop was closed. Called on the thread that has closed it."""

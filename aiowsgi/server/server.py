@@ -97,6 +97,7 @@ class Server:
                 context=self._context,
                 has_room=self._has_room,
                 make_room=assembly.shared.shedding.free_connections,
+                on_broken=self._on_broken_listener,
                 make_protocol=partial(self._make_protocol, spoken[sock.protocol]),
             )
             for sock in sockets
@@ -319,6 +320,9 @@ class Server:
         return (
             connections < self._config.max_connections and connections + files < self._descriptors
         )
+
+    def _on_broken_listener(self) -> None:
+        self._resources.has_broken_listener = True
 
     def _make_protocol(self, codec: Codec, sock: socket.socket) -> SocketWire:
         self._connections += 1
