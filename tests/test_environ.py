@@ -4,7 +4,7 @@ import contextlib
 import io
 import sys
 import tracemalloc
-from typing import Any
+from typing import Any, TextIO, cast
 from urllib.parse import quote_from_bytes
 from wsgiref.validate import check_environ
 
@@ -126,6 +126,20 @@ def test_errors_that_cannot_be_written_are_dropped(
         monkeypatch.setattr(sys, "stderr", stream)
         print("lost", file=errors, flush=True)
         errors.writelines(["lost"])
+
+
+def test_errors_go_to_a_stream_that_knows_no_flush(errors: Any) -> None:
+    class Plain:
+        text = ""
+
+        def write(self, text: str) -> None:
+            self.text += text
+
+    stream = Plain()
+    with contextlib.redirect_stderr(cast(TextIO, stream)):
+        print("one", file=errors, flush=True)
+        errors.flush()
+    assert stream.text == "one\n"
 
 
 def test_what_a_stream_refuses_for_another_reason_is_an_error(

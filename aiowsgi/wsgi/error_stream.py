@@ -24,8 +24,9 @@ class ErrorStream:
             self.write(line)
 
     def flush(self) -> None:
-        """Flush the stream."""
-        self._call("flush")
+        """Flush the stream, if it knows how to: ``print`` does not ask for that either."""
+        if hasattr(_standard_error(), "flush"):
+            self._call("flush")
 
     def __getattr__(self, name: str) -> Any:
         # encoding, isatty and all other attributes of a stream.
