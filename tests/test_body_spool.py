@@ -299,14 +299,14 @@ def test_interrupted_call_removes_the_file() -> None:
     for piece in upload(body, chunked=False):
         connection.receive(piece)
     timers.run_until(lambda: connection.pool.jobs)
-    assert (spooler.budget.used, spooler.files) == (len(body), 1)
+    assert (spooler.budget.used, spooler.open_files) == (len(body), 1)
     connection.run_job()
     assert connection.status == 500
     stopped = threading.Event()
     spooler.stop(stopped.set)
     assert stopped.wait(TIMEOUT)
     spooler.join()
-    assert (spooler.budget.used, spooler.files) == (0, 0)
+    assert (spooler.budget.used, spooler.open_files) == (0, 0)
 
 
 async def test_nothing_has_a_name_and_nothing_is_left(

@@ -688,7 +688,7 @@ class Connections(RuleBasedStateMachine):
         assert not self.timers.pending
         assert self.resources.budget.used == 0
         assert self.pool.away == 0
-        assert self.shared.files == 0
+        assert self.shared.files_being_sent == 0
         assert open_descriptors() == self.descriptors
         for run in self.runs.values():
             assert run.closes == run.returned

@@ -96,7 +96,7 @@ def connected(path: Path) -> Iterator[Callable[..., FileConnection]]:
         connection.connection.on_lost()
         assert connection.wire.file is None or connection.wire.file.closed
         assert len(connection.timers.pending) == 0
-        assert connection.shared.files == 0
+        assert connection.shared.files_being_sent == 0
 
 
 Connect = Callable[..., FileConnection]

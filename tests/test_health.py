@@ -440,7 +440,7 @@ async def test_a_body_in_a_temporary_file_is_dropped_with_its_file(
         assert (await client.request(HELLO)).body == b"/hello"
         spooler = parts_of(server).resources.spooler
         assert spooler is not None
-        await eventually(lambda: not spooler.files)
+        await eventually(lambda: not spooler.open_files)
         assert not spooler.budget.used
 
 

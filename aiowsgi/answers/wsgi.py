@@ -96,7 +96,7 @@ class WsgiCall:
         """Answer the request. Raises nothing, and does not return in a forked child."""
         stream = self.stream
         try:
-            self._answerer.context.copy().run(self._run)
+            self._answerer.context.copy().run(self._call_application)
         except BaseException as error:  # noqa: BLE001 - a defect must not leave the client waiting
             if stream.abandoned:
                 forks.exit_child(error)
@@ -121,7 +121,7 @@ class WsgiCall:
         if self.stream.spool is not None:
             self.stream.spool.close()
 
-    def _run(self) -> None:
+    def _call_application(self) -> None:
         stream, answerer = self.stream, self._answerer
         stream.started_at = answerer.resources.clock()
         current_coroutines.set(self.coroutines)

@@ -149,7 +149,7 @@ class Spool:
         try:
             if closed:
                 if self._file is not None:
-                    self._spooler.files -= 1
+                    self._spooler.open_files -= 1
                     self._file.close()
                 return
             self._write(pieces.join())
@@ -171,7 +171,7 @@ class Spool:
     def _write(self, data: bytes) -> None:
         if self._file is None:
             self._file = _temporary_file()
-            self._spooler.files += 1
+            self._spooler.open_files += 1
         with memoryview(data) as view:
             written = 0
             while written < len(view):
@@ -189,7 +189,7 @@ class Spooler:
         self.budget = Budget(limit)
         # How many files are open. Changed only on the spooler's thread. Other threads read it
         # without a lock: a number that is a moment old is good enough to them.
-        self.files = 0
+        self.open_files = 0
         self._queue: queue.SimpleQueue[Spool | None] = queue.SimpleQueue()
         # Protects the thread and ``_stopped``, so that nothing is queued behind the end. Taken by
         # any thread that submits, for a few instructions, and while the thread is started.

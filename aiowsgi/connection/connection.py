@@ -296,8 +296,10 @@ class Connection(ConnectionView):
         """Go on after a complete response: next request, or close."""
         self._stream = None
         stream.fire(SENT)
-        receiver = self.receiver
-        self._shared.observers.note_response(stream)
+        receiver, observers = self.receiver, self._shared.observers
+        observers.note_end(stream)
+        if stream.started_at - stream.ready_at > observers.queue_target:
+            observers.note_late_start(stream)
         if stream.body is not None:
             # No more bytes are fed to it.
             stream.body.abort(RequestBodyError("the response to the request is complete"))

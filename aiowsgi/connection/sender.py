@@ -83,7 +83,7 @@ class Sender:
         return progress
 
     def _send_file(self, part: FilePart) -> None:
-        self._shared.files += 1
+        self._shared.files_being_sent += 1
         self.file = self._wire.send_file(part, self._on_transfer_end)
         self._start_waiting()
         self.file.send()
@@ -95,7 +95,7 @@ class Sender:
 
     def _forget_file(self) -> None:
         self.file = None
-        self._shared.files -= 1
+        self._shared.files_being_sent -= 1
 
     def pause(self) -> None:
         """Take note that the wire buffers bytes which the kernel does not take yet."""

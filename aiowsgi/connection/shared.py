@@ -31,8 +31,7 @@ class Shared:
     connections: dict[ConnectionHandle, None]
     shedding: LoadShedding
     timeouts: Timeouts = field(init=False)
-    # How many files are being sent.
-    files: int = 0
+    files_being_sent: int = 0
     # No further request is awaited on any connection.
     is_closing: bool = False
 

@@ -35,7 +35,7 @@ class Observers:
         write: Callable[[AccessRecord], None] = access.write,
     ) -> None:
         self._access_log = access_log
-        self._queue_target = queue_target
+        self.queue_target = queue_target
         self._clock = clock
         self._write = write
         self.waits = Waits(threads, clock)
@@ -45,13 +45,10 @@ class Observers:
         """Take note of a request that is refused. See ``Refusals.note``."""
         self._refusals.note(client, request_line, refusal)
 
-    def note_response(self, stream: Stream) -> None:
-        """Take note of a request whose response was sent."""
-        self.note_end(stream)
+    def note_late_start(self, stream: Stream) -> None:
+        """Take note of a request that waited for its thread for longer than ``queue_target``."""
         if stream.job is not None:
-            queue_wait = stream.started_at - stream.ready_at
-            if queue_wait > self._queue_target:
-                self.waits.note(queue_wait)
+            self.waits.note(stream.started_at - stream.ready_at)
 
     def note_end(self, stream: Stream) -> None:
         """Write the access record of a request: its response was sent, or never will be."""

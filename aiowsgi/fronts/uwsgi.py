@@ -15,16 +15,23 @@ from collections.abc import Iterator
 from ..errors import IncompleteRequest, Refusal
 from ..http.framing import decide_framing, without_repetitions
 from ..http.grammar import TOKEN
-from ..http.request import BodyData, EndOfMessage, Event, Field, Limits, RequestHead, RequestParser
+from ..http.request import (
+    END_OF_MESSAGE,
+    MAX_SHOWN_LINE,
+    BodyData,
+    Event,
+    Field,
+    Limits,
+    RequestHead,
+    RequestParser,
+)
 from ..http.response import ResponseEncoder, ResponseHeads
 from ..http.target import split_target
 from ..wording import counted
 
-_END_OF_MESSAGE = EndOfMessage()
 # modifier1 (one byte), the size of the variables (two, the lower first), modifier2 (one byte).
 _HEADER_SIZE = 4
-# So many characters of a request line are shown where its request is refused.
-_SHOWN_LINE = 1024
+# So many characters of a name are shown where its request is refused.
 _SHOWN_NAME = 100
 # How a record of a TLS handshake begins (RFC 8446 §5.1).
 _TLS_HANDSHAKE = 0x16
@@ -162,7 +169,7 @@ class UwsgiParser(RequestParser):
             else:
                 self._finished = True
                 self.drop()
-                return _END_OF_MESSAGE
+                return END_OF_MESSAGE
             if event is None and self._eof and (self._in_body or self.has_begun):
                 raise IncompleteRequest(
                     400, "the client ended the connection in the middle of a request"
@@ -249,7 +256,7 @@ class UwsgiParser(RequestParser):
         # HTTP/0.9 has none.
         version = variables.pop(b"SERVER_PROTOCOL", b"") or b"HTTP/1.0"
         line = b" ".join((method, target, version))
-        self._line = line[:_SHOWN_LINE].decode("latin-1")
+        self._line = line[:MAX_SHOWN_LINE].decode("latin-1")
         if not method:
             raise Refusal(400, "the uwsgi packet has no REQUEST_METHOD")
         if not target:

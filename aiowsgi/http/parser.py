@@ -9,18 +9,23 @@ nothing else.
 from ..errors import IncompleteRequest, Refusal
 from .lines import Buffer, ChunkScanner, HeadScanner, match_ordinary_request
 from .readers.reader import ChunkDecoder
-from .request import BodyData, EndOfMessage, Event, FieldSection, RequestHead, RequestParser
+from .request import (
+    END_OF_MESSAGE,
+    MAX_SHOWN_LINE,
+    BodyData,
+    Event,
+    FieldSection,
+    RequestHead,
+    RequestParser,
+)
 from .sections import FieldSections
 from .target import split_target
 
-_END_OF_MESSAGE = EndOfMessage()
 # What may stand between two requests: one empty line is ignored (RFC 9112 §2.2).
 _EMPTY_LINE_AT_MOST = (b"", b"\r", b"\r\n")
 # The data of up to so many chunks is one event. Chunks of one byte are the most work that a client
 # can cause with few bytes, and must not hold up the loop (CVE-2025-69229).
 _CHUNKS_PER_EVENT = 64
-# So many bytes of a request line are kept to show them if the request is refused.
-_SHOWN_LINE = 1024
 
 
 class Parser(RequestParser):
@@ -68,7 +73,7 @@ class Parser(RequestParser):
         """See ``RequestParser``."""
         if self._line or self._in_body:
             return self._line
-        line = bytes(self._buffer[: _SHOWN_LINE + 2]).removeprefix(b"\r\n").partition(b"\n")[0]
+        line = bytes(self._buffer[: MAX_SHOWN_LINE + 2]).removeprefix(b"\r\n").partition(b"\n")[0]
         return line.removesuffix(b"\r").decode("latin-1")
 
     def feed(self, data: bytes) -> None:
@@ -110,9 +115,9 @@ class Parser(RequestParser):
                 event = self._next_data()
             else:
                 self._in_body = False
-                event = _END_OF_MESSAGE
+                event = END_OF_MESSAGE
             position = self._position
-            if position and (position == len(self._buffer) or event is _END_OF_MESSAGE):
+            if position and (position == len(self._buffer) or event is END_OF_MESSAGE):
                 # Bytes that were parsed are not kept, so that an idle connection holds none.
                 self._buffer = self._buffer[position:]
                 self._position = 0
@@ -217,7 +222,7 @@ class Parser(RequestParser):
         if not chunks.finished:
             return None
         self._in_body = False
-        return _END_OF_MESSAGE
+        return END_OF_MESSAGE
 
     def _decode(self, piece: bytes, plain_line: bytes) -> bytes:
         """Return the data in a piece of a chunked body that a scanner has checked."""

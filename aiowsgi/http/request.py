@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+# So many bytes of a request line are kept to show them if the request is refused.
+MAX_SHOWN_LINE = 1024
 # A header field: its name in lower case, and its value without the white space around it.
 Field = tuple[bytes, bytes]
 
@@ -81,6 +83,7 @@ class EndOfMessage(NamedTuple):
     """The request is complete. What follows belongs to the next one."""
 
 
+END_OF_MESSAGE = EndOfMessage()
 Event = RequestHead | BodyData | EndOfMessage
 
 

@@ -315,8 +315,8 @@ class Server:
 
     def _has_room(self) -> bool:
         connections, spooler = self._connections, self._resources.spooler
-        files = self._assembly.shared.files * DESCRIPTORS_OF_A_FILE
-        files += 0 if spooler is None else spooler.files
+        files = self._assembly.shared.files_being_sent * DESCRIPTORS_OF_A_FILE
+        files += 0 if spooler is None else spooler.open_files
         return (
             connections < self._config.max_connections and connections + files < self._descriptors
         )
