@@ -14,7 +14,7 @@ from wsgiref.types import WSGIApplication
 
 from aiowsgi.bridge.locks import Lock, make_condition
 from aiowsgi.bridge.mailbox import Mailbox
-from aiowsgi.bridge.pool.jobs import Job, JobQueue, Started
+from aiowsgi.bridge.pool.jobs import Job, JobQueue, JobThread
 from aiowsgi.config import Config, ListenerProtocol
 from aiowsgi.connection.connection import Connection
 from aiowsgi.errors import QueueFull
@@ -291,7 +291,7 @@ class HeldJob:
     def __init__(self, pool: "HeldPool", run: Callable[[], None]) -> None:
         self._pool = pool
         self._run = run
-        self.taken: Started | None = None
+        self.taken: JobThread | None = None
         self.cancelled = False
         self.ended = False
 
@@ -299,7 +299,7 @@ class HeldJob:
         self.cancelled = self.cancelled or self.taken is None
         return self.taken is None
 
-    def started(self) -> Started | None:
+    def started(self) -> JobThread | None:
         return self.taken
 
     def write_off(self) -> bool:
@@ -310,7 +310,7 @@ class HeldJob:
         assert self.taken is None
         assert not self.cancelled
         thread = threading.current_thread()
-        self.taken = Started(thread.name, thread.ident or 0, self._pool.clock())
+        self.taken = JobThread(thread.name, thread.ident or 0, self._pool.clock())
         self._run()
         self.ended = True
 

@@ -17,7 +17,7 @@ from thread_waits import StillClock
 
 from aiowsgi.bridge.pool import executor_queue as executor_queue_module
 from aiowsgi.bridge.pool.executor_queue import ExecutorQueue
-from aiowsgi.bridge.pool.jobs import Started
+from aiowsgi.bridge.pool.jobs import JobThread
 from aiowsgi.bridge.pool.thread_pool import ThreadPool
 from aiowsgi.errors import QueueFull
 
@@ -244,7 +244,7 @@ class TestTelling:
         by_hand.run()
         thread = threading.current_thread()
         assert thread.ident is not None
-        since = Started(thread.name, thread.ident, 1000.0)
+        since = JobThread(thread.name, thread.ident, 1000.0)
         assert seen == [(since, [since._replace(run=look)], 1)]
         clock.now += 5
         # It is still of interest when it has ended.

@@ -17,7 +17,7 @@ from raw_client import RawClient, connect, eventually, on_each_loop
 
 import aiowsgi
 from aiowsgi import libc
-from aiowsgi.bridge.pool.jobs import Started
+from aiowsgi.bridge.pool.jobs import JobThread
 from aiowsgi.bridge.pool.thread_pool import ThreadPool
 from aiowsgi.config import Config
 from aiowsgi.process.scheduling import (
@@ -148,7 +148,7 @@ class Threads:
     """Some threads with a job each, and how long each has computed."""
 
     def __init__(self, number: int) -> None:
-        self.started = [Started(f"thread-{n}", n, 10.0, n) for n in range(number)]
+        self.started = [JobThread(f"thread-{n}", n, 10.0, n) for n in range(number)]
         self.seconds = [100.0] * number
         self.scheduling = TimerSlackScheduling(
             lambda *arguments: 0, USUAL_SLACK, lambda number: self.seconds[number]

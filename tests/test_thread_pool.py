@@ -43,7 +43,7 @@ from aiowsgi.bridge.locks import make_lock
 from aiowsgi.bridge.pool import job_pool as pool_module
 from aiowsgi.bridge.pool import threads as threads_module
 from aiowsgi.bridge.pool.jobs import Job as Handle
-from aiowsgi.bridge.pool.jobs import Started
+from aiowsgi.bridge.pool.jobs import JobThread
 from aiowsgi.bridge.pool.thread_pool import ThreadPool
 from aiowsgi.errors import QueueFull
 
@@ -1176,7 +1176,7 @@ class TestTelling:
         (thread,) = watched.pool.living_threads()
         assert thread.ident is not None
         assert thread.native_id is not None
-        since = Started(thread.name, thread.ident, 1000.0, thread.native_id)
+        since = JobThread(thread.name, thread.ident, 1000.0, thread.native_id)
         assert first.started() == since
         assert second.started() is None
         clock.now += 5

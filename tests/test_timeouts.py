@@ -8,7 +8,7 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 import pytest
 from memory import TIMEOUT, ManualTimer, ManualTimers, MemoryConnection, MemoryWire
 
-from aiowsgi.bridge.pool.jobs import Started
+from aiowsgi.bridge.pool.jobs import JobThread
 from aiowsgi.config import Config
 from aiowsgi.connection.deadline import Deadline
 from aiowsgi.connection.states import (
@@ -557,7 +557,7 @@ def test_time_that_the_application_takes_is_not_the_client_s() -> None:
     connection.receive(POST_STREAMED + b"x" * 80)
     connection.run_job()
     connection.receive(GET)
-    connection.pool.jobs[0].taken = Started("thread", 0, connection.timers.time())
+    connection.pool.jobs[0].taken = JobThread("thread", 0, connection.timers.time())
     connection.timers.advance(100_000)
     assert not connection.closed
 
@@ -930,7 +930,7 @@ def connection_at(moment: Moment, data: bytes, **options: object) -> MemoryConne
     if moment is ConnectionState.DROPPING:
         connection.run_job()
     if moment is StreamState.ACTIVE:
-        connection.pool.jobs[0].taken = Started("thread", 0, connection.timers.time())
+        connection.pool.jobs[0].taken = JobThread("thread", 0, connection.timers.time())
     # By then the loop has looked whether a thread has taken the request.
     connection.timers.advance(0.5)
     stream = connection.connection.stream

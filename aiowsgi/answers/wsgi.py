@@ -9,7 +9,7 @@ from typing import BinaryIO
 from wsgiref.types import WSGIApplication
 
 from ..bridge import forks
-from ..bridge.pool.jobs import Started
+from ..bridge.pool.jobs import JobThread
 from ..errors import QueueFull, ServerStopped, overload
 from ..exchange.resources import Resources
 from ..exchange.states import DISPATCH
@@ -186,7 +186,7 @@ class WsgiCall:
         return max(0.0, end - resources.clock())
 
 
-def stream_of(started: Started) -> Stream | None:
+def stream_of(started: JobThread) -> Stream | None:
     """Return the stream that a busy thread answers; None where it has just ended that.
 
     What a pool runs for a server is the method ``run`` of a ``WsgiCall``, which knows the stream.

@@ -1,7 +1,6 @@
 """The sending side of one connection: responses, as far and as fast as the client takes them."""
 
 from collections.abc import Callable
-from typing import cast
 
 from ..bridge.response import FINISHED, OPEN, Progress
 from ..callbacks import no_callback
@@ -73,12 +72,11 @@ class Sender:
             return OPEN
         if progress is OPEN:
             stream.source.resume_direct()
-        if progress is FINISHED and stream.file is not None:
-            tail = stream.source.take_tail()
-            if tail is not None:
-                self._send_file(cast(FilePart, tail))
-                return OPEN
         if progress is FINISHED:
+            # The tail is that file. Once it is taken, nothing is left to send.
+            if (file := stream.file) is not None and stream.source.take_tail() is not None:
+                self._send_file(file)
+                return OPEN
             self._pace = None
         return progress
 

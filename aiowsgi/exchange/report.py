@@ -4,7 +4,7 @@ import dataclasses
 import logging
 from collections.abc import Callable
 
-from ..bridge.pool.jobs import Started
+from ..bridge.pool.jobs import JobThread
 from ..bridge.response import OPEN
 from ..errors import Refusal
 from ..observe import access
@@ -112,7 +112,7 @@ def request_info(stream: Stream, stacks: dict[int, str], now: float) -> RequestI
 
 def requests_in_flight(
     requests: list[RequestInfo],
-    busy: list[tuple[Started, Stream | None]],
+    busy: list[tuple[JobThread, Stream | None]],
     stacks: dict[int, str],
     now: float,
 ) -> list[RequestInfo]:

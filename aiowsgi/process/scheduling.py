@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from .. import libc
-from ..bridge.pool.jobs import Started
+from ..bridge.pool.jobs import JobThread
 
 _PR_SET_TIMERSLACK, _PR_GET_TIMERSLACK = 29, 30
 # In nanoseconds: several switch intervals.
@@ -60,7 +60,7 @@ class TimerSlackScheduling:
         """Return whether ``look`` should be called. ``now`` is by ``time.monotonic``."""
         return now - self._looked_at >= LOOK_INTERVAL
 
-    def look(self, running: Iterable[Started], now: float) -> None:
+    def look(self, running: Iterable[JobThread], now: float) -> None:
         """Find out whether several of the running jobs compute."""
         passed = now - self._looked_at
         self._looked_at = now

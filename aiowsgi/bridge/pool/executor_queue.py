@@ -10,7 +10,7 @@ from typing import Any
 from ...errors import QueueFull
 from ...wording import counted
 from ..locks import Lock, make_condition, make_lock
-from .jobs import Job, Started
+from .jobs import Job, JobThread
 from .thread_pool import ThreadPool
 
 _log = logging.getLogger("aiowsgi.error")
@@ -31,7 +31,7 @@ class ExecutorQueue:
         # threads of the executor before and after each job.
         self._lock = make_lock()
         self._queued: set[Future[None]] = set()
-        self._running: dict[_ExecutorJob, Started] = {}
+        self._running: dict[_ExecutorJob, JobThread] = {}
         # The numbers of threads that wait for clients.
         self._waiting_for_clients: set[int] = set()
         self._closed = False
@@ -130,7 +130,7 @@ class ExecutorQueue:
     def join(self) -> None:
         """Do nothing: the threads belong to the executor."""
 
-    def running(self) -> list[Started]:
+    def running(self) -> list[JobThread]:
         """Return the threads that are running jobs of this queue, and what they run."""
         with self._lock:
             return list(self._running.values())
@@ -155,7 +155,7 @@ class ExecutorQueue:
         try:
             thread = threading.current_thread()
             with self._lock:
-                job.taken = Started(thread.name, thread.ident or 0, time.monotonic())
+                job.taken = JobThread(thread.name, thread.ident or 0, time.monotonic())
                 self._running[job] = job.taken._replace(run=run)
                 self._queued.discard(job.future)
             run()
@@ -206,7 +206,7 @@ class _ExecutorJob:
         self.future = future
         # The thread that has taken the job, and whether the job was written off. Protected by the
         # lock of the pool.
-        self.taken: Started | None = None
+        self.taken: JobThread | None = None
         self.lost = False
 
     def cancel(self) -> bool:
@@ -215,7 +215,7 @@ class _ExecutorJob:
         self._pool._drop(self.future)
         return True
 
-    def started(self) -> Started | None:
+    def started(self) -> JobThread | None:
         with self._pool._lock:
             return self.taken
 

@@ -12,7 +12,7 @@ from ...errors import QueueFull
 from ...wording import counted
 from .. import forks
 from ..locks import Lock, make_condition, make_lock, reentered
-from .jobs import Job, Scheduling, Started
+from .jobs import Job, JobThread, Scheduling
 from .threads import PoolThread, QueuedJob
 
 _log = logging.getLogger("aiowsgi.error")
@@ -108,7 +108,7 @@ class JobPool:
         """Whether jobs are queued because more threads wait for clients than can be replaced."""
         return bool(self._jobs) and len(self._waiting_for_clients) > self._spare_threads
 
-    def running(self) -> list[Started]:
+    def running(self) -> list[JobThread]:
         """Return the threads that are running jobs, and what they run."""
         with self._lock:
             return [now for job in self._running if (now := job.taken_with_run()) is not None]
@@ -301,7 +301,7 @@ class JobPool:
                 self._jobs.remove(job)
         return True
 
-    def started_job(self, job: QueuedJob) -> Started | None:
+    def started_job(self, job: QueuedJob) -> JobThread | None:
         """Return the thread that runs or has run a job. See ``Job.started``."""
         with self._lock:
             return job.taken()

@@ -11,7 +11,7 @@ from ..locks import Lock
 SHORT_WAIT = 0.05
 
 
-class Started(NamedTuple):
+class JobThread(NamedTuple):
     """The thread that runs a job."""
 
     thread: str
@@ -30,7 +30,7 @@ class Job(Protocol):
     def cancel(self) -> bool:
         """Take the job out of the queue. Return False if it is running or has run."""
 
-    def started(self) -> Started | None:
+    def started(self) -> JobThread | None:
         """Return the thread that runs or has run the job; None while it is in the queue."""
 
     def write_off(self) -> bool:
@@ -67,7 +67,7 @@ class Scheduling(Protocol):
     def is_look_due(self, now: float) -> bool:
         """Return whether ``look`` should be called. ``now`` is by ``time.monotonic``."""
 
-    def look(self, running: Iterable[Started], now: float) -> None:
+    def look(self, running: Iterable[JobThread], now: float) -> None:
         """Find out whether several of the running jobs compute. One thread at a time calls this."""
 
     def lengthen_slack(self) -> None:
@@ -126,5 +126,5 @@ class JobQueue(ThreadSlots, Protocol):
     def abandon(self) -> None:
         """Take no more jobs: this is a forked child. See ``forks``."""
 
-    def running(self) -> list[Started]:
+    def running(self) -> list[JobThread]:
         """Return the threads that are running jobs of this queue, and what they run."""

@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from typing import Any, Protocol
 
 from .. import forks
-from .jobs import Started
+from .jobs import JobThread
 
 _log = logging.getLogger("aiowsgi.error")
 
@@ -26,7 +26,7 @@ class JobOwner(Protocol):
 
     def cancel_job(self, job: "QueuedJob") -> bool: ...
 
-    def started_job(self, job: "QueuedJob") -> Started | None: ...
+    def started_job(self, job: "QueuedJob") -> JobThread | None: ...
 
     def write_off_job(self, job: "QueuedJob") -> bool: ...
 
@@ -56,7 +56,7 @@ class QueuedJob:
         """See ``Job``."""
         return self._owner.cancel_job(self)
 
-    def started(self) -> Started | None:
+    def started(self) -> JobThread | None:
         """See ``Job``."""
         return self._owner.started_job(self)
 
@@ -85,14 +85,14 @@ class QueuedJob:
         # A future may keep an exception whose traceback refers to this frame.
         run = failed = None
 
-    def taken(self) -> Started | None:
+    def taken(self) -> JobThread | None:
         """Return the thread that has taken the job, if any. The lock of the pool is held."""
         thread = self.thread
         if thread is None:
             return None
-        return Started(thread.name, thread.ident or 0, self.taken_at, thread.native_id or 0)
+        return JobThread(thread.name, thread.ident or 0, self.taken_at, thread.native_id or 0)
 
-    def taken_with_run(self) -> Started | None:
+    def taken_with_run(self) -> JobThread | None:
         """Return the same, and what the job runs. The lock of the pool is held."""
         taken = self.taken()
         # The thread sets ``run`` to None without the lock, a moment before its job ends.
