@@ -1,18 +1,24 @@
 """What an operator is told of requests that are refused, and of header fields that are dropped."""
 
 import logging
+import re
 from collections.abc import Iterable
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 import pytest
 from http_streams import events
+from hypothesis import given
+from hypothesis import strategies as st
 from memory import MemoryConnection
 from raw_client import StartServer, connect, on_each_loop
 from thread_waits import StillClock
+from uwsgi_packets import packet, stock_variables
+from uwsgi_packets import request as uwsgi_request
 
 from aiowsgi import Config
 from aiowsgi.config import ListenerProtocol
 from aiowsgi.errors import ConfigError, IncompleteRequest, Refusal
+from aiowsgi.http.grammar import TOKEN
 from aiowsgi.http.parser import Parser
 from aiowsgi.http.readers.h11_reader import H11
 from aiowsgi.http.request import Limits
@@ -136,7 +142,8 @@ def test_client_that_speaks_tls_is_told_apart_from_garbage(
         # Only so much of the second request.
         (b"\r\nGET /a\x00b HTTP/1.1\r\nHost: a\r\n\r\n", "GET /a\\x00b HTTP/1.1"),
         (b"GET /a HTTP/1.1\nHost: a\n\n", "GET /a HTTP/1.1"),
-        (b"\x16\x03\x01\x02\x00\x01", "\\x16\\x03\\x01\\x02\\x00\\x01"),
+        (b"\r\nGET /a HTTP/3.0\r\nHost: a\r\n", "GET /a HTTP/3.0"),
+        (b"GET /a HTTP/1.1\rCookie: a\r\n", "GET /a HTTP/1.1"),
         (b"GET /" + b"x" * 10000, "GET /" + "x" * 1021),
         (b"GET / HTTP/3.0\r\n", "GET / HTTP/3.0"),
         (b"GET / HTTP/1.1\r\nHost : a\r\n", "GET / HTTP/1.1"),
@@ -178,6 +185,53 @@ def test_access_line_has_a_dash_where_nothing_is_known(
     assert '] "-" 400 ' in line
 
 
+SECRETS = {"HTTP_COOKIE": "session=hunter2", "HTTP_AUTHORIZATION": "Basic aHVudGVyMg=="}
+
+
+@pytest.mark.parametrize(
+    ("sent", "protocol"),
+    [
+        # What nginx sends where ``uwsgi_pass`` is written for ``proxy_pass``.
+        (uwsgi_request(**SECRETS), "http"),
+        (b"\r\n" + uwsgi_request(**SECRETS), "http"),
+        (packet(stock_variables(SECRETS), modifier1=5), "http"),
+        (packet(stock_variables(SECRETS), modifier1=71), "http"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfchunter2", "http"),
+        (b"Authorization: Basic hunter2\r\n\r\n", "http"),
+        (b"password=hunter2&a=b HTTP/1.1\r\n\r\n", "http"),
+        (b"hunter2" * 2000, "http"),
+        (b"GET /hunter2 HTTP/1.1\r\nCookie: hunter2\r\n\r\n", "uwsgi"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfchunter2", "uwsgi"),
+        (packet(stock_variables(SECRETS), modifier1=30), "uwsgi"),
+        (packet([(b"HTTP_COOKIE", b"hunter2"), (b"hunter 2", b"hunter2")]), "uwsgi"),
+    ],
+    ids=lambda value: repr(value[:12]),
+)
+@pytest.mark.parametrize("size", [1, 1 << 20])
+def test_nothing_of_what_is_no_request_is_logged(
+    sent: bytes, protocol: ListenerProtocol, size: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    connection = MemoryConnection(app, protocol=protocol)
+    for start in range(0, len(sent), size):
+        if not connection.status:
+            connection.receive(sent[start : start + size])
+    assert connection.status in (400, 414)
+    (line,) = access_lines(caplog)
+    assert f'] "-" {connection.status} ' in line
+    assert not {"hunter2", "aHVudGVyMg", "session", "Cookie"} & set(re.findall(r"\w+", caplog.text))
+    assert "Refused a request from 127.0.0.1" in caplog.text
+
+
+@given(st.binary(min_size=1))
+def test_only_what_begins_with_a_method_is_shown(sent: bytes) -> None:
+    parser = Parser(FieldSections(Limits(), H11, header_map="drop"))
+    parser.feed(sent)
+    begin = sent.removeprefix(b"\r\n").decode("latin-1")
+    assert begin.startswith(parser.request_line)
+    assert re.fullmatch(rf"|{TOKEN}(?: [^\r\n]*)?", parser.request_line)
+
+
 def test_head_that_takes_too_long_shows_what_has_come(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     connection = MemoryConnection(app)
@@ -186,6 +240,7 @@ def test_head_that_takes_too_long_shows_what_has_come(caplog: pytest.LogCaptureF
     assert connection.status == 408
     (line,) = access_lines(caplog)
     assert '"GET /slow HT" 408 ' in line
+    assert line.endswith(' "-" "-" 10.000000 0.000000')  # Since the first byte of the head.
     assert told(caplog)[0].startswith('Refused "GET /slow HT" from 127.0.0.1 with 408: ')
 
 

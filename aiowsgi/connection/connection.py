@@ -369,7 +369,10 @@ class Connection(ConnectionView):
     def _unknown_stream(self) -> Stream:
         """Return a stream for a request whose head could not be read."""
         line, client = self.receiver.request_line, self.receiver.told_client
-        return stream_without_head(self._resources, self, self.info, self._codec, line, client)
+        stream = stream_without_head(self._resources, self, self.info, self._codec, line, client)
+        if self._state is HEAD:
+            stream.head_at = self._watchdog.since  # Its first byte; it has no last one.
+        return stream
 
     def _send_refusal(self, refusal: Refusal, stream: Stream) -> None:
         """Answer on a stream that no thread has: another one, if this was not made for that."""

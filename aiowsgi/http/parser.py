@@ -6,7 +6,10 @@ one body, and never what follows. Its result is compared with our own reading, a
 nothing else.
 """
 
+import re
+
 from ..errors import IncompleteRequest, Refusal
+from .grammar import TOKEN
 from .lines import Buffer, ChunkScanner, HeadScanner, match_ordinary_request
 from .readers.reader import ChunkDecoder
 from .request import (
@@ -23,6 +26,9 @@ from .target import split_target
 
 # What may stand between two requests: one empty line is ignored (RFC 9112 §2.2).
 _EMPTY_LINE_AT_MOST = (b"", b"\r", b"\r\n")
+# A method, or the beginning of one. The longest that are registered have 17 characters (RFC 9110
+# §16.1.1), and those of programs are hardly longer.
+_METHOD_SO_FAR = re.compile(rb"(?=[^ ]{1,32}(?: |\Z))%b(?: |\Z)" % TOKEN.encode())
 # The data of up to so many chunks is one event. Chunks of one byte are the most work that a client
 # can cause with few bytes, and must not hold up the loop (CVE-2025-69229).
 _CHUNKS_PER_EVENT = 64
@@ -73,8 +79,11 @@ class Parser(RequestParser):
         """See ``RequestParser``."""
         if self._line or self._in_body:
             return self._line
-        line = bytes(self._buffer[: MAX_SHOWN_LINE + 2]).removeprefix(b"\r\n").partition(b"\n")[0]
-        return line.removesuffix(b"\r").decode("latin-1")
+        begin = bytes(self._buffer[: MAX_SHOWN_LINE + 2]).removeprefix(b"\r\n")
+        line = begin.replace(b"\r", b"\n").partition(b"\n")[0]
+        # Whatever does not begin with a method may be anything: a packet of the uwsgi protocol, in
+        # which passwords and cookies come before the first line break, or the rest of a body.
+        return line.decode("latin-1") if _METHOD_SO_FAR.match(line) else ""
 
     def feed(self, data: bytes) -> None:
         """See ``RequestParser``."""

@@ -111,7 +111,8 @@ class RequestParser(ABC):
     def request_line(self) -> str:
         """The request line of a head that is incomplete or refused, as far as it has arrived.
 
-        It may hold any characters, and is cut short if it is long. ``drop`` does not change it.
+        It may hold any characters, and is cut short if it is long. Empty where what has arrived
+        does not look like one: that must not be shown. ``drop`` does not change it.
         """
 
     @property

@@ -32,7 +32,10 @@ class Times(NamedTuple):
 
     @property
     def duration(self) -> float:
-        """Seconds from the complete head to the end of the response."""
+        """Seconds from the complete head to the end of the response.
+
+        Where the head was refused before it was complete, from its first byte.
+        """
         return self.last_byte - self.head
 
     @property
