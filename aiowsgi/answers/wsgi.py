@@ -94,9 +94,9 @@ class WsgiCall:
 
     def run(self) -> None:
         """Answer the request. Raises nothing, and does not return in a forked child."""
-        stream = self.stream
+        stream, answerer = self.stream, self._answerer
         try:
-            self._answerer.context.copy().run(self._call_application)
+            answerer.context.copy().run(self._call_application)
         except BaseException as error:  # noqa: BLE001 - a defect must not leave the client waiting
             if stream.abandoned:
                 forks.exit_child(error)
@@ -107,7 +107,7 @@ class WsgiCall:
                 # Where the loop is closed, nothing more is read from the client anyway.
                 with contextlib.suppress(ServerStopped):
                     stream.body.drop()
-        if stream.abandoned:
+        if answerer.resources.abandoned:
             forks.exit_child(None)
         if stream.spool is not None:
             stream.spool.close()

@@ -228,17 +228,14 @@ class Connection(ConnectionView):
 
     def on_end(self) -> None:
         """See ``RequestHandler``."""
-        stream, receiver = self._stream, self.receiver
+        stream = self._stream
         if stream is None:
             self._expect_request(BODY_END)
-            return
-        receiver.end_body()
-        if receiver.body is not None:
+        elif self.receiver.end_body(stream):
+            self._dispatch(stream)
+        else:
             stream.is_last = self._is_last()
             self._watchdog.rearm()
-            return
-        receiver.hand_over_body(stream)
-        self._dispatch(stream)
 
     def _dispatch(self, stream: Stream) -> None:
         """Have the request answered."""

@@ -335,20 +335,23 @@ class Receiver:
         prefetch, self._prefetch = self._prefetch, None
         return b"" if prefetch is None else prefetch.join()
 
-    def hand_over_body(self, stream: Stream) -> None:
-        """Give the whole body to the stream, to which it belongs from here on."""
-        if self.spool is not None:
-            stream.spool, self.spool = self.spool, None
-        elif self._prefetch is not None:
-            stream.prefetched = self.take_prefetch()
+    def end_body(self, stream: Stream) -> bool:
+        """Take the end of the body, and leave the next request where it is.
 
-    def end_body(self) -> None:
-        """Take the end of the body, and leave the next request where it is."""
+        Return whether the body, if there is one, was kept as a whole. It belongs to the stream from
+        here on. If not, the application has been reading it.
+        """
         self.is_parsing = False
         self.is_continue_due = False
         self._pace = None
         if self.body is not None:
             self.body.finish()
+            return False
+        if self.spool is not None:
+            stream.spool, self.spool = self.spool, None
+        elif self._prefetch is not None:
+            stream.prefetched = self.take_prefetch()
+        return True
 
     def forget_body(self) -> None:
         """Drop what is left of the body: it will not be read any more."""
