@@ -7,6 +7,7 @@ import os
 import pickle
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -220,14 +221,33 @@ def test_bind_as_one_string_is_refused_with_the_fix() -> None:
 def test_an_empty_bind_is_refused() -> None:
     with pytest.raises(ConfigError, match="at least one"):
         Config(bind=())
-    with pytest.raises(ConfigError, match=r"such as '127\.0\.0\.1:8000'"):
-        Config(bind=(8000,))  # type: ignore[arg-type]
-    for value in (None, 8000, {"127.0.0.1:8000"}, iter(["127.0.0.1:8000"])):
-        with pytest.raises(ConfigError, match=r"^bind is a tuple of addresses such as"):
+    with pytest.raises(ConfigError, match=r"such as '127\.0\.0\.1:8000', and 8000 is no str$"):
+        Config(bind=("127.0.0.1:80", 8000))  # type: ignore[arg-type]
+    for value in (None, 8000, b"fd:3", {"127.0.0.1:8000"}, iter(["127.0.0.1:8000"])):
+        with pytest.raises(ConfigError) as caught:
             Config(bind=value)  # type: ignore[arg-type]
+        assert str(caught.value) == (
+            f"bind is a tuple of addresses such as '127.0.0.1:8000', not {value!r}"
+        )
 
 
-@pytest.mark.parametrize("path", ["", "/", "/healthz", "/a/b%20c;d=e", "/~a!$&'()*+,=:@"])
+@pytest.mark.parametrize("value", ["no", "yes", "", 0, 1, None])
+def test_a_switch_is_true_or_false_and_nothing_that_counts_as_such(value: Any) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Config(access_log=value)
+    assert str(caught.value) == f"access_log must be True or False, not {value!r}"
+
+
+def test_a_directory_is_a_path() -> None:
+    assert Config(chdir=Path("/")).chdir == Path("/")  # type: ignore[arg-type, comparison-overlap]
+    with pytest.raises(ConfigError, match=r"^chdir must be a path, not 5$"):
+        Config(chdir=5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["", "/", "/healthz", "/a/b%20c;d=e", "/~a!$&'()*+,=:@", "/.a/..b/...", "/a.", "/%2f"],
+)
 def test_a_health_path_is_empty_or_a_path(path: str) -> None:
     assert Config(health_path=path).health_path == path
 
@@ -248,6 +268,14 @@ def test_what_no_client_can_send_as_a_path_is_refused(path: str) -> None:
     with pytest.raises(ConfigError) as caught:
         Config(health_path=path)
     assert str(caught.value).startswith("health_path must be a path as clients send it: ASCII ")
+    assert repr(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["/%", "/a%2", "/%zz", "/a/.", "/..", "/a/../b", "/%2E./a"])
+def test_what_clients_send_otherwise_is_no_health_path(path: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Config(health_path=path)
+    assert str(caught.value).startswith("health_path must be a path as clients send it")
     assert repr(path) in str(caught.value)
 
 

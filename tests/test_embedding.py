@@ -361,6 +361,33 @@ async def test_server_that_is_awaited_can_be_entered() -> None:
     assert not server.is_serving()
 
 
+async def test_server_that_is_closed_cannot_be_entered() -> None:
+    async with await aiowsgi.serve(hello, "127.0.0.1", 0) as server:
+        pass
+    with pytest.raises(RuntimeError, match=r"closed, and cannot .* another one with 'async with"):
+        await server.__aenter__()
+
+
+@pytest.mark.parametrize("enter", [False, True])
+async def test_what_serve_returns_starts_one_server(enter: bool) -> None:
+    serving = aiowsgi.serve(hello, "127.0.0.1", 0)
+    async with serving as server:
+        with pytest.raises(RuntimeError, match=r"awaited or entered once; call serve\(\) again"):
+            await (serving.__aenter__() if enter else serving)
+        assert (await get(server.url)).text == "hello"
+    with pytest.raises(RuntimeError, match="awaited or entered once"):
+        await serving
+
+
+async def test_start_that_failed_may_be_tried_again() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        serving = aiowsgi.serve(hello, *taken.getsockname())
+        with pytest.raises(BindError):
+            await serving
+    async with serving as server:
+        assert (await get(server.url)).text == "hello"
+
+
 async def test_every_address_is_served() -> None:
     config = aiowsgi.Config(bind=("127.0.0.1:0", "localhost:0"))
     async with aiowsgi.serve(hello, config=config) as server:
@@ -512,6 +539,12 @@ def test_whole_address_as_host_is_told(function: Function, host: str) -> None:
 def test_number_that_is_no_port_is_told(function: Function, port: int) -> None:
     with pytest.raises(ConfigError, match=f"^{port} is not a port; a port is a number from 0 to"):
         function(hello, "127.0.0.1", port)
+
+
+@pytest.mark.parametrize("sock", [5, "127.0.0.1:80", object()])
+def test_what_is_no_socket_is_told_at_the_call(sock: Any) -> None:
+    with pytest.raises(TypeError, match=f"^sock must be .*, not {type(sock).__name__}; "):
+        aiowsgi.serve(hello, sock=sock)
 
 
 @both
@@ -1219,9 +1252,9 @@ async def test_executor_of_other_processes_is_refused() -> None:
         aiowsgi.serve(hello, "127.0.0.1", 0, executor=executor)
 
 
-async def test_what_is_no_executor_is_refused() -> None:
-    with pytest.raises(aiowsgi.ConfigError, match="not a concurrent"):
-        await aiowsgi.serve(hello, "127.0.0.1", 0, executor=5)  # type: ignore[arg-type]
+def test_what_is_no_executor_is_told_at_the_call() -> None:
+    with pytest.raises(TypeError, match="not a concurrent"):
+        aiowsgi.serve(hello, "127.0.0.1", 0, executor=5)  # type: ignore[arg-type]
 
 
 async def test_address_and_socket_are_one_too_many() -> None:

@@ -49,10 +49,13 @@ class ListenerConfig:
 def _objection_to_bind(value: Any) -> str | None:
     if isinstance(value, str):
         return f"is a tuple of addresses; write bind=({value!r},)"
-    is_list = isinstance(value, Sequence) and all(isinstance(text, str) for text in value)
-    if not is_list or not value:
-        return "is a tuple of addresses such as '127.0.0.1:8000', at least one"
-    return None
+    what = "is a tuple of addresses such as '127.0.0.1:8000'"
+    if not isinstance(value, Sequence) or isinstance(value, bytes):
+        return f"{what}, not {value!r}"
+    if not value:
+        return f"{what}, at least one"
+    wrong = [text for text in value if not isinstance(text, str)]
+    return f"{what}, and {wrong[0]!r} is no str" if wrong else None
 
 
 @dataclass(frozen=True, kw_only=True)

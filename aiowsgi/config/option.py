@@ -51,6 +51,16 @@ def option(default: Any, group: str, **more: Any) -> Any:
     return field(default=default, metadata=metadata)
 
 
+def switch(default: bool, group: str, **more: Any) -> Any:
+    """Return a field that is on or off."""
+    return option(default, group, rule=_objection_to_switch, **more)
+
+
+def _objection_to_switch(value: object) -> str | None:
+    # Not what counts as true: "no" would be on.
+    return None if isinstance(value, bool) else f"must be True or False, not {value!r}"
+
+
 def seconds(default: float, group: str, minimum: float = 0.001, **more: Any) -> Any:
     """Return a field that holds a duration."""
     return option(default, group, parse=parse_duration, metavar="SECONDS", minimum=minimum, **more)

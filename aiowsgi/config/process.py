@@ -5,6 +5,7 @@ directory, its processes and its logging.
 """
 
 from dataclasses import dataclass
+from os import PathLike
 from typing import Literal, get_args
 
 from .option import count, option
@@ -23,6 +24,10 @@ def _objection_to_workers(value: int) -> str | None:
         f"must be 1 in this version, not {value}; "
         "for several cores, run several behind a load balancer"
     )
+
+
+def _objection_to_directory(value: object) -> str | None:
+    return None if isinstance(value, str | PathLike) else f"must be a path, not {value!r}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +53,7 @@ class ProcessOptions(Subject):
     chdir: str = option(
         "",
         _GROUP,
+        rule=_objection_to_directory,
         metavar="PATH",
         default_text="the current directory",
         embedded="your program imports the application; it may call os.chdir() before",

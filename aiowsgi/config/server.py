@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from ..errors import ConfigError
-from .option import count, option, seconds, size
+from .option import count, option, seconds, size, switch
 from .subject import Subject
 
 _THREADS = "threads and the queue before them"
@@ -33,16 +33,24 @@ def _default_threads() -> int:
 # What the target of a request can have as its path: visible characters of ASCII. "?" ends it, and
 # "#" is never sent.
 _PATH = re.compile(r"/[!\"$->@-~]*")
+_BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_DOT_SEGMENT = re.compile(r"/(?:\.|%2e){1,2}(?:/|\Z)", re.IGNORECASE)
 
 
 def _objection_to_path(value: object) -> str | None:
-    if value == "" or (isinstance(value, str) and _PATH.fullmatch(value)):
+    if value == "":
         return None
-    if isinstance(value, str) and value.startswith("/"):
+    if not isinstance(value, str) or not value.startswith("/"):
+        return f"must be empty or begin with '/', such as '/healthz', not {value!r}"
+    if _PATH.fullmatch(value) is None:
         return (
             f"must be a path as clients send it: ASCII without '?', '#' and spaces, not {value!r}"
         )
-    return f"must be empty or begin with '/', such as '/healthz', not {value!r}"
+    if _BROKEN_ESCAPE.search(value):
+        return f"must be a path as clients send it: hexadecimal digits behind '%', not {value!r}"
+    if _DOT_SEGMENT.search(value):
+        return f"must be a path as clients send it, and they resolve '.' and '..': not {value!r}"
+    return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +144,7 @@ class ServerOptions(Subject):
     """path that the event loop itself answers: 200, or 503 once the server is stopping or
     unhealthy; no thread is needed
     """
-    access_log: bool = option(True, _REQUEST)
+    access_log: bool = switch(True, _REQUEST)
     """write a line for each request to the logger aiowsgi.access"""
 
     @property

@@ -292,6 +292,11 @@ class Server:
             raise
 
     async def __aenter__(self) -> "Server":
+        if not self.is_serving():
+            raise RuntimeError(
+                "the server is closed, and cannot be entered; start another one with "
+                "'async with aiowsgi.serve(...) as server:'"
+            )
         return self
 
     async def __aexit__(

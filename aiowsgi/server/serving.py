@@ -59,6 +59,7 @@ class Serving:
         # Of a process that only serves: see ``process.scheduling``.
         self._scheduling = scheduling
         self._server: Server | None = None
+        self._is_started = False
         self._forgotten = True
 
     def __await__(self) -> Generator[None, None, Server]:
@@ -102,6 +103,19 @@ class Serving:
 
     async def _start(self) -> Server:
         self._forgotten = False
+        if self._is_started:
+            raise RuntimeError(
+                "what serve() returns is awaited or entered once; call serve() again for another "
+                "server, or use the one that is there"
+            )
+        self._is_started = True
+        try:
+            return self._make_server()
+        except BaseException:
+            self._is_started = False  # Nothing is left of it, so it may be tried again.
+            raise
+
+    def _make_server(self) -> Server:
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
@@ -164,10 +178,15 @@ def serve(
     check_application(app)
     config = with_address(config, host, port)
     check_process_options(config)
+    if sock is not None and not isinstance(sock, socket.socket):
+        raise TypeError(
+            f"sock must be a socket.socket, not {type(sock).__name__}; for the number of a "
+            "descriptor write config=aiowsgi.Config(bind=('fd:3',))"
+        )
     if sock is not None and (host is not None or port is not None):
         raise ConfigError("give either host and port, or sock")
     if executor is not None and not isinstance(executor, Executor):
-        raise ConfigError(f"the executor {executor!r} is not a concurrent.futures.Executor")
+        raise TypeError(f"the executor {executor!r} is not a concurrent.futures.Executor")
     _check_executor(executor)
     return Serving(app, config, sock, executor)
 
