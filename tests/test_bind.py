@@ -195,7 +195,8 @@ def test_text_that_is_no_address_is_refused_with_the_grammar(bound: Bind, addres
     # What cannot be an address is a wrong command, not a failure of this machine.
     assert not isinstance(caught.value, BindError)
     assert str(caught.value) == (
-        f"cannot bind {address!r}: write HOST:PORT, [IPV6]:PORT, unix:PATH or fd:N"
+        f"cannot bind {address!r}: write HOST:PORT, [IPV6]:PORT, unix:PATH or fd:N, or "
+        "uwsgi: before one of these"
     )
 
 
@@ -211,12 +212,13 @@ def test_text_that_is_no_address_of_a_protocol_is_refused_with_the_grammar(
     )
 
 
-@pytest.mark.parametrize("text", ["uwsgi", "http", "uwsgi://", "http://"])
+@pytest.mark.parametrize("text", ["uwsgi://", "http://"])
 def test_protocol_without_an_address_is_refused(bound: Bind, text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         bound(text)
     assert str(caught.value) == (
-        f"cannot bind {text!r}: write HOST:PORT, [IPV6]:PORT, unix:PATH or fd:N"
+        f"cannot bind {text!r}: write HOST:PORT, [IPV6]:PORT, unix:PATH or fd:N, or "
+        "uwsgi: before one of these"
     )
 
 
@@ -239,8 +241,10 @@ def test_protocol_without_an_address_is_refused(bound: Bind, text: str) -> None:
         ("uwsgi://localhost:3031", "uwsgi:localhost:3031"),
         ("uwsgi://localhost:3031/", "uwsgi:localhost:3031"),
         ("http:8000", "127.0.0.1:8000"),
-        ("http:", ":8000"),
-        ("uwsgi:", "uwsgi::8000"),
+        ("http:", "127.0.0.1:8000"),
+        ("http", "127.0.0.1:8000"),
+        ("uwsgi", "uwsgi:127.0.0.1:8000"),
+        ("uwsgi:", "uwsgi:127.0.0.1:8000"),
     ],
 )
 def test_text_that_is_nearly_an_address_gets_a_hint(bound: Bind, address: str, meant: str) -> None:

@@ -305,6 +305,11 @@ def test_version_names_what_an_issue_should(capsys: pytest.CaptureFixture[str]) 
         (["a:b", "--bind"], "argument -b/--bind: expected one argument"),
         (["a:b", "--host", "unix:/run/x"], "is a whole address, not a host; write --bind unix:/"),
         (["a:b", "--host", "uwsgi:unix:/s"], "is a whole address, not a host; write --bind uwsgi:"),
+        (["a:b", "--host", "uwsgi:h", "--port", "81"], "not a host; write --bind uwsgi:h:81, or"),
+        (
+            ["a:b", "--host", "http://127.0.0.1"],
+            "'http://127.0.0.1' is a URL, not a host; write --host 127.0.0.1",
+        ),
         (["a:b", "--host", "0.0.0.0:80"], "is a whole address, not a host; write --bind 0.0.0.0"),
     ],
 )

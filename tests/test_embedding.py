@@ -524,14 +524,53 @@ def test_host_and_port_of_other_types_are_told(
 
 
 @both
-@pytest.mark.parametrize("host", ["unix:/run/x", "fd:3", "127.0.0.1:80", "[::1]:80", "a:"])
-def test_whole_address_as_host_is_told(function: Function, host: str) -> None:
+@pytest.mark.parametrize(
+    ("host", "meant"),
+    [
+        ("unix:/run/x", "unix:/run/x"),
+        ("fd:3", "fd:3"),
+        ("127.0.0.1:8131", "127.0.0.1:8131"),
+        ("[::1]:8131", "[::1]:8131"),
+        ("a:", "a:80"),
+        ("[::1]:", "[::1]:80"),
+        ("uwsgi:127.0.0.1", "uwsgi:127.0.0.1:80"),
+        ("uwsgi:127.0.0.1:", "uwsgi:127.0.0.1:80"),
+        ("uwsgi:[::1]", "uwsgi:[::1]:80"),
+        ("uwsgi:", "uwsgi:127.0.0.1:80"),
+        ("uwsgi:127.0.0.1:3031", "uwsgi:127.0.0.1:3031"),
+        ("uwsgi:unix:/run/x", "uwsgi:unix:/run/x"),
+        ("http:fd:3", "http:fd:3"),
+    ],
+)
+def test_whole_address_as_host_is_told(function: Function, host: str, meant: str) -> None:
     with pytest.raises(ConfigError) as caught:
         function(hello, host, 80)
     assert str(caught.value) == (
-        f"{host!r} is a whole address, not a host; write --bind {host}, "
-        f"or config=aiowsgi.Config(bind=({host!r},))"
+        f"{host!r} is a whole address, not a host; write --bind {meant}, "
+        f"or config=aiowsgi.Config(bind=({meant!r},))"
     )
+
+
+@both
+@pytest.mark.parametrize(
+    ("host", "advice"),
+    [
+        ("http://127.0.0.1", "host='127.0.0.1'"),
+        ("https://h/", "host='h'"),
+        ("http://[::1]/", "host='::1'"),
+        ("http://", "host='127.0.0.1'"),
+        ("http://h:1/", "--bind h:1, or config=aiowsgi.Config(bind=('h:1',))"),
+        ("uwsgi://h", "--bind uwsgi:h:80, or config=aiowsgi.Config(bind=('uwsgi:h:80',))"),
+        (
+            "uwsgi://[::1]:1",
+            "--bind uwsgi:[::1]:1, or config=aiowsgi.Config(bind=('uwsgi:[::1]:1',))",
+        ),
+    ],
+)
+def test_url_as_host_is_told(function: Function, host: str, advice: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        function(hello, host, 80)
+    assert str(caught.value) == f"{host!r} is a URL, not a host; write {advice}"
 
 
 @both
@@ -562,6 +601,8 @@ def test_option_as_keyword_is_told(function: Function) -> None:
         f"{name}() got an unexpected keyword argument 'threads'; "
         "write config=aiowsgi.Config(threads=4)"
     )
+    with pytest.raises(TypeError, match=r"; write config=aiowsgi\.Config\(bind=\('x:0',\)\)$"):
+        function(hello, bind="x:0")
     with pytest.raises(TypeError) as caught:
         function(hello, qqq=4)
     assert str(caught.value) == f"{name}() got an unexpected keyword argument 'qqq'"

@@ -285,14 +285,14 @@ def test_leading_zeros_of_a_length_mean_nothing() -> None:
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"\x05\x00\x00\x00", "modifier1 5"),
-        (b"\x1e", "modifier1 30"),
+        (b"\x05\x00\x00\x00", "modifier1 5; only 0 is known, WSGI; remove uwsgi_modifier1 from"),
+        (b"\x1e", "'s configuration, and set SCRIPT_NAME and PATH_INFO"),
         (b"\xff", "modifier1 255"),
         (b"\x00\x00\x00\x01", "modifier2 1"),
-        (b"GET / HTTP/1.1\r\nHost: h\r\n\r\n", "speaks HTTP"),
+        (b"GET / HTTP/1.1\r\nHost: h\r\n\r\n", "use uwsgi_pass, or --bind without uwsgi:"),
         (b"p", "speaks HTTP"),
         (b"\x16\x03\x01", "speaks TLS"),
-        (b"\x00\x00\x00\x00", "no REQUEST_METHOD"),
+        (b"\x00\x00\x00\x00", "no REQUEST_METHOD; is `include uwsgi_params;` missing in nginx?"),
     ],
 )
 def test_what_is_no_wsgi_request_is_refused_as_soon_as_that_is_known(
@@ -307,7 +307,9 @@ def test_what_is_no_wsgi_request_is_refused_as_soon_as_that_is_known(
 def test_a_listener_for_http_says_what_it_is_sent(size: int) -> None:
     parser = http_streams.new_parser()
     parser.feed(request()[:size])
-    with pytest.raises(Refusal, match="the client speaks uwsgi"):
+    with pytest.raises(
+        Refusal, match=r"the client speaks uwsgi.*; use proxy_pass, or --bind uwsgi:"
+    ):
         parser.next_event()
 
 

@@ -21,6 +21,11 @@ WARNING = re.compile(
     r"(?P<waited>\d+) ran late, (?P<refused>\d+) got a 503(, and more are waiting)?\."
 )
 
+FULL = re.compile(
+    r"The queue for (?P<threads>\d+) threads? was full \(--queue-size\), and (?P<refused>\d+) "
+    r"requests? got a 503 at once\. Each stream "
+)
+
 
 def hello(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
     start_response("200 OK", [("Content-Type", "text/plain")])
@@ -34,6 +39,9 @@ def said(caplog: pytest.LogCaptureFixture) -> list[tuple[int, int, float, int]]:
         assert (record.name, record.levelno) == ("aiowsgi.error", logging.WARNING)
         if record.getMessage().startswith("Refused "):
             continue  # See test_refusals.
+        if (match := FULL.match(record.getMessage())) is not None:
+            numbers.append((int(match["threads"]), 0, 0.0, int(match["refused"])))
+            continue
         match = WARNING.match(record.getMessage())
         assert match is not None, record.getMessage()
         threads, waited, longest, refused = match.group("threads", "waited", "longest", "refused")
@@ -93,6 +101,7 @@ def test_each_warning_counts_from_the_last_one(caplog: pytest.LogCaptureFixture)
 
 def test_refused_request_is_told_alone(caplog: pytest.LogCaptureFixture) -> None:
     Waits(4, StillClock()).note(0.0, refused=True)
+    assert "The queue for 4 threads was full" in caplog.text
     assert said(caplog) == [(4, 0, 0.0, 1)]
 
 

@@ -35,6 +35,8 @@ _HEADER_SIZE = 4
 _SHOWN_NAME = 100
 # How a record of a TLS handshake begins (RFC 8446 §5.1).
 _TLS_HANDSHAKE = 0x16
+# The modifier1 for uWSGI to take SCRIPT_NAME out of PATH_INFO.
+_MANAGED_BELOW_PATH = 30
 
 # A variable of the web server, whose administrator names it: no dot, so that nothing of "wsgi." is
 # ever set. And a header field, which any client names; the web server has made it upper case, with
@@ -258,9 +260,9 @@ class UwsgiParser(RequestParser):
         line = b" ".join((method, target, version))
         self._line = line[:MAX_SHOWN_LINE].decode("latin-1")
         if not method:
-            raise Refusal(400, "the uwsgi packet has no REQUEST_METHOD")
+            raise _missing("REQUEST_METHOD")
         if not target:
-            raise Refusal(400, "the uwsgi packet has no REQUEST_URI")
+            raise _missing("REQUEST_URI")
         if len(line) > (limit := self._limits.request_line):
             raise Refusal(414, f"the request line is longer than {counted(limit, 'byte')}")
         if _METHOD.fullmatch(method) is None:
@@ -292,9 +294,19 @@ def _foreign(byte: int) -> Refusal:
         return Refusal(400, "the client speaks TLS, and this listener the uwsgi protocol")
     if chr(byte).isalpha() and chr(byte).isascii():
         return Refusal(
-            400, "the client speaks HTTP, it seems, and this listener the uwsgi protocol"
+            400,
+            "the client speaks HTTP, it seems, and this listener the uwsgi protocol; use "
+            "uwsgi_pass, or --bind without uwsgi:",
         )
-    return Refusal(400, f"the uwsgi packet has the modifier1 {byte}; only 0 is known, WSGI")
+    hint = "; remove uwsgi_modifier1 from the web server's configuration"
+    if byte == _MANAGED_BELOW_PATH:
+        hint += ", and set SCRIPT_NAME and PATH_INFO"
+    return Refusal(400, f"the uwsgi packet has the modifier1 {byte}; only 0 is known, WSGI{hint}")
+
+
+def _missing(variable: str) -> Refusal:
+    hint = "is `include uwsgi_params;` missing in nginx?"
+    return Refusal(400, f"the uwsgi packet has no {variable}; {hint}")
 
 
 def _variables(block: bytes) -> Iterator[tuple[bytes, bytes]]:

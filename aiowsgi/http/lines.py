@@ -79,7 +79,11 @@ def _check_bytes(
         raise Refusal(400, "the client speaks TLS (https), and this server plain HTTP")
     if buffer[0] == 0 and where == "request line":
         # So begins a packet of the uwsgi protocol.
-        raise Refusal(400, "the client speaks uwsgi, it seems, and this listener HTTP; see --bind")
+        raise Refusal(
+            400,
+            "the client speaks uwsgi, it seems, and this listener HTTP; use proxy_pass, or "
+            "--bind uwsgi:...",
+        )
     byte = match[0][0]
     if byte == 0x0A:
         raise Refusal(400, f"the {where} holds an LF that does not follow a CR")

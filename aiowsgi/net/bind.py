@@ -219,7 +219,9 @@ def _did_you_mean(listener: ListenerConfig) -> str:
     address = listener.address
     host, _, port = address.rpartition(":")
     scheme, is_url, rest = address.partition("://")
-    if "/" in address and ":" not in address:
+    if address.removesuffix(":") in get_args(ListenerProtocol):
+        meant = [f"{address.removesuffix(':')}:127.0.0.1:8000"]
+    elif "/" in address and ":" not in address:
         meant = [f"unix:{address}"]
     elif is_url:
         rest = rest.rstrip("/")
@@ -295,6 +297,7 @@ def bind(listener: ListenerConfig, *, ipv6_only: bool = False) -> list[Listening
         forms = [listener.prefix + form for form in ("HOST:PORT", "[IPV6]:PORT", "unix:PATH")]
         raise ConfigError(
             f"cannot bind {str(listener)!r}: write {', '.join(forms)} or {listener.prefix}fd:N"
+            f"{'' if listener.prefix else ', or uwsgi: before one of these'}"
             f"{_did_you_mean(listener)}"
         )
     found = _tcp_sockets(listener, *parts, ipv6_only)

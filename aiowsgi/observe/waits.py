@@ -9,6 +9,11 @@ _log = logging.getLogger("aiowsgi.error")
 
 # Seconds between two warnings, at least.
 _INTERVAL = 60.0
+_ADVICE = (
+    "Each stream (server-sent events, long polling) holds a thread for as long as it lasts. Raise "
+    "--threads if the application streams or waits for other services; find out what it is busy "
+    "with by kill -URG, or server.inspect()"
+)
 
 
 class Waits:
@@ -40,17 +45,24 @@ class Waits:
         self._longest = max(self._longest, wait)
         if now - self._said_at < _INTERVAL:
             return
-        _log.warning(
-            "Requests waited up to %.1f s for one of %s: %d ran late, %d got a 503%s. Each stream "
-            "(server-sent events, long polling) holds a thread for as long as it lasts. "
-            "Raise --threads if the application streams or waits for other services; find out what "
-            "it is busy with by kill -URG, or server.inspect()",
-            self._longest,
-            counted(self._threads, "thread"),
-            self._waited,
-            self._refused,
-            and_more,
-        )
+        threads = counted(self._threads, "thread")
+        if not self._longest and self._refused:
+            _log.warning(
+                "The queue for %s was full (--queue-size), and %s got a 503 at once. %s",
+                threads,
+                counted(self._refused, "request"),
+                _ADVICE,
+            )
+        else:
+            _log.warning(
+                "Requests waited up to %.1f s for one of %s: %d ran late, %d got a 503%s. %s",
+                self._longest,
+                threads,
+                self._waited,
+                self._refused,
+                and_more,
+                _ADVICE,
+            )
         self._said_at = now
         self._waited = self._refused = 0
         self._longest = 0.0

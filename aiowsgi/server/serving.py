@@ -30,6 +30,8 @@ _PROCESS_OPTIONS: Mapping[str, Option] = {
 _WHOLE_ADDRESS = re.compile(
     r"(?:unix|fd|(?:http|uwsgi)(?!://)):.*|[^:]*:[0-9]*|\[.*\]:[0-9]*", re.DOTALL
 )
+# Of these, HOST with a protocol or an empty port. The groups are the protocol and the host.
+_WITHOUT_PORT = re.compile(r"((?:http|uwsgi):)?(?!unix:|fd:)([^:\[]*|\[.*\]):?")
 
 # Modules of executors that run nothing where the server is.
 _ELSEWHERE = {
@@ -216,14 +218,32 @@ def with_address(
     host, port = "127.0.0.1" if host is None else host, 8000 if port is None else port
     if not isinstance(host, str) or not isinstance(port, int):
         raise TypeError(f"the host must be a str and the port an int, not {host!r} and {port!r}")
-    if _WHOLE_ADDRESS.fullmatch(host):
-        raise ConfigError(
-            f"{host!r} is a whole address, not a host; write --bind {host}, "
-            f"or config=aiowsgi.Config(bind=({host!r},))"
-        )
     if not 0 <= port <= 65535:
         raise ConfigError(f"{port} is not a port; a port is a number from 0 to 65535")
+    _check_host(host, port, origin)
     return config.with_values({origin: {"bind": (bind.address_of(host, port),)}})
+
+
+def _check_host(host: str, port: int, origin: Origin) -> None:
+    """Raise ConfigError where the host is more than a host, with what to write instead."""
+    scheme, is_url, rest = host.partition("://")
+    if is_url:
+        what, rest = "a URL", rest.partition("/")[0] or "127.0.0.1"
+        bare = rest[1:-1] if rest[:1] == "[" and rest[-1:] == "]" else rest
+        if scheme != "uwsgi" and not _WHOLE_ADDRESS.fullmatch(bare):
+            write = f"host={bare!r}" if origin is Origin.CODE else f"--host {bare}"
+            raise ConfigError(f"{host!r} is {what}, not a host; write {write}")
+        address = f"uwsgi:{rest}" if scheme == "uwsgi" else rest
+    elif _WHOLE_ADDRESS.fullmatch(host):
+        what, address = "a whole address", host
+    else:
+        return
+    if (match := _WITHOUT_PORT.fullmatch(address)) is not None:
+        address = (match[1] or "") + bind.address_of(match[2] or "127.0.0.1", port)
+    raise ConfigError(
+        f"{host!r} is {what}, not a host; write --bind {address}, "
+        f"or config=aiowsgi.Config(bind=({address!r},))"
+    )
 
 
 def _check_threads() -> None:
@@ -286,5 +306,7 @@ def check_options(function: str, options: Mapping[str, Any]) -> None:
         if function == "serve" and name in _PROCESS_OPTIONS:
             hint = f"; it {_of_a_process(name)}"
         elif name in _OPTIONS:
+            if name == "bind" and isinstance(value, str):
+                value = (value,)
             hint = f"; write config=aiowsgi.Config({name}={value!r})"
         raise TypeError(f"{function}() got an unexpected keyword argument {name!r}{hint}")
