@@ -513,6 +513,7 @@ def test_asgi_application_is_refused_before_it_is_served(function: Function) -> 
         ((8000,), "in this order: not 8000 and None"),
         (("127.0.0.1", "8000"), "in this order: not '127.0.0.1' and '8000'"),
         ((b"127.0.0.1", 80), "the host must be a str and the port an int, not b'127"),
+        (("127.0.0.1", True), "the host must be a str and the port an int, not '127.0.0.1' and T"),
         (("127.0.0.1", 80.0), "the host must be a str and the port an int, not '127.0.0.1' and 80"),
     ],
 )

@@ -203,6 +203,7 @@ SECRETS = {"HTTP_COOKIE": "session=hunter2", "HTTP_AUTHORIZATION": "Basic aHVudG
         (b"GET /hunter2 HTTP/1.1\r\nCookie: hunter2\r\n\r\n", "uwsgi"),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfchunter2", "uwsgi"),
         (packet(stock_variables(SECRETS), modifier1=30), "uwsgi"),
+        (uwsgi_request(REQUEST_METHOD="GET /\r\nCookie: hunter2"), "uwsgi"),
         (packet([(b"HTTP_COOKIE", b"hunter2"), (b"hunter 2", b"hunter2")]), "uwsgi"),
     ],
     ids=lambda value: repr(value[:12]),
@@ -220,7 +221,7 @@ def test_nothing_of_what_is_no_request_is_logged(
     (line,) = access_lines(caplog)
     assert f'] "-" {connection.status} ' in line
     assert not {"hunter2", "aHVudGVyMg", "session", "Cookie"} & set(re.findall(r"\w+", caplog.text))
-    assert "Refused a request from 127.0.0.1" in caplog.text
+    assert "Refused a request from " in caplog.text
 
 
 @given(st.binary(min_size=1))

@@ -129,7 +129,7 @@ class UwsgiParser(RequestParser):
 
     @property
     def request_line(self) -> str:
-        """Empty as long as there is no whole packet. See ``RequestParser``."""
+        """Empty without a whole packet, or where its method is none. See ``RequestParser``."""
         return self._line
 
     @property
@@ -258,7 +258,8 @@ class UwsgiParser(RequestParser):
         # HTTP/0.9 has none.
         version = variables.pop(b"SERVER_PROTOCOL", b"") or b"HTTP/1.0"
         line = b" ".join((method, target, version))
-        self._line = line[:MAX_SHOWN_LINE].decode("latin-1")
+        if not method or _METHOD.fullmatch(method):
+            self._line = line[:MAX_SHOWN_LINE].decode("latin-1")
         if not method:
             raise _missing("REQUEST_METHOD")
         if not target:

@@ -216,7 +216,7 @@ def with_address(
     if host is None and port is None:
         return config
     host, port = "127.0.0.1" if host is None else host, 8000 if port is None else port
-    if not isinstance(host, str) or not isinstance(port, int):
+    if not isinstance(host, str) or not isinstance(port, int) or isinstance(port, bool):
         raise TypeError(f"the host must be a str and the port an int, not {host!r} and {port!r}")
     if not 0 <= port <= 65535:
         raise ConfigError(f"{port} is not a port; a port is a number from 0 to 65535")
