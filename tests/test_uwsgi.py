@@ -219,6 +219,20 @@ def environ_app(environ: WSGIEnvironment, start_response: StartResponse) -> list
     return [json.dumps({**said, "body": body}).encode()]
 
 
+def test_what_nginx_says_to_a_listener_for_http_is_not_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    secrets = {"Cookie": "session=hunter2", "Authorization": "Basic hunter2"}
+    with upstream(environ_app) as server, front(UWSGI_KINDS["uwsgi"], tmp_path, server) as proxy:
+        response, body = fetch(proxy, "/?token=hunter2", **secrets)
+        eventually(lambda: '] "-" 400 ' in caplog.text, lambda: f"logged: {caplog.text}")
+    assert response.status == 400
+    assert b"use proxy_pass, or --bind uwsgi:" in body
+    assert "use proxy_pass, or --bind uwsgi:" in caplog.text
+    assert "hunter2" not in caplog.text
+
+
 @each_kind
 def test_the_environ_is_that_of_the_client_of_nginx(kind: str, tmp_path: Path) -> None:
     with behind_nginx(validator(environ_app), kind, tmp_path) as proxy:
