@@ -49,7 +49,7 @@ _STARTED = re.compile(r" at http://127\.0\.0\.1:(\d+) with ")
 # That a server with all threads busy says so is right: the harness makes it so. So it is that a
 # request is refused, where it is.
 _COMPLAINT = re.compile(
-    r" (WARNING(?! Requests waited| Refused )|ERROR|CRITICAL) |Traceback|Warning|"
+    r" (WARNING(?! Requests waited| The queue for | Refused )|ERROR|CRITICAL) |Traceback|Warning|"
     r"never (retrieved|awaited)"
 )
 _names = itertools.count(1)

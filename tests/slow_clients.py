@@ -47,7 +47,7 @@ FREED_WITHIN = 20.0
 # What the server says of that.
 CUT = (
     r"WARNING (Cut \d+ slow clients?: the server is short of (threads|memory)|Requests waited|"
-    r"Refused )"
+    r"The queue for |Refused )"
 )
 # What it says where the machine stands still for a second. How late an answer may be, the probe
 # finds out; but nobody may be refused.

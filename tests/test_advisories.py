@@ -449,7 +449,7 @@ async def test_ureport_1397_refused_and_shed_requests_get_a_line_in_the_access_l
     # More say why: that is for the operator.
     said = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert len(said) == 3
-    assert "1 got a 503" in said[0]
+    assert "1 request got a 503 at once" in said[0]
     assert '"GET /shed HTTP/1.1" from 127.0.0.1 with 503' in said[1]
     assert '"GET /refused HTTP/9.9" from 127.0.0.1 with 505' in said[2]
 
