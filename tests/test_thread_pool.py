@@ -151,11 +151,16 @@ class Watched:
     def settle(self, unfinished: int = 0) -> None:
         """Wait until every thread has accounted for the job that it ended, and none is on its way.
 
-        ``unfinished`` jobs are left then.
+        ``unfinished`` jobs are left then. A thread that does not wait to be woken yet could take a
+        job that is queued next, although the pool is not woken for it.
         """
         pool = self.pool
         self.lock.wait_until(
-            lambda: len(pool._jobs) + len(pool._running) == unfinished and pool._waking is None
+            lambda: (
+                len(pool._jobs) + len(pool._running) == unfinished
+                and pool._waking is None
+                and len(pool._running) + len(pool._idle) == len(pool._living)
+            )
         )
 
     @property
