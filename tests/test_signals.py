@@ -296,7 +296,8 @@ def test_handlers_of_a_program_are_called_and_put_back(loop: str) -> None:
         aiowsgi.run(app, config=config)
         driver.join(PATIENCE)
         assert begun.is_set()
-        assert [calls.get(timeout=PATIENCE) for _ in numbers] == [signal.SIGUSR1, signal.SIGTERM]
+        # In any order: both may be there when the main thread has its turn.
+        assert {calls.get(timeout=PATIENCE) for _ in numbers} == set(numbers)
         assert calls.empty()
         assert [signal.getsignal(number) for number in numbers] == [handler, handler]
     finally:
