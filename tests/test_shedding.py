@@ -16,13 +16,14 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 
 import pytest
 from descriptors import descriptors_used_up
-from memory import TIMEOUT, MemoryConnection, MemoryServer, MemoryWire
+from memory import TIMEOUT, HeldJob, MemoryConnection, MemoryServer, MemoryWire
 from raw_client import RawClient, StartServer, connect, eventually, on_each_loop
 
 import aiowsgi
 from aiowsgi.connection.shedding import LoadShedding
 from aiowsgi.connection.states import ConnectionState
 from aiowsgi.exchange import interfaces
+from aiowsgi.observe.inspection import RequestInfo
 
 PIECE = 50_000
 # Has room for one piece, and no second one.
@@ -514,6 +515,61 @@ def test_one_look_serves_everybody_who_wants_room() -> None:
         assert clients.looks == 1
         some.timers.advance(1)
         assert not some.shared.connections
+
+
+class Handle:
+    """A client that has no connection behind it, and notes what is asked of it."""
+
+    holds_spool = False
+
+    def __init__(self, rate: float | None, idle_since: float | None = None) -> None:
+        self._rate = rate
+        self.idle_since = idle_since
+        self.blocks_thread = self.holds_memory = rate is not None
+        self.asked: list[str] = []
+
+    def rate(self) -> float | None:
+        return self._rate
+
+    def shed(self) -> None:
+        self.asked.append("shed")
+
+    def announce_close(self) -> None:
+        self.asked.append("announce_close")
+
+    def close_if_idle(self) -> None:
+        self.asked.append("close_if_idle")
+
+    def abort(self, error: aiowsgi.ClientDisconnected) -> None:
+        self.asked.append("abort")
+
+    def release(self, error: aiowsgi.ClientDisconnected) -> None:
+        self.asked.append("release")
+
+    def abandon(self, error: aiowsgi.ClientDisconnected) -> list[int]:
+        return []
+
+    def inspect(self, stacks: dict[int, str]) -> RequestInfo | None:
+        return None
+
+
+def test_shedding_knows_of_clients_what_the_interface_says_and_nothing_else() -> None:
+    server = MemoryServer(Application(), max_buffered=100_000)
+    now = server.timers.now
+    slow, quick = Handle(10.0), Handle(1e9)
+    old, young = Handle(None, now - 10), Handle(None, now)
+    handles: list[interfaces.ConnectionHandle] = [quick, young, slow, old]
+    shedding = LoadShedding(handles, server.resources)
+    shedding.free_connections()
+    assert [old.asked, young.asked, slow.asked, quick.asked] == [["close_if_idle"], [], [], []]
+    server.pool.is_starved = True
+    server.pool.jobs.append(HeldJob(server.pool, lambda: None))
+    shedding.free_threads()
+    assert [slow.asked, quick.asked] == [["shed"], []]
+    server.resources.budget.update(0, 200_000)
+    # Nothing is freed by handles that only take note, so that all that hold memory are cut.
+    assert shedding.free_memory()
+    assert [slow.asked, quick.asked, young.asked] == [["shed", "shed"], ["shed"], []]
 
 
 def test_look_for_room_keeps_nothing_of_connections_that_are_gone() -> None:
