@@ -243,14 +243,16 @@ def test_handlers_of_signals_that_do_not_stop_are_the_applications(tmp_path: Pat
         import signal
         import sys
 
-        faulthandler.register(signal.SIGUSR1)
+        # A handler in C. Not of all threads: to walk the frames of one that runs is a race, which
+        # ends in a crash now and then.
+        faulthandler.register(signal.SIGUSR1, all_threads=False)
         signal.signal(signal.SIGHUP, lambda number, _: print("mine", file=sys.stderr, flush=True))
     """
     source = dedent(source) + ANSWER
     with served(tmp_path, source) as process:
         process.port()
         process.signal(signal.SIGUSR1)
-        process.said(r"^Current thread 0x")
+        process.said(r"^Stack \(most recent call first\)")
         process.signal(signal.SIGHUP)
         process.said("^mine$")
         assert process.stop() == 0
