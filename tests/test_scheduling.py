@@ -28,6 +28,7 @@ from aiowsgi.process.scheduling import (
     thread_cpu_time,
 )
 from aiowsgi.server.serving import Serving
+from aiowsgi.server.surroundings import Surroundings
 
 SCHEDULING = find_scheduling()
 pytestmark = pytest.mark.skipif(
@@ -249,7 +250,7 @@ async def burning(
     """A server, two of whose threads compute, and a client that may ask for more."""
     config = Config(bind=("127.0.0.1:0",), threads=4, **options)
     async with (
-        Serving(burners, config, None, None, own) as server,
+        Serving(burners, config, None, None, Surroundings(scheduling=own)) as server,
         await connect(server) as one,
         await connect(server) as two,
         await connect(server) as client,

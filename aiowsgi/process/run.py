@@ -11,13 +11,13 @@ from typing import Never
 from wsgiref.types import WSGIApplication
 
 from .. import libc
-from ..bridge.pool.jobs import Scheduling
 from ..config import Config
 from ..errors import ConfigError
 from ..http.readers.choice import find_reader
 from ..net.bind import place_of
 from ..net.descriptors import raise_limit
 from ..server.serving import Serving, check_application, check_options, with_address
+from ..server.surroundings import Surroundings
 from ..wording import counted
 from ..wsgi.application import describe
 from . import logs, standard_streams
@@ -113,10 +113,11 @@ def serve_until_signal(
     raise_limit(config.max_connections)
     machinery = f"{loop_name} with {reader.name}"
     scheduling = find_scheduling()
+    surroundings = Surroundings(scheduling=scheduling)
     deadline = 0.0
     try:
         with asyncio.Runner(loop_factory=loop_factory) as runner:
-            serving = _serve(app, config, name, machinery, signals, on_stopped, scheduling)
+            serving = _serve(app, config, name, machinery, signals, on_stopped, surroundings)
             deadline = runner.run(serving)
     finally:
         if scheduling is not None:
@@ -175,10 +176,10 @@ async def _serve(
     machinery: str,
     signals: Signals,
     on_stopped: Callable[[int, float | None], None],
-    scheduling: Scheduling | None,
+    surroundings: Surroundings,
 ) -> float:
     """Serve until a signal. Return when, by ``time.monotonic``, the shutdown has to be over."""
-    server = await Serving(app, config, None, None, scheduling)
+    server = await Serving(app, config, None, None, surroundings)
     _trim_heaps()
     closed = asyncio.ensure_future(server.wait_closed())
     signals.attach(server)

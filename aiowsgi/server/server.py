@@ -16,7 +16,7 @@ from ..bridge import forks
 from ..bridge.mailbox import Mailbox
 from ..bridge.pool.executor_queue import ExecutorQueue
 from ..bridge.pool.job_pool import JobPool
-from ..bridge.pool.jobs import JobQueue, Scheduling
+from ..bridge.pool.jobs import JobQueue
 from ..config import Config
 from ..errors import ClientDisconnected
 from ..exchange.interfaces import Codec
@@ -33,6 +33,7 @@ from .assembly import Assembly, codecs
 from .forked_child import leave_descriptors, leave_signals
 from .loop_end import LoopEnd
 from .shutdown import Shutdown
+from .surroundings import Surroundings
 
 _log = logging.getLogger("aiowsgi.error")
 
@@ -52,7 +53,7 @@ class Server:
         sockets: list[bind.ListeningSocket],
         executor: Executor | None,
         reader: Reader,
-        scheduling: Scheduling | None,
+        surroundings: Surroundings,
     ) -> None:
         loop = asyncio.get_running_loop()
         # What callbacks of the loop run in: nothing of the host's tasks can leak into a request,
@@ -68,7 +69,7 @@ class Server:
                 # Without a limit none is ever lost.
                 max_lost_threads=config.max_lost_threads if config.timeout_request else 0,
                 queue_target=config.queue_target,
-                scheduling=scheduling,
+                scheduling=surroundings.scheduling,
             )
         else:
             pool = ExecutorQueue(executor, queue_size=config.queue_size)
@@ -84,7 +85,7 @@ class Server:
             context=contextvars.copy_context(),
             multiprocess=any(sock.inherited for sock in sockets),
             on_disconnect=self._uncount_connection,
-            scheduling=scheduling,
+            scheduling=surroundings.scheduling,
         )
         self._app = app
         self._loop = loop

@@ -13,13 +13,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Never
 from wsgiref.types import WSGIApplication
 
-from ..bridge.pool.jobs import Scheduling
 from ..config import Config, Option, Origin, ProcessOptions
 from ..errors import ConfigError
 from ..http.readers.choice import find_reader
 from ..net import bind
 from ..wsgi.application import describe, objection
 from .server import Server
+from .surroundings import EMBEDDED, Surroundings
 
 _OPTIONS = frozenset(field.name for field in dataclasses.fields(Config))
 # The options that a server inside of another program does not have.
@@ -52,14 +52,13 @@ class Serving:
         config: Config,
         sock: socket.socket | None,
         executor: Executor | None,
-        scheduling: Scheduling | None = None,
+        surroundings: Surroundings = EMBEDDED,
     ) -> None:
         self._app = app
         self._config = config
         self._sock = sock
         self._executor = executor
-        # Of a process that only serves: see ``process.scheduling``.
-        self._scheduling = scheduling
+        self._surroundings = surroundings
         self._server: Server | None = None
         self._is_started = False
         self._forgotten = True
@@ -127,13 +126,15 @@ class Serving:
             ) from None
         _check_threads()
         reader = find_reader(self._config.http)
-        if self._sock is None:
-            sockets = bind.bind_all(self._config.listeners)
-        else:
+        if self._surroundings.sockets is not None:
+            sockets = list(self._surroundings.sockets)
+        elif self._sock is not None:
             sockets = [bind.adopt(self._sock, backlog=self._config.backlog)]
+        else:
+            sockets = bind.bind_all(self._config.listeners)
         try:
             return Server(
-                self._app, self._config, sockets, self._executor, reader, self._scheduling
+                self._app, self._config, sockets, self._executor, reader, self._surroundings
             )
         except BaseException:
             for sock in sockets:

@@ -1,0 +1,21 @@
+"""What a process gives to its one server, and a server that is embedded has not. Data only."""
+
+from dataclasses import dataclass
+
+from ..bridge.pool.jobs import Scheduling
+from ..net.bind import ListeningSocket
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Surroundings:
+    """The process around a server. Every default is that of a server inside of another program."""
+
+    scheduling: Scheduling | None = None
+    """what is done when threads compete for the interpreter"""
+    sockets: tuple[ListeningSocket, ...] | None = None
+    """what the server accepts on, bound already; None where it binds the addresses of its options.
+    The server closes them
+    """
+
+
+EMBEDDED = Surroundings()
