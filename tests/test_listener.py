@@ -53,14 +53,16 @@ def new_listener(
     *,
     inherited: bool = False,
     on_broken: Callable[[], None] = lambda: None,
-    make_protocol: Callable[[socket.socket], asyncio.Protocol] = lambda _: asyncio.Protocol(),
+    make_protocol: Callable[[socket.socket, object], asyncio.Protocol] = lambda *_: (
+        asyncio.Protocol()
+    ),
 ) -> Listener:
     """Return a listener with room for everybody."""
     return Listener(
         ListeningSocket(sock, inherited=inherited),
         loop=cast(asyncio.AbstractEventLoop, loop),
         context=contextvars.copy_context(),
-        has_room=lambda: True,
+        room=lambda: 1000,
         make_room=lambda: None,
         on_broken=on_broken,
         make_protocol=make_protocol,
@@ -74,7 +76,7 @@ def test_other_processes_get_their_share_of_what_waits_on_a_socket_that_they_may
     loop = Loop()
     protocols = 0
 
-    def make_protocol(_: socket.socket) -> asyncio.Protocol:
+    def make_protocol(_: socket.socket, peer: object) -> asyncio.Protocol:
         nonlocal protocols
         protocols += 1
         return asyncio.Protocol()
@@ -93,7 +95,7 @@ def test_connections_send_small_pieces_at_once() -> None:
     loop = Loop()
     delays: list[int] = []
 
-    def make_protocol(connection: socket.socket) -> asyncio.Protocol:
+    def make_protocol(connection: socket.socket, peer: object) -> asyncio.Protocol:
         delays.append(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
         return asyncio.Protocol()
 
@@ -169,7 +171,9 @@ class FailingTransport(asyncio.Transport):
 
 def new_wire(server: MemoryServer) -> SocketWire:
     loop = cast(asyncio.AbstractEventLoop, None)  # For files.
-    return SocketWire(server.shared, server.codec, cast(socket.socket, None), loop)
+    return SocketWire(
+        server.shared, server.codec, cast(socket.socket, None), ("127.0.0.1", 1), loop
+    )
 
 
 def test_a_connection_that_cannot_be_made_is_cut_and_counted_down_once() -> None:

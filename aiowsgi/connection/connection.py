@@ -316,7 +316,7 @@ class Connection(ConnectionView):
             self._expect_request(STREAM_END)
             if receiver.leftover:
                 receiver.advance()
-            else:
+            elif not receiver.is_reading:
                 receiver.update_reading()
             if self._held:
                 self._account()

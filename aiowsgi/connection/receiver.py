@@ -152,7 +152,8 @@ class Receiver:
 
     def close(self) -> None:
         """Drop everything, also the reference to the connection: it is gone."""
-        self.stop()
+        if not self.is_dropping:
+            self.stop()
         self._handler = None
 
     def advance(self) -> None:

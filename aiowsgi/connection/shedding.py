@@ -59,10 +59,14 @@ class LoadShedding:
 
     def free_threads(self) -> None:
         """Cut clients that keep threads waiting while requests wait for those."""
-        pool, now = self._resources.pool, self._resources.clock()
+        pool = self._resources.pool
+        is_starved = pool.is_starved
+        if not is_starved and self._slow_thread_rate == _SLOW_RATE:
+            return  # As nearly always.
+        now = self._resources.clock()
         if now - self._threads_checked_at < _CHECK_INTERVAL:
             return
-        if not pool.is_starved:
+        if not is_starved:
             self._slow_thread_rate = _SLOW_RATE
             return
         self._threads_checked_at = now

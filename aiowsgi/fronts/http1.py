@@ -26,9 +26,4 @@ class Http1:
     def encoder(self, head: RequestHead) -> ResponseEncoder:
         """Return an encoder for the response to one request."""
         section = head.section
-        return ResponseEncoder(
-            self._heads,
-            method=head.method,
-            version=section.version,
-            keep_alive=section.keep_alive,
-        )
+        return ResponseEncoder(self._heads, head.method, section.version, section.keep_alive)

@@ -103,7 +103,8 @@ class Parser(RequestParser):
 
     def drop(self) -> None:
         """See ``RequestParser``."""
-        self._line = self.request_line
+        if self._buffer:
+            self._line = self.request_line
         self._buffer = b""
         self._position = 0
 

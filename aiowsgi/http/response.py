@@ -179,9 +179,7 @@ class ResponseEncoder:
         "status_code",
     )
 
-    def __init__(
-        self, heads: ResponseHeads, *, method: str, version: str, keep_alive: bool
-    ) -> None:
+    def __init__(self, heads: ResponseHeads, method: str, version: str, keep_alive: bool) -> None:
         self._heads = heads
         self._head_request = method == "HEAD"
         self._http_11 = version == "HTTP/1.1"

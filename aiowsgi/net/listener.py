@@ -6,7 +6,7 @@ import logging
 import socket
 from collections.abc import Callable
 from contextvars import Context
-from functools import partial
+from typing import Any
 
 from .bind import ListeningSocket
 
@@ -29,12 +29,13 @@ _BROKEN = (errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EOPNOTSUPP)
 class Listener:
     """Accepts on a listening socket, which it owns, and makes a protocol for each connection.
 
-    Arguments: ``has_room()`` says whether another connection is welcome; ``make_room()`` is called
-    where there is none and a client waits; ``on_broken()``, where the socket cannot be accepted on
-    any more; ``make_protocol(connection)``, of an accepted socket; ``context`` is what callbacks
-    run in. A protocol that could not be connected is told ``connection_lost``, perhaps for the
-    second time. Unlike ``asyncio.Server`` it leaves connections to the kernel, or to another
-    process, while there is no room. Everything is called on the loop thread.
+    Arguments: ``room()`` says how many more connections are welcome; ``make_room()`` is called
+    where there are none and a client waits; ``on_broken()``, where the socket cannot be accepted on
+    any more; ``make_protocol(connection, peer)``, of an accepted socket and the name of its peer;
+    ``context`` is what callbacks run in. A protocol that could not be connected is told
+    ``connection_lost``, perhaps for the second time. Unlike ``asyncio.Server`` it leaves
+    connections to the kernel, or to another process, while there is no room. Everything is called
+    on the loop thread.
     """
 
     def __init__(
@@ -43,15 +44,15 @@ class Listener:
         *,
         loop: asyncio.AbstractEventLoop,
         context: Context,
-        has_room: Callable[[], bool],
+        room: Callable[[], float],
         make_room: Callable[[], None],
         on_broken: Callable[[], None],
-        make_protocol: Callable[[socket.socket], asyncio.Protocol],
+        make_protocol: Callable[[socket.socket, object], asyncio.Protocol],
     ) -> None:
         self._listening = listening
         self._loop = loop
         self._context = context
-        self._has_room = has_room
+        self._room = room
         self._make_room = make_room
         self._on_broken = on_broken
         self._make_protocol = make_protocol
@@ -62,7 +63,8 @@ class Listener:
         # When the log last said that connections cannot be accepted.
         self._reported_at = float("-inf")
         self._retry: asyncio.TimerHandle | None = None
-        self._connecting: dict[asyncio.Task[None], socket.socket] = {}
+        # What is being set up: the task that does it, the socket, and the protocol.
+        self._connecting: dict[asyncio.Task[Any], tuple[socket.socket, asyncio.Protocol]] = {}
 
     @property
     def sock(self) -> socket.socket:
@@ -72,7 +74,7 @@ class Listener:
     def abandon(self) -> list[int]:
         """Accept no more, in a forked child. Return the descriptors that are its parent's."""
         self._closed = True
-        return [self.sock.fileno(), *(sock.fileno() for sock in self._connecting.values())]
+        return [self.sock.fileno(), *(sock.fileno() for sock, _ in self._connecting.values())]
 
     def resume(self) -> None:
         """Accept, from now on or again."""
@@ -108,14 +110,15 @@ class Listener:
 
     def _accept(self) -> None:
         """Accept what is waiting: several at once are cheaper than a pass of the loop for each."""
-        shared = self._listening.inherited
-        for _ in range(_ACCEPTS_PER_PASS_SHARED if shared else _ACCEPTS_PER_PASS):
-            if not self._has_room():
-                self._pause(_FULL_PAUSE)
-                self._make_room()
-                return
+        room = self._room()
+        if room <= 0:
+            self._pause(_FULL_PAUSE)
+            self._make_room()
+            return
+        most = _ACCEPTS_PER_PASS_SHARED if self._listening.inherited else _ACCEPTS_PER_PASS
+        for _ in range(int(min(room, most))):
             try:
-                connection, _ = self.sock.accept()
+                connection, peer = self.sock.accept()
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
@@ -135,21 +138,24 @@ class Listener:
                     return
                 # Anything else is one client's trouble: it left before it was accepted.
                 continue
-            connection.setblocking(False)
-            protocol = self._make_protocol(connection)
-            task = self._loop.create_task(self._set_up(connection, protocol))
-            self._connecting[task] = connection
-            task.add_done_callback(partial(self._on_set_up, protocol))
+            self._set_up(connection, peer)
 
-    async def _set_up(self, connection: socket.socket, protocol: asyncio.Protocol) -> None:
-        await self._loop.connect_accepted_socket(lambda: protocol, connection)
+    def _set_up(self, connection: socket.socket, peer: object) -> None:
+        connection.setblocking(False)
+        protocol = self._make_protocol(connection, peer)
+        task = self._loop.create_task(
+            self._loop.connect_accepted_socket(lambda: protocol, connection)
+        )
+        self._connecting[task] = connection, protocol
+        task.add_done_callback(self._on_set_up)
 
-    def _on_set_up(self, protocol: asyncio.Protocol, task: asyncio.Task[None]) -> None:
+    def _on_set_up(self, task: asyncio.Task[Any]) -> None:
         """Let go of a connection that could not be set up."""
-        connection = self._connecting.pop(task)
-        # The host may cancel all tasks of the loop, and this one before it has begun.
-        error = None if task.cancelled() else task.exception()
-        if error is None and not task.cancelled():
+        connection, protocol = self._connecting.pop(task)
+        if task.cancelled():
+            # The host may cancel all tasks of the loop, and this one before it has begun.
+            error = None
+        elif (error := task.exception()) is None:
             return
         connection.close()
         protocol.connection_lost(None)

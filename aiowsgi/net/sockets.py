@@ -13,19 +13,18 @@ from .. import libc
 from ..exchange.info import Address
 
 
-def _host_and_port(name: object) -> Address:
-    """Return a socket name as text; empty where there is none: the peer may be gone already."""
+def host_and_port(name: object) -> Address:
+    """Return a socket name as text; empty for that of a Unix socket."""
     if isinstance(name, tuple):
         return str(name[0]), str(name[1])
     return "", ""
 
 
-def addresses(transport: asyncio.BaseTransport) -> tuple[Address, Address]:
-    """Return host and port of the server's end of a connection, and of the client's."""
-    host, port = _host_and_port(transport.get_extra_info("sockname"))
+def server_address(transport: asyncio.BaseTransport) -> Address:
+    """Return host and port of the server's end of a connection."""
+    host, port = host_and_port(transport.get_extra_info("sockname"))
     # A Unix socket has no host; PEP 3333 wants one.
-    server = host or "localhost", port or "80"
-    return server, _host_and_port(transport.get_extra_info("peername"))
+    return host or "localhost", port or "80"
 
 
 # send(2) that does not release the interpreter lock. It takes some microseconds, while to get the

@@ -12,7 +12,15 @@ from ..exchange.info import ConnectionInfo
 from ..exchange.interfaces import Codec, FileTransfer
 from ..wsgi.file_wrapper import FilePart
 from .sendfile import FileSender
-from .sockets import addresses, half_close, in_flight, reset, send_now, shut_down
+from .sockets import (
+    half_close,
+    host_and_port,
+    in_flight,
+    reset,
+    send_now,
+    server_address,
+    shut_down,
+)
 
 
 class SocketWire(asyncio.Protocol):
@@ -21,12 +29,13 @@ class SocketWire(asyncio.Protocol):
     From its beginning it counts as a connection. Where none is made of it after all, its end is
     reported here.
 
-    Arguments: what connections share, the codec of the protocol that is spoken, the socket, and its
-    loop.
+    Arguments: what connections share, the codec of the protocol that is spoken, the socket, the
+    name of its peer, and its loop.
     """
 
     __slots__ = (
         "_accepted_at",
+        "_client",
         "_codec",
         "_connection",
         "_is_made",
@@ -43,11 +52,13 @@ class SocketWire(asyncio.Protocol):
         shared: Shared,
         codec: Codec,
         sock: socket.socket,
+        peer: object,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._shared = shared
         self._codec = codec
         self._socket = sock
+        self._client = host_and_port(peer)
         self._loop = loop
         self._accepted_at = shared.resources.clock()
         # None before it is made, and once it is lost.
@@ -77,15 +88,15 @@ class SocketWire(asyncio.Protocol):
         # It says when it holds anything at all, and when that is gone: only then is a response
         # known to be out, and what is held for slow clients can be counted.
         self._transport.set_write_buffer_limits(high=0)
-        server, client = addresses(transport)
-        info = ConnectionInfo(
-            server=server,
-            client=client,
-            scheme="http",
-            tls=False,
-            accepted_at=self._accepted_at,
+        self._connection = Connection(
+            self._shared,
+            self,
+            self._codec,
+            # By position: it is made for each connection, and keywords cost twice as much.
+            ConnectionInfo(
+                server_address(transport), self._client, "http", False, self._accepted_at
+            ),
         )
-        self._connection = Connection(self._shared, self, self._codec, info)
         self._is_made = True
 
     # A transport that is aborted at once may still have these called.

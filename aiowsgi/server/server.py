@@ -96,7 +96,7 @@ class Server:
                 sock,
                 loop=loop,
                 context=self._context,
-                has_room=self._has_room,
+                room=self._room,
                 make_room=assembly.shared.shedding.free_connections,
                 on_broken=self._on_broken_listener,
                 make_protocol=partial(self._make_protocol, spoken[sock.protocol]),
@@ -319,20 +319,19 @@ class Server:
         self._connections = 0
         leave_descriptors(descriptors)
 
-    def _has_room(self) -> bool:
-        connections, spooler = self._connections, self._resources.spooler
+    def _room(self) -> float:
+        """Return for how many more connections there is room."""
+        spooler = self._resources.spooler
         files = self._assembly.shared.files_being_sent * DESCRIPTORS_OF_A_FILE
         files += 0 if spooler is None else spooler.open_files
-        return (
-            connections < self._config.max_connections and connections + files < self._descriptors
-        )
+        return min(self._config.max_connections, self._descriptors - files) - self._connections
 
     def _on_broken_listener(self) -> None:
         self._resources.has_broken_listener = True
 
-    def _make_protocol(self, codec: Codec, sock: socket.socket) -> SocketWire:
+    def _make_protocol(self, codec: Codec, sock: socket.socket, peer: object) -> SocketWire:
         self._connections += 1
-        return SocketWire(self._assembly.shared, codec, sock, self._loop)
+        return SocketWire(self._assembly.shared, codec, sock, peer, self._loop)
 
     def _uncount_connection(self) -> None:
         """Take note that a connection is gone, or has never come about."""

@@ -7,6 +7,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
 
 from ...errors import QueueFull
 from ...wording import counted
@@ -119,15 +121,35 @@ class JobPool:
         failed: Callable[[], None] = lambda: None,
         *,
         wake: bool = True,
+        future: Future[Any] | None = None,
     ) -> Job:
-        """Queue ``run``, which raises nothing and has no future. See ``JobQueue.enqueue``.
+        """Queue ``run``, which raises nothing. See ``JobQueue.enqueue``.
+
+        ``future`` is cancelled where the job is dropped.
 
         Called on any thread; does not block. Raises QueueFull. Raises RuntimeError after
         ``shutdown``, if no thread can be started, and in a signal handler or destructor that has
         interrupted the pool itself.
         """
-        job = QueuedJob(self, run, failed)
-        self._add(job, wake)
+        job = QueuedJob(self, run, failed, future)
+        self._refuse_reentry()
+        with self._lock:
+            if self.abandoned:
+                raise RuntimeError(f"{forks.PARENT_GOES_ON} the thread pool; make another one")
+            if self._closed:
+                raise RuntimeError("the thread pool is shut down")
+            waiting = len(self._jobs)
+            # The free slots are counted only if the queue is longer than it may be without them.
+            limit = self._queue_size
+            if waiting >= limit and waiting >= limit + max(self._free_slots(), 0):
+                raise QueueFull(f"{counted(waiting, 'job')} in the queue already")
+            self._jobs.append(job)
+            if wake:
+                try:
+                    self._wake_one()
+                except BaseException:
+                    self._jobs.remove(job)
+                    raise
         return job
 
     def wake(self) -> None:
@@ -225,26 +247,6 @@ class JobPool:
         if self._lost:
             free += min(len(self._lost), self._max_lost_threads)
         return free
-
-    def _add(self, job: QueuedJob, wake: bool) -> None:
-        self._refuse_reentry()
-        with self._lock:
-            if self.abandoned:
-                raise RuntimeError(f"{forks.PARENT_GOES_ON} the thread pool; make another one")
-            if self._closed:
-                raise RuntimeError("the thread pool is shut down")
-            waiting = len(self._jobs)
-            # The free slots are counted only if the queue is longer than it may be without them.
-            limit = self._queue_size
-            if waiting >= limit and waiting >= limit + max(self._free_slots(), 0):
-                raise QueueFull(f"{counted(waiting, 'job')} in the queue already")
-            self._jobs.append(job)
-            if wake:
-                try:
-                    self._wake_one()
-                except BaseException:
-                    self._jobs.remove(job)
-                    raise
 
     def _wake_one(self) -> None:
         """Wake or start a thread, unless one has yet to look into the queue. The lock is held."""

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
 from .job_pool import JobPool
-from .threads import JobOwner, QueuedJob
+from .threads import JobOwner
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -34,9 +34,7 @@ class ThreadPool(JobPool, Executor):
         """Queue a call, as every Executor does. Raises as ``enqueue`` does."""
         future: Future[Result] = Future()
         call = Call(self, partial(fn, *args, **kwargs), future)
-        job = QueuedJob(self, call, call.fail)
-        job.future = future
-        self._add(job, wake=True)
+        job = self.enqueue(call, call.fail, future=future)
         # A future that is cancelled takes its job out of the queue.
         future.add_done_callback(lambda _: job.cancel())
         return future

@@ -37,7 +37,11 @@ class QueuedJob:
     __slots__ = ("_owner", "failed", "future", "queued_at", "run", "taken_at", "thread")
 
     def __init__(
-        self, owner: JobOwner, run: Callable[[], None], failed: Callable[[], None]
+        self,
+        owner: JobOwner,
+        run: Callable[[], None],
+        failed: Callable[[], None],
+        future: Future[Any] | None,
     ) -> None:
         self._owner = owner
         # None once the job has ended or was cancelled. A reference to the job, which the caller may
@@ -50,7 +54,7 @@ class QueuedJob:
         self.thread: PoolThread | None = None
         self.taken_at = 0.0
         # Set for a job that was queued by ``submit``.
-        self.future: Future[Any] | None = None
+        self.future = future
 
     def cancel(self) -> bool:
         """See ``Job``."""
