@@ -235,7 +235,7 @@ def test_help_lists_every_option_under_its_group(
 
 def test_help_tells_defaults_as_they_are_typed(capsys: pytest.CaptureFixture[str]) -> None:
     words = " ".join(_help(capsys).split())
-    assert "(default: 127.0.0.1:8000)" in words
+    assert "(default: the sockets that systemd passes, else 127.0.0.1:8000)" in words
     assert "(default: min(32, cpu + 4))" in words
     assert "streamed (default: 1M)" in words
     assert "(default: 1G)" in words

@@ -12,12 +12,13 @@ import ssl
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pytest
+import service_manager
 from proxies import KINDS, TIMEOUT, UWSGI_PARAMS, Front, configured_front
 from tools import tool
 from waiting import eventually
@@ -108,7 +109,7 @@ def moved(text: str, folder: Path) -> str:
 
 @contextlib.contextmanager
 def running(
-    command: list[str], folder: Path, **options: Any
+    command: Sequence[str], folder: Path, **options: Any
 ) -> Iterator["subprocess.Popen[bytes]"]:
     """Run a server; its messages go to the file ``messages``, where no error may be."""
     messages = folder / "messages"
@@ -175,19 +176,13 @@ def listening(path: Path) -> Iterator[socket.socket]:
         yield sock
 
 
-# As systemd: the socket becomes descriptor 3 of the process that serves.
-LAUNCHER = "import os, sys; os.dup2(int(sys.argv[1]), 3); os.execv(sys.argv[2], sys.argv[2:])"
-
-
 @contextlib.contextmanager
 def sharing(
     sock: socket.socket, unit: str, folder: Path, output: int | BinaryIO = subprocess.DEVNULL
 ) -> Iterator["subprocess.Popen[bytes]"]:
     """Run a service that listens on a socket which others may have too."""
-    number = sock.fileno()
-    launcher = [sys.executable, "-c", LAUNCHER, str(number)]
-    command = [*launcher, *service_command(unit, folder)]
-    with running(command, folder, pass_fds=[number], stdout=output) as process:
+    given = service_manager.activated(service_command(unit, folder), [sock])
+    with running(folder=folder, stdout=output, **given) as process:
         yield process
 
 
@@ -331,11 +326,14 @@ def test_nginx_serves_the_shop_through_uwsgi_pass(
                 f"server 127.0.0.1:{sock.getsockname()[1]};",
             )
         # What the page says of a socket of systemd.
-        assert "`--bind uwsgi:fd:3`" in PAGE.read_text()
-        number = sock.fileno()
-        command = [sys.executable, "-m", "aiowsgi", "shop.wsgi", "--bind", f"uwsgi:fd:{number}"]
+        assert "`--bind uwsgi:systemd`" in PAGE.read_text()
+        command = [sys.executable, "-m", "aiowsgi", "shop.wsgi", "--bind", "uwsgi:systemd"]
         with (
-            running(command, folder, pass_fds=[number], stdout=subprocess.DEVNULL),
+            running(
+                folder=folder,
+                stdout=subprocess.DEVNULL,
+                **service_manager.activated(command, [sock]),
+            ),
             configured_front(KINDS["nginx"], folder, NGINX % moved(text, folder)) as proxy,
         ):
             for _ in range(2):

@@ -530,6 +530,7 @@ def test_host_and_port_of_other_types_are_told(
     [
         ("unix:/run/x", "unix:/run/x"),
         ("fd:3", "fd:3"),
+        ("systemd:web", "systemd:web"),
         ("127.0.0.1:8131", "127.0.0.1:8131"),
         ("[::1]:8131", "[::1]:8131"),
         ("a:", "a:80"),

@@ -12,6 +12,7 @@ from ..process.ending import end_within, exit_on_signal
 from ..process.importer import load_application
 from ..process.run import prepare, serve_until_signal
 from ..process.signals import Signals
+from ..process.systemd.activation import with_passed_sockets
 from .arguments import parse_arguments
 from .messages import FAILURE, INTERRUPTED, USAGE, print_cause, print_error
 
@@ -46,6 +47,7 @@ def _run(
 ) -> int:
     path, config = parse_arguments(arguments)
     try:
+        config = with_passed_sockets(config, os.environ)
         app, name = load(path, config)
         code = serve_until_signal(app, config, name=name, signals=signals, on_stopped=on_stopped)
         if not standard_streams.flush(logs.AT_EXIT):

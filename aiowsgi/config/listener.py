@@ -17,7 +17,9 @@ class ListenerConfig:
     """One address that is listened on, and what is spoken there. Made from an entry of ``bind``."""
 
     address: str
-    """HOST:PORT, [IPV6]:PORT, unix:PATH, unix:@NAME or fd:N; not checked before it is bound"""
+    """HOST:PORT, [IPV6]:PORT, unix:PATH, unix:@NAME, fd:N or systemd:NAME; not checked before it is
+    bound
+    """
     protocol: ListenerProtocol = "http"
     """what clients speak there: HTTP, or what nginx calls uwsgi_pass"""
     backlog: int = field(kw_only=True)
@@ -63,10 +65,15 @@ class ListenerOptions(Subject):
     """The options of listeners."""
 
     bind: tuple[str, ...] = option(
-        ("127.0.0.1:8000",), _GROUP, rule=_objection_to_bind, metavar="ADDRESS", short="-b"
+        ("127.0.0.1:8000",),
+        _GROUP,
+        rule=_objection_to_bind,
+        metavar="ADDRESS",
+        short="-b",
+        default_text="the sockets that systemd passes, else 127.0.0.1:8000",
     )
-    """address to listen on: HOST:PORT, [IPV6]:PORT, unix:PATH or fd:N, with uwsgi: before it for
-    uwsgi_pass of nginx; may be repeated"""
+    """address to listen on: HOST:PORT, [IPV6]:PORT, unix:PATH, fd:N, or systemd:NAME for a socket
+    of systemd (systemd for all), with uwsgi: before it for uwsgi_pass of nginx; may be repeated"""
     backlog: int = count(2048, _GROUP)
     """connections that the kernel holds until they are accepted"""
 

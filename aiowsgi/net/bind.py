@@ -292,6 +292,12 @@ def bind(listener: ListenerConfig, *, ipv6_only: bool = False) -> list[Listening
     if scheme == "fd":
         sock = _inherited_socket(listener, rest.removeprefix("//"))
         return [ListeningSocket(sock, protocol=protocol, inherited=True)]
+    if scheme == "systemd":
+        # A process that only serves has put descriptors in the place of these.
+        raise ConfigError(
+            f"cannot bind {listener}: only aiowsgi.run and the command line take the sockets of "
+            f"systemd; write {listener.prefix}fd:3 for the first one, or pass sock="
+        )
     parts = _host_and_port(listener.address)
     if parts is None:
         forms = [listener.prefix + form for form in ("HOST:PORT", "[IPV6]:PORT", "unix:PATH")]

@@ -23,6 +23,7 @@ from ..wsgi.application import describe
 from . import logs, standard_streams
 from .scheduling import find_scheduling
 from .signals import Signals
+from .systemd.activation import with_passed_sockets
 
 _log = logging.getLogger("aiowsgi.error")
 
@@ -67,7 +68,7 @@ def run(
     standard_streams.open_missing()
     signals = Signals()
     try:
-        config = with_address(config, host, port)
+        config = with_passed_sockets(with_address(config, host, port), os.environ)
         serve_until_signal(app, config, name=describe(app), signals=signals)
     finally:
         signals.restore()

@@ -26,12 +26,13 @@ _OPTIONS = frozenset(field.name for field in dataclasses.fields(Config))
 _PROCESS_OPTIONS: Mapping[str, Option] = {
     field.name: field.metadata["option"] for field in dataclasses.fields(ProcessOptions)
 }
-# What some write into the host: unix:PATH, fd:N, HOST:PORT or [IPV6]:PORT, and with a protocol.
+# What some write into the host: unix:PATH, fd:N, systemd:NAME, HOST:PORT or [IPV6]:PORT, and with a
+# protocol.
 _WHOLE_ADDRESS = re.compile(
-    r"(?:unix|fd|(?:http|uwsgi)(?!://)):.*|[^:]*:[0-9]*|\[.*\]:[0-9]*", re.DOTALL
+    r"(?:unix|fd|systemd|(?:http|uwsgi)(?!://)):.*|[^:]*:[0-9]*|\[.*\]:[0-9]*", re.DOTALL
 )
 # Of these, HOST with a protocol or an empty port. The groups are the protocol and the host.
-_WITHOUT_PORT = re.compile(r"((?:http|uwsgi):)?(?!unix:|fd:)([^:\[]*|\[.*\]):?")
+_WITHOUT_PORT = re.compile(r"((?:http|uwsgi):)?(?!unix:|fd:|systemd:)([^:\[]*|\[.*\]):?")
 
 # Modules of executors that run nothing where the server is.
 _ELSEWHERE = {
