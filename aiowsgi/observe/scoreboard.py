@@ -1,0 +1,257 @@
+"""The scoreboard: what processes that serve together tell each other, in memory that they share.
+
+It is made before the first fork. Each process that serves has a row and is the only one that writes
+there; all others read it at any time, without a lock. So a number is eight bytes, aligned, and is
+stored and loaded at once; several numbers of one row may be of slightly different moments. What is
+longer, a request in flight, has a sequence number against reading half of it.
+
+This module knows nothing of processes. Who makes a scoreboard, who gets which row, and what follows
+from the numbers is decided elsewhere.
+"""
+
+import mmap
+from enum import IntEnum
+from typing import NamedTuple
+
+_WORD_SIZE = 8
+# A slot holds a request: its sequence number, when it began, how many bytes its text has, and the
+# text. No request began at 0.
+_SLOT_WORDS = 32
+_SEQUENCE, _BEGAN, _LENGTH, _TEXT = range(4)
+MAX_TEXT = (_SLOT_WORDS - _TEXT) * _WORD_SIZE
+# How often a request that changes meanwhile is read again. A process that was killed while it wrote
+# would be waited for in vain.
+_ATTEMPTS = 8
+
+
+class State(IntEnum):
+    """What the process of a row does."""
+
+    FREE = 0
+    STARTING = 1
+    SERVING = 2
+    # It answers what it has, and is about to end.
+    DRAINING = 3
+
+
+class Reading(NamedTuple):
+    """The numbers of a row, as they were a moment ago. The fields are its words, in their order.
+
+    Times are nanoseconds of ``time.monotonic_ns``, which is the same in all processes.
+    """
+
+    pid: int
+    # Which of the successive configurations the process serves.
+    generation: int
+    # A ``State``.
+    state: int
+    # When the event loop last ran.
+    heartbeat: int
+    # How many requests may run at the same time, how many do, and how many wait for a thread.
+    threads: int
+    busy: int
+    queued: int
+    # How many threads were given up and still run.
+    lost: int
+    # How many requests have begun since the process started.
+    requests: int
+    connections: int
+    # How many of these have sent nothing so far, and when the last of these was accepted.
+    silent: int
+    accepted_at: int
+    # How many were accepted since the process started.
+    accepted: int
+    # 0 or 1: whether another connection is welcome, and whether few enough threads are lost.
+    has_room: int
+    healthy: int
+    # How many of the slots for requests were ever used.
+    slots: int
+
+
+_ROW_WORDS = len(Reading._fields)
+(
+    _PID,
+    _GENERATION,
+    _STATE,
+    _HEARTBEAT,
+    _THREADS,
+    _BUSY,
+    _QUEUED,
+    _LOST,
+    _REQUESTS,
+    _CONNECTIONS,
+    _SILENT,
+    _ACCEPTED_AT,
+    _ACCEPTED,
+    _HAS_ROOM,
+    _HEALTHY,
+    _SLOTS,
+) = range(_ROW_WORDS)
+
+
+class RequestReading(NamedTuple):
+    """A request that a thread was running a moment ago."""
+
+    # In nanoseconds of ``time.monotonic_ns``.
+    began: int
+    # What it is, cut to ``MAX_TEXT`` bytes.
+    text: str
+
+
+class Row:
+    """What one process tells the others, and a slot for each request that it may run.
+
+    Everybody reads. Only that process writes: each method below says under which lock or on which
+    thread. Before it begins and once it has ended, the process that starts it does.
+    """
+
+    def __init__(self, number: int, numbers: memoryview, slots: memoryview) -> None:
+        self.number = number
+        self._numbers = numbers.cast("q")
+        self._slots = slots.cast("q")
+        self._texts = slots
+
+    def read(self) -> Reading:
+        """Return the numbers of the row."""
+        return Reading._make(self._numbers.tolist())
+
+    @property
+    def is_free(self) -> bool:
+        """Whether no process has it."""
+        return self._numbers[_STATE] == State.FREE
+
+    # Written by the loop thread.
+
+    def begin(self, pid: int) -> None:
+        """Take the row over, in the process that it is for."""
+        self._numbers[_PID] = pid
+
+    def set_state(self, state: State) -> None:
+        """Say what the process does."""
+        self._numbers[_STATE] = state
+
+    def beat(self, now: int, *, healthy: bool) -> None:
+        """Say that the event loop has run at ``now``, and whether the process had better end."""
+        self._numbers[_HEALTHY] = healthy
+        self._numbers[_HEARTBEAT] = now
+
+    def note_connections(self, connections: int, *, silent: int, has_room: bool) -> None:
+        """Say how many there are, how many have sent nothing yet, and whether one is welcome."""
+        self._numbers[_CONNECTIONS] = connections
+        self._numbers[_SILENT] = silent
+        self._numbers[_HAS_ROOM] = has_room
+
+    def note_accepted(self, now: int) -> None:
+        """Count a connection that was accepted at ``now``."""
+        self._numbers[_ACCEPTED_AT] = now
+        self._numbers[_ACCEPTED] += 1
+
+    # Written under the lock of the pool.
+
+    def note_load(self, *, threads: int, busy: int, queued: int, lost: int) -> None:
+        """Say how many requests may run at the same time, how many do, and how many wait."""
+        numbers = self._numbers
+        numbers[_THREADS] = threads
+        numbers[_BUSY] = busy
+        numbers[_QUEUED] = queued
+        numbers[_LOST] = lost
+
+    def begin_request(self, slot: int, began: int, text: str) -> None:
+        """Count a request, and put it into a slot that is not in use; the lowest are best.
+
+        ``began`` is in nanoseconds of ``time.monotonic_ns``.
+        """
+        numbers = self._numbers
+        numbers[_REQUESTS] += 1
+        if slot >= numbers[_SLOTS]:
+            numbers[_SLOTS] = slot + 1
+        words, first = self._slots, slot * _SLOT_WORDS
+        encoded = text.encode(errors="replace")[:MAX_TEXT]
+        start = (first + _TEXT) * _WORD_SIZE
+        words[first + _SEQUENCE] += 1  # Odd while it is written.
+        words[first + _LENGTH] = len(encoded)
+        self._texts[start : start + len(encoded)] = encoded
+        words[first + _BEGAN] = began
+        words[first + _SEQUENCE] += 1
+
+    def end_request(self, slot: int) -> None:
+        """Free a slot."""
+        self._slots[slot * _SLOT_WORDS + _BEGAN] = 0
+
+    # Called by others.
+
+    def requests(self) -> list[RequestReading]:
+        """Return the requests in flight, the oldest first.
+
+        One that begins while it is read may be left out.
+        """
+        found = (self._read_slot(slot) for slot in range(self._numbers[_SLOTS]))
+        return sorted(request for request in found if request is not None)
+
+    def _read_slot(self, slot: int) -> RequestReading | None:
+        words, first = self._slots, slot * _SLOT_WORDS
+        start = (first + _TEXT) * _WORD_SIZE
+        for _ in range(_ATTEMPTS):
+            sequence = words[first + _SEQUENCE]
+            began, length = words[first + _BEGAN], words[first + _LENGTH]
+            text = bytes(self._texts[start : start + length])
+            if sequence % 2 == 0 and words[first + _SEQUENCE] == sequence:
+                return RequestReading(began, text.decode(errors="replace")) if began else None
+        return None
+
+    def clear(self) -> None:
+        """Free the row, whose process has ended. Called by the one that has started it."""
+        for slot in range(self._numbers[_SLOTS]):
+            first = slot * _SLOT_WORDS
+            # It may have been killed while it wrote, and the number is odd.
+            self._slots[first + _BEGAN] = self._slots[first + _SEQUENCE] = 0
+        for number in range(_ROW_WORDS):
+            if number != _STATE:
+                self._numbers[number] = 0
+        self._numbers[_STATE] = State.FREE
+
+
+class Scoreboard:
+    """Rows for ``rows`` processes, each with at most ``slots`` requests that run.
+
+    Processes that are forked from now on share it. It cannot grow, because those that are there
+    would not see that; but rows and slots that are never used take no memory.
+    """
+
+    def __init__(self, rows: int, slots: int) -> None:
+        row_size, slots_size = _ROW_WORDS * _WORD_SIZE, slots * _SLOT_WORDS * _WORD_SIZE
+        # Before the rows there is one word, in as much room as a row: how many were ever used.
+        start = row_size * (rows + 1)
+        page = memoryview(mmap.mmap(-1, start + slots_size * rows))
+        self._used = page[:_WORD_SIZE].cast("q")
+        # All numbers come first, because who accepts a connection reads those of all rows.
+        self._rows = tuple(
+            Row(
+                number,
+                page[row_size * (number + 1) :][:row_size],
+                page[start + slots_size * number :][:slots_size],
+            )
+            for number in range(rows)
+        )
+
+    def take(self, generation: int) -> Row | None:
+        """Return a free row, now that of a process that starts; None where there is none.
+
+        Called by the one process that starts the others.
+        """
+        for row in self._rows:
+            if row.is_free:
+                row._numbers[_GENERATION] = generation
+                row._numbers[_STATE] = State.STARTING
+                self._used[0] = max(self._used[0], row.number + 1)
+                return row
+        return None
+
+    def row(self, number: int) -> Row:
+        """Return a row by its number, which is the same in all processes."""
+        return self._rows[number]
+
+    def rows(self) -> list[Row]:
+        """Return the rows that are not free."""
+        used = self._rows[: self._used[0]]
+        return [row for row in used if not row.is_free]
