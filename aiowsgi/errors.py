@@ -8,7 +8,8 @@ Wrong calls of the Python interface raise TypeError, ValueError and RuntimeError
     ├── ApplicationError           the application broke PEP 3333; the message names the fix
     ├── ConfigError                the user misconfigured; the message names the fix
     │   ├── BindError              an address cannot be listened on (also an OSError)
-    │   └── LoadError              the application's own code failed while it was loaded
+    │   ├── LoadError              the application's own code failed while it was loaded
+    │   └── WarmUpError            the application failed in a request of ``warm_up``
     ├── QueueFull                  no room for another request before the pool
     └── ClientDisconnected         the client went away (also a ConnectionError)
         ├── RequestBodyError       the rest of the request body will never come
@@ -67,6 +68,10 @@ class BindError(ConfigError, OSError):
 
 class LoadError(ConfigError):
     """The application's module or factory raised. ``__cause__`` is what it raised."""
+
+
+class WarmUpError(ConfigError):
+    """The application failed in a request of ``warm_up``. The error log has what it raised."""
 
 
 class QueueFull(AiowsgiError):

@@ -616,6 +616,7 @@ def test_option_as_keyword_is_told(function: Function) -> None:
         ("loop", "asyncio", "choose it there, such as asyncio.Runner(loop_factory="),
         ("chdir", "/tmp", "it may call os.chdir() before"),
         ("workers", 1, "a server is in one process, that of your program"),
+        ("warm_up", ("/",), "may call the application before it serves"),
         ("log_level", "info", "set the level of the logger aiowsgi.error"),
     ],
 )

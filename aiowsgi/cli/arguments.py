@@ -149,13 +149,13 @@ def parse_arguments(
     values = vars(parser.parse_args(arguments))
     application: str = values.pop("application")
     host, port = values.pop("host"), values.pop("port")
+    values = {name: _frozen(value) for name, value in values.items()}
     origin_of_address = Origin.COMMAND_LINE
     if "bind" in values:
         if host is not None or port is not None:
             parser.error(
                 "--host and --port are the short form of one --bind; give one or the other"
             )
-        values["bind"] = tuple(values["bind"])
     elif port is None and (variable := environment.get("PORT")):
         # Platforms set it, and reach the process from outside of its machine.
         host = "0.0.0.0" if host is None else host
@@ -166,6 +166,11 @@ def parse_arguments(
         return application, with_address(config, host, port, origin=origin_of_address)
     except ConfigError as error:
         parser.error(str(error))
+
+
+def _frozen(value: Any) -> Any:
+    """Return a value as ``Config`` holds it: the arguments of a repeated option are a list."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _port_of_environment(parser: Parser, text: str) -> int:

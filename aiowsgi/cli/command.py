@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from wsgiref.types import WSGIApplication
 
 from ..config import Config
-from ..errors import BindError, ConfigError, LoadError
+from ..errors import BindError, ConfigError, LoadError, WarmUpError
 from ..process import import_path, logs, standard_streams
 from ..process.ending import end_within, exit_on_signal
 from ..process.importer import load_application
@@ -60,7 +60,7 @@ def _run(
         message = str(error)
     except KeyboardInterrupt:  # While the application was being imported.
         return INTERRUPTED
-    except BindError as error:
+    except (BindError, WarmUpError) as error:
         code = FAILURE
         message = str(error)
     except ConfigError as error:

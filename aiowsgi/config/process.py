@@ -4,9 +4,10 @@ A server inside of another program has none of them: that program has chosen its
 directory, its processes and its logging.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from .option import count, option
 from .subject import Subject
@@ -28,6 +29,14 @@ def _objection_to_workers(value: int) -> str | None:
 
 def _objection_to_directory(value: object) -> str | None:
     return None if isinstance(value, str | PathLike) else f"must be a path, not {value!r}"
+
+
+def _objection_to_warm_up(value: Any) -> str | None:
+    if isinstance(value, str):
+        return f"is a tuple of paths; write warm_up=({value!r},)"
+    paths = value if isinstance(value, Sequence) and not isinstance(value, bytes) else [value]
+    wrong = [path for path in paths if not isinstance(path, str)]
+    return f"is a tuple of paths such as '/', not {wrong[0]!r}" if wrong else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +68,16 @@ class ProcessOptions(Subject):
         embedded="your program imports the application; it may call os.chdir() before",
     )
     """change to this directory first; your application is imported from it"""
+    warm_up: tuple[str, ...] = option(
+        (),
+        _GROUP,
+        rule=_objection_to_warm_up,
+        metavar="PATH",
+        default_text="none",
+        embedded="your program may call the application before it serves",
+    )
+    """path that the application is called for before it serves, or the URL, where the application
+    asks for a host; may be repeated"""
     log_level: LogLevel = option(
         "info",
         _GROUP,

@@ -24,6 +24,7 @@ from . import logs, standard_streams
 from .scheduling import find_scheduling
 from .signals import Signals
 from .systemd.activation import with_passed_sockets
+from .warm_up import warm_up
 
 _log = logging.getLogger("aiowsgi.error")
 
@@ -117,6 +118,7 @@ def serve_until_signal(
     surroundings = Surroundings(scheduling=scheduling)
     deadline = 0.0
     try:
+        warm_up(app, config, multiprocess=False)
         with asyncio.Runner(loop_factory=loop_factory) as runner:
             serving = _serve(app, config, name, machinery, signals, on_stopped, surroundings)
             deadline = runner.run(serving)
