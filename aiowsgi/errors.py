@@ -8,6 +8,7 @@ Wrong calls of the Python interface raise TypeError, ValueError and RuntimeError
     ├── ApplicationError           the application broke PEP 3333; the message names the fix
     ├── ConfigError                the user misconfigured; the message names the fix
     │   ├── BindError              an address cannot be listened on (also an OSError)
+    │   ├── PidFileError           the PID file cannot be written, or names a running process
     │   ├── LoadError              the application's own code failed while it was loaded
     │   └── WarmUpError            the application failed in a request of ``warm_up``
     ├── QueueFull                  no room for another request before the pool
@@ -64,6 +65,10 @@ class ConfigError(AiowsgiError):
 
 class BindError(ConfigError, OSError):
     """An address cannot be listened on: it is in use, forbidden, or not of this machine."""
+
+
+class PidFileError(ConfigError):
+    """The PID file cannot be written, or names a process that is running."""
 
 
 class LoadError(ConfigError):

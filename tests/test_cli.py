@@ -338,7 +338,7 @@ def test_wrong_option_is_told_in_one_line_with_the_remedy(
         (["-c", "conf.py"], "-c: not yet: "),
         (["a:b", "-w", "4", "--certfile", "x"], "--certfile: not yet: "),
         (["a:b", "--threads", "many", "--max-requests", "9"], "--max-requests: not yet: "),
-        (["a:b", "-p", "8000"], "-p: which one is meant? --port"),
+        (["a:b", "-p", "8000"], "-p: which one is meant? --port or --pid-file"),
     ],
 )
 def test_option_of_another_server_is_told_what_to_do_instead(
@@ -597,9 +597,12 @@ def test_current_directory_is_not_added_twice(write: Write, tmp_path: Path) -> N
     assert sys.path.count(str(tmp_path)) == 1
 
 
-def test_chdir_changes_where_the_application_is_found(write: Write, tmp_path: Path) -> None:
+def test_chdir_changes_where_the_application_is_found(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write("project/app.py", APPLICATION)
-    load("app:application", Config(chdir="project"))
+    monkeypatch.setattr(command, "serve_until_signal", lambda app, config, **_: 0)
+    assert main(["--chdir", "project", "app:application"]) == 0
     assert Path.cwd() == tmp_path / "project"
     assert sys.modules["app"].__file__ == str(tmp_path / "project" / "app.py")
 

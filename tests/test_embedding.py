@@ -615,6 +615,7 @@ def test_option_as_keyword_is_told(function: Function) -> None:
     [
         ("loop", "asyncio", "choose it there, such as asyncio.Runner(loop_factory="),
         ("chdir", "/tmp", "it may call os.chdir() before"),
+        ("pid_file", "/run/app.pid", "your program may write its number to a file"),
         ("workers", 1, "a server is in one process, that of your program"),
         ("warm_up", ("/",), "may call the application before it serves"),
         ("log_level", "info", "set the level of the logger aiowsgi.error"),

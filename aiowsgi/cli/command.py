@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from wsgiref.types import WSGIApplication
 
 from ..config import Config
-from ..errors import BindError, ConfigError, LoadError, WarmUpError
+from ..errors import BindError, ConfigError, LoadError, PidFileError, WarmUpError
 from ..process import import_path, logs, standard_streams
 from ..process.ending import end_within, exit_on_signal
+from ..process.identity.pid_file import PidFile
 from ..process.importer import load_application
 from ..process.run import prepare, serve_until_signal
 from ..process.signals import Signals
@@ -48,8 +49,14 @@ def _run(
     path, config = parse_arguments(arguments)
     try:
         config = with_passed_sockets(config, os.environ)
+        if config.chdir:
+            _change_directory(config.chdir)
+        pid_file = PidFile(config.pid_file)
+        pid_file.check()
         app, name = load(path, config)
-        code = serve_until_signal(app, config, name=name, signals=signals, on_stopped=on_stopped)
+        code = serve_until_signal(
+            app, config, name=name, signals=signals, pid_file=pid_file, on_stopped=on_stopped
+        )
         if not standard_streams.flush(logs.AT_EXIT):
             os._exit(code)
         return code
@@ -60,7 +67,7 @@ def _run(
         message = str(error)
     except KeyboardInterrupt:  # While the application was being imported.
         return INTERRUPTED
-    except (BindError, WarmUpError) as error:
+    except (BindError, PidFileError, WarmUpError) as error:
         code = FAILURE
         message = str(error)
     except ConfigError as error:
@@ -75,11 +82,9 @@ def _run(
 def load(path: str, config: Config) -> tuple[WSGIApplication, str]:
     """Return the application that ``path`` names, and its name in full.
 
-    It is imported from the current directory, or from that of ``--chdir``, to which the process
-    changes. Raises ConfigError, and LoadError where the application's own code fails.
+    It is imported from the current directory. Raises ConfigError, and LoadError where the
+    application's own code fails.
     """
-    if config.chdir:
-        _change_directory(config.chdir)
     prepare(config)
     import_path.add_folder(_current_directory())
     return load_application(path)

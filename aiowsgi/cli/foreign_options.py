@@ -103,8 +103,8 @@ _BY_NAMES = (
     ("--limit-concurrency --backpressure", "see --max-connections and --queue-size"),
     # Process and system.
     ("--daemon -D --daemonize", _SUPERVISOR),
-    ("--pid --pidfile --pid-file", f"not yet: there is no PID file; {_SUPERVISOR}"),
-    ("-p", f"which one is meant? --port; there is no PID file: {_SUPERVISOR}"),
+    ("--pid --pidfile --safe-pidfile", "it is called --pid-file here"),
+    ("-p", "which one is meant? --port or --pid-file"),
     ("--umask -m", "set it before the start: umask 027 && python -m aiowsgi"),
     ("--user -u --uid --group -g --gid --initgroups", _USER),
     ("--name -n --process-name --procname", "not yet: the process is called as it was started"),

@@ -27,7 +27,7 @@ def _objection_to_workers(value: int) -> str | None:
     )
 
 
-def _objection_to_directory(value: object) -> str | None:
+def _objection_to_path(value: object) -> str | None:
     return None if isinstance(value, str | PathLike) else f"must be a path, not {value!r}"
 
 
@@ -62,7 +62,7 @@ class ProcessOptions(Subject):
     chdir: str = option(
         "",
         _GROUP,
-        rule=_objection_to_directory,
+        rule=_objection_to_path,
         metavar="PATH",
         default_text="the current directory",
         embedded="your program imports the application; it may call os.chdir() before",
@@ -78,6 +78,15 @@ class ProcessOptions(Subject):
     )
     """path that the application is called for before it serves, or the URL, where the application
     asks for a host; may be repeated"""
+    pid_file: str = option(
+        "",
+        _GROUP,
+        rule=_objection_to_path,
+        metavar="PATH",
+        default_text="none",
+        embedded="your program may write its number to a file once it serves",
+    )
+    """file that holds the number of the process while it serves"""
     log_level: LogLevel = option(
         "info",
         _GROUP,

@@ -21,6 +21,7 @@ from ..server.surroundings import Surroundings
 from ..wording import counted
 from ..wsgi.application import describe
 from . import logs, standard_streams
+from .identity.pid_file import PidFile
 from .scheduling import find_scheduling
 from .signals import Signals
 from .systemd.activation import with_passed_sockets
@@ -70,7 +71,9 @@ def run(
     signals = Signals()
     try:
         config = with_passed_sockets(with_address(config, host, port), os.environ)
-        serve_until_signal(app, config, name=describe(app), signals=signals)
+        pid_file = PidFile(config.pid_file)
+        pid_file.check()
+        serve_until_signal(app, config, name=describe(app), signals=signals, pid_file=pid_file)
     finally:
         signals.restore()
 
@@ -97,6 +100,7 @@ def serve_until_signal(
     *,
     name: str,
     signals: Signals,
+    pid_file: PidFile,
     on_stopped: Callable[[int, float | None], None] = lambda exit_code, seconds: None,
 ) -> int:
     """Serve until a signal; return the exit code of the process.
@@ -120,7 +124,9 @@ def serve_until_signal(
     try:
         warm_up(app, config, multiprocess=False)
         with asyncio.Runner(loop_factory=loop_factory) as runner:
-            serving = _serve(app, config, name, machinery, signals, on_stopped, surroundings)
+            serving = _serve(
+                app, config, name, machinery, signals, pid_file, on_stopped, surroundings
+            )
             deadline = runner.run(serving)
     finally:
         if scheduling is not None:
@@ -178,6 +184,7 @@ async def _serve(
     name: str,
     machinery: str,
     signals: Signals,
+    pid_file: PidFile,
     on_stopped: Callable[[int, float | None], None],
     surroundings: Surroundings,
 ) -> float:
@@ -186,15 +193,16 @@ async def _serve(
     _trim_heaps()
     closed = asyncio.ensure_future(server.wait_closed())
     signals.attach(server)
-    _log.info(
-        "Serving %s at %s with %s on %s (press Ctrl-C to stop)",
-        name,
-        ", ".join(map(place_of, server.sockets, server.urls)),
-        counted(server.threads, "thread"),
-        machinery,
-    )
     forced = asyncio.ensure_future(signals.forced.wait())
     try:
+        pid_file.write()
+        _log.info(
+            "Serving %s at %s with %s on %s (press Ctrl-C to stop)",
+            name,
+            ", ".join(map(place_of, server.sockets, server.urls)),
+            counted(server.threads, "thread"),
+            machinery,
+        )
         await asyncio.wait({closed, forced}, return_when=asyncio.FIRST_COMPLETED)
         left = server.time_left
     finally:
@@ -206,6 +214,7 @@ async def _serve(
         stuck = server.left_threads_behind or not closed.done()
         closed.cancel()
         signals.detach()
+        pid_file.remove()
     # The second signal may also have come after the server had stopped.
     if signals.forced.is_set():
         left = 0.0

@@ -165,8 +165,8 @@ def serve(
     Arguments:
         app: the WSGI application (PEP 3333).
         host, port: where to listen, instead of ``config.bind``; port 0 lets the kernel choose.
-        config: all other options, but those of a process: ``loop``, ``chdir``, ``workers``,
-            ``warm_up`` and ``log_level`` are for ``aiowsgi.run`` and the command line.
+        config: all other options, but those of a process, such as ``loop`` and ``workers``: these
+            are for ``aiowsgi.run`` and the command line.
         sock: a bound stream socket to listen on instead; the server closes it.
         executor: runs the application instead of a pool of the server's own, and is left running
             when the server stops. A ``ThreadPool`` may be shared between servers.
