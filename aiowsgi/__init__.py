@@ -4,8 +4,8 @@ from .process import import_path
 
 import_path.remove_current_directory()
 
-from .answers.coroutines import run_coroutine
-from .bridge.pool.thread_pool import ThreadPool
+from typing import TYPE_CHECKING, Any
+
 from .config import Config
 from .errors import (
     AiowsgiError,
@@ -18,9 +18,35 @@ from .errors import (
     RequestTimeout,
     ServerStopped,
 )
-from .process.run import run
-from .server.server import Server
-from .server.serving import serve
+
+if TYPE_CHECKING:
+    from .answers.coroutines import run_coroutine
+    from .bridge.pool.thread_pool import ThreadPool
+    from .process.run import run
+    from .server.server import Server
+    from .server.serving import serve
+else:
+    # What needs an event loop, with the module that has it. A supervisor needs none, and would keep
+    # 10 MiB for it.
+    _WHERE = {
+        "Server": "server.server",
+        "ThreadPool": "bridge.pool.thread_pool",
+        "run": "process.run",
+        "run_coroutine": "answers.coroutines",
+        "serve": "server.serving",
+    }
+
+    def __getattr__(name: str) -> Any:
+        if name not in _WHERE:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name)
+        from importlib import import_module
+
+        found = globals()[name] = getattr(import_module(f".{_WHERE[name]}", __name__), name)
+        return found
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
+
 
 __version__ = "0.1.0"
 

@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 
 import aiowsgi
-from aiowsgi.cli import command, main
+from aiowsgi.cli import main, one_process
 from aiowsgi.cli.arguments import build_parser, parse_arguments
-from aiowsgi.cli.command import load
 from aiowsgi.cli.foreign_options import HINTS
 from aiowsgi.config import Config, Option, Origin, help_texts
 from aiowsgi.net import bind
 from aiowsgi.net.bind import address_of
+from aiowsgi.process.run import load
 
 Write = Callable[[str, str], None]
 Fail = Callable[..., tuple[int, str]]
@@ -609,7 +609,7 @@ def test_chdir_changes_where_the_application_is_found(
 
 def test_exit_code_is_that_of_the_server(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     write("app.py", APPLICATION)
-    monkeypatch.setattr(command, "serve_until_signal", lambda app, config, **_: 143)
+    monkeypatch.setattr(one_process, "serve_until_signal", lambda app, config, **_: 143)
     assert main(["app:application"]) == 143
 
 

@@ -377,6 +377,27 @@ async def test_what_is_rarely_needed_is_not_loaded(start: Start, project: Path, 
     assert not (RARELY_NEEDED | {"h11", "httptools"} - {http}) & loaded
 
 
+# Which modules, of those that a supervisor does without, are there once the arguments are read.
+READ_ARGUMENTS = """
+import sys
+from aiowsgi.cli import main
+from aiowsgi.cli.arguments import parse_arguments
+parse_arguments(["app:application", "--threads", "4"])
+print(*{"asyncio", "ssl", "h11", "uvloop", "threading"} & sys.modules.keys(),
+      *(name for name in sys.modules if name.startswith("aiowsgi.server")))
+"""
+
+
+async def test_reading_the_arguments_loads_no_event_loop() -> None:
+    interpreter = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", READ_ARGUMENTS, stdout=asyncio.subprocess.PIPE
+    )
+    async with asyncio.timeout(PATIENCE):
+        out, _ = await interpreter.communicate()
+    # The lock of the standard streams and of logging.
+    assert out.decode().split() == ["threading"]
+
+
 @pytest.mark.skipif(not HAS_GLIBC, reason="the heap of another C library")
 async def test_memory_that_only_the_start_took_is_given_back(start: Start, project: Path) -> None:
     (project / "holes.py").write_text(dedent(HOLES))

@@ -15,7 +15,7 @@ from .. import __version__
 from ..config import Config, Option, Origin, help_texts
 from ..config.values import parse_port
 from ..errors import ConfigError
-from ..server.serving import with_address
+from ..net.address import with_address
 from .parser import HelpFormatter, Parser
 
 _DESCRIPTION = "Serve a WSGI application (PEP 3333) from an asyncio event loop and a thread pool."

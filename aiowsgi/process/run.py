@@ -14,14 +14,17 @@ from .. import libc
 from ..config import Config
 from ..errors import ConfigError
 from ..http.readers.choice import find_reader
+from ..net.address import with_address
 from ..net.bind import place_of
 from ..net.descriptors import raise_limit
-from ..server.serving import Serving, check_application, check_options, with_address
+from ..server.serving import Serving, check_application, check_options
 from ..server.surroundings import Surroundings
 from ..wording import counted
 from ..wsgi.application import describe
-from . import logs, standard_streams
+from . import import_path, logs, standard_streams
+from .identity.directory import current_directory
 from .identity.pid_file import PidFile
+from .importer import load_application
 from .scheduling import find_scheduling
 from .signals import Signals
 from .systemd.activation import with_passed_sockets
@@ -76,6 +79,17 @@ def run(
         serve_until_signal(app, config, name=describe(app), signals=signals, pid_file=pid_file)
     finally:
         signals.restore()
+
+
+def load(path: str, config: Config) -> tuple[WSGIApplication, str]:
+    """Return the application that ``path`` names, and its name in full.
+
+    It is imported from the current directory. Raises ConfigError, and LoadError where the
+    application's own code fails.
+    """
+    prepare(config)
+    import_path.add_folder(current_directory())
+    return load_application(path)
 
 
 def prepare(config: Config) -> None:

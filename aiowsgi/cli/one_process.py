@@ -1,0 +1,70 @@
+"""The command in one process: load the application, serve it, and end with an exit code."""
+
+import os
+from collections.abc import Callable
+
+from ..config import Config
+from ..errors import BindError, ConfigError, LoadError, PidFileError, WarmUpError
+from ..process import import_path, logs, standard_streams
+from ..process.ending import end_within, exit_on_signal
+from ..process.identity.directory import change_directory
+from ..process.identity.pid_file import PidFile
+from ..process.run import load, serve_until_signal
+from ..process.signals import Signals
+from ..process.systemd.activation import with_passed_sockets
+from .messages import FAILURE, INTERRUPTED, USAGE, print_cause, print_error
+
+
+def serve(path: str, config: Config, *, is_process: bool) -> int:
+    """Serve the application that ``path`` names until a signal; return the exit code.
+
+    ``is_process`` says whether the process does nothing else. Then its signals are handled from
+    here on, also those that its parent had blocked, and its end has a limit.
+    """
+    if is_process:
+        signals = Signals(without_server=exit_on_signal)
+        signals.unblock()
+        signals.install()
+        return _serve(path, config, signals, end_within)
+    signals = Signals()
+    try:
+        return _serve(path, config, signals, lambda exit_code, seconds: None)
+    finally:
+        signals.restore()
+
+
+def _serve(
+    path: str,
+    config: Config,
+    signals: Signals,
+    on_stopped: Callable[[int, float | None], None],
+) -> int:
+    try:
+        config = with_passed_sockets(config, os.environ)
+        change_directory(config.chdir)
+        pid_file = PidFile(config.pid_file)
+        pid_file.check()
+        app, name = load(path, config)
+        code = serve_until_signal(
+            app, config, name=name, signals=signals, pid_file=pid_file, on_stopped=on_stopped
+        )
+        if not standard_streams.flush(logs.AT_EXIT):
+            os._exit(code)
+        return code
+    except LoadError as error:
+        with import_path.OutsideApplication():
+            print_cause(error)
+        code = FAILURE
+        message = str(error)
+    except KeyboardInterrupt:  # While the application was being imported.
+        return INTERRUPTED
+    except (BindError, PidFileError, WarmUpError) as error:
+        code = FAILURE
+        message = str(error)
+    except ConfigError as error:
+        code = USAGE
+        message = str(error)
+    print_error(message)
+    # The application may have started threads before it failed.
+    on_stopped(code, config.timeout_graceful)
+    return code
