@@ -601,7 +601,7 @@ def test_chdir_changes_where_the_application_is_found(
     write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write("project/app.py", APPLICATION)
-    monkeypatch.setattr(command, "serve_until_signal", lambda app, config, **_: 0)
+    monkeypatch.setattr(one_process, "serve_until_signal", lambda app, config, **_: 0)
     assert main(["--chdir", "project", "app:application"]) == 0
     assert Path.cwd() == tmp_path / "project"
     assert sys.modules["app"].__file__ == str(tmp_path / "project" / "app.py")
