@@ -5,13 +5,13 @@ import errno
 import os
 import re
 import socket
-import stat
 import sys
 from collections.abc import Sequence
 from typing import get_args
 
 from ..config import ListenerConfig, ListenerProtocol
 from ..errors import BindError, ConfigError
+from .socket_file import SocketFile, bind_file
 
 _HOST_PORT = re.compile(r"(?:\[(?P<ipv6>[^\]]+)\]|(?P<host>[^:\[\]]*)):(?P<port>[0-9]{1,5})")
 # All interfaces: no address to connect to, but what is bound to it can be reached at this one.
@@ -31,7 +31,7 @@ class ListeningSocket:
     def __init__(
         self,
         sock: socket.socket,
-        path: str | None = None,
+        file: SocketFile | None = None,
         *,
         protocol: ListenerProtocol = "http",
         inherited: bool = False,
@@ -56,21 +56,13 @@ class ListeningSocket:
         self.protocol: ListenerProtocol = protocol
         # Whether other processes may accept on it, too.
         self.inherited = inherited
-        self._path = path
-        self._identity = None if path is None else _identity(path)
+        self._file = file
 
     def close(self) -> None:
         """Close the socket; its file goes with it, unless it is that of another by now."""
-        if self._path is not None:
-            with contextlib.suppress(OSError):
-                if _identity(self._path) == self._identity:
-                    os.unlink(self._path)
+        if self._file is not None:
+            self._file.remove()
         self.socket.close()
-
-
-def _identity(path: str) -> tuple[int, int]:
-    status = os.stat(path)
-    return status.st_dev, status.st_ino
 
 
 def _tcp_sockets(
@@ -117,21 +109,6 @@ def _tcp_sockets(
     raise _explained(listener, failure) from failure
 
 
-def _remove_stale(listener: ListenerConfig, path: str) -> None:
-    """Remove a Unix socket on which no process listens, such as one left by a process that died."""
-    try:
-        if not stat.S_ISSOCK(os.stat(path).st_mode):
-            raise BindError(f"cannot bind {listener}: the file exists and is no socket")
-    except FileNotFoundError:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(1)
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            os.unlink(path)
-
-
 def _unix_socket(listener: ListenerConfig, path: str) -> ListeningSocket:
     if path in ("", "@"):
         raise ConfigError(f"cannot bind {listener}: write {listener.prefix}unix:PATH")
@@ -145,22 +122,22 @@ def _unix_socket(listener: ListenerConfig, path: str) -> ListeningSocket:
             f"or {listener.prefix}unix:./{path} for a file of that name"
         )
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    file = None
     try:
         if is_abstract:
             sock.bind(f"\0{path[1:]}")
+            sock.listen(listener.backlog)
         else:
             # Absolute, so that it is found again wherever the process has gone.
             path = os.path.abspath(path)
-            _remove_stale(listener, path)
-            sock.bind(path)
-        sock.listen(listener.backlog)
+            file = bind_file(sock, path, backlog=listener.backlog, name=str(listener))
     except BindError:
         sock.close()
         raise
     except OSError as error:
         sock.close()
         raise _explained(listener, error) from error
-    return ListeningSocket(sock, None if is_abstract else path, protocol=listener.protocol)
+    return ListeningSocket(sock, file, protocol=listener.protocol)
 
 
 def _inherited_socket(listener: ListenerConfig, number: str) -> socket.socket:

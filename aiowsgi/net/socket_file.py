@@ -1,0 +1,80 @@
+"""The file of a Unix socket: made where nobody listens, removed by the process that owns it."""
+
+import contextlib
+import os
+import socket
+import stat
+
+from ..errors import BindError
+from ..folder_lock import locked
+
+# Seconds that a program has to take a connection, which only shows that it listens.
+_PROBE_TIMEOUT = 1.0
+
+
+class SocketFile:
+    """The file of a listening Unix socket. It is of the process that has made this object.
+
+    Forked processes share the socket, and may end while others still accept on it. So ``remove``
+    does nothing in them.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._identity = _identity(path)
+        self._owner = os.getpid()
+
+    def remove(self) -> None:
+        """Remove the file, once, unless it is that of another socket by now."""
+        owner, self._owner = self._owner, 0
+        if owner == os.getpid():
+            # A process that has changed its user may not be able to. The next one replaces it.
+            with contextlib.suppress(OSError):
+                if _identity(self._path) == self._identity:
+                    os.unlink(self._path)
+
+
+def bind_file(sock: socket.socket, path: str, *, backlog: int, name: str) -> SocketFile:
+    """Have a Unix socket listen at ``path``, an absolute one; return its file.
+
+    A file that is left over from a process that has died is replaced. ``name`` is the address as
+    its user has written it. Raises BindError with its whole message, and OSError.
+    """
+    # Else another server could replace what this one has just made.
+    with locked(os.path.dirname(path)):
+        _remove_stale(path, name)
+        sock.bind(path)
+        sock.listen(backlog)
+        return SocketFile(path)
+
+
+def _remove_stale(path: str, name: str) -> None:
+    """Remove the socket at ``path`` if no process listens on it."""
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise BindError(f"cannot bind {name}: the file exists and is no socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(_PROBE_TIMEOUT)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+        except PermissionError as error:
+            refusal = BindError(
+                f"cannot bind {name}: the socket there is of another user, and you may not find "
+                "out whether a program listens on it; choose another path, or remove it if none "
+                "does"
+            )
+            refusal.errno = error.errno
+            raise refusal from error
+        except OSError:
+            # Somebody listens who is busy, or expects something else. To bind it fails.
+            pass
+
+
+def _identity(path: str) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
