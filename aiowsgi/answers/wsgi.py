@@ -14,8 +14,10 @@ from ..errors import QueueFull, ServerStopped, overload
 from ..exchange.resources import Resources
 from ..exchange.states import DISPATCH
 from ..exchange.stream import Stream
+from ..http.request import RequestHead
 from ..observe.waits import Waits
 from ..wsgi.environ import Environ, build_environ
+from ..wsgi.failure import FailureReport
 from ..wsgi.headers import HeaderChecks
 from ..wsgi.input import spooled_input, streamed_input
 from ..wsgi.task import Task
@@ -29,11 +31,13 @@ class WsgiAnswerer:
 
     Arguments: the application; what the streams share; the environ that all requests have in
     common; the context of which each request gets a copy; what runs coroutines of the application;
-    what is told of requests that found no thread; and ``wake_pool()``, called when a request was
-    queued.
+    what is told of requests that found no thread; ``wake_pool()``, called when a request was
+    queued; and ``report(head, describe)``, which makes what explains a failure to the client of one
+    request, if anything does.
     """
 
     __slots__ = (
+        "_report",
         "_waits",
         "_wake_pool",
         "app",
@@ -54,6 +58,7 @@ class WsgiAnswerer:
         coroutine_runner: CoroutineRunner,
         waits: Waits,
         wake_pool: Callable[[], None],
+        report: Callable[[RequestHead, Callable[[], str]], FailureReport] | None = None,
     ) -> None:
         self.app = app
         self.resources = resources
@@ -62,6 +67,7 @@ class WsgiAnswerer:
         self.coroutine_runner = coroutine_runner
         self._waits = waits
         self._wake_pool = wake_pool
+        self._report = report
         # Remembers which response headers of the application were checked and found valid.
         self.checks = HeaderChecks()
 
@@ -80,6 +86,10 @@ class WsgiAnswerer:
             raise overload("the server is stopping") from error
         stream.fire(DISPATCH)
         self._wake_pool()
+
+    def report(self, stream: Stream) -> FailureReport | None:
+        """Return what explains a failure to the client of a stream, if anything does."""
+        return None if self._report is None else self._report(stream.head, stream.describe)
 
 
 class WsgiCall:
@@ -152,7 +162,14 @@ class WsgiCall:
         environ["aiowsgi.disconnected"] = self.is_disconnected
         environ["aiowsgi.deadline"] = self.seconds_left
         environ["aiowsgi.stopping"] = self.is_stopping
-        Task(answerer.app, environ, stream, answerer.checks, request=stream.describe).run()
+        Task(
+            answerer.app,
+            environ,
+            stream,
+            answerer.checks,
+            request=stream.describe,
+            report=answerer.report(stream),
+        ).run()
         if spool is not None:
             # Under the lock of its buffer: a thread of the application's own may be reading.
             source.close()

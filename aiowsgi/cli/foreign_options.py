@@ -98,7 +98,7 @@ _BY_NAMES = (
     ("--workers-lifetime --max-worker-lifetime --workers-max-rss --reload-on-rss", _RECYCLE),
     ("--reload --reload-engine --reload-extra-file --reload-dir --reload-paths", _RELOAD),
     ("--reload-include --reload-exclude --reload-delay", _RELOAD),
-    ("--touch-reload --py-autoreload --debug", _RELOAD),
+    ("--touch-reload --py-autoreload", _RELOAD),
     ("--worker-connections --connection-limit", "it is called --max-connections here"),
     ("--limit-concurrency --backpressure", "see --max-connections and --queue-size"),
     # Process and system.
@@ -151,7 +151,8 @@ _BY_NAMES = (
     ("--log-config --log-config-json --logger-class", _LOG_SETUP),
     ("--log-syslog --log-syslog-to --log-syslog-prefix --log-syslog-facility", _LOG_SETUP),
     ("--capture-output --spew --use-colors --no-use-colors", _NOTHING),
-    ("--expose-tracebacks --no-expose-tracebacks", "tracebacks go to the log, never to clients"),
+    ("--expose-tracebacks", "it is called --debug here, and is for development only"),
+    ("--no-expose-tracebacks", "leave it out: clients see no tracebacks without --debug"),
     ("--log-socket-errors --disable-redirect-access-to-syslog", _NOTHING),
     ("--statsd-host --statsd-prefix --dogstatsd-tags --stats", _METRICS),
     ("--metrics --no-metrics --metrics-address --metrics-port --enable-backlog-metric", _METRICS),

@@ -147,6 +147,11 @@ class ServerOptions(Subject):
     access_log: bool = switch(True, _REQUEST)
     """write a line for each request to the logger aiowsgi.access"""
 
+    debug: bool = switch(False, _REQUEST)
+    """for development: answer a request whose application has failed with what went wrong, the
+    traceback with source code, and the request; only on loopback addresses and Unix sockets
+    """
+
     @property
     def most_spare_threads(self) -> int:
         """The number of ``spare_threads``, also where none is given."""

@@ -22,6 +22,7 @@ from ..http.request import RequestHead
 from ..http.response import ResponseEncoder, status_text
 from ..observe.inspection import stacks_of
 from ..wording import counted
+from ..wsgi.failure import wrong_length
 from ..wsgi.file_wrapper import FilePart
 from ..wsgi.headers import Fields
 from .info import ConnectionInfo
@@ -433,15 +434,15 @@ class Stream:
         encoder = self.encoder
         if encoder.excess:
             _log.warning(
-                "The response to %s has %s more than its Content-Length, and they were not sent",
+                "The response to %s %s, and they were not sent",
                 self.describe(),
-                counted(encoder.excess, "byte"),
+                wrong_length(encoder.excess, 0),
             )
         if encoder.missing:
             _log.warning(
-                "The response to %s has %s less than its Content-Length; the connection is closed",
+                "The response to %s %s; the connection is closed",
                 self.describe(),
-                counted(encoder.missing, "byte"),
+                wrong_length(0, encoder.missing),
             )
 
     def abort(self) -> None:

@@ -324,6 +324,21 @@ def place_of(sock: socket.socket, url: str) -> str:
     return f"{url}{' (on all interfaces)' if is_on_all_interfaces(sock) else ''}"
 
 
+def is_on_this_machine(sock: socket.socket) -> bool:
+    """Return whether only programs on this machine can connect to a listening socket."""
+    if sock.family == getattr(socket, "AF_UNIX", None):
+        return True
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return False
+    # Here, because few servers need it.
+    import ipaddress
+
+    # Behind "%" is the interface.
+    address = ipaddress.ip_address(sock.getsockname()[0].partition("%")[0])
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback
+
+
 def is_on_all_interfaces(sock: socket.socket) -> bool:
     """Return whether a socket listens on every interface of the machine."""
     name = sock.getsockname()

@@ -27,11 +27,12 @@ from ..exchange.resources import Resources
 from ..exchange.stream import LOOP_CLOSED
 from ..fronts.http1 import Http1
 from ..http.readers.reader import Reader
-from ..http.request import Limits
+from ..http.request import Limits, RequestHead
 from ..http.response import ResponseHeads
 from ..http.sections import FieldSections
 from ..observe.refusals import DroppedFields
 from ..wsgi.environ import base_environ
+from ..wsgi.failure import FailureReport
 
 PRODUCT = "aiowsgi"
 
@@ -94,6 +95,7 @@ class Assembly:
             coroutine_runner=self.coroutine_runner,
             waits=observers.waits,
             wake_pool=self.waker.wake_soon,
+            report=_debug_report() if config.debug else None,
         )
         if config.health_path:
             answerer = HealthAnswerer(config.health_path, self._is_up, answerer)
@@ -147,6 +149,13 @@ class Assembly:
         resources.budget.abandon()
         resources.pool.abandon()
         return descriptors
+
+
+def _debug_report() -> Callable[[RequestHead, Callable[[], str]], FailureReport]:
+    """Return what makes the reports of ``debug``. Nothing of it is imported without the option."""
+    from ..answers.debug.report import DebugReport
+
+    return DebugReport
 
 
 def codecs(

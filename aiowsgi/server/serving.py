@@ -3,10 +3,11 @@
 import asyncio
 import contextlib
 import dataclasses
+import logging
 import socket
 import sys
 import warnings
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Executor
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Never
@@ -20,6 +21,8 @@ from ..net.address import with_address
 from ..wsgi.application import describe, objection
 from .server import Server
 from .surroundings import EMBEDDED, Surroundings
+
+_log = logging.getLogger("aiowsgi.error")
 
 _OPTIONS = frozenset(field.name for field in dataclasses.fields(Config))
 # The options that a server inside of another program does not have.
@@ -127,6 +130,8 @@ class Serving:
         else:
             sockets = bind.bind_all(self._config.listeners)
         try:
+            if self._config.debug:
+                _check_debug(self._config, sockets)
             return Server(
                 self._app, self._config, sockets, self._executor, reader, self._surroundings
             )
@@ -200,6 +205,22 @@ def _check_threads() -> None:
     raise ConfigError(
         f"{patch}() has replaced threads and locks in this process, and the server needs real ones "
         f"beside its event loop; leave it out, or write {patch}(thread=False)"
+    )
+
+
+def _check_debug(config: Config, sockets: Sequence[bind.ListeningSocket]) -> None:
+    """Raise ConfigError where others than this machine would be shown what ``debug`` shows."""
+    for listening in sockets:
+        if not bind.is_on_this_machine(listening.socket):
+            host, port = listening.socket.getsockname()[:2]
+            raise ConfigError(
+                f"{config.spelling('debug')} shows source code and requests to whoever can "
+                f"connect, and other machines can connect to {bind.address_of(host, port)}; "
+                f"listen on 127.0.0.1:{port}, [::1]:{port} or unix:PATH, or leave it out"
+            )
+    _log.warning(
+        "Failed requests are answered with source code and what was requested, because debug is "
+        "on; it is for development only"
     )
 
 

@@ -6,21 +6,24 @@ The task calls the application, iterates over the result and closes it. It gives
 
 import inspect
 import logging
-import traceback
 from collections.abc import Callable, Iterable
-from types import FunctionType
 from typing import Any, Protocol
 
 from ..errors import ApplicationError, ClientDisconnected
-from .application import ASYNC, describe, objection_to_call
+from .application import ASYNC, describe
 from .environ import Environ
+from .failure import FailureReport, comes_from_disconnect, failure_of
 from .file_wrapper import FilePart, FileWrapper
 from .headers import Fields, HeaderChecks
 
 _log = logging.getLogger("aiowsgi.error")
-_OWN_MODULES = __name__.removesuffix("task")
 # Iterables of numbers or letters, where PEP 3333 asks for an iterable of bytes objects.
 _NOT_CHUNKS = (str, bytes, bytearray, memoryview)
+# What a client is told of an application that has failed.
+_FAILURE: tuple[Fields, bytes] = (
+    (("Content-Type", "text/plain"),),
+    b"500 Internal Server Error\n",
+)
 
 
 class Responder(Protocol):
@@ -56,39 +59,12 @@ class Responder(Protocol):
         """Give up the response, so that the client cannot take what was sent for all of it."""
 
 
-def _comes_from_disconnect(error: BaseException) -> bool:
-    """Return whether the application failed because its client had gone.
-
-    That is so if the error is a ClientDisconnected, or was raised from one. An error that was
-    raised while the application handled a ClientDisconnected (``__context__``) is a mistake in the
-    handler.
-    """
-    seen: set[int] = set()
-    cause: BaseException | None = error
-    while cause is not None and id(cause) not in seen:  # The causes may form a circle.
-        if isinstance(cause, ClientDisconnected):
-            return True
-        seen.add(id(cause))
-        cause = cause.__cause__
-    return False
-
-
-def _location(app: object, error: BaseException) -> str:
-    """Return the line of the application that led to an error, or where its function begins."""
-    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
-        if not str(frame.f_globals.get("__name__")).startswith(_OWN_MODULES):
-            return f' (File "{frame.f_code.co_filename}", line {line})'
-    if isinstance(app, FunctionType):
-        return f' (File "{app.__code__.co_filename}", line {app.__code__.co_firstlineno})'
-    return ""
-
-
 class Task:
     """Runs the application for one request.
 
     Arguments: the application; its environ; the responder, which sends the response; ``checks`` for
     its status and header fields; ``request()`` returns a description of the request for the error
-    log ("GET /path [id]").
+    log ("GET /path [id]"); ``report`` is what explains a failure to the client, if anything does.
     """
 
     __slots__ = (
@@ -97,6 +73,7 @@ class Task:
         "_committed",
         "_environ",
         "_fields",
+        "_report",
         "_request",
         "_responder",
         "_status",
@@ -110,12 +87,14 @@ class Task:
         checks: HeaderChecks,
         *,
         request: Callable[[], str],
+        report: FailureReport | None = None,
     ) -> None:
         self._app = app
         self._environ = environ
         self._responder = responder
         self._checks = checks
         self._request = request
+        self._report = report
         self._status: str | None = None
         self._fields: Fields = ()
         # Whether the responder has the head. From then on it cannot be replaced.
@@ -149,7 +128,7 @@ class Task:
                 if not isinstance(chunk, bytes):
                     raise ApplicationError(_wrong_chunk(chunk, "yielded"))
             body = result[0] if len(result) == 1 else b"".join(result)
-            self._commit(len(body))
+            self._commit(len(body), len(body))
             self._responder.finish(body)
             return
         # Not for a subclass: it may override the methods that iteration uses.
@@ -166,12 +145,12 @@ class Task:
             # An empty chunk says that the application is not ready yet (PEP 3333, "Middleware
             # Handling of Block Boundaries"). So the head is not sent yet either.
             if chunk:
-                self._commit(None)
+                self._commit(None, len(chunk))
             if not (self._responder.send(chunk) if chunk else self._responder.check()):
                 break
         if not self._committed:
             # Nothing was sent, so the body is empty and its length known.
-            self._commit(0)
+            self._commit(0, 0)
         self._responder.finish(b"")
 
     def _send_file(self, wrapper: FileWrapper) -> bool:
@@ -179,7 +158,8 @@ class Task:
         if self._committed or (part := wrapper.part()) is None:
             return False
         try:
-            self._commit(part.size)
+            # No part of it is there: of a file, no more is sent than was declared.
+            self._commit(part.size, 0)
         except BaseException:
             part.close()
             raise
@@ -215,11 +195,14 @@ class Task:
         if not isinstance(data, bytes):
             raise ApplicationError(_wrong_chunk(data, "wrote"))
         if data:
-            self._commit(None)
+            self._commit(None, len(data))
             self._responder.send(data)
 
-    def _commit(self, length: int | None) -> None:
-        """Give the head to the responder, unless that was done before."""
+    def _commit(self, length: int | None, size: int) -> None:
+        """Give the head to the responder, unless that was done before.
+
+        ``length`` is that of the whole body, if it is known; ``size`` bytes of it are there.
+        """
         if self._committed:
             return
         if self._status is None:
@@ -227,41 +210,34 @@ class Task:
                 "it did not call start_response before its first bytes; "
                 "call start_response('200 OK', headers) first"
             )
+        if self._report is not None:
+            # While it can still be told.
+            wrong = self._report.objection_to_length(self._status, self._fields, length, size)
+            if wrong is not None:
+                raise ApplicationError(wrong)
         self._committed = True
         self._responder.start(self._status, self._fields, length)
 
     def _fail(self, error: BaseException) -> None:
         """Log an error of the application, and answer with a 500 if the head was not sent."""
-        if _comes_from_disconnect(error):
+        if comes_from_disconnect(error):
             _log.debug("The client went away during %s: %s", self._request(), error)
             self._responder.abort()
             return
-        if isinstance(error, ApplicationError):
-            _log.error(
-                "The application %s broke PEP 3333 in %s: %s%s",
-                describe(self._app),
-                self._request(),
-                error,
-                _location(self._app, error),
-            )
-        else:
-            hint = objection_to_call(self._app, error)
-            _log.error(
-                "The application %s raised an exception in %s%s",
-                describe(self._app),
-                self._request(),
-                f": {hint}" if hint else "",
-                exc_info=error,
-            )
+        failure = failure_of(self._app, error)
+        _log.error(
+            "%s",
+            failure.summary(self._request()),
+            exc_info=None if failure.broke_the_rules else error,
+        )
         if self._committed:
             self._responder.abort()
             return
         self._committed = True
-        body = b"500 Internal Server Error\n"
+        report = None if self._report is None else self._report.make(failure)
+        fields, body = report or _FAILURE
         try:
-            self._responder.start(
-                "500 Internal Server Error", (("Content-Type", "text/plain"),), len(body)
-            )
+            self._responder.start("500 Internal Server Error", fields, len(body))
             self._responder.finish(body)
         except ClientDisconnected:
             self._responder.abort()
@@ -278,7 +254,7 @@ class Task:
             if self._responder.abandoned:
                 raise
             # The response was sent already, so the error can only be logged.
-            if _comes_from_disconnect(error):
+            if comes_from_disconnect(error):
                 _log.debug("The client went away during %s: %s", self._request(), error)
                 return
             _log.error(
