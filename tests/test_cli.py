@@ -119,6 +119,7 @@ def test_no_option_gives_the_defaults() -> None:
         (["--threads", "3"], {"threads": 3}),
         (["--threads=3"], {"threads": 3}),
         (["-w", "1"], {"workers": 1}),
+        (["--workers", "auto"], {"workers": "auto"}),
         (["--queue-size", "0"], {"queue_size": 0}),
         (["--queue-timeout", "500ms"], {"queue_timeout": 0.5}),
         (["--timeout-keep-alive", "2m"], {"timeout_keep_alive": 120.0}),
@@ -181,6 +182,41 @@ def test_wrong_port_of_the_environment_names_the_variable(
     # It is not looked at where it does not count.
     _, config = parse_arguments(["a:b", "--port", "80"], {"PORT": value})
     assert config.bind == ("127.0.0.1:80",)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "workers", "origin"),
+    [
+        ([], 3, Origin.ENVIRONMENT),
+        (["--workers", "2"], 2, Origin.COMMAND_LINE),
+        (["--workers", "auto"], "auto", Origin.COMMAND_LINE),
+    ],
+)
+def test_workers_of_the_environment_count_where_none_are_given(
+    arguments: list[str], workers: int | str, origin: Origin
+) -> None:
+    _, config = parse_arguments([*arguments, "app:application"], {"WEB_CONCURRENCY": "3"})
+    assert config.workers == workers
+    assert config.origin("workers") is origin
+
+
+def test_empty_workers_of_the_environment_are_none() -> None:
+    _, config = parse_arguments(["app:application"], {"WEB_CONCURRENCY": ""})
+    assert config.workers is None
+
+
+@pytest.mark.parametrize("value", ["0", "many", "-1", "1.5"])
+def test_wrong_workers_of_the_environment_name_the_variable(
+    capsys: pytest.CaptureFixture[str], value: str
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        parse_arguments(["a:b"], {"WEB_CONCURRENCY": value})
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == (
+        f"aiowsgi: error: WEB_CONCURRENCY in the environment: {value!r} is neither a whole number "
+        "from 1 up nor 'auto'; or choose another with --workers\n"
+        "try: python -m aiowsgi --help\n"
+    )
 
 
 def test_values_know_that_they_come_from_the_command_line() -> None:
@@ -297,8 +333,8 @@ def test_version_names_what_an_issue_should(capsys: pytest.CaptureFixture[str]) 
             ["a:b", "--port", "http"],
             "--port: 'http' is not a port; a port is a number from 0 to 65535",
         ),
-        (["a:b", "--workers", "2"], "--workers must be 1 in this version, not 2"),
-        (["a:b", "-w", "2"], "--workers must be 1 in this version, not 2"),
+        (["a:b", "-w", "0"], "-w/--workers: '0' is neither a whole number from 1 up nor 'auto'"),
+        (["a:b", "--workers", "two"], "'two' is neither a whole number from 1 up nor 'auto'"),
         (["a:b", "--bind", ":1", "--port", "2"], "--host and --port are the short form of one"),
         (["a:b", "--bind", ":1", "--host", "::"], "--host and --port are the short form of one"),
         (["a:b", "--health-path", "up"], "--health-path must be empty or begin with '/', such as"),

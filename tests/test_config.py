@@ -165,7 +165,7 @@ def test_a_config_is_frozen_and_takes_keywords_only() -> None:
     assert hash(value) == hash(Config(threads=3))
 
 
-@pytest.mark.parametrize("name", [name for name in NUMBERS if name != "workers"])
+@pytest.mark.parametrize("name", NUMBERS)
 def test_a_number_may_be_its_minimum_and_not_less(name: str) -> None:
     minimum = OPTIONS[name].minimum
     assert minimum is not None
@@ -279,12 +279,14 @@ def test_what_clients_send_otherwise_is_no_health_path(path: str) -> None:
     assert repr(path) in str(caught.value)
 
 
-def test_more_than_one_worker_is_refused_with_the_remedy() -> None:
+def test_workers_are_none_or_a_number_or_auto() -> None:
+    assert Config().workers is None
     assert Config(workers=1).workers == 1
-    with pytest.raises(ConfigError, match=r"^workers\b.*2.*run several behind"):
-        Config(workers=2)
-    with pytest.raises(ConfigError, match=r"^workers must be at least 1"):
-        Config(workers=0)
+    assert Config(workers="auto").workers == "auto"
+    wrong: list[Any] = [0, -1, True, 1.5, "2", "all"]
+    for value in wrong:
+        with pytest.raises(ConfigError, match=r"^workers must be at least 1, or 'auto', not "):
+            Config(workers=value)
 
 
 # What an option says about itself: the command line and the documentation have nothing else.
@@ -347,7 +349,7 @@ def test_groups_are_contiguous() -> None:
 
 @pytest.mark.parametrize(
     ("subject", "groups"),
-    [(ListenerOptions, {"where to listen"}), (ProcessOptions, {"the process"})],
+    [(ListenerOptions, {"where to listen"}), (ProcessOptions, {"the process", "worker processes"})],
 )
 def test_a_group_is_of_one_subject(subject: type[Subject], groups: set[str]) -> None:
     names = {field.name for field in dataclasses.fields(subject)}
@@ -437,7 +439,7 @@ def test_only_what_is_put_together_has_to_be_right() -> None:
         ({"timeout_header": -1}, "--timeout-header must be at least 0.001, not -1"),
         ({"log_level": "loud"}, "--log-level must be one of debug, info, "),
         ({"body_spool": 1}, "--body-spool must be 0 or at least --body-prefetch (1048576), not 1"),
-        ({"workers": 2}, "--workers must be 1 in this version, not 2"),
+        ({"workers": 0}, "--workers must be at least 1, or 'auto', not 0"),
         ({"bind": ()}, "--bind is a tuple of addresses"),
     ],
 )

@@ -53,8 +53,9 @@ OUTSIDE: Mapping[str, frozenset[str]] = {
     "ssl": LOOP,
     # All locks that pool threads and the loop take are in the bridge. The log writer has its own. A
     # process must know whether it is on the main thread, where alone signals are handled, which
-    # threads hold its end, and must not wait for who reads its logs; the demo is an application,
-    # and runs on several threads.
+    # threads hold its end, and must not wait for who reads its logs; a worker notices the end of
+    # its supervisor whatever its loop does. The demo is an application, and runs on several
+    # threads.
     "threading": frozenset(
         {
             "bridge",
@@ -62,6 +63,7 @@ OUTSIDE: Mapping[str, frozenset[str]] = {
             "process.signals",
             "process.ending",
             "process.standard_streams",
+            "process.worker.lifeline",
             "demo",
         }
     ),

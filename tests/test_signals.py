@@ -106,7 +106,7 @@ def test_signals_of_other_servers_are_refused_with_what_to_do_instead(
     with served(tmp_path, ANSWER, "--loop", loop) as process:
         port = process.port()
         process.signal(signal.SIGHUP)
-        process.said("WARNING Ignored SIGHUP: .* start it again$")
+        process.said("WARNING Ignored SIGHUP: .* start it again, or start it with --workers 1")
         process.signal(signal.SIGUSR1)
         process.said("WARNING Ignored SIGUSR1: .* logs go to standard output and error$")
         process.signal(signal.SIGUSR2)
@@ -436,7 +436,7 @@ async def test_hangup_stops_where_the_terminal_has_gone(
 ) -> None:
     caplog.set_level("INFO", "aiowsgi.error")
     monkeypatch.setattr(signals, "_had_terminal", True)
-    monkeypatch.setattr(signals_module, "_has_terminal", lambda: False)
+    monkeypatch.setattr(signals_module, "has_terminal", lambda: False)
     server = FakeServer()
     signals.attach(cast(aiowsgi.Server, server))
     signal.raise_signal(signal.SIGHUP)

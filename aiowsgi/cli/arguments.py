@@ -9,17 +9,20 @@ import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 from .. import __version__
 from ..config import Config, Option, Origin, help_texts
-from ..config.values import parse_port
+from ..config.values import parse_port, parse_workers
 from ..errors import ConfigError
 from ..net.address import with_address
+from ..process.supervisor.wakeups import SIGNALS
 from .parser import HelpFormatter, Parser
 
+_T = TypeVar("_T")
+
 _DESCRIPTION = "Serve a WSGI application (PEP 3333) from an asyncio event loop and a thread pool."
-_EPILOG = """\
+_EPILOG = f"""\
 examples:
   aiowsgi app:application
   aiowsgi "shop.web:create_app()" --bind 0.0.0.0:8000 --threads 16
@@ -27,7 +30,9 @@ examples:
   aiowsgi src/app.py
 
 Without --bind, --host and --port, the variable PORT is the port, on all interfaces.
-Durations are seconds, or 500ms, 30s, 2m, 1h. Sizes are bytes, or 64K, 1M, 2G."""
+Durations are seconds, or 500ms, 30s, 2m, 1h. Sizes are bytes, or 64K, 1M, 2G.
+
+{SIGNALS}"""
 
 
 class _ShowHelp(argparse.Action):
@@ -159,10 +164,17 @@ def parse_arguments(
     elif port is None and (variable := environment.get("PORT")):
         # Platforms set it, and reach the process from outside of its machine.
         host = "0.0.0.0" if host is None else host
-        port = _port_of_environment(parser, variable)
+        port = _of_environment(parser, "PORT", variable, parse_port, "--port or --bind")
         origin_of_address = Origin.ENVIRONMENT
+    from_environment: dict[str, Any] = {}
+    if "workers" not in values and (variable := environment.get("WEB_CONCURRENCY")):
+        from_environment["workers"] = _of_environment(
+            parser, "WEB_CONCURRENCY", variable, parse_workers, "--workers"
+        )
     try:
-        config = Config().with_values({Origin.COMMAND_LINE: values})
+        config = Config().with_values(
+            {Origin.ENVIRONMENT: from_environment, Origin.COMMAND_LINE: values}
+        )
         return application, with_address(config, host, port, origin=origin_of_address)
     except ConfigError as error:
         parser.error(str(error))
@@ -173,8 +185,11 @@ def _frozen(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _port_of_environment(parser: Parser, text: str) -> int:
+def _of_environment(
+    parser: Parser, variable: str, text: str, parse: Callable[[str], _T], options: str
+) -> _T:
+    """Return the value of a variable. ``options`` are what a person may write in its place."""
     try:
-        return parse_port(text)
+        return parse(text)
     except ConfigError as error:
-        parser.error(f"PORT in the environment: {error}; or choose another with --port or --bind")
+        parser.error(f"{variable} in the environment: {error}; or choose another with {options}")

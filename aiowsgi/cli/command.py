@@ -23,7 +23,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
             return USAGE
     path, config = parse_arguments(sys.argv[1:] if arguments is None else arguments)
-    # Here, because it loads the event loop, which a supervisor does without.
-    from .one_process import serve
+    # Here, because each loads what the other does without.
+    if config.workers is None:
+        from .one_process import serve
 
-    return serve(path, config, is_process=arguments is None)
+        return serve(path, config, is_process=arguments is None)
+    from .several_processes import serve_together
+
+    return serve_together(path, config, lambda: parse_arguments(arguments))

@@ -17,9 +17,7 @@ _LOG_FORMAT = (
 )
 _RELOAD = "not yet: this version does not reload; restart it"
 _RECYCLE = "not yet: a process serves until it is stopped, and is not replaced after a while"
-_ONE_PROCESS = (
-    "not yet: there is one process; for several cores, run several behind a load balancer"
-)
+_WORKERS = "it is called --workers here"
 _ARGUMENT = "name it in the argument instead: MODULE:CALLABLE, or the path of a file"
 _NEEDLESS = "leave it out: it is always so here"
 _NOTHING = "there is no such option, and no need for it"
@@ -81,7 +79,10 @@ _BY_NAMES = (
     ("--event-loop --asgi-loop", "it is called --loop here"),
     ("--runtime-mode --task-impl --asyncore-use-poll --asyncore-loop-timeout", "see --loop"),
     ("--http-parser", "it is called --http here"),
-    ("--processes --master -M --cheaper --respawn-failed-workers --respawn-interval", _ONE_PROCESS),
+    ("--processes", _WORKERS),
+    ("--master -M", "leave it out: --workers N has a supervisor"),
+    ("--cheaper", "not yet: there are always as many as --workers says, or SIGTTIN and SIGTTOU"),
+    ("--respawn-failed-workers --respawn-interval", f"{_NEEDLESS}, with --workers N"),
     ("--preload --lazy-apps --lazy", _LOADED_FIRST),
     ("--blocking-threads", "it is called --threads here"),
     (
@@ -90,7 +91,7 @@ _BY_NAMES = (
     ),
     ("--blocking-threads-idle-timeout", "not yet: threads stay once they are there"),
     ("--enable-threads --single-interpreter --need-app --strict", _NEEDLESS),
-    ("--thunder-lock", "leave it out: there is one process"),
+    ("--thunder-lock", _NEEDLESS),
     ("--offload-threads", "leave it out: the event loop sends files and finished responses"),
     ("--reset-contextvars", _NEEDLESS),
     ("--max-requests --limit-max-requests", _RECYCLE),
@@ -131,7 +132,7 @@ _BY_NAMES = (
         "--http-timeout --socket-timeout --read-timeout",
         "see --timeout-body for requests and --timeout-write for responses",
     ),
-    ("--timeout-worker-healthcheck", _ONE_PROCESS),
+    ("--timeout-worker-healthcheck", "not yet: a worker that does not answer is not replaced"),
     # Limits and buffers.
     ("--limit-request-field_size", "it is called --limit-request-field-size here"),
     ("--max-request-body-size --limit-post", "it is called --limit-request-body here"),

@@ -5,7 +5,7 @@ import os
 import sys
 import traceback
 
-from ..errors import LoadError
+from ..errors import ConfigError, LoadError
 
 # Exit codes. A wrong command is told from a right one that failed.
 FAILURE = 1
@@ -13,19 +13,25 @@ USAGE = 2
 INTERRUPTED = 130
 
 
+def explanation(error: ConfigError) -> str:
+    """Return all that is said about an error: the cause, if it has one, and the message."""
+    cause = describe_cause(error) if isinstance(error, LoadError) else ""
+    return f"{cause}aiowsgi: error: {error}\n"
+
+
 def print_error(message: str) -> None:
     """Print what went wrong, as the last line."""
     print(f"aiowsgi: error: {message}", file=sys.stderr)
 
 
-def print_cause(error: LoadError) -> None:
-    """Print the traceback of the user's own code, without the frames that led to it."""
+def describe_cause(error: LoadError) -> str:
+    """Return the traceback of the user's own code, without the frames that led to it."""
     cause = error.__cause__
     assert cause is not None  # A LoadError says what it was raised from.
     frames = cause.__traceback__
     while frames is not None and _is_ours(frames.tb_frame.f_code.co_filename):
         frames = frames.tb_next
-    traceback.print_exception(type(cause), cause, frames)
+    return "".join(traceback.format_exception(type(cause), cause, frames))
 
 
 def _is_ours(filename: str) -> bool:

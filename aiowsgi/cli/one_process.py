@@ -1,6 +1,7 @@
 """The command in one process: load the application, serve it, and end with an exit code."""
 
 import os
+import sys
 from collections.abc import Callable
 
 from ..config import Config
@@ -12,7 +13,7 @@ from ..process.identity.pid_file import PidFile
 from ..process.run import load, serve_until_signal
 from ..process.signals import Signals
 from ..process.systemd.activation import with_passed_sockets
-from .messages import FAILURE, INTERRUPTED, USAGE, print_cause, print_error
+from .messages import FAILURE, INTERRUPTED, USAGE, describe_cause, print_error
 
 
 def serve(path: str, config: Config, *, is_process: bool) -> int:
@@ -53,7 +54,7 @@ def _serve(
         return code
     except LoadError as error:
         with import_path.OutsideApplication():
-            print_cause(error)
+            print(describe_cause(error), end="", file=sys.stderr)
         code = FAILURE
         message = str(error)
     except KeyboardInterrupt:  # While the application was being imported.

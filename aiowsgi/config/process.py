@@ -9,22 +9,13 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import Any, Literal, get_args
 
-from .option import count, option
-from .subject import Subject
+from .option import option
+from .workers import WorkerOptions
 
 _GROUP = "the process"
 
 Loop = Literal["auto", "uvloop", "asyncio"]
 LogLevel = Literal["debug", "info", "warning", "error", "critical"]
-
-
-def _objection_to_workers(value: int) -> str | None:
-    if value == 1:
-        return None
-    return (
-        f"must be 1 in this version, not {value}; "
-        "for several cores, run several behind a load balancer"
-    )
 
 
 def _objection_to_path(value: object) -> str | None:
@@ -40,17 +31,9 @@ def _objection_to_warm_up(value: Any) -> str | None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProcessOptions(Subject):
+class ProcessOptions(WorkerOptions):
     """The options of a process."""
 
-    workers: int = count(
-        1,
-        _GROUP,
-        rule=_objection_to_workers,
-        short="-w",
-        embedded="a server is in one process, that of your program",
-    )
-    """worker processes; only 1 for now"""
     loop: Loop = option(
         "auto",
         _GROUP,

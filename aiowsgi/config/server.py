@@ -162,6 +162,7 @@ class ServerOptions(Subject):
 
     def check_together(self) -> None:
         """Raise ConfigError where two options contradict each other."""
+        super().check_together()
         if 0 < self.body_spool < self.body_prefetch:
             prefetch = self.origin("body_spool").spelling("body_prefetch")
             raise ConfigError(

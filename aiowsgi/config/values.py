@@ -1,6 +1,7 @@
 """Values as people write them: durations, sizes, counts and ports. Pure functions of text."""
 
 import re
+from typing import Literal
 
 from ..errors import ConfigError
 
@@ -35,4 +36,13 @@ def parse_port(text: str) -> int:
     """Return a port. Raise ConfigError."""
     if not re.fullmatch(r"\d{1,5}", text, re.ASCII) or int(text) > 65535:
         raise ConfigError(f"{text!r} is not a port; a port is a number from 0 to 65535")
+    return int(text)
+
+
+def parse_workers(text: str) -> int | Literal["auto"]:
+    """Return a number of processes, or "auto". Raise ConfigError."""
+    if text == "auto":
+        return "auto"
+    if not re.fullmatch(r"0*[1-9]\d{0,17}", text, re.ASCII):
+        raise ConfigError(f"{text!r} is neither a whole number from 1 up nor 'auto'")
     return int(text)

@@ -70,5 +70,9 @@ def _server_logger(name: str) -> ServerLogger:
     return logger
 
 
+# How a message reads, and how it reads where several processes write: with the number of each.
+FORM = "%(asctime)s %(levelname)s %(message)s"
+FORM_OF_SEVERAL = "%(asctime)s %(levelname)s [%(process)d] %(message)s"
+
 error_log = _server_logger("aiowsgi.error")
 access_log = _server_logger("aiowsgi.access")

@@ -6,14 +6,12 @@ import sys
 import time
 
 from ..observe.log_writer import LogWriter
-from ..observe.loggers import ServerLogger, access_log, error_log
+from ..observe.loggers import FORM, ServerLogger, access_log, error_log
 
 # Seconds that the end of the process waits for readers of the logs, at least.
 AT_EXIT = 0.15
 # Seconds of these that are kept for standard error.
 _LAST_MOMENT = 0.05
-
-_FORM = "%(asctime)s %(levelname)s %(message)s"
 
 _writers: list[LogWriter] = []
 
@@ -43,21 +41,22 @@ class _Handler(logging.Handler):
             self._writer.put(line)
 
 
-def configure(level: str) -> None:
+def configure(level: str, form: str = FORM) -> None:
     """Send messages to standard error and the access log to standard output.
 
-    ``level`` is a name such as "info". A logger that has been given a handler is left alone.
+    ``level`` is a name such as "info", and ``form`` that of the messages. A logger that has been
+    given a handler is left alone.
     """
     # The access log always has the level "info". ``level`` is for the messages only.
-    wanted = ((access_log, "%(message)s", "info"), (error_log, _FORM, level))
+    wanted = ((access_log, "%(message)s", "info"), (error_log, form, level))
     free = [item for item in wanted if not _is_configured(item[0])]
     if not free:
         return
     if not _writers:
         atexit.register(flush, AT_EXIT)
     output, errors = _writers[:] = _make_writers()
-    for logger, form, level_name in free:
-        logger.own_handler = _Handler(errors if logger is error_log else output, form)
+    for logger, line_form, level_name in free:
+        logger.own_handler = _Handler(errors if logger is error_log else output, line_form)
         logger.addHandler(logger.own_handler)
         if not logger.level:
             logger.setLevel(level_name.upper())

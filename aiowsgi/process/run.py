@@ -7,16 +7,19 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from typing import Never
+from typing import Never, Protocol
 from wsgiref.types import WSGIApplication
 
 from .. import libc
+from ..bridge.pool.jobs import Scheduling
 from ..config import Config
 from ..errors import ConfigError
 from ..http.readers.choice import find_reader
 from ..net.address import with_address
 from ..net.bind import place_of
 from ..net.descriptors import raise_limit
+from ..observe.loggers import FORM, FORM_OF_SEVERAL
+from ..server.server import Server
 from ..server.serving import Serving, check_application, check_options
 from ..server.surroundings import Surroundings
 from ..wording import counted
@@ -46,6 +49,22 @@ _LATE_IMPORTS = ("ipaddress", "urllib.parse")
 _FORCED_TIMEOUT = 0.5
 
 
+class Attendant(Protocol):
+    """Who looks after the server of a process that serves together with others."""
+
+    def surroundings(self, scheduling: Scheduling | None) -> Surroundings:
+        """Return what the server is given."""
+
+    def begin(self, server: Server, machinery: str) -> None:
+        """Take note that the server accepts connections. Called on the loop thread.
+
+        ``machinery`` names the libraries that it runs on.
+        """
+
+    def end(self) -> None:
+        """Take note that the server has ended. Called on the loop thread."""
+
+
 def run(
     app: WSGIApplication,
     host: str | None = None,
@@ -73,7 +92,13 @@ def run(
     standard_streams.open_missing()
     signals = Signals()
     try:
-        config = with_passed_sockets(with_address(config, host, port), os.environ)
+        config = with_address(config, host, port)
+        if config.workers is not None:
+            raise ConfigError(
+                f"{config.spelling('workers')} is for the command line, because each worker loads "
+                "the application itself: python -m aiowsgi MODULE:CALLABLE --workers N"
+            )
+        config = with_passed_sockets(config, os.environ)
         pid_file = PidFile(config.pid_file)
         pid_file.check()
         serve_until_signal(app, config, name=describe(app), signals=signals, pid_file=pid_file)
@@ -115,11 +140,13 @@ def serve_until_signal(
     name: str,
     signals: Signals,
     pid_file: PidFile,
+    attendant: Attendant | None = None,
     on_stopped: Callable[[int, float | None], None] = lambda exit_code, seconds: None,
 ) -> int:
     """Serve until a signal; return the exit code of the process.
 
-    ``name`` is the name of the application in messages. ``on_stopped(exit_code, seconds)`` is
+    ``name`` is the name of the application in messages. Without an ``attendant`` the process serves
+    alone. ``on_stopped(exit_code, seconds)`` is
     called when the server has stopped. ``seconds`` is how much of the time for shutdown is left, or
     None if threads did not return from the application. After that, the event loop is closed, which
     waits for work that the application gave to the loop's default executor. Raises ConfigError.
@@ -128,18 +155,22 @@ def serve_until_signal(
     signals.install()
     loop_name, loop_factory = _loop_factory(config)
     reader = find_reader(config.http)
-    logs.configure(config.log_level)
+    logs.configure(config.log_level, FORM if attendant is None else FORM_OF_SEVERAL)
     _set_up_heaps()
     raise_limit(config.max_connections)
     machinery = f"{loop_name} with {reader.name}"
     scheduling = find_scheduling()
-    surroundings = Surroundings(scheduling=scheduling)
+    surroundings = (
+        Surroundings(scheduling=scheduling)
+        if attendant is None
+        else attendant.surroundings(scheduling)
+    )
     deadline = 0.0
     try:
-        warm_up(app, config, multiprocess=False)
+        warm_up(app, config, multiprocess=attendant is not None)
         with asyncio.Runner(loop_factory=loop_factory) as runner:
             serving = _serve(
-                app, config, name, machinery, signals, pid_file, on_stopped, surroundings
+                app, config, name, machinery, signals, pid_file, attendant, on_stopped, surroundings
             )
             deadline = runner.run(serving)
     finally:
@@ -199,6 +230,7 @@ async def _serve(
     machinery: str,
     signals: Signals,
     pid_file: PidFile,
+    attendant: Attendant | None,
     on_stopped: Callable[[int, float | None], None],
     surroundings: Surroundings,
 ) -> float:
@@ -210,13 +242,16 @@ async def _serve(
     forced = asyncio.ensure_future(signals.forced.wait())
     try:
         pid_file.write()
-        _log.info(
-            "Serving %s at %s with %s on %s (press Ctrl-C to stop)",
-            name,
-            ", ".join(map(place_of, server.sockets, server.urls)),
-            counted(server.threads, "thread"),
-            machinery,
-        )
+        if attendant is None:
+            _log.info(
+                "Serving %s at %s with %s on %s (press Ctrl-C to stop)",
+                name,
+                ", ".join(map(place_of, server.sockets, server.urls)),
+                counted(server.threads, "thread"),
+                machinery,
+            )
+        else:
+            attendant.begin(server, machinery)
         await asyncio.wait({closed, forced}, return_when=asyncio.FIRST_COMPLETED)
         left = server.time_left
     finally:
@@ -228,6 +263,8 @@ async def _serve(
         stuck = server.left_threads_behind or not closed.done()
         closed.cancel()
         signals.detach()
+        if attendant is not None:
+            attendant.end()
         pid_file.remove()
     # The second signal may also have come after the server had stopped.
     if signals.forced.is_set():

@@ -5,12 +5,14 @@ Signal handlers are installed and removed in this module only.
 
 import asyncio
 import contextlib
+import logging
 import os
 import select
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
@@ -19,8 +21,7 @@ from ..observe.loggers import error_log
 from ..server.forked_child import leave_signals
 from ..server.server import Server
 from ..wsgi.application import describe
-
-_STOP = (signal.SIGINT, signal.SIGTERM)
+from .standard_streams import has_terminal
 
 
 def _existing(*names: str) -> frozenset[signal.Signals]:
@@ -32,34 +33,73 @@ def _existing(*names: str) -> frozenset[signal.Signals]:
 _INSPECT = _existing("SIGURG", "SIGINFO")
 # Stops at once, as with gunicorn. It is also what Ctrl-\ in a terminal sends.
 _STOP_NOW = _existing("SIGQUIT")
-# These mean something to other servers. Without a handler they would end the process without a
-# message.
-_REFUSED = {
-    "SIGHUP": "a single process cannot reload its application; start it again",
-    "SIGUSR1": "there are no log files to open again: logs go to standard output and error",
-    "SIGUSR2": "this process cannot start its successor; start that, then send SIGTERM to this one",
-}
+# Of SIGINT, it is not the system's.
+_DEFAULTS = (signal.SIG_DFL, signal.default_int_handler)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Meanings:
+    """What signals mean to a process that serves, beside those that mean the same everywhere."""
+
+    stop: tuple[signal.Signals, ...]
+    """they stop it gracefully"""
+    stops_now_again: bool
+    """whether one of them that comes again stops it now"""
+    ignored: frozenset[signal.Signals]
+    """they are for another process, and reach this one, too"""
+    refused: Mapping[str, str]
+    """the reasons why others have no effect here. They mean something to other servers, and without
+    a handler they would end the process without a message
+    """
+
+
+ALONE = Meanings(
+    stop=(signal.SIGINT, signal.SIGTERM),
+    stops_now_again=True,
+    ignored=frozenset(),
+    refused={
+        "SIGHUP": "a single process cannot reload its application; start it again, or start it "
+        "with --workers 1: then SIGHUP reloads it",
+        "SIGUSR1": "there are no log files to open again: logs go to standard output and error",
+        "SIGUSR2": "a single process cannot start its successor; start that, then send SIGTERM to "
+        "this one",
+    },
+)
+# The supervisor says when a worker stops. A terminal sends Ctrl-C to both, and a service manager
+# SIGTERM, so that the second one is no wish of anybody.
+SUPERVISED = Meanings(
+    stop=(signal.SIGTERM,),
+    stops_now_again=False,
+    ignored=_existing("SIGINT", "SIGHUP"),
+    refused=dict.fromkeys(
+        ("SIGUSR1", "SIGUSR2"), "this is a worker; send it to the supervisor, its parent process"
+    ),
+)
 
 
 class Signals:
     """The signal handlers of a process, from its beginning to its end.
 
     While a server is attached, SIGINT and SIGTERM stop it: the first one gracefully, the second one
-    now. While none is attached, ``without_server(number)`` is called, between any two instructions
-    of the main thread. If that is None, the signal does what it did before ``install``.
+    now, unless ``meanings`` says otherwise. While none is attached, ``without_server(number)`` is
+    called, between any two instructions of the main thread. If that is None, the signal does what
+    it did before ``install``.
 
     If the application has installed a handler for SIGINT or SIGTERM, it is called when the server
     begins to stop. Other signals that have a handler already are left alone. So are the refused
     ones that are ignored (``nohup`` has SIGHUP ignored).
     """
 
-    def __init__(self, *, without_server: Callable[[int], None] | None = None) -> None:
+    def __init__(
+        self, meanings: Meanings = ALONE, *, without_server: Callable[[int], None] | None = None
+    ) -> None:
+        self._meanings = meanings
         self._without_server = without_server or self._pass_on
         # The handlers from before ``install``.
         self._previous: dict[signal.Signals, Any] = {}
         # The application's own handlers for SIGINT and SIGTERM.
         self._chained: dict[signal.Signals, Callable[[int, FrameType | None], object]] = {}
-        self._had_terminal = _has_terminal()
+        self._had_terminal = has_terminal()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._server: Server | None = None
         # The number of the thread that the loop runs on.
@@ -74,8 +114,12 @@ class Signals:
     def unblock(self) -> None:
         """Unblock signals that the parent of this process may have blocked."""
         if hasattr(signal, "pthread_sigmask"):
-            numbers = {*_STOP, *_INSPECT, *_STOP_NOW, *_existing(*_REFUSED)}
+            numbers = {*self._meanings.stop, *_INSPECT, *_STOP_NOW, *self._others()}
             signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
+
+    def _others(self) -> frozenset[signal.Signals]:
+        """Return the signals that do nothing, but would do something without a handler."""
+        return self._meanings.ignored | _existing(*self._meanings.refused)
 
     def install(self) -> None:
         """Install the handlers.
@@ -86,19 +130,19 @@ class Signals:
         if threading.current_thread() is not threading.main_thread():
             return
         forks.register(self)
-        for number in _STOP:
+        for number in self._meanings.stop:
             found = signal.getsignal(number)
             if found != self._on_signal:
                 self._replace(number, found)
                 if callable(found) and found is not signal.default_int_handler:
                     self._chained[number] = found
-        for number in (*_INSPECT, *_STOP_NOW, *_existing(*_REFUSED)):
+        for number in (*_INSPECT, *_STOP_NOW, *self._others()):
             found = signal.getsignal(number)
             # SIGURG and SIGINFO have no effect by default either, so a parent that ignores them has
             # no reason to. A shell that starts the server in the background ignores SIGQUIT, as it
             # does SIGINT, which is handled too.
             may_replace_ignored = number in _INSPECT or number in _STOP_NOW
-            if found is signal.SIG_DFL or (found is signal.SIG_IGN and may_replace_ignored):
+            if found in _DEFAULTS or (found is signal.SIG_IGN and may_replace_ignored):
                 self._replace(number, found)
 
     def _replace(self, number: signal.Signals, found: Any) -> None:
@@ -129,7 +173,8 @@ class Signals:
         """Have signals act on ``server`` from now on. Called on its loop's thread."""
         self._loop, self._server = asyncio.get_running_loop(), server
         self._thread = forks.this_thread()
-        ours = [n for n in (*_INSPECT, *_STOP) if signal.getsignal(n) == self._on_signal]
+        stop = self._meanings.stop
+        ours = [n for n in (*_INSPECT, *stop) if signal.getsignal(n) == self._on_signal]
         # The loop handles one signal itself. That makes it wake up for every signal, whichever
         # thread the system interrupts. It is one that may be lost when the loop ends.
         self._handled_by_loop = ours[:1]
@@ -161,9 +206,9 @@ class Signals:
             # acts.
             self._pending.append(number)
             self._loop.call_soon_threadsafe(self._act_on_pending)
-        elif number in _STOP or number in _STOP_NOW:
+        elif number in self._meanings.stop or number in _STOP_NOW:
             self._without_server(number)
-        elif reason := _REFUSED.get(signal.Signals(number).name):
+        elif reason := self._meanings.refused.get(signal.Signals(number).name):
             _write_to_stderr(f"Ignored {signal.Signals(number).name}: {reason}")
 
     def _pass_on(self, number: int) -> None:
@@ -183,24 +228,36 @@ class Signals:
             error_log.warning("Asked by %s: %s", name, server.inspect())
         elif number in _STOP_NOW:
             self._stop_now(number, f"on {name}")
-        elif number in _STOP and not server.is_serving():
-            self._stop_now(number, f"on a second {name}")
-        elif number in _STOP or (name == "SIGHUP" and self._is_hung_up()):
-            error_log.info("Stopping on %s: finishing requests in flight (again to stop now)", name)
+        elif number in self._meanings.ignored:
+            pass
+        elif number in self._meanings.stop and not server.is_serving():
+            if self._meanings.stops_now_again:
+                self._stop_now(number, f"on a second {name}")
+        elif number in self._meanings.stop or (name == "SIGHUP" and self._is_hung_up()):
+            if self._meanings.stops_now_again:
+                error_log.info(
+                    "Stopping on %s: finishing requests in flight (again to stop now)", name
+                )
+            else:  # The supervisor has said so, and why.
+                error_log.debug("Stopping on %s: finishing requests in flight", name)
             server.close()
             self._call_chained(number)
         else:
-            error_log.warning("Ignored %s: %s", name, _REFUSED[name])
+            error_log.warning("Ignored %s: %s", name, self._meanings.refused[name])
 
     def _is_hung_up(self) -> bool:
         """Return whether the terminal of the process is gone: its window, or the connection to it.
 
         Then no user can press Ctrl-C any more.
         """
-        return self._had_terminal and not _has_terminal()
+        return self._had_terminal and not has_terminal()
 
     def _stop_now(self, number: int, reason: str) -> None:
-        error_log.warning("Stopping now %s", reason)
+        error_log.log(
+            logging.WARNING if self._meanings.stops_now_again else logging.DEBUG,
+            "Stopping now %s",
+            reason,
+        )
         # The exit code that a shell reports for a process that a signal has ended.
         self.exit_code = 128 + number
         self.forced.set()
@@ -226,12 +283,3 @@ def _write_to_stderr(text: str) -> None:
     with contextlib.suppress(OSError, ValueError):
         if select.select([], [2], [], 0)[1]:
             os.write(2, f"aiowsgi: {text}\n".encode())
-
-
-def _has_terminal() -> bool:
-    """Return whether this process has a controlling terminal."""
-    try:
-        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
-    except OSError:
-        return False
-    return True

@@ -1,4 +1,4 @@
-"""Standard input, output and error of a process that serves and does nothing else."""
+"""Standard input, output, error and the terminal of a process that only serves."""
 
 import contextlib
 import logging
@@ -29,6 +29,15 @@ def open_missing() -> None:
             stream = open(number, mode, errors="backslashreplace", closefd=False)  # noqa: SIM115
             setattr(sys, name, stream)
             setattr(sys, f"__{name}__", stream)
+
+
+def has_terminal() -> bool:
+    """Return whether this process has a controlling terminal."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 def flush(timeout: float, *, handlers: bool = False) -> bool:

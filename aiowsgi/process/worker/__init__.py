@@ -1,0 +1,1 @@
+"""A worker: a process with one server, below a supervisor."""

@@ -1,0 +1,31 @@
+"""What a worker is given by its supervisor when it is forked. Data only."""
+
+import socket
+from dataclasses import dataclass
+
+from ...config import Config
+from ...net.bind import ListeningSocket
+from ...observe.scoreboard import Row
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Assignment:
+    """What a worker serves, and how it is connected with its supervisor."""
+
+    path: str
+    """what names the application"""
+    config: Config
+    supervisor: int
+    """its process"""
+    row: Row | None
+    """where it says how it is, for the supervisor and for other workers"""
+    directory: str
+    """where the supervisor was started"""
+    sockets: tuple[ListeningSocket, ...]
+    """what all workers accept on"""
+    channel: socket.socket
+    """where it says what it does: see ``messages``"""
+    lifeline: int
+    """a descriptor that is at its end once the supervisor is gone"""
+    stacks: int
+    """a descriptor that the supervisor reads, for the stacks of threads"""

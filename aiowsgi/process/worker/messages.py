@@ -1,0 +1,88 @@
+"""What a worker says to its supervisor: lines of words on a socket.
+
+A worker runs the application, which may do anything to the socket. So whoever reads takes nothing
+for granted: lines that are no messages are left out, and so is what has no end.
+"""
+
+import contextlib
+import socket
+from typing import NamedTuple
+
+# Longer lines are left out.
+MAX_LINE = 1 << 16
+# A text that is longer is cut: one character becomes ten at most.
+_MAX_TEXT = MAX_LINE // 16
+# Seconds that a supervisor may take to read, if it has not read for long.
+_PATIENCE = 1.0
+
+# The words. Behind READY come the name of the application, and the threads and the machinery of the
+# server; behind FAILED an exit code and what to print; behind WORN the reason.
+READY, FAILED, WORN, DRAINING = "ready", "failed", "worn", "draining"
+
+
+class Message(NamedTuple):
+    """One line."""
+
+    word: str
+    texts: tuple[str, ...]
+
+
+def encode(word: str, *texts: str) -> bytes:
+    """Return a line. A text that is too long loses its middle."""
+    return b"\t".join([word.encode(), *map(_escape, texts)]) + b"\n"
+
+
+def _escape(text: str) -> bytes:
+    if len(text) > _MAX_TEXT:
+        half = _MAX_TEXT // 2
+        text = f"{text[:half]}\n[...]\n{text[-half:]}"
+    # Neither a tab nor the end of a line is left in it.
+    return text.encode("unicode_escape")
+
+
+class Lines:
+    """Takes what comes over the socket, and returns the messages in it."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+        # Whether the rest of a line that is too long is left out.
+        self._skipping = False
+
+    def feed(self, data: bytes) -> list[Message]:
+        """Return the messages that are complete with these bytes."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        found = []
+        for line in lines:
+            if not self._skipping and (message := _decode(line)) is not None:
+                found.append(message)
+            self._skipping = False
+        if len(self._rest) > MAX_LINE:
+            self._rest, self._skipping = b"", True
+        return found
+
+
+def _decode(line: bytes) -> Message | None:
+    try:
+        word, *texts = (part.decode("unicode_escape") for part in line.split(b"\t"))
+    except UnicodeDecodeError:
+        return None
+    return Message(word, tuple(texts))
+
+
+class Channel:
+    """A worker's end of the socket. Used on one thread at a time."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        sock.settimeout(_PATIENCE)
+
+    def say(self, word: str, *texts: str) -> bool:
+        """Send a message; return False where nobody will read it. Blocks for a second at most."""
+        try:
+            self._sock.sendall(encode(word, *texts))
+        except OSError:
+            # Part of the line may be sent, so that no further one could be read.
+            with contextlib.suppress(OSError):
+                self._sock.close()
+            return False
+        return True

@@ -1,0 +1,116 @@
+"""What a forked worker does: load the application, serve it, and say how that goes."""
+
+import asyncio
+import faulthandler
+import os
+from collections.abc import Callable
+
+from ...bridge.pool.jobs import Scheduling
+from ...errors import ConfigError
+from ...net.bind import ListeningSocket
+from ...observe.loggers import error_log
+from ...server.server import Server
+from ...server.surroundings import Surroundings
+from ...wording import counted
+from .. import logs, standard_streams
+from ..ending import end_within, exit_on_signal
+from ..identity.directory import change_directory
+from ..identity.pid_file import PidFile
+from ..run import load, serve_until_signal
+from ..signals import SUPERVISED, Signals
+from . import lifeline
+from .assignment import Assignment
+from .messages import DRAINING, FAILED, READY, Channel
+
+# The exit code of a worker that could not serve. It has said why.
+_FAILED = 3
+# Seconds between two looks at the server.
+_LOOK_INTERVAL = 0.25
+
+
+def work(assignment: Assignment, explain: Callable[[ConfigError], str]) -> int:
+    """Do what the supervisor has forked this process for; return its exit code.
+
+    ``explain(error)`` returns what a person is told when the application cannot be served.
+    """
+    signals = Signals(SUPERVISED, without_server=exit_on_signal)
+    signals.install()
+    lifeline.end_with_parent(assignment.supervisor)
+    faulthandler.enable(assignment.stacks)
+    channel = Channel(assignment.channel)
+    config = assignment.config
+    try:
+        change_directory(assignment.directory)
+        change_directory(config.chdir)
+        app, name = load(assignment.path, config)
+        code = serve_until_signal(
+            app,
+            config,
+            name=name,
+            signals=signals,
+            pid_file=PidFile(""),
+            attendant=Worker(assignment, channel, name),
+            on_stopped=end_within,
+        )
+        if not standard_streams.flush(logs.AT_EXIT):
+            os._exit(code)
+        return code
+    except ConfigError as error:
+        text = explain(error)
+        if not channel.say(FAILED, text):
+            error_log.error("%s", text)
+    # The application may have started threads before it failed.
+    end_within(_FAILED, config.timeout_graceful)
+    return _FAILED
+
+
+class Worker:
+    """Looks after the server of a worker. Implements ``run.Attendant``."""
+
+    def __init__(self, assignment: Assignment, channel: Channel, name: str) -> None:
+        self._assignment = assignment
+        self._channel = channel
+        self._name = name
+        self._server: Server | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def surroundings(self, scheduling: Scheduling | None) -> Surroundings:
+        """See ``run.Attendant``."""
+        return Surroundings(
+            scheduling=scheduling,
+            # The files of Unix sockets stay the supervisor's.
+            sockets=tuple(
+                ListeningSocket(sock.socket, protocol=sock.protocol, inherited=True)
+                for sock in self._assignment.sockets
+            ),
+        )
+
+    def begin(self, server: Server, machinery: str) -> None:
+        """See ``run.Attendant``."""
+        self._server = server
+        lifeline.watch(self._assignment.lifeline, self._end_as_orphan)
+        threads = counted(server.threads, "thread")
+        self._channel.say(READY, self._name, f"{threads} on {machinery}")
+        self._look()
+
+    def end(self) -> None:
+        """See ``run.Attendant``."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _look(self) -> None:
+        """Tell the supervisor what it should know, now and from time to time."""
+        assert self._server is not None  # It has begun.
+        if not self._server.is_serving():
+            self._channel.say(DRAINING)
+            return
+        self._timer = asyncio.get_running_loop().call_later(_LOOK_INTERVAL, self._look)
+
+    def _end_as_orphan(self) -> None:
+        """Stop, because nobody would replace this worker. Called on a thread of its own."""
+        error_log.error(
+            "The supervisor is gone: stopping, with at most %g s for requests in flight",
+            lifeline.GRACE,
+        )
+        assert self._server is not None  # It has begun.
+        self._server.close()

@@ -1,0 +1,237 @@
+"""Several processes, as a user starts them: a supervisor and its workers, all of them real."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from served_process import PATIENCE, ServedProcess, served
+from waiting import eventually
+
+APPLICATION = """
+import ctypes
+import os
+import socket
+import sys
+
+def application(environ, start_response):
+    path = environ["PATH_INFO"]
+    if path == "/segfault":
+        ctypes.string_at(0)
+    if path == "/exit":
+        os._exit(7)
+    if path == "/wait":
+        with socket.create_connection(("127.0.0.1", int(environ["QUERY_STRING"]))) as gate:
+            gate.recv(1)
+    body = f"{os.getpid()} one".encode()
+    start_response("200 OK", [("Content-Length", str(len(body)))])
+    return [body]
+"""
+
+
+def ask(port: int, path: str = "/") -> str:
+    return httpx.get(f"http://127.0.0.1:{port}{path}", timeout=PATIENCE, trust_env=False).text
+
+
+def workers_of(process: ServedProcess) -> set[int]:
+    """Return the processes whose parent is the supervisor, which have not ended."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return {int(pid) for pid in children}
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Iterator[tuple[ServedProcess, int]]:
+    """A supervisor with two workers, and its port."""
+    with served(tmp_path, APPLICATION, "--workers", "2") as process:
+        port = process.port()
+        yield process, port
+        assert process.stop() == 0
+
+
+def test_workers_serve_and_end_with_their_supervisor(tmp_path: Path) -> None:
+    with served(tmp_path, APPLICATION, "--workers", "2") as process:
+        match = process.said(r"\[(\d+)\] Serving app:application at http://127.0.0.1:(\d+) (.*)$")
+        assert int(match[1]) == process.pid
+        assert match[3].startswith("with 2 workers of ")
+        pids = workers_of(process)
+        assert len(pids) == 2
+        assert int(ask(int(match[2])).split()[0]) in pids
+        assert process.stop() == 0
+        assert not any(map(is_alive, pids))
+
+
+def test_number_of_workers_may_come_from_the_environment(tmp_path: Path) -> None:
+    environment = {**os.environ, "WEB_CONCURRENCY": "1"}
+    with served(tmp_path, APPLICATION, env=environment) as process:
+        process.said(r"Serving .* with 1 worker of ")
+        assert len(workers_of(process)) == 1
+        assert process.stop() == 0
+
+
+def test_a_worker_that_crashes_is_replaced_and_its_stacks_are_told(
+    two: tuple[ServedProcess, int],
+) -> None:
+    process, port = two
+    with pytest.raises(httpx.HTTPError):
+        ask(port, "/segfault")
+    process.said(r"ERROR .* Worker \d+ was killed by SIGSEGV after .*, and is replaced$")
+    process.said(r"in application$")
+    eventually(lambda: len(workers_of(process)) == 2, "it is replaced")
+    assert ask(port).endswith("one")
+
+
+def test_a_worker_that_exits_is_replaced(two: tuple[ServedProcess, int]) -> None:
+    process, port = two
+    with pytest.raises(httpx.HTTPError):
+        ask(port, "/exit")
+    process.said(r"Worker \d+ ended with exit code 7 after ")
+    eventually(lambda: len(workers_of(process)) == 2, "it is replaced")
+    assert ask(port).endswith("one")
+
+
+def test_a_killed_supervisor_leaves_nobody_behind(tmp_path: Path) -> None:
+    with served(tmp_path, APPLICATION, "--workers", "2") as process:
+        process.port()
+        pids = workers_of(process)
+        process.signal(signal.SIGKILL)
+        eventually(lambda: not any(map(is_alive, pids)), "the workers end")
+
+
+def test_a_supervisor_that_is_killed_during_the_start_leaves_nobody_behind(tmp_path: Path) -> None:
+    source = "import sys, time\nprint('importing', file=sys.stderr, flush=True)\ntime.sleep(600)"
+    with served(tmp_path, source, "--workers", "1") as process:
+        process.said("importing")
+        pids = workers_of(process)
+        assert pids
+        process.signal(signal.SIGKILL)
+        eventually(lambda: not any(map(is_alive, pids)), "the worker ends")
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("application = None", "aiowsgi: error: 'app:application' is not an application: "),
+        ("1 / 0", "aiowsgi: error: importing the module 'app' failed"),
+        ("import os; os._exit(9)", "aiowsgi: error: a worker ended with exit code 9 before it"),
+    ],
+)
+def test_an_application_that_cannot_be_loaded_ends_the_start_with_one_message(
+    tmp_path: Path, source: str, message: str
+) -> None:
+    with served(tmp_path, source, "--workers", "3") as process:
+        assert process.ended() == 3
+        assert [line for line in process.lines if "aiowsgi: error:" in line] == [
+            line for line in process.lines if line.startswith(message)
+        ]
+        assert sum(line.startswith(message) for line in process.lines) == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGQUIT, 131)], ids=["INT", "QUIT"]
+)
+def test_a_quick_end_does_not_wait_for_requests(
+    tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    import socket
+    import threading
+
+    with (
+        socket.create_server(("127.0.0.1", 0)) as gate,
+        served(tmp_path, APPLICATION, "--workers", "2") as process,
+    ):
+        gate.settimeout(PATIENCE)
+        port = process.port()
+
+        def wait_in_vain() -> None:
+            with pytest.raises(httpx.HTTPError):
+                ask(port, f"/wait?{gate.getsockname()[1]}")
+
+        thread = threading.Thread(target=wait_in_vain)
+        thread.start()
+        inside, _ = gate.accept()
+        with inside:
+            pids = workers_of(process)
+            process.signal(number)
+            assert process.ended() == code
+        thread.join(PATIENCE)
+        assert not any(map(is_alive, pids))
+
+
+def test_hangup_replaces_all_workers_by_ones_with_new_code(
+    tmp_path: Path, two: tuple[ServedProcess, int]
+) -> None:
+    process, port = two
+    before = workers_of(process)
+    # Later than the bytecode that is there, and of another size.
+    (tmp_path / "app.py").write_text(APPLICATION.replace(" one", " another"))
+    process.signal(signal.SIGHUP)
+    process.said(r"INFO .* Reloaded: 2 workers, in ")
+    eventually(lambda: not before & workers_of(process), "the old ones have ended")
+    assert len(workers_of(process)) == 2
+    assert ask(port).endswith("another")
+
+
+def test_a_broken_new_version_leaves_the_old_workers(
+    tmp_path: Path, two: tuple[ServedProcess, int]
+) -> None:
+    process, port = two
+    before = workers_of(process)
+    (tmp_path / "app.py").write_text("import missing_module")
+    process.signal(signal.SIGHUP)
+    process.said(r"A new worker cannot serve:")
+    process.said(r"No module named 'missing_module'")
+    process.said(r"Not reloaded: 2 workers of before stay")
+    assert workers_of(process) == before
+    assert ask(port).endswith("one")
+
+
+def test_workers_may_become_more_and_fewer(two: tuple[ServedProcess, int]) -> None:
+    process, _ = two
+    process.signal(signal.SIGTTIN)
+    process.said("3 workers on SIGTTIN")
+    eventually(lambda: len(workers_of(process)) == 3, "there is one more")
+    process.signal(signal.SIGTTOU)
+    process.said("2 workers on SIGTTOU")
+    eventually(lambda: len(workers_of(process)) == 2, "there is one less")
+
+
+def test_it_tells_what_workers_do_and_what_signals_mean(two: tuple[ServedProcess, int]) -> None:
+    process, _ = two
+    process.signal(signal.SIGURG)
+    process.said(r"Asked by SIGURG: 2 workers$")
+    process.said(r"  worker \d+: serving, for \d+ s$")
+    process.said(r"  HUP +reload")
+    process.signal(signal.SIGWINCH)
+    process.signal(signal.SIGUSR2)
+    process.said("Ignored SIGUSR2")
+
+
+def test_the_supervisor_is_small(two: tuple[ServedProcess, int]) -> None:
+    process, _ = two
+    lines = Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()
+    private = sum(int(line.split()[1]) for line in lines if line.startswith("Private_"))
+    assert private < 12 << 10
+    assert len(os.listdir(f"/proc/{process.pid}/task")) == 1
+
+
+def test_a_stopped_supervisor_and_a_killed_worker_cost_nobody_else(
+    two: tuple[ServedProcess, int],
+) -> None:
+    process, port = two
+    process.signal(signal.SIGSTOP)
+    os.kill(min(workers_of(process)), signal.SIGKILL)
+    limit = time.monotonic() + 1
+    while time.monotonic() < limit:
+        assert ask(port).endswith("one")
+    process.signal(signal.SIGCONT)
+    process.said("was killed by SIGKILL")
