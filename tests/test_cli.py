@@ -368,7 +368,7 @@ def test_wrong_option_is_told_in_one_line_with_the_remedy(
         (["-k", "gevent", "a:b"], "-k: leave it out"),
         (["a:b", "-kgevent"], "-k: leave it out"),
         (["a:b", "--worker-class=gevent"], "--worker-class: leave it out"),
-        (["--preload", "a:b"], "--preload: leave it out"),
+        (["--lazy-apps", "a:b"], "--lazy-apps: leave it out"),
         (["--wsgi-file", "app.py"], "--wsgi-file: name the file as the argument"),
         (["--wsgi-file=app.py"], "--wsgi-file: name the file as the argument"),
         (["-c", "conf.py"], "-c: not yet: "),

@@ -56,4 +56,4 @@ def test_what_the_environment_says_goes_first(
 def test_other_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(libc, "find", lambda *asked: None)
     run._set_up_heaps()
-    run._trim_heaps()
+    run.trim_heaps()

@@ -48,6 +48,11 @@ def register(item: ForkAware) -> None:
     _registered.add(item)
 
 
+def registered() -> list[ForkAware]:
+    """Return what a child that is forked now would have to abandon."""
+    return list(_registered)
+
+
 def _before_fork() -> None:
     """Block signals. A child would write each one to the wake-up descriptor of its parent."""
     if _registered:
@@ -63,7 +68,7 @@ def _unblock_signals() -> None:
 
 def _after_fork_in_child() -> None:
     _, was_main_thread = _forking.get(this_thread(), (None, True))
-    for item in list(_registered):
+    for item in registered():
         # An error of one must not keep the others from being abandoned.
         with contextlib.suppress(Exception):
             item.abandon()

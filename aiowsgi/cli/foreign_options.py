@@ -35,7 +35,7 @@ _METRICS = (
 _WEBSOCKETS = "WSGI has no WebSockets; an ASGI server such as uvicorn has"
 _HTTP2 = "not yet: there is no HTTP/2; put a proxy such as nginx in front"
 _USER = "start it as the user that it shall run as, as a service manager does"
-_LOADED_FIRST = "leave it out: one process loads the application, before it listens"
+_LOADED_LATE = "leave it out: without --preload, each worker loads the application itself"
 _SOCKET_MODE = "not yet: the file of a Unix socket has the permissions that the umask leaves"
 _ASYNC = "leave it out: connections are on an event loop, and the application on --threads"
 _STRICT = "there is no such option: a request that breaks the standard is refused"
@@ -83,7 +83,7 @@ _BY_NAMES = (
     ("--master -M", "leave it out: --workers N has a supervisor"),
     ("--cheaper", "not yet: there are always as many as --workers says, or SIGTTIN and SIGTTOU"),
     ("--respawn-failed-workers --respawn-interval", f"{_NEEDLESS}, with --workers N"),
-    ("--preload --lazy-apps --lazy", _LOADED_FIRST),
+    ("--lazy-apps --lazy", _LOADED_LATE),
     ("--blocking-threads", "it is called --threads here"),
     (
         "--runtime-threads --runtime-blocking-threads",

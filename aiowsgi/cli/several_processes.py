@@ -27,7 +27,12 @@ def serve_together(path: str, config: Config, read_again: Callable[[], tuple[str
     # Here, because it loads the event loop, which a supervisor does without.
     from ..process.worker.worker import work
 
-    return work(outcome, _explain)
+    if outcome.board is None:
+        return work(outcome, _explain)
+    from ..process.mold.mold import cast
+
+    cast_from = cast(outcome, _explain)
+    return cast_from if isinstance(cast_from, int) else work(cast_from, _explain)
 
 
 def _explain(error: ConfigError) -> str:

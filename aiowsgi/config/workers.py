@@ -6,7 +6,8 @@ Without ``workers`` there is one process, which nothing replaces.
 from dataclasses import dataclass
 from typing import Literal
 
-from .option import option
+from ..errors import ConfigError
+from .option import option, switch
 from .subject import Subject
 from .values import parse_workers
 
@@ -36,3 +37,20 @@ class WorkerOptions(Subject):
     """processes that serve, below a supervisor, which replaces each that dies; auto is one for each
     processor that it may use
     """
+    preload: bool = switch(
+        False,
+        _GROUP,
+        embedded="a server is in one process, which has the application already",
+    )
+    """load the application once, in a process from which the workers are forked: they share its
+    memory, and a new one is there at once; needs --workers and Linux
+    """
+
+    def check_together(self) -> None:
+        """Raise ConfigError where an option has no effect without workers."""
+        super().check_together()
+        if self.preload and self.workers is None:
+            workers = self.origin("preload").spelling("workers")
+            raise ConfigError(
+                f"{self.spelling('preload')} is for several processes; give {workers}, too"
+            )

@@ -141,15 +141,17 @@ def serve_until_signal(
     signals: Signals,
     pid_file: PidFile,
     attendant: Attendant | None = None,
+    is_warm: bool = False,
     on_stopped: Callable[[int, float | None], None] = lambda exit_code, seconds: None,
 ) -> int:
     """Serve until a signal; return the exit code of the process.
 
     ``name`` is the name of the application in messages. Without an ``attendant`` the process serves
-    alone. ``on_stopped(exit_code, seconds)`` is
-    called when the server has stopped. ``seconds`` is how much of the time for shutdown is left, or
-    None if threads did not return from the application. After that, the event loop is closed, which
-    waits for work that the application gave to the loop's default executor. Raises ConfigError.
+    alone. ``is_warm`` says that the application has had its warm-up requests.
+    ``on_stopped(exit_code, seconds)`` is called when the server has stopped. ``seconds`` is how
+    much of the time for shutdown is left, or None if threads did not return from the application.
+    After that, the event loop is closed, which waits for work that the application gave to the
+    loop's default executor. Raises ConfigError.
     """
     # The application may have installed handlers of its own while it was imported.
     signals.install()
@@ -167,7 +169,8 @@ def serve_until_signal(
     )
     deadline = 0.0
     try:
-        warm_up(app, config, multiprocess=attendant is not None)
+        if not is_warm:
+            warm_up(app, config, multiprocess=attendant is not None)
         with asyncio.Runner(loop_factory=loop_factory) as runner:
             serving = _serve(
                 app, config, name, machinery, signals, pid_file, attendant, on_stopped, surroundings
@@ -203,7 +206,7 @@ def _set_up_heaps() -> None:
             mallopt(parameter, value)
 
 
-def _trim_heaps() -> None:
+def trim_heaps() -> None:
     """Return memory to the system that only the imports needed, which glibc may keep otherwise."""
     if trim := libc.find("malloc_trim", "c_int", "c_size_t"):
         trim(0)
@@ -236,7 +239,7 @@ async def _serve(
 ) -> float:
     """Serve until a signal. Return when, by ``time.monotonic``, the shutdown has to be over."""
     server = await Serving(app, config, None, None, surroundings)
-    _trim_heaps()
+    trim_heaps()
     closed = asyncio.ensure_future(server.wait_closed())
     signals.attach(server)
     forced = asyncio.ensure_future(signals.forced.wait())

@@ -53,13 +53,18 @@ def flush(timeout: float, *, handlers: bool = False) -> bool:
             if handlers:
                 logging.shutdown()
         finally:
-            for stream in (sys.stdout, sys.stderr):
-                _flush(stream)
+            flush_now()
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
     thread.join(timeout)
     return not thread.is_alive()
+
+
+def flush_now() -> None:
+    """Write what the application has printed, as long as that takes."""
+    for stream in (sys.stdout, sys.stderr):
+        _flush(stream)
 
 
 def _flush(stream: TextIO) -> None:

@@ -4,26 +4,31 @@ import contextlib
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from ...config import Config
 from ...net.bind import ListeningSocket
-from ...observe.scoreboard import Row
+from ...observe.scoreboard import Row, Scoreboard
 from ..worker.assignment import Assignment
-from ..worker.messages import Lines, Message
+from ..worker.messages import FORK, Lines, Message, encode
 
 _READ_SIZE = 1 << 16
 # Bytes of what faulthandler writes about a worker that are kept.
 _MAX_STACKS = 1 << 15
+# Seconds that a process which was killed has to end, and between two looks at it.
+_END_TIMEOUT = 2.0
+_END_POLL = 0.002
 _ALL_SIGNALS = signal.valid_signals()
 
 
 @dataclass(slots=True, eq=False)
 class Child:
-    """A worker, as its parent holds it."""
+    """A worker or a mold, as its parent holds it."""
 
     number: int
+    """a mold has the number of its generation, negative"""
     generation: int
     pid: int
     channel: socket.socket
@@ -35,6 +40,11 @@ class Child:
     failure: str = ""
     # Why it was killed by the supervisor, if it was.
     verdict: str = ""
+
+    @property
+    def is_mold(self) -> bool:
+        """Whether workers are forked from it."""
+        return self.number < 0
 
     def descriptors(self) -> list[int]:
         """Return what to wait for; what is closed is not among it."""
@@ -93,8 +103,27 @@ class Child:
             os.kill(self.pid, number)
 
 
+@dataclass(slots=True)
+class _Ends:
+    """The supervisor's ends of what connects it with a child."""
+
+    channel: socket.socket
+    stacks: int
+
+    @classmethod
+    def make(cls) -> "tuple[_Ends, _Ends]":
+        """Return the supervisor's ends and those of the child."""
+        ours, theirs = socket.socketpair()
+        stacks, writes = os.pipe()
+        return cls(ours, stacks), cls(theirs, writes)
+
+    def close(self) -> None:
+        self.channel.close()
+        os.close(self.stacks)
+
+
 class Children:
-    """All workers of a supervisor, and the lifeline that each of them holds.
+    """All workers and molds of a supervisor, and the lifeline that each of them holds.
 
     Argument: ``leave()``, called in a forked child: it takes back what is the supervisor's alone.
     """
@@ -102,13 +131,18 @@ class Children:
     def __init__(self, leave: Callable[[], None]) -> None:
         self._leave = leave
         self._children: dict[int, Child] = {}
+        # Workers that a mold was told to fork, by their numbers; and how processes have ended that
+        # are not known yet, because the mold has not told of them.
+        self._ordered: dict[int, tuple[int, _Ends]] = {}
+        self._strangers: dict[int, int] = {}
         self._held, self._lifeline = os.pipe()
 
     def __iter__(self) -> Iterator[Child]:
         return iter(list(self._children.values()))
 
-    def __getitem__(self, number: int) -> Child:
-        return self._children[number]
+    def get(self, number: int) -> Child | None:
+        """Return a child by its number; None if it has no process."""
+        return self._children.get(number)
 
     def fork(
         self,
@@ -119,13 +153,13 @@ class Children:
         directory: str,
         sockets: tuple[ListeningSocket, ...],
         row: Row | None,
+        board: Scoreboard | None = None,
     ) -> Assignment | None:
-        """Start a worker. Return what it shall do in the worker itself, and None in its parent.
+        """Start a worker, or a mold. Return what it shall do in the process itself, and None here.
 
-        Raises OSError where no process can be had.
+        ``board`` is for a mold. Raises OSError where no process can be had.
         """
-        ours, theirs = socket.socketpair()
-        stacks, writes = os.pipe()
+        ours, theirs = _Ends.make()
         # A signal that the child gets before it has given up the handlers would reach the parent.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _ALL_SIGNALS)
         pid, parent = -1, os.getpid()
@@ -134,15 +168,15 @@ class Children:
                 self._leave()
                 for child in self:
                     child.close()
+                for _, ends in self._ordered.values():
+                    ends.close()
                 os.close(self._lifeline)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             if pid != 0:
                 theirs.close()
-                os.close(writes)
             if pid <= 0:
                 ours.close()
-                os.close(stacks)
         if pid == 0:
             return Assignment(
                 path=path,
@@ -151,25 +185,75 @@ class Children:
                 row=row,
                 directory=directory,
                 sockets=sockets,
-                channel=theirs,
+                channel=theirs.channel,
                 lifeline=self._held,
-                stacks=writes,
+                stacks=theirs.stacks,
+                board=board,
             )
-        ours.setblocking(False)
-        os.set_blocking(stacks, False)
-        self._children[number] = Child(number, generation, pid, ours, stacks)
+        self._add(number, generation, pid, ours)
         return None
 
-    def reap(self) -> Iterator[tuple[Child | None, int, int]]:
-        """Yield each process that has ended: the worker if it is one, its number, its status."""
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
+    def _add(self, number: int, generation: int, pid: int, ends: _Ends) -> None:
+        ends.channel.setblocking(False)
+        os.set_blocking(ends.stacks, False)
+        self._children[number] = Child(number, generation, pid, ends.channel, ends.stacks)
+
+    def order(self, number: int, generation: int, row: Row | None, mold: Child) -> None:
+        """Tell a mold to fork a worker. Raises OSError where it cannot be told."""
+        ours, theirs = _Ends.make()
+        line = encode(FORK, str(number), str(-1 if row is None else row.number))
+        try:
+            socket.send_fds(mold.channel, [line], [theirs.channel.fileno(), theirs.stacks])
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        self._ordered[number] = generation, ours
+
+    def adopt(self, number: int, pid: int) -> None:
+        """Take note that a mold has forked the worker that it was told to."""
+        generation, ours = self._ordered.pop(number)
+        self._add(number, generation, pid, ours)
+
+    def end_molds(self) -> None:
+        """End all molds, at the end of the supervisor. They have nothing to finish."""
+        deadline = time.monotonic() + _END_TIMEOUT
+        for child in self:
+            child.signal(signal.SIGKILL)
+        while self._children and time.monotonic() < deadline:
+            for _ in self.reap():
+                pass
+            time.sleep(_END_POLL)
+
+    def give_up(self, number: int) -> None:
+        """Take note that a mold will not fork the worker that it was told to."""
+        if number in self._ordered:
+            self._ordered.pop(number)[1].close()
+
+    def reap(self) -> Iterator[tuple[Child, int]]:
+        """Yield each child that has ended, and its status.
+
+        Others are processes that have lost their parent. One of them may be a worker of which its
+        mold has not told yet; they are kept in mind while that is possible.
+        """
+        for pid, status in [*self._strangers.items(), *_ended()]:
+            self._strangers.pop(pid, None)
             found = [child for child in self if child.pid == pid]
             if found:
                 del self._children[found[0].number]
-            yield (found[0] if found else None), pid, status
+                yield found[0], status
+            elif self._ordered:
+                self._strangers[pid] = status
+
+
+def _ended() -> Iterator[tuple[int, int]]:
+    """Yield the children that have ended, with their statuses by waitpid(2)."""
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        yield pid, status

@@ -150,6 +150,11 @@ class Plan:
         return self._ending is not None
 
     @property
+    def wanted(self) -> set[int]:
+        """The generations of which a worker may still be started."""
+        return {self.generation, self._proven}
+
+    @property
     def is_reloading(self) -> bool:
         """Whether workers of an earlier generation are being replaced."""
         return self._is_reloading

@@ -10,18 +10,30 @@ from ...config import Config
 from ...errors import ConfigError
 from ...net.bind import ListeningSocket, bind_all, place_of, url_of
 from ...observe.loggers import FORM_OF_SEVERAL, error_log
-from ...observe.scoreboard import RequestReading, Row, Scoreboard
+from ...observe.scoreboard import Row, Scoreboard
 from ...wording import counted
 from ..identity.directory import change_directory
 from ..identity.pid_file import PidFile
+from ..mold.parentage import adopt_orphans
 from ..standard_streams import has_terminal
 from ..systemd.activation import with_passed_sockets
 from ..worker.assignment import Assignment
-from ..worker.messages import DRAINING, FAILED, READY, WORN, Message
+from ..worker.messages import (
+    DRAINING,
+    FAILED,
+    FORKED,
+    LOADED,
+    READY,
+    UNFIT,
+    UNFORKED,
+    WORN,
+    Message,
+)
 from . import log
 from .children import Child, Children
 from .cores import usable_cores
-from .deaths import OutOfMemory, describe_status, was_killed
+from .molds import EndMold, ForkWithout, MakeMold, MoldAction, Molds, Order
+from .molds import Phase as MoldPhase
 from .plan import (
     Action,
     Announce,
@@ -36,6 +48,7 @@ from .plan import (
     StopNow,
     Terms,
 )
+from .reports import Reports
 from .wakeups import SIGNALS, Wakeups
 
 # Seconds that a worker has beyond its own limits.
@@ -59,6 +72,7 @@ def supervise(
     log.configure(config.log_level, FORM_OF_SEVERAL)
     directory = _start_directory()
     config = with_passed_sockets(config, os.environ)
+    _check_preload(config)
     change_directory(config.chdir)
     pid_file = PidFile(config.pid_file)
     pid_file.check()
@@ -70,6 +84,12 @@ def supervise(
     else:
         log.reset()
     return outcome
+
+
+def _check_preload(config: Config) -> None:
+    """Raise ConfigError where workers cannot be forked from a mold that ought to be."""
+    if config.preload and not adopt_orphans():
+        raise ConfigError(f"{config.spelling('preload')} needs Linux; leave it out")
 
 
 def _start_directory() -> str:
@@ -110,7 +130,10 @@ class Supervisor:
         workers = self._plan.terms.workers
         self._board = Scoreboard(2 * workers + _SPARE_ROWS, config.threads)
         self._rows: dict[int, Row] = {}
-        self._out_of_memory = OutOfMemory()
+        self._molds = Molds()
+        # What workers are told once they are forked.
+        self._late: dict[int, signal.Signals] = {}
+        self._reports = Reports(self._plan)
         # The application's full name, and the machinery that serves it, as a worker has said.
         self._name, self._machinery = path, ""
         self._reload_began = 0.0
@@ -122,6 +145,10 @@ class Supervisor:
             for action in self._plan.decide(time.monotonic()):
                 if (outcome := self._do(action)) is not None:
                     return outcome
+            wanted = set[int]() if self._plan.is_ending else self._plan.wanted
+            for step in self._molds.decide(wanted):
+                if (assignment := self._do_with_mold(step)) is not None:
+                    return assignment
             self._wait()
 
     # What is to be done.
@@ -131,49 +158,101 @@ class Supervisor:
             case Start():
                 return self._start(action)
             case Stop(number):
-                self._children[number].signal(signal.SIGTERM)
+                self._signal(number, signal.SIGTERM)
             case StopNow(number):
-                self._children[number].signal(signal.SIGQUIT)
+                self._signal(number, signal.SIGQUIT)
             case Kill(number):
-                self._kill(self._children[number])
+                self._signal(number, signal.SIGKILL)
             case Announce(event):
                 self._announce(event)
             case CloseSockets():
                 for sock in self._sockets:
                     sock.close()
             case End(exit_code):
+                self._children.end_molds()
                 return exit_code
         return None
 
     def _start(self, action: Start) -> Assignment | None:
-        path, config = self._served[action.generation]
-        row = self._board.take(action.generation)
+        if self._served[action.generation][1].preload:
+            self._molds.start(action.number, action.generation)
+            return None
+        return self._fork(action.number, action.generation)
+
+    def _fork(self, number: int, generation: int) -> Assignment | None:
+        """Fork a worker that loads the application itself."""
+        path, config = self._served[generation]
+        row = self._take_row(number, generation)
         try:
-            assignment = self._children.fork(
-                action.number,
-                action.generation,
-                path=path,
-                config=config,
-                directory=self._directory,
-                sockets=self._sockets,
-                row=row,
+            return self._children.fork(
+                number, generation, path, config, self._directory, self._sockets, row
             )
         except OSError as error:
-            error_log.error("Cannot start a worker: %s", error.strerror)
-            if row is not None:
-                row.clear()
-            self._plan.died(action.number, time.monotonic())
-            # To decide again at once.
-            self._plan.wake_at = time.monotonic()
-            return None
-        if assignment is None and row is not None:
-            self._rows[action.number] = row
-        return assignment
+            self._fail_to_start(number, error.strerror)
+        return None
 
-    def _kill(self, child: Child) -> None:
-        if not child.verdict:
-            child.verdict = "did not end in time, and was killed"
-        child.signal(signal.SIGKILL)
+    def _take_row(self, number: int, generation: int) -> Row | None:
+        if (row := self._board.take(generation)) is not None:
+            self._rows[number] = row
+        return row
+
+    def _fail_to_start(self, number: int, reason: str | None) -> None:
+        error_log.error("Cannot start a worker: %s", reason)
+        self._lose(number)
+
+    def _lose(self, number: int) -> None:
+        """Take note that a worker has ended, or will never begin."""
+        self._late.pop(number, None)
+        self._children.give_up(number)
+        if (row := self._rows.pop(number, None)) is not None:
+            row.clear()
+        self._plan.died(number, time.monotonic())
+        # To decide again at once.
+        self._plan.wake_at = time.monotonic()
+
+    def _signal(self, number: int, what: signal.Signals) -> None:
+        """Send a signal to a worker, or have it never begin, or once it has begun."""
+        child = self._children.get(number)
+        if child is None:
+            generation = self._plan.members[number].generation
+            if self._molds.cancel(number, generation):
+                self._lose(number)
+                return
+            self._late[number] = what
+            # If it was told to, and has not done so by now, it never will.
+            child = self._children.get(-generation) if what is signal.SIGKILL else None
+        if child is not None:
+            if what is signal.SIGKILL and not child.verdict:
+                child.verdict = "did not end in time, and was killed"
+            child.signal(what)
+
+    def _do_with_mold(self, action: MoldAction) -> Assignment | None:
+        mold = self._children.get(-action.generation)
+        match action:
+            case MakeMold(generation):
+                path, config = self._served[generation]
+                try:
+                    return self._children.fork(
+                        *(-generation, generation, path, config, self._directory, self._sockets),
+                        row=None,
+                        board=self._board,
+                    )
+                except OSError as error:
+                    for number in self._molds.ended(generation, time.monotonic()):
+                        self._fail_to_start(number, error.strerror)
+            case Order(number, generation):
+                row = self._take_row(number, generation)
+                try:
+                    if mold is not None:  # It may have ended a moment ago.
+                        self._children.order(number, generation, row, mold)
+                except OSError as error:
+                    self._molds.answered(number, generation)
+                    self._fail_to_start(number, error.strerror)
+            case ForkWithout(number, generation):
+                return self._fork(number, generation)
+            case EndMold() if mold is not None:
+                mold.signal(signal.SIGKILL)
+        return None
 
     def _announce(self, event: Event) -> None:
         workers = counted(self._plan.count(Phase.SERVING), "worker")
@@ -196,7 +275,7 @@ class Supervisor:
                 error_log.error("Not reloaded: %s of before stay, see above", workers)
 
     def _forget_configurations(self) -> None:
-        self._served = {self._plan.generation: self._served[self._plan.generation]}
+        self._served = {number: self._served[number] for number in self._plan.wanted}
 
     # What happens.
 
@@ -222,6 +301,9 @@ class Supervisor:
     def _hear(self, child: Child, message: Message) -> None:
         """Take note of what a worker says. Others than these messages mean nothing."""
         now = time.monotonic()
+        if child.is_mold:
+            self._hear_mold(child, message, now)
+            return
         match message:
             case Message(word, (name, machinery)) if word == READY:
                 self._name, self._machinery = name, machinery
@@ -235,52 +317,49 @@ class Supervisor:
             case Message(word, ()) if word == DRAINING:
                 self._plan.leaves(child.number, now)
 
+    def _hear_mold(self, mold: Child, message: Message, now: float) -> None:
+        match message:
+            case Message(word, (name,)) if word == LOADED:
+                error_log.info("Loaded %s, and workers are forked from there", name)
+                self._molds.loaded(mold.generation, now)
+            case Message(word, (hazards,)) if word == UNFIT:
+                self._reports.mold_is_unfit(hazards)
+                self._molds.unfit(mold.generation)
+            case Message(word, (text,)) if word == FAILED:
+                mold.failure = text
+            case Message(word, (number, rest)) if word in (FORKED, UNFORKED):
+                if number.isdecimal() and self._molds.answered(int(number), mold.generation):
+                    self._take(int(number), word, rest)
+        # There may be something to do.
+        self._plan.wake_at = now
+
+    def _take(self, number: int, word: str, rest: str) -> None:
+        """Take a worker over from its mold, which has forked it or cannot."""
+        if word == UNFORKED or not rest.isdecimal():
+            self._fail_to_start(number, rest)
+            return
+        self._children.adopt(number, int(rest))
+        if (what := self._late.pop(number, None)) is not None:
+            self._signal(number, what)
+
     def _reap(self) -> None:
-        for child, _, status in self._children.reap():
-            if child is None:
-                continue  # A process that has lost its parent, if this is the first of a container.
+        for child, status in self._children.reap():
             for message in child.read_rest():
                 self._hear(child, message)
-            row = self._rows.pop(child.number, None)
-            requests = [] if row is None else row.requests()
-            self._report(child, status, requests)
-            if row is not None:
-                row.clear()
-            self._plan.died(child.number, time.monotonic())
+            if child.is_mold:
+                self._lose_mold(child, status)
+                continue
+            row = self._rows.get(child.number)
+            self._reports.worker_ended(child, status, [] if row is None else row.requests())
+            self._lose(child.number)
 
-    def _report(self, child: Child, status: int, requests: Sequence[RequestReading]) -> None:
-        """Tell how a worker has ended, unless it was told to end and has done so."""
-        member = self._plan.members[child.number]
-        ended = describe_status(status)
-        if member.phase is Phase.STOPPING or self._plan.is_ending:
-            if child.verdict:
-                error_log.warning("Worker %d %s", child.pid, child.verdict)
-            else:
-                error_log.debug("Worker %d %s", child.pid, ended)
-            return
-        if was_killed(status) and self._out_of_memory.has_struck():
-            ended += ": the kernel has run out of memory (see memory.max of its cgroup)"
-        lines = []
-        if requests:
-            now = time.monotonic_ns()
-            lines.append("It was answering:")
-            lines += [f"  {text} (for {(now - began) / 1e9:.1f} s)" for began, text in requests]
-        if child.written:
-            lines.append(child.written.decode(errors="replace").rstrip())
-        details = "".join(f"\n{line}" for line in lines)
-        if not self._plan.has_started and member.phase is Phase.STARTING:
-            if not child.failure:
-                child.failure = f"aiowsgi: error: a worker {ended} before it served{details}\n"
-            log.write(child.failure)
-        elif child.failure:
-            error_log.error("A new worker cannot serve:\n%s", child.failure.rstrip())
-        elif member.phase is Phase.STARTING:
-            error_log.error("Worker %d %s before it served%s", child.pid, ended, details)
-        else:
-            served = time.monotonic() - member.serving_since
-            error_log.error(
-                "Worker %d %s after %.1f s, and is replaced%s", child.pid, ended, served, details
-            )
+    def _lose_mold(self, mold: Child, status: int) -> None:
+        was_ready = self._molds.phase(mold.generation) is MoldPhase.READY
+        lost = self._molds.ended(mold.generation, time.monotonic())
+        if lost or was_ready:
+            self._reports.mold_ended(mold, status)
+        for number in lost:
+            self._lose(number)
 
     # Signals.
 
@@ -336,6 +415,7 @@ class Supervisor:
         error_log.info("Reloading on SIGHUP")
         try:
             path, config = self._read_again()
+            _check_preload(config)
         except (ConfigError, SystemExit):
             error_log.error("Not reloaded: the options are wrong, see above")
             return

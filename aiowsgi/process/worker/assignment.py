@@ -2,10 +2,20 @@
 
 import socket
 from dataclasses import dataclass
+from typing import NamedTuple
+from wsgiref.types import WSGIApplication
 
 from ...config import Config
 from ...net.bind import ListeningSocket
-from ...observe.scoreboard import Row
+from ...observe.scoreboard import Row, Scoreboard
+
+
+class Loaded(NamedTuple):
+    """An application that is loaded and warm."""
+
+    app: WSGIApplication
+    name: str
+    """what a person finds it by"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,3 +39,7 @@ class Assignment:
     """a descriptor that is at its end once the supervisor is gone"""
     stacks: int
     """a descriptor that the supervisor reads, for the stacks of threads"""
+    board: Scoreboard | None = None
+    """the rows of the workers that a mold forks; None for a worker"""
+    loaded: Loaded | None = None
+    """what the mold has loaded that this process was forked from; None if there was none"""

@@ -35,19 +35,24 @@ def work(assignment: Assignment, explain: Callable[[ConfigError], str]) -> int:
     """
     signals = Signals(SUPERVISED, without_server=exit_on_signal)
     signals.install()
-    lifeline.end_with_parent(assignment.supervisor)
+    if assignment.loaded is None:
+        lifeline.end_with_parent(assignment.supervisor)
     faulthandler.enable(assignment.stacks)
     channel = Channel(assignment.channel)
     config = assignment.config
     try:
-        change_directory(assignment.directory)
-        change_directory(config.chdir)
-        app, name = load(assignment.path, config)
+        if assignment.loaded is None:
+            change_directory(assignment.directory)
+            change_directory(config.chdir)
+            app, name = load(assignment.path, config)
+        else:
+            app, name = assignment.loaded
         code = serve_until_signal(
             app,
             config,
             name=name,
             signals=signals,
+            is_warm=assignment.loaded is not None,
             pid_file=PidFile(""),
             attendant=Worker(assignment, channel, name),
             on_stopped=end_within,

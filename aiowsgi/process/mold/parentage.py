@@ -1,0 +1,57 @@
+"""How the workers of a mold become children of the supervisor, which alone waits for their end.
+
+Linux gives a process whose parent has ended to the nearest ancestor that asks for such processes
+(prctl(2), PR_SET_CHILD_SUBREAPER). So the mold forks a process that forks the worker and ends.
+"""
+
+import os
+import sys
+
+from ... import libc
+
+_PR_SET_CHILD_SUBREAPER = 36
+_SIZE = 16
+
+
+def adopt_orphans() -> bool:
+    """Have this process become the parent of descendants without one; return whether it does."""
+    prctl = libc.find("prctl", "c_int", "c_int", *["c_ulong"] * 4)
+    if sys.platform != "linux" or prctl is None:
+        return False
+    return prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+
+
+def fork_grandchild() -> int:
+    """Fork a process whose parent has ended. Return its number, and 0 in the process itself.
+
+    Raises OSError where there can be no further process.
+    """
+    reading, writing = os.pipe()
+    try:
+        between = os.fork()
+    except OSError:
+        os.close(reading)
+        os.close(writing)
+        raise
+    if between == 0:
+        os.close(reading)
+        try:
+            pid = os.fork()
+        except OSError as error:
+            pid = -(error.errno or 1)
+        if pid == 0:
+            os.close(writing)
+            return 0
+        os.write(writing, str(pid).encode())
+        os._exit(0)
+    os.close(writing)
+    try:
+        # Its end also ends the pipe.
+        answer = os.read(reading, _SIZE)
+    finally:
+        os.close(reading)
+        os.waitpid(between, 0)
+    pid = int(answer or b"-1")
+    if pid < 0:
+        raise OSError(-pid, os.strerror(-pid))
+    return pid

@@ -1,0 +1,101 @@
+"""Which molds are made, and which workers are forked from them: the decisions alone."""
+
+from aiowsgi.process.supervisor.molds import EndMold, ForkWithout, MakeMold, Molds, Order, Phase
+
+
+def test_workers_wait_until_the_mold_is_ready() -> None:
+    molds = Molds()
+    molds.start(1, 1)
+    molds.start(2, 1)
+    assert molds.decide({1}) == [MakeMold(1)]
+    assert molds.decide({1}) == []
+    molds.loaded(1, 0.0)
+    assert molds.decide({1}) == [Order(1, 1), Order(2, 1)]
+    assert molds.decide({1}) == []
+
+
+def test_a_worker_is_there_once_the_mold_has_answered() -> None:
+    molds = Molds()
+    molds.start(1, 1)
+    molds.decide({1})
+    assert not molds.answered(1, 1)
+    molds.loaded(1, 0.0)
+    molds.decide({1})
+    assert not molds.cancel(1, 1)
+    assert molds.answered(1, 1)
+    assert not molds.answered(1, 1)
+    assert molds.ended(1, 1.0) == []
+
+
+def test_workers_load_the_application_themselves_where_a_fork_would_break_it() -> None:
+    molds = Molds()
+    molds.start(1, 1)
+    molds.decide({1})
+    molds.unfit(1)
+    assert molds.decide({1}) == [ForkWithout(1, 1)]
+    # Its process ends; that is no loss.
+    assert molds.ended(1, 1.0) == []
+    molds.start(2, 1)
+    assert molds.decide({1}) == [ForkWithout(2, 1)]
+
+
+def test_a_mold_that_ends_while_it_loads_takes_its_workers_along() -> None:
+    molds = Molds()
+    molds.start(1, 1)
+    molds.start(2, 1)
+    molds.decide({1})
+    assert molds.ended(1, 100.0) == [1, 2]
+    assert molds.decide({1}) == []
+    molds.start(3, 1)
+    assert molds.decide({1}) == [MakeMold(1)]
+
+
+def test_a_mold_that_has_proven_itself_is_made_again_at_once() -> None:
+    molds = Molds()
+    molds.start(1, 1)
+    molds.decide({1})
+    molds.loaded(1, 0.0)
+    molds.decide({1})
+    molds.answered(1, 1)
+    assert molds.ended(1, 10.0) == []
+    assert molds.decide({1}) == [MakeMold(1)]
+    molds.loaded(1, 10.0)
+    assert molds.ended(1, 11.0) == []
+    # It would end again.
+    assert molds.decide({1}) == []
+
+
+def test_a_worker_that_waits_can_be_given_up() -> None:
+    molds = Molds()
+    molds.start(1, 1)
+    molds.decide({1})
+    assert molds.cancel(1, 1)
+    assert not molds.cancel(1, 1)
+    molds.loaded(1, 0.0)
+    assert molds.decide({1}) == []
+
+
+def test_a_mold_ends_when_no_worker_of_it_will_be_started() -> None:
+    molds = Molds()
+    molds.start(1, 1)
+    molds.decide({1})
+    molds.loaded(1, 0.0)
+    molds.start(2, 2)
+    assert molds.decide({1, 2}) == [Order(1, 1), MakeMold(2)]
+    # Not as long as it has something to do.
+    assert molds.decide({2}) == []
+    molds.answered(1, 1)
+    assert molds.decide({2}) == [EndMold(1)]
+    assert molds.ended(1, 1.0) == []
+    assert molds.phase(1) is Phase.ABSENT
+    assert molds.decide({2}) == []
+
+
+def test_what_is_heard_of_a_mold_that_is_gone_means_nothing() -> None:
+    molds = Molds()
+    molds.loaded(1, 0.0)
+    molds.unfit(1)
+    assert molds.ended(1, 0.0) == []
+    assert not molds.answered(1, 1)
+    assert not molds.cancel(1, 1)
+    assert molds.decide({1}) == []
