@@ -838,7 +838,7 @@ def test_run_returns_after_a_signal_and_gives_the_handlers_back(
 def test_second_signal_returns_though_a_thread_is_stuck(
     monkeypatch: pytest.MonkeyPatch, quiet_logs: "queue.Queue[str]"
 ) -> None:
-    from aiowsgi.process.identity.pid_file import PidFile
+    from aiowsgi.process.beginning import begun
     from aiowsgi.process.run import serve_until_signal
     from aiowsgi.process.signals import Signals
 
@@ -869,7 +869,8 @@ def test_second_signal_returns_though_a_thread_is_stuck(
     config = aiowsgi.Config(bind=("127.0.0.1:0",))
     signals = Signals()
     try:
-        code = serve_until_signal(app, config, name="app", signals=signals, pid_file=PidFile(""))
+        with begun(config) as beginning:
+            code = serve_until_signal(app, config, name="app", signals=signals, beginning=beginning)
     finally:
         signals.restore()
     assert code == 128 + signal.SIGTERM

@@ -34,9 +34,11 @@ _METRICS = (
 )
 _WEBSOCKETS = "WSGI has no WebSockets; an ASGI server such as uvicorn has"
 _HTTP2 = "not yet: there is no HTTP/2; put a proxy such as nginx in front"
-_USER = "start it as the user that it shall run as, as a service manager does"
 _LOADED_LATE = "leave it out: without --preload, each worker loads the application itself"
-_SOCKET_MODE = "not yet: the file of a Unix socket has the permissions that the umask leaves"
+_SOCKET_MODE = (
+    "the file of a Unix socket has the permissions that --umask leaves, "
+    "and is that of --user and --group"
+)
 _ASYNC = "leave it out: connections are on an event loop, and the application on --threads"
 _STRICT = "there is no such option: a request that breaks the standard is refused"
 _SUPERVISOR = "run it under a supervisor, such as systemd or a container"
@@ -106,8 +108,9 @@ _BY_NAMES = (
     ("--daemon -D --daemonize", _SUPERVISOR),
     ("--pid --pidfile --safe-pidfile", "it is called --pid-file here"),
     ("-p", "which one is meant? --port or --pid-file"),
-    ("--umask -m", "set it before the start: umask 027 && python -m aiowsgi"),
-    ("--user -u --uid --group -g --gid --initgroups", _USER),
+    ("--uid", "it is called --user here"),
+    ("--gid", "it is called --group here"),
+    ("--initgroups", "leave it out: with --user, the process is in all groups of that user"),
     ("--name -n --process-name --procname", "not yet: the process is called as it was started"),
     ("--vacuum", "leave it out: the file of a Unix socket is removed at the end"),
     ("--die-on-term", "leave it out: SIGTERM stops the server, with requests in flight finished"),

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from ..config import Config
 from ..errors import BindError, ConfigError, LoadError, PidFileError, WarmUpError
 from ..process import import_path, logs, standard_streams
+from ..process.beginning import begun
 from ..process.ending import end_within, exit_on_signal
 from ..process.identity.directory import change_directory
-from ..process.identity.pid_file import PidFile
 from ..process.run import load, serve_until_signal
 from ..process.signals import Signals
 from ..process.systemd.activation import with_passed_sockets
@@ -43,12 +43,11 @@ def _serve(
     try:
         config = with_passed_sockets(config, os.environ)
         change_directory(config.chdir)
-        pid_file = PidFile(config.pid_file)
-        pid_file.check()
-        app, name = load(path, config)
-        code = serve_until_signal(
-            app, config, name=name, signals=signals, pid_file=pid_file, on_stopped=on_stopped
-        )
+        with begun(config) as beginning:
+            app, name = load(path, config)
+            code = serve_until_signal(
+                app, config, name=name, signals=signals, beginning=beginning, on_stopped=on_stopped
+            )
         if not standard_streams.flush(logs.AT_EXIT):
             os._exit(code)
         return code

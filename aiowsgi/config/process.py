@@ -10,6 +10,7 @@ from os import PathLike
 from typing import Any, Literal, get_args
 
 from .option import option
+from .values import parse_umask
 from .workers import WorkerOptions
 
 _GROUP = "the process"
@@ -20,6 +21,16 @@ LogLevel = Literal["debug", "info", "warning", "error", "critical"]
 
 def _objection_to_path(value: object) -> str | None:
     return None if isinstance(value, str | PathLike) else f"must be a path, not {value!r}"
+
+
+def _objection_to_account(value: object) -> str | None:
+    return None if isinstance(value, str) else f"must be a name or a number as str, not {value!r}"
+
+
+def _objection_to_umask(value: object) -> str | None:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 0o777:
+        return None
+    return f"must be a number from 0 to 0o777, not {value!r}"
 
 
 def _objection_to_warm_up(value: Any) -> str | None:
@@ -61,6 +72,38 @@ class ProcessOptions(WorkerOptions):
     )
     """path that the application is called for before it serves, or the URL, where the application
     asks for a host; may be repeated"""
+    user: str = option(
+        "",
+        _GROUP,
+        rule=_objection_to_account,
+        metavar="USER",
+        short="-u",
+        default_text="who starts it",
+        embedded="your program may call os.initgroups(), os.setgid() and os.setuid()",
+    )
+    """become this user, a name or a number, once the addresses are bound and before your
+    application is loaded"""
+    group: str = option(
+        "",
+        _GROUP,
+        rule=_objection_to_account,
+        metavar="GROUP",
+        short="-g",
+        default_text="that of the user",
+        embedded="your program may call os.setgid()",
+    )
+    """group to work in, a name or a number; the user stays in its other groups"""
+    umask: int | None = option(
+        None,
+        _GROUP,
+        parse=parse_umask,
+        rule=_objection_to_umask,
+        metavar="MODE",
+        short="-m",
+        default_text="that of who starts it",
+        embedded="your program may call os.umask()",
+    )
+    """permissions that new files do not get, in octal; also those of Unix sockets"""
     pid_file: str = option(
         "",
         _GROUP,

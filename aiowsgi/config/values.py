@@ -1,4 +1,4 @@
-"""Values as people write them: durations, sizes, counts and ports. Pure functions of text."""
+"""Values as people write them: durations, sizes, counts, ports, umasks. Pure functions of text."""
 
 import re
 from typing import Literal
@@ -46,3 +46,10 @@ def parse_workers(text: str) -> int | Literal["auto"]:
     if not re.fullmatch(r"0*[1-9]\d{0,17}", text, re.ASCII):
         raise ConfigError(f"{text!r} is neither a whole number from 1 up nor 'auto'")
     return int(text)
+
+
+def parse_umask(text: str) -> int:
+    """Return the permissions in "027", an octal number. Raise ConfigError."""
+    if not re.fullmatch("(?:0o)?[0-7]{1,4}", text) or (mode := int(text, 8)) > 0o777:
+        raise ConfigError(f"{text!r} is no umask; write it in octal, such as 027")
+    return mode

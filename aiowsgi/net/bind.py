@@ -58,6 +58,11 @@ class ListeningSocket:
         self.inherited = inherited
         self._file = file
 
+    def give_to(self, uid: int, gid: int) -> None:
+        """Make its file that of a user and a group. Raises ConfigError where this may not be."""
+        if self._file is not None:
+            self._file.give_to(uid, gid)
+
     def close(self) -> None:
         """Close the socket; its file goes with it, unless it is that of another by now."""
         if self._file is not None:

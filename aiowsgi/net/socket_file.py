@@ -5,7 +5,7 @@ import os
 import socket
 import stat
 
-from ..errors import BindError
+from ..errors import BindError, ConfigError
 from ..folder_lock import locked
 
 # Seconds that a program has to take a connection, which only shows that it listens.
@@ -23,6 +23,16 @@ class SocketFile:
         self._path = path
         self._identity = _identity(path)
         self._owner = os.getpid()
+
+    def give_to(self, uid: int, gid: int) -> None:
+        """Make it that of a user and a group, so that these may connect. Raises ConfigError."""
+        try:
+            os.chown(self._path, uid, gid, follow_symlinks=False)
+        except OSError as error:
+            raise ConfigError(
+                f"cannot give the socket {self._path} to user {uid} and group {gid}: "
+                f"{error.strerror}"
+            ) from error
 
     def remove(self) -> None:
         """Remove the file, once, unless it is that of another socket by now."""

@@ -25,6 +25,7 @@ from ..server.surroundings import Surroundings
 from ..wording import counted
 from ..wsgi.application import describe
 from . import import_path, logs, standard_streams
+from .beginning import Beginning, begun
 from .identity.directory import current_directory
 from .identity.pid_file import PidFile
 from .importer import load_application
@@ -99,9 +100,10 @@ def run(
                 "the application itself: python -m aiowsgi MODULE:CALLABLE --workers N"
             )
         config = with_passed_sockets(config, os.environ)
-        pid_file = PidFile(config.pid_file)
-        pid_file.check()
-        serve_until_signal(app, config, name=describe(app), signals=signals, pid_file=pid_file)
+        with begun(config) as beginning:
+            serve_until_signal(
+                app, config, name=describe(app), signals=signals, beginning=beginning
+            )
     finally:
         signals.restore()
 
@@ -139,7 +141,7 @@ def serve_until_signal(
     *,
     name: str,
     signals: Signals,
-    pid_file: PidFile,
+    beginning: Beginning,
     attendant: Attendant | None = None,
     is_warm: bool = False,
     on_stopped: Callable[[int, float | None], None] = lambda exit_code, seconds: None,
@@ -163,7 +165,7 @@ def serve_until_signal(
     machinery = f"{loop_name} with {reader.name}"
     scheduling = find_scheduling()
     surroundings = (
-        Surroundings(scheduling=scheduling)
+        Surroundings(scheduling=scheduling, sockets=beginning.sockets)
         if attendant is None
         else attendant.surroundings(scheduling)
     )
@@ -173,7 +175,15 @@ def serve_until_signal(
             warm_up(app, config, multiprocess=attendant is not None)
         with asyncio.Runner(loop_factory=loop_factory) as runner:
             serving = _serve(
-                app, config, name, machinery, signals, pid_file, attendant, on_stopped, surroundings
+                app,
+                config,
+                name,
+                machinery,
+                signals,
+                beginning.pid_file,
+                attendant,
+                on_stopped,
+                surroundings,
             )
             deadline = runner.run(serving)
     finally:

@@ -15,6 +15,7 @@ from ...observe.loggers import FORM_OF_SEVERAL, error_log
 from .. import standard_streams
 from ..ending import end_within, exit_on_signal
 from ..identity.directory import change_directory
+from ..identity.user import become_configured
 from ..run import load, trim_heaps
 from ..signals import SUPERVISED, Signals
 from ..supervisor import log
@@ -49,7 +50,6 @@ def cast(assignment: Assignment, explain: Callable[[ConfigError], str]) -> int |
     """
     signals = Signals(SUPERVISED, without_server=exit_on_signal)
     signals.install()
-    lifeline.end_with_parent(assignment.supervisor)
     faulthandler.enable(assignment.stacks)
     channel = Channel(assignment.channel)
     config = assignment.config
@@ -58,6 +58,9 @@ def cast(assignment: Assignment, explain: Callable[[ConfigError], str]) -> int |
     try:
         change_directory(assignment.directory)
         change_directory(config.chdir)
+        become_configured(config)
+        # Behind that, because the kernel forgets it where a process becomes another user.
+        lifeline.end_with_parent(assignment.supervisor)
         before = Possessions()
         with Origins() as origins:
             loaded = _load(assignment.path, config)

@@ -14,6 +14,7 @@ from ...observe.scoreboard import Row, Scoreboard
 from ...wording import counted
 from ..identity.directory import change_directory
 from ..identity.pid_file import PidFile
+from ..identity.user import find_user, set_umask
 from ..mold.parentage import adopt_orphans
 from ..standard_streams import has_terminal
 from ..systemd.activation import with_passed_sockets
@@ -74,9 +75,20 @@ def supervise(
     config = with_passed_sockets(config, os.environ)
     _check_preload(config)
     change_directory(config.chdir)
+    set_umask(config)
+    user = find_user(config)
     pid_file = PidFile(config.pid_file)
     pid_file.check()
     sockets = bind_all(config.listeners)
+    if user is not None:
+        # The workers become that user. This process stays who it is, to remove what it has made.
+        try:
+            for sock in sockets:
+                sock.give_to(user.uid, user.gid)
+        except ConfigError:
+            for sock in sockets:
+                sock.close()
+            raise
     supervisor = Supervisor(path, config, directory, sockets, wakeups, pid_file, read_again)
     outcome = supervisor.run()
     if isinstance(outcome, int):

@@ -13,9 +13,11 @@ from ...server.server import Server
 from ...server.surroundings import Surroundings
 from ...wording import counted
 from .. import logs, standard_streams
+from ..beginning import Beginning
 from ..ending import end_within, exit_on_signal
 from ..identity.directory import change_directory
 from ..identity.pid_file import PidFile
+from ..identity.user import become_configured
 from ..run import load, serve_until_signal
 from ..signals import SUPERVISED, Signals
 from . import lifeline
@@ -35,8 +37,6 @@ def work(assignment: Assignment, explain: Callable[[ConfigError], str]) -> int:
     """
     signals = Signals(SUPERVISED, without_server=exit_on_signal)
     signals.install()
-    if assignment.loaded is None:
-        lifeline.end_with_parent(assignment.supervisor)
     faulthandler.enable(assignment.stacks)
     channel = Channel(assignment.channel)
     config = assignment.config
@@ -44,6 +44,9 @@ def work(assignment: Assignment, explain: Callable[[ConfigError], str]) -> int:
         if assignment.loaded is None:
             change_directory(assignment.directory)
             change_directory(config.chdir)
+            become_configured(config)
+            # Behind that, because the kernel forgets it where a process becomes another user.
+            lifeline.end_with_parent(assignment.supervisor)
             app, name = load(assignment.path, config)
         else:
             app, name = assignment.loaded
@@ -53,7 +56,7 @@ def work(assignment: Assignment, explain: Callable[[ConfigError], str]) -> int:
             name=name,
             signals=signals,
             is_warm=assignment.loaded is not None,
-            pid_file=PidFile(""),
+            beginning=Beginning(PidFile(""), None),
             attendant=Worker(assignment, channel, name),
             on_stopped=end_within,
         )

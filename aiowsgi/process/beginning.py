@@ -1,0 +1,44 @@
+"""What a process does before its application is loaded, and in which order.
+
+Ports below 1024 and the files of sockets may need root. The application must not be root, not even
+while it is imported.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from ..config import Config
+from ..net.bind import ListeningSocket, bind_all
+from .identity.pid_file import PidFile
+from .identity.user import become, find_user, set_umask
+
+
+class Beginning(NamedTuple):
+    """What is there before the application is."""
+
+    pid_file: PidFile
+    # None where they are bound when the application is there, so that no client waits for it.
+    sockets: tuple[ListeningSocket, ...] | None
+
+
+@contextlib.contextmanager
+def begun(config: Config) -> Iterator[Beginning]:
+    """Become who the process is to be, and give what it has got before. Raises ConfigError.
+
+    At the end, the sockets are closed, if nobody has done so.
+    """
+    set_umask(config)
+    user = find_user(config)
+    sockets = None if user is None else tuple(bind_all(config.listeners))
+    try:
+        if user is not None:
+            for sock in sockets or ():
+                sock.give_to(user.uid, user.gid)
+            become(user, config)
+        pid_file = PidFile(config.pid_file)
+        pid_file.check()
+        yield Beginning(pid_file, sockets)
+    finally:
+        for sock in sockets or ():
+            sock.close()
