@@ -10,6 +10,7 @@ Wrong calls of the Python interface raise TypeError, ValueError and RuntimeError
     │   ├── BindError              an address cannot be listened on (also an OSError)
     │   ├── PidFileError           the PID file cannot be written, or names a running process
     │   ├── LoadError              the application's own code failed while it was loaded
+    │   │   └── HookError          a hook failed, or its module; the process must not serve
     │   └── WarmUpError            the application failed in a request of ``warm_up``
     ├── QueueFull                  no room for another request before the pool
     └── ClientDisconnected         the client went away (also a ConnectionError)
@@ -73,6 +74,10 @@ class PidFileError(ConfigError):
 
 class LoadError(ConfigError):
     """The application's module or factory raised. ``__cause__`` is what it raised."""
+
+
+class HookError(LoadError):
+    """A hook of the user raised, or its module did. ``__cause__`` is what it raised."""
 
 
 class WarmUpError(ConfigError):

@@ -349,7 +349,10 @@ def test_groups_are_contiguous() -> None:
 
 @pytest.mark.parametrize(
     ("subject", "groups"),
-    [(ListenerOptions, {"where to listen"}), (ProcessOptions, {"the process", "worker processes"})],
+    [
+        (ListenerOptions, {"where to listen"}),
+        (ProcessOptions, {"the process", "worker processes", "hooks"}),
+    ],
 )
 def test_a_group_is_of_one_subject(subject: type[Subject], groups: set[str]) -> None:
     names = {field.name for field in dataclasses.fields(subject)}

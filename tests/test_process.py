@@ -839,6 +839,7 @@ def test_second_signal_returns_though_a_thread_is_stuck(
     monkeypatch: pytest.MonkeyPatch, quiet_logs: "queue.Queue[str]"
 ) -> None:
     from aiowsgi.process.beginning import begun
+    from aiowsgi.process.hooks.hooks import Hooks
     from aiowsgi.process.run import serve_until_signal
     from aiowsgi.process.signals import Signals
 
@@ -870,7 +871,14 @@ def test_second_signal_returns_though_a_thread_is_stuck(
     signals = Signals()
     try:
         with begun(config) as beginning:
-            code = serve_until_signal(app, config, name="app", signals=signals, beginning=beginning)
+            code = serve_until_signal(
+                app,
+                config,
+                name="app",
+                signals=signals,
+                beginning=beginning,
+                hooks=Hooks(config),
+            )
     finally:
         signals.restore()
     assert code == 128 + signal.SIGTERM

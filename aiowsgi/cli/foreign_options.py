@@ -104,6 +104,19 @@ _BY_NAMES = (
     ("--touch-reload --py-autoreload", _RELOAD),
     ("--worker-connections --connection-limit", "it is called --max-connections here"),
     ("--limit-concurrency --backpressure", "see --max-connections and --queue-size"),
+    ("--post-fork", "it is called --on-worker-start here, and takes MODULE:FUNCTION"),
+    (
+        "--hook-pre-app --hook-as-user --hook-master-start --hook-accepting1",
+        "it is called --on-start here, and takes a Python function: MODULE:FUNCTION",
+    ),
+    (
+        "--hook-post-app --hook-post-fork --hook-accepting",
+        "it is called --on-worker-start here, and takes a Python function: MODULE:FUNCTION",
+    ),
+    (
+        "--hook-as-user-atexit --exec-as-user-atexit",
+        "it is called --on-stop here, and takes a Python function: MODULE:FUNCTION",
+    ),
     # Process and system.
     ("--daemon -D --daemonize", _SUPERVISOR),
     ("--pid --pidfile --safe-pidfile", "it is called --pid-file here"),

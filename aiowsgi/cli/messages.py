@@ -10,6 +10,7 @@ from ..errors import ConfigError, LoadError
 # Exit codes. A wrong command is told from a right one that failed.
 FAILURE = 1
 USAGE = 2
+HOOK_FAILED = 3
 INTERRUPTED = 130
 
 

@@ -5,15 +5,17 @@ import sys
 from collections.abc import Callable
 
 from ..config import Config
-from ..errors import BindError, ConfigError, LoadError, PidFileError, WarmUpError
+from ..errors import BindError, ConfigError, HookError, LoadError, PidFileError, WarmUpError
 from ..process import import_path, logs, standard_streams
 from ..process.beginning import begun
 from ..process.ending import end_within, exit_on_signal
+from ..process.hooks.hooks import Hooks
 from ..process.identity.directory import change_directory
-from ..process.run import load, serve_until_signal
+from ..process.importer import load_application
+from ..process.run import make_importable, serve_until_signal
 from ..process.signals import Signals
 from ..process.systemd.activation import with_passed_sockets
-from .messages import FAILURE, INTERRUPTED, USAGE, describe_cause, print_error
+from .messages import FAILURE, HOOK_FAILED, INTERRUPTED, USAGE, describe_cause, print_error
 
 
 def serve(path: str, config: Config, *, is_process: bool) -> int:
@@ -40,13 +42,22 @@ def _serve(
     signals: Signals,
     on_stopped: Callable[[int, float | None], None],
 ) -> int:
+    hooks = Hooks(config)
     try:
         config = with_passed_sockets(config, os.environ)
         change_directory(config.chdir)
         with begun(config) as beginning:
-            app, name = load(path, config)
+            make_importable(config)
+            hooks.begin_process()
+            app, name = load_application(path)
             code = serve_until_signal(
-                app, config, name=name, signals=signals, beginning=beginning, on_stopped=on_stopped
+                app,
+                config,
+                name=name,
+                signals=signals,
+                beginning=beginning,
+                hooks=hooks,
+                on_stopped=on_stopped,
             )
         if not standard_streams.flush(logs.AT_EXIT):
             os._exit(code)
@@ -54,9 +65,10 @@ def _serve(
     except LoadError as error:
         with import_path.OutsideApplication():
             print(describe_cause(error), end="", file=sys.stderr)
-        code = FAILURE
+        code = HOOK_FAILED if isinstance(error, HookError) else FAILURE
         message = str(error)
     except KeyboardInterrupt:  # While the application was being imported.
+        hooks.end()
         return INTERRUPTED
     except (BindError, PidFileError, WarmUpError) as error:
         code = FAILURE
@@ -67,4 +79,5 @@ def _serve(
     print_error(message)
     # The application may have started threads before it failed.
     on_stopped(code, config.timeout_graceful)
+    hooks.end()
     return code

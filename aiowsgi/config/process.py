@@ -4,7 +4,7 @@ A server inside of another program has none of them: that program has chosen its
 directory, its processes and its logging.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any, Literal, get_args
@@ -14,6 +14,7 @@ from .values import parse_umask
 from .workers import WorkerOptions
 
 _GROUP = "the process"
+_HOOKS = "hooks"
 
 Loop = Literal["auto", "uvloop", "asyncio"]
 LogLevel = Literal["debug", "info", "warning", "error", "critical"]
@@ -33,12 +34,29 @@ def _objection_to_umask(value: object) -> str | None:
     return f"must be a number from 0 to 0o777, not {value!r}"
 
 
-def _objection_to_warm_up(value: Any) -> str | None:
-    if isinstance(value, str):
-        return f"is a tuple of paths; write warm_up=({value!r},)"
-    paths = value if isinstance(value, Sequence) and not isinstance(value, bytes) else [value]
-    wrong = [path for path in paths if not isinstance(path, str)]
-    return f"is a tuple of paths such as '/', not {wrong[0]!r}" if wrong else None
+def _texts(name: str, what: str, example: str) -> Callable[[Any], str | None]:
+    """Return the rule of an option that may be repeated: a tuple of ``what``."""
+
+    def objection(value: Any) -> str | None:
+        if isinstance(value, str):
+            return f"is a tuple of {what}; write {name}=({value!r},)"
+        texts = value if isinstance(value, Sequence) and not isinstance(value, bytes) else [value]
+        wrong = [text for text in texts if not isinstance(text, str)]
+        return f"is a tuple of {what} such as {example!r}, not {wrong[0]!r}" if wrong else None
+
+    return objection
+
+
+def _hook(name: str) -> Any:
+    """Return the field of a hook."""
+    return option(
+        (),
+        _HOOKS,
+        rule=_texts(name, "functions by name", "hooks:connect"),
+        metavar="MODULE:FUNCTION",
+        default_text="none",
+        embedded="your program may call what it likes before it serves, and afterwards",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +83,7 @@ class ProcessOptions(WorkerOptions):
     warm_up: tuple[str, ...] = option(
         (),
         _GROUP,
-        rule=_objection_to_warm_up,
+        rule=_texts("warm_up", "paths", "/"),
         metavar="PATH",
         default_text="none",
         embedded="your program may call the application before it serves",
@@ -120,3 +138,15 @@ class ProcessOptions(WorkerOptions):
         embedded="your program configures logging; set the level of the logger aiowsgi.error",
     )
     """least severe messages that are shown"""
+
+    on_start: tuple[str, ...] = _hook("on_start")
+    """function that is called once, without arguments, before the application is loaded; if it
+    fails, nothing is served; may be repeated, as all of these"""
+    on_stop: tuple[str, ...] = _hook("on_stop")
+    """function that is called once at the end, within what is left of --timeout-graceful, and at
+    least a second"""
+    on_worker_start: tuple[str, ...] = _hook("on_worker_start")
+    """function that is called in each process that serves once it has the application, before it
+    accepts"""
+    on_worker_stop: tuple[str, ...] = _hook("on_worker_stop")
+    """function that is called in each process that serves when all requests have ended"""

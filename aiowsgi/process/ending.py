@@ -23,6 +23,7 @@ _FLUSH_TIMEOUT = 0.15
 # The longest time that a thread can sleep is not much longer than this, about thirty years.
 _MAX_SLEEP = 1e9
 _PACKAGE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
+_HOOKS = os.path.join(_PACKAGE, "process", "hooks", "")
 
 
 def end_within(exit_code: int, seconds: float | None) -> None:
@@ -78,12 +79,12 @@ def _force_exit(exit_code: int) -> None:
         thread.ident: thread.name for thread in _blocking_threads() if thread.ident is not None
     }
     for ident, stack in stacks_of(blocking).items():
-        if _PACKAGE in stack:
+        if _PACKAGE in stack and _HOOKS not in stack:
             continue  # This is the main thread, which waits in a function of this package.
         error_log.warning(
             "The process ends although the thread %s of the application is still at work, at:\n%s",
             blocking[ident],
-            stack,
+            _behind_hooks(stack),
         )
     _flush_and_exit(exit_code)
 
@@ -101,7 +102,19 @@ def _blocking_threads() -> list[threading.Thread]:
         and not thread.name.endswith("(_do_shutdown)")
     ]
     # If there are none, the main thread is in an ``atexit`` function.
-    return found or [main]
+    return found if found and not _is_in_hook(main) else [*found, main]
+
+
+def _behind_hooks(stack: str) -> str:
+    """Return a stack without the calls that led to a hook, if it is in one."""
+    calls = stack.rpartition(_HOOKS)[2].partition("\n  File ")
+    return f"  File {calls[2]}" if calls[2] and _HOOKS in stack else stack
+
+
+def _is_in_hook(thread: threading.Thread) -> bool:
+    """Return whether a thread is in a hook of the user. See ``process.hooks``."""
+    idents = [] if thread.ident is None else [thread.ident]
+    return any(_HOOKS in stack for stack in stacks_of(idents).values())
 
 
 def _flush_and_exit(exit_code: int) -> NoReturn:

@@ -18,6 +18,7 @@ _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__
 _with_current_directory: list[str] = []
 # ``sys.path`` without the folders of the application; empty before these are added.
 _outside_application: list[str] = []
+_MEMORY = (_with_current_directory, _outside_application)
 
 
 def remove_current_directory() -> None:
@@ -39,6 +40,24 @@ def add_folder(folder: str) -> None:
         _with_current_directory.clear()
     if folder not in sys.path:
         sys.path.insert(0, folder)
+
+
+class FolderAdded:
+    """Inside of ``with``, imports look in ``folder`` first, as behind ``add_folder``.
+
+    Used in a process that has no application: those that it forks begin with none.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+
+    def __enter__(self) -> None:
+        self._before = [(value, value[:]) for value in (sys.path, *_MEMORY)]
+        add_folder(self._folder)
+
+    def __exit__(self, *exc_info: object) -> None:
+        for value, content in self._before:
+            value[:] = content
 
 
 class OutsideApplication:

@@ -37,28 +37,11 @@ def load_application(path: str) -> tuple[WSGIApplication, str]:
 
     Raises ConfigError if there is no such application, and LoadError if its own code fails.
     """
-    match = _PATH.fullmatch(path)
-    source: str = match["source"] if match else ""
-    if "/" in source or source.endswith(".py"):
-        module = _load_file(source)
-    elif _MODULE.fullmatch(source):
-        if file := import_path.hidden_file(source.partition(".")[0]):
-            raise ConfigError(
-                f"the module {source!r} cannot be imported from {file}: a module of the standard "
-                "library has that name; rename the file"
-            )
-        module = _load_module(source)
-    else:
-        name = re.split(r"[:()]", path)[0].strip(".") or "app"
-        raise ConfigError(
-            f"{path!r} does not name an application; write MODULE:CALLABLE, "
-            f"such as {name}:application"
-        )
-    assert match is not None  # Otherwise ``source`` would be empty.
-    attributes = match["attributes"] or _default_attribute(module, source)
-    target, walked = _walk(module, source, attributes.split("."))
+    module, source, attributes, is_called = import_source(path, "an application", "application")
+    attributes = attributes or _default_attribute(module, source)
+    target, walked = walk(module, source, attributes.split("."))
     factory: str | None = f"{walked}()"
-    if match["call"]:
+    if is_called:
         target = _call(target, walked)
         walked, factory = f"{walked}()", None
     if not callable(target):
@@ -75,6 +58,33 @@ def load_application(path: str) -> tuple[WSGIApplication, str]:
 # Modules and files.
 
 
+def import_source(path: str, what: str, example: str) -> tuple[ModuleType, str, str, bool]:
+    """Return the module that a path begins with, imported, and the parts of the path.
+
+    These are the name or file of the module, the attributes with dots between them, perhaps none,
+    and whether a call follows. ``what`` a path names, such as "an application", and an ``example``
+    of an attribute are for the message where it names nothing. Raises ConfigError and LoadError.
+    """
+    match = _PATH.fullmatch(path)
+    source: str = match["source"] if match else ""
+    if "/" in source or source.endswith(".py"):
+        module = _load_file(source)
+    elif _MODULE.fullmatch(source):
+        if file := import_path.hidden_file(source.partition(".")[0]):
+            raise ConfigError(
+                f"the module {source!r} cannot be imported from {file}: a module of the standard "
+                "library has that name; rename the file"
+            )
+        module = _load_module(source)
+    else:
+        name = re.split(r"[:()]", path)[0].strip(".") or "app"
+        raise ConfigError(
+            f"{path!r} does not name {what}; write MODULE:CALLABLE, such as {name}:{example}"
+        )
+    assert match is not None  # Otherwise ``source`` would be empty.
+    return module, source, match["attributes"] or "", bool(match["call"])
+
+
 def _load_module(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
@@ -85,7 +95,7 @@ def _load_module(name: str) -> ModuleType:
             raise LoadError(f"importing the module {name!r} failed") from error
         raise _missing_module(missing) from None
     except (Exception, SystemExit) as error:
-        raise _failed(f"importing the module {name!r}", error) from error
+        raise failed(f"importing the module {name!r}", error) from error
 
 
 def _load_file(source: str) -> ModuleType:
@@ -182,8 +192,18 @@ def _default_attribute(module: ModuleType, source: str) -> str:
     raise ConfigError(f"{source!r} has neither {' nor '.join(map(repr, _DEFAULTS))}{hint}")
 
 
-def _walk(module: ModuleType, source: str, attributes: Iterable[str]) -> tuple[Any, str]:
-    """Follow the attributes, one after the other. Return the last value, and the path to it."""
+def walk(
+    module: ModuleType,
+    source: str,
+    attributes: Iterable[str],
+    *,
+    customary: tuple[str, ...] = _CUSTOMARY,
+) -> tuple[Any, str]:
+    """Follow the attributes, one after the other. Return the last value, and the path to it.
+
+    Where there is none that is like a wrong one, a message suggests a ``customary`` one. Raises
+    ConfigError and LoadError.
+    """
     target: Any = module
     walked, dot = source, ":"
     for attribute in attributes:
@@ -191,7 +211,10 @@ def _walk(module: ModuleType, source: str, attributes: Iterable[str]) -> tuple[A
             value = _read(target, attribute, walked)
         except AttributeError:
             hint = _submodule_hint(target, attribute) or _did_you_mean(
-                attribute, [name for name in dir(target) if name[0] != "_"], f"{walked}{dot}"
+                attribute,
+                [name for name in dir(target) if name[0] != "_"],
+                f"{walked}{dot}",
+                customary,
             )
             raise ConfigError(f"{walked!r} has no attribute {attribute!r}{hint}") from None
         target, walked, dot = value, f"{walked}{dot}{attribute}", "."
@@ -216,13 +239,14 @@ def _call(factory: Any, walked: str) -> Any:
     try:
         return factory()
     except (Exception, SystemExit) as error:
-        raise _failed(f"the factory {walked!r}", error) from error
+        raise failed(f"the factory {walked!r}", error) from error
 
 
 # Explanations.
 
 
-def _failed(what: str, error: BaseException) -> LoadError:
+def failed(what: str, error: BaseException) -> LoadError:
+    """Return what is told of the user's own code, ``what``, that has raised."""
     if not isinstance(error, SystemExit):
         return LoadError(f"{what} failed")
     text = f"{what} ended the process (SystemExit: {error.code})"
@@ -236,14 +260,16 @@ def _failed(what: str, error: BaseException) -> LoadError:
     return LoadError(text)
 
 
-def _did_you_mean(name: str, candidates: Iterable[str], prefix: str) -> str:
+def _did_you_mean(
+    name: str, candidates: Iterable[str], prefix: str, customary: tuple[str, ...] = _CUSTOMARY
+) -> str:
     # Imported here, so that it takes no memory if there is no mistake to explain.
     with import_path.OutsideApplication():
         import difflib
 
     names = sorted(set(candidates))
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    close = close or [custom for custom in _CUSTOMARY if custom in names]
+    close = close or [custom for custom in customary if custom in names]
     if not close:
         return ""
     return f"; did you mean '{prefix}{close[0]}{'()' if close[0] in _FACTORIES else ''}'?"

@@ -26,6 +26,7 @@ from ..wording import counted
 from ..wsgi.application import describe
 from . import import_path, logs, standard_streams
 from .beginning import Beginning, begun
+from .hooks.hooks import LEAST_SECONDS, Hooks
 from .identity.directory import current_directory
 from .identity.pid_file import PidFile
 from .importer import load_application
@@ -100,9 +101,15 @@ def run(
                 "the application itself: python -m aiowsgi MODULE:CALLABLE --workers N"
             )
         config = with_passed_sockets(config, os.environ)
-        with begun(config) as beginning:
+        with begun(config) as beginning, Hooks(config) as hooks:
+            hooks.begin_process()
             serve_until_signal(
-                app, config, name=describe(app), signals=signals, beginning=beginning
+                app,
+                config,
+                name=describe(app),
+                signals=signals,
+                beginning=beginning,
+                hooks=hooks,
             )
     finally:
         signals.restore()
@@ -114,9 +121,14 @@ def load(path: str, config: Config) -> tuple[WSGIApplication, str]:
     It is imported from the current directory. Raises ConfigError, and LoadError where the
     application's own code fails.
     """
+    make_importable(config)
+    return load_application(path)
+
+
+def make_importable(config: Config) -> None:
+    """Have modules imported from the current directory, from now on. Raises ConfigError."""
     prepare(config)
     import_path.add_folder(current_directory())
-    return load_application(path)
 
 
 def prepare(config: Config) -> None:
@@ -142,6 +154,7 @@ def serve_until_signal(
     name: str,
     signals: Signals,
     beginning: Beginning,
+    hooks: Hooks,
     attendant: Attendant | None = None,
     is_warm: bool = False,
     on_stopped: Callable[[int, float | None], None] = lambda exit_code, seconds: None,
@@ -151,9 +164,10 @@ def serve_until_signal(
     ``name`` is the name of the application in messages. Without an ``attendant`` the process serves
     alone. ``is_warm`` says that the application has had its warm-up requests.
     ``on_stopped(exit_code, seconds)`` is called when the server has stopped. ``seconds`` is how
-    much of the time for shutdown is left, or None if threads did not return from the application.
-    After that, the event loop is closed, which waits for work that the application gave to the
-    loop's default executor. Raises ConfigError.
+    much of the time for shutdown is left, or None if threads did not return from the application,
+    and nothing else is left to do. After that, the event loop is closed, which waits for work that
+    the application gave to the loop's default executor, and the last hooks are called. Raises
+    ConfigError.
     """
     # The application may have installed handlers of its own while it was imported.
     signals.install()
@@ -171,6 +185,7 @@ def serve_until_signal(
     )
     deadline = 0.0
     try:
+        hooks.begin_worker()
         if not is_warm:
             warm_up(app, config, multiprocess=attendant is not None)
         with asyncio.Runner(loop_factory=loop_factory) as runner:
@@ -182,10 +197,16 @@ def serve_until_signal(
                 signals,
                 beginning.pid_file,
                 attendant,
-                on_stopped,
                 surroundings,
             )
-            deadline = runner.run(serving)
+            left, is_stuck = runner.run(serving)
+            if hooks.are_due:
+                left = max(left, LEAST_SECONDS)
+            deadline = time.monotonic() + left
+            on_stopped(signals.exit_code, None if is_stuck and not hooks.are_due else left)
+        hooks.end()
+        if is_stuck:
+            on_stopped(signals.exit_code, None)
     finally:
         if scheduling is not None:
             # The server has done so already, unless an exception has kept it from that.
@@ -244,10 +265,12 @@ async def _serve(
     signals: Signals,
     pid_file: PidFile,
     attendant: Attendant | None,
-    on_stopped: Callable[[int, float | None], None],
     surroundings: Surroundings,
-) -> float:
-    """Serve until a signal. Return when, by ``time.monotonic``, the shutdown has to be over."""
+) -> tuple[float, bool]:
+    """Serve until a signal. Return what is left of the time for shutdown, in seconds.
+
+    And whether threads have not returned from the application.
+    """
     server = await Serving(app, config, None, None, surroundings)
     trim_heaps()
     closed = asyncio.ensure_future(server.wait_closed())
@@ -282,5 +305,4 @@ async def _serve(
     # The second signal may also have come after the server had stopped.
     if signals.forced.is_set():
         left = 0.0
-    on_stopped(signals.exit_code, None if stuck else left)
-    return time.monotonic() + left
+    return left, stuck

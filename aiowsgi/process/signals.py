@@ -102,6 +102,8 @@ class Signals:
         self._had_terminal = has_terminal()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._server: Server | None = None
+        # Whether there was a server, and is none any more.
+        self._has_served = False
         # The number of the thread that the loop runs on.
         self._thread = 0
         self._handled_by_loop: list[signal.Signals] = []
@@ -192,6 +194,7 @@ class Signals:
         """Forget the server. Called on its loop's thread."""
         loop, self._loop, self._server = self._loop, None, None
         assert loop is not None  # It was attached.
+        self._has_served = True
         for number in self._handled_by_loop:
             with contextlib.suppress(NotImplementedError):
                 loop.remove_signal_handler(number)
@@ -206,6 +209,12 @@ class Signals:
             # acts.
             self._pending.append(number)
             self._loop.call_soon_threadsafe(self._act_on_pending)
+        elif (
+            number in self._meanings.stop
+            and self._has_served
+            and not self._meanings.stops_now_again
+        ):
+            pass  # It has stopped, and what is left to do has its time.
         elif number in self._meanings.stop or number in _STOP_NOW:
             self._without_server(number)
         elif reason := self._meanings.refused.get(signal.Signals(number).name):

@@ -60,13 +60,16 @@ _LONGEST_WAIT = 3600.0
 
 
 def supervise(
-    path: str, config: Config, read_again: Callable[[], tuple[str, Config]]
+    path: str,
+    config: Config,
+    read_again: Callable[[], tuple[str, Config]],
+    begin: Callable[[], None] = lambda: None,
 ) -> int | Assignment:
     """Supervise workers that serve the application that ``path`` names, until a signal.
 
-    ``read_again()`` returns path and options anew, for a reload. Returns the exit code of the
-    process; or, in a forked child, what that has to do as a worker. Raises ConfigError before
-    anything is started.
+    ``read_again()`` returns path and options anew, for a reload; ``begin()`` calls hooks. Returns
+    the exit code of the process; or, in a forked child, what that has to do as a worker. Raises
+    ConfigError before anything is started.
     """
     wakeups = Wakeups()
     wakeups.install()
@@ -79,6 +82,7 @@ def supervise(
     user = find_user(config)
     pid_file = PidFile(config.pid_file)
     pid_file.check()
+    begin()
     sockets = bind_all(config.listeners)
     if user is not None:
         # The workers become that user. This process stays who it is, to remove what it has made.

@@ -15,6 +15,7 @@ from ...wording import counted
 from .. import logs, standard_streams
 from ..beginning import Beginning
 from ..ending import end_within, exit_on_signal
+from ..hooks.hooks import Hooks
 from ..identity.directory import change_directory
 from ..identity.pid_file import PidFile
 from ..identity.user import become_configured
@@ -40,6 +41,7 @@ def work(assignment: Assignment, explain: Callable[[ConfigError], str]) -> int:
     faulthandler.enable(assignment.stacks)
     channel = Channel(assignment.channel)
     config = assignment.config
+    hooks = Hooks(config)
     try:
         if assignment.loaded is None:
             change_directory(assignment.directory)
@@ -57,6 +59,7 @@ def work(assignment: Assignment, explain: Callable[[ConfigError], str]) -> int:
             signals=signals,
             is_warm=assignment.loaded is not None,
             beginning=Beginning(PidFile(""), None),
+            hooks=hooks,
             attendant=Worker(assignment, channel, name),
             on_stopped=end_within,
         )
@@ -69,6 +72,7 @@ def work(assignment: Assignment, explain: Callable[[ConfigError], str]) -> int:
             error_log.error("%s", text)
     # The application may have started threads before it failed.
     end_within(_FAILED, config.timeout_graceful)
+    hooks.end()
     return _FAILED
 
 
