@@ -37,7 +37,6 @@ class WsgiAnswerer:
     """
 
     __slots__ = (
-        "_report",
         "_waits",
         "_wake_pool",
         "app",
@@ -45,6 +44,7 @@ class WsgiAnswerer:
         "checks",
         "context",
         "coroutine_runner",
+        "report",
         "resources",
     )
 
@@ -67,7 +67,7 @@ class WsgiAnswerer:
         self.coroutine_runner = coroutine_runner
         self._waits = waits
         self._wake_pool = wake_pool
-        self._report = report
+        self.report = report
         # Remembers which response headers of the application were checked and found valid.
         self.checks = HeaderChecks()
 
@@ -86,10 +86,6 @@ class WsgiAnswerer:
             raise overload("the server is stopping") from error
         stream.fire(DISPATCH)
         self._wake_pool()
-
-    def report(self, stream: Stream) -> FailureReport | None:
-        """Return what explains a failure to the client of a stream, if anything does."""
-        return None if self._report is None else self._report(stream.head, stream.describe)
 
 
 class WsgiCall:
@@ -162,14 +158,10 @@ class WsgiCall:
         environ["aiowsgi.disconnected"] = self.is_disconnected
         environ["aiowsgi.deadline"] = self.seconds_left
         environ["aiowsgi.stopping"] = self.is_stopping
-        Task(
-            answerer.app,
-            environ,
-            stream,
-            answerer.checks,
-            request=stream.describe,
-            report=answerer.report(stream),
-        ).run()
+        describe = stream.describe
+        report = None if answerer.report is None else answerer.report(stream.head, describe)
+        # By position: keywords cost a dictionary.
+        Task(answerer.app, environ, stream, answerer.checks, describe, report).run()
         if spool is not None:
             # Under the lock of its buffer: a thread of the application's own may be reading.
             source.close()

@@ -93,7 +93,7 @@ class ResponseWriter:
     )
 
     def __init__(
-        self, wake: Callable[[], None], *, high_water: int, budget: Budget, slots: ThreadSlots
+        self, wake: Callable[[], None], high_water: int, budget: Budget, slots: ThreadSlots
     ) -> None:
         self._wake = wake
         self._high_water = high_water

@@ -152,11 +152,9 @@ class Stream:
         # looks too early announces nothing; it closes all the same. See ``encoder.keep_alive``.
         self.is_last = False
         self.encoder = encoder
+        # By position: one is made for each request, and keywords cost a dictionary.
         self.writer = ResponseWriter(
-            self.wake_loop,
-            high_water=resources.config.response_buffer,
-            budget=resources.budget,
-            slots=resources.pool,
+            self.wake_loop, resources.config.response_buffer, resources.budget, resources.pool
         )
         # Where the connection takes the response from.
         self.source: Source = self.writer
@@ -362,7 +360,6 @@ class Stream:
         head, self._encoded_head = self._encoded_head, b""
         return head
 
-    @property
     def _queues_end(self) -> bool:
         """Whether the loop thread sends the end of the response, and not this one.
 
@@ -380,7 +377,7 @@ class Stream:
                 pass
             elif self.encoder.is_complete:
                 # All that was declared is there: one hand-over less, and nothing left to wait for.
-                self.writer.finish(pieces, queue=self._queues_end)
+                self.writer.finish(pieces, queue=self._queues_end())
                 self._ended = True
             else:
                 self.writer.write(pieces)
@@ -404,7 +401,7 @@ class Stream:
             if encoder.excess or encoder.missing:
                 self._check_length()
             if not self._ended:
-                self.writer.finish(pieces, queue=self._queues_end)
+                self.writer.finish(pieces, queue=self._queues_end())
                 self._ended = True
         except BaseException as error:
             self._break_off(error)

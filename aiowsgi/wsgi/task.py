@@ -85,7 +85,6 @@ class Task:
         environ: Environ,
         responder: Responder,
         checks: HeaderChecks,
-        *,
         request: Callable[[], str],
         report: FailureReport | None = None,
     ) -> None:
