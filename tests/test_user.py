@@ -26,8 +26,23 @@ from aiowsgi.errors import ConfigError
 from aiowsgi.process.identity import user as module
 from aiowsgi.process.identity.user import User, become, find_user
 
+
+def _is_open_to_all(path: str) -> bool:
+    """Return whether each user may read a file, and search the folders that lead to it."""
+    real = Path(os.path.realpath(path))
+    return bool(real.stat().st_mode & 4) and all(
+        parent.stat().st_mode & 1 for parent in real.parents
+    )
+
+
 needs_root = pytest.mark.skipif(
     os.geteuid() != 0, reason="only root may become another user: run the tests as root for this"
+)
+# An interpreter below /root cannot load a module any more once it is another user's.
+needs_open_interpreter = pytest.mark.skipif(
+    not all(map(_is_open_to_all, (sys.executable, os.__file__, aiowsgi.__file__))),
+    reason="other users may not read this interpreter or these sources, which lie in a folder of "
+    "their owner: make the virtual environment with an interpreter of the system",
 )
 # Not in the database of users, nor in that of groups.
 UNKNOWN = 54321
@@ -205,6 +220,7 @@ def test_a_system_that_forbids_it_even_to_root_is_quoted(monkeypatch: pytest.Mon
 
 
 @needs_root
+@needs_open_interpreter
 @pytest.mark.parametrize("named", [True, False])
 def test_the_process_becomes_the_user_for_good(named: bool) -> None:
     entry = _somebody()
@@ -256,6 +272,7 @@ def test_an_installation_that_the_user_may_not_read_is_told(
 
 
 @needs_root
+@needs_open_interpreter
 def test_the_application_is_loaded_and_served_by_the_user(folder: Path) -> None:
     entry = _somebody()
     with served(folder, IDENTITY, "--user", entry.pw_name) as process:
@@ -271,6 +288,7 @@ def test_the_application_is_loaded_and_served_by_the_user(folder: Path) -> None:
 
 
 @needs_root
+@needs_open_interpreter
 def test_the_application_cannot_become_root_again(folder: Path) -> None:
     with served(folder, IDENTITY, "-u", str(UNKNOWN), "-g", str(UNKNOWN)) as process:
         assert _ask(process, "/root") == "forbidden"
@@ -278,6 +296,7 @@ def test_the_application_cannot_become_root_again(folder: Path) -> None:
 
 
 @needs_root
+@needs_open_interpreter
 def test_addresses_that_need_root_are_bound_before(folder: Path) -> None:
     # The file of the socket is in a folder of root, as /run is.
     os.chmod(folder, 0o755)
@@ -301,6 +320,7 @@ def test_addresses_that_need_root_are_bound_before(folder: Path) -> None:
 
 
 @needs_root
+@needs_open_interpreter
 @pytest.mark.parametrize("preload", ["--preload", "--no-preload"])
 def test_workers_become_the_user_and_their_supervisor_stays_root(
     folder: Path, preload: str
@@ -345,6 +365,7 @@ def test_workers_become_the_user_and_their_supervisor_stays_root(
 
 
 @needs_root
+@needs_open_interpreter
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")
 def test_workers_of_another_user_end_with_their_supervisor_while_they_load(folder: Path) -> None:
     # The pipe is at its end once neither the supervisor nor the worker has it any more.
@@ -363,6 +384,7 @@ def test_workers_of_another_user_end_with_their_supervisor_while_they_load(folde
 
 
 @needs_root
+@needs_open_interpreter
 def test_logs_go_on_into_files_of_root(folder: Path) -> None:
     descriptor = os.open(folder / "log", os.O_WRONLY | os.O_CREAT, 0o600)
     options = ("-u", str(UNKNOWN), "-g", str(UNKNOWN))
@@ -373,6 +395,7 @@ def test_logs_go_on_into_files_of_root(folder: Path) -> None:
 
 
 @needs_root
+@needs_open_interpreter
 def test_a_pid_file_that_the_user_cannot_write_is_told_before_the_application_is_loaded(
     folder: Path,
 ) -> None:
@@ -387,6 +410,7 @@ def test_a_pid_file_that_the_user_cannot_write_is_told_before_the_application_is
 
 
 @needs_root
+@needs_open_interpreter
 def test_a_start_that_fails_leaves_no_socket_behind(folder: Path) -> None:
     path = folder / "s"
     options = ("-u", str(UNKNOWN), "-g", str(UNKNOWN))
@@ -419,6 +443,7 @@ def test_an_unknown_user_is_a_wrong_command(tmp_path: Path) -> None:
 
 
 @needs_root
+@needs_open_interpreter
 def test_one_who_is_not_root_is_told_so(folder: Path) -> None:
     def step_down() -> None:
         os.setgid(UNKNOWN)
@@ -437,6 +462,7 @@ def test_one_who_is_not_root_is_told_so(folder: Path) -> None:
 
 
 @needs_root
+@needs_open_interpreter
 def test_a_program_becomes_the_user_before_it_serves(folder: Path) -> None:
     (folder / "program.py").write_text(dedent(PROGRAM))
     command = (sys.executable, "program.py")

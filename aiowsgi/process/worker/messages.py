@@ -1,16 +1,17 @@
-"""What a worker says to its supervisor: lines of words on a socket.
+"""What a worker says to its supervisor: lists of texts on a socket, as JSON, a line each.
 
 A worker runs the application, which may do anything to the socket. So whoever reads takes nothing
 for granted: lines that are no messages are left out, and so is what has no end.
 """
 
 import contextlib
+import json
 import socket
 from typing import NamedTuple
 
 # Longer lines are left out.
 MAX_LINE = 1 << 16
-# A text that is longer is cut: one character becomes ten at most.
+# A text that is longer is cut: one character becomes twelve at most.
 _MAX_TEXT = MAX_LINE // 16
 # Seconds that a supervisor may take to read, if it has not read for long.
 _PATIENCE = 1.0
@@ -33,15 +34,14 @@ class Message(NamedTuple):
 
 def encode(word: str, *texts: str) -> bytes:
     """Return a line. A text that is too long loses its middle."""
-    return b"\t".join([word.encode(), *map(_escape, texts)]) + b"\n"
+    return json.dumps([word, *map(_shortened, texts)]).encode() + b"\n"
 
 
-def _escape(text: str) -> bytes:
-    if len(text) > _MAX_TEXT:
-        half = _MAX_TEXT // 2
-        text = f"{text[:half]}\n[...]\n{text[-half:]}"
-    # Neither a tab nor the end of a line is left in it.
-    return text.encode("unicode_escape")
+def _shortened(text: str) -> str:
+    if len(text) <= _MAX_TEXT:
+        return text
+    half = _MAX_TEXT // 2
+    return f"{text[:half]}\n[...]\n{text[-half:]}"
 
 
 class Lines:
@@ -67,10 +67,14 @@ class Lines:
 
 def _decode(line: bytes) -> Message | None:
     try:
-        word, *texts = (part.decode("unicode_escape") for part in line.split(b"\t"))
-    except UnicodeDecodeError:
+        texts = json.loads(line)
+    except (ValueError, RecursionError):
         return None
-    return Message(word, tuple(texts))
+    if not isinstance(texts, list) or not texts:
+        return None
+    if not all(isinstance(text, str) for text in texts):
+        return None
+    return Message(texts[0], tuple(texts[1:]))
 
 
 class Channel:
