@@ -18,7 +18,7 @@ def usable_cores() -> int:
         cores = len(os.sched_getaffinity(0))
     except AttributeError:  # Not Linux.
         cores = os.cpu_count() or 1
-    return max(min(cores, math.ceil(_quota(_folders()))), 1)
+    return max(math.ceil(min(cores, _quota(_folders()))), 1)
 
 
 def _folders() -> list[str]:
