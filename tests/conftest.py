@@ -36,6 +36,9 @@ settings.register_profile(
 )
 settings.load_profile("aiowsgi")
 
+# These try what runs in several processes.
+_MEASURED = ("test_hooks", "test_preload", "test_systemd_activation", "test_user", "test_workers")
+
 # What ``repr`` shows of most objects.
 _ADDRESS = re.compile(r"\bat 0x[0-9a-f]+>")
 
@@ -49,6 +52,16 @@ def pytest_configure(config: pytest.Config) -> None:
         folder = tempfile.TemporaryDirectory(prefix="bytecode-")
         config.add_cleanup(folder.cleanup)
         os.environ["PYTHONPYCACHEPREFIX"] = folder.name
+
+
+@pytest.fixture(autouse=True)
+def measured_processes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure the lines that run in processes of a test for those only of which nothing else runs.
+
+    What a measured process imports, how long it takes and how it ends is not what it is otherwise.
+    """
+    if request.path.stem not in _MEASURED:
+        monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
 
 
 def pytest_report_header() -> str:
