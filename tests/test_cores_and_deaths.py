@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from aiowsgi.process.supervisor import cores, deaths
+from aiowsgi.process.supervisor import cores, reports
 from aiowsgi.process.supervisor.cores import usable_cores
-from aiowsgi.process.supervisor.deaths import OutOfMemory, describe_status, was_killed
+from aiowsgi.process.supervisor.reports import OutOfMemory, describe_status, was_killed
 
 Write = Callable[[dict[str, str]], list[str]]
 
@@ -89,7 +89,7 @@ def test_what_the_kernel_kills_for_want_of_memory_is_noticed_once(
 ) -> None:
     events = tmp_path / "memory.events"
     events.write_text("max 5\noom 1\noom_kill 1\n")
-    monkeypatch.setattr(deaths, "_events_file", lambda: str(events))
+    monkeypatch.setattr(reports, "_events_file", lambda: str(events))
     memory = OutOfMemory()
     assert not memory.has_struck()
     events.write_text("max 5\noom 2\noom_kill 2\n")
@@ -105,7 +105,7 @@ def test_what_the_kernel_kills_for_want_of_memory_is_noticed_once(
 def test_without_a_file_that_tells_it_memory_is_never_the_reason(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(deaths, "_events_file", lambda: "")
+    monkeypatch.setattr(reports, "_events_file", lambda: "")
     assert not OutOfMemory().has_struck()
 
 
@@ -117,5 +117,5 @@ def test_a_system_that_tells_nothing_of_cgroups_is_no_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("builtins.open", refuse)
-    assert deaths._events_file() == ""
+    assert reports._events_file() == ""
     assert cores._folders() == [cores._V2, cores._V1]

@@ -216,6 +216,15 @@ def test_it_tells_what_workers_do_and_what_signals_mean(two: tuple[ServedProcess
     process.said("Ignored SIGUSR2")
 
 
+def test_it_tells_what_workers_do_also_beside_a_mold(tmp_path: Path) -> None:
+    with served(tmp_path, APPLICATION, "--workers", "1", "--preload") as process:
+        port = process.port()
+        process.signal(signal.SIGURG)
+        process.said(r"Asked by SIGURG: 1 worker$")
+        assert ask(port).endswith("one")
+        assert process.stop() == 0
+
+
 def test_the_supervisor_is_small(two: tuple[ServedProcess, int]) -> None:
     process, _ = two
     lines = Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()

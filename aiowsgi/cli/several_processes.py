@@ -6,7 +6,7 @@ from collections.abc import Callable
 from ..config import Config
 from ..errors import BindError, ConfigError, HookError, PidFileError
 from ..process import import_path
-from ..process.supervisor.supervisor import supervise
+from ..process.supervisor.start import supervise
 from ..process.worker.assignment import Assignment
 from .messages import FAILURE, HOOK_FAILED, USAGE, explanation, print_error
 

@@ -8,6 +8,8 @@ import os
 import sys
 
 from ... import libc
+from ...config import Config
+from ...errors import ConfigError
 
 _PR_SET_CHILD_SUBREAPER = 36
 _SIZE = 16
@@ -55,3 +57,9 @@ def fork_grandchild() -> int:
     if pid < 0:
         raise OSError(-pid, os.strerror(-pid))
     return pid
+
+
+def check_preload(config: Config) -> None:
+    """Raise ConfigError where workers cannot be forked from a mold that ought to be."""
+    if config.preload and not adopt_orphans():
+        raise ConfigError(f"{config.spelling('preload')} needs Linux; leave it out")

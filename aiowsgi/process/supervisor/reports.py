@@ -1,5 +1,7 @@
-"""What a supervisor tells people of the ends of its workers and molds."""
+"""What a supervisor tells people of the ends of its workers and molds: how, why, doing what."""
 
+import os
+import signal
 import time
 from collections.abc import Sequence
 
@@ -7,9 +9,9 @@ from ...observe.loggers import error_log
 from ...observe.scoreboard import RequestReading
 from . import log
 from .children import Child
-from .deaths import OutOfMemory, describe_status, was_killed
 from .plan import Phase, Plan
 
+_MEMORY_V1 = "/sys/fs/cgroup/memory"
 _UNFIT = """\
 Not preloaded: each worker loads the application itself, because a fork would break what the
 application has begun while it was loaded:
@@ -28,22 +30,15 @@ class Reports:
         """Tell how a worker has ended, unless it was told to end and has done so."""
         member = self._plan.members[child.number]
         ended = describe_status(status)
+        details = _details(child, requests)
         if member.phase is Phase.STOPPING or self._plan.is_ending:
             if child.verdict:
-                error_log.warning("Worker %d %s", child.pid, child.verdict)
+                error_log.error("Worker %d %s%s", child.pid, child.verdict, details)
             else:
                 error_log.debug("Worker %d %s", child.pid, ended)
             return
         if was_killed(status) and self._out_of_memory.has_struck():
             ended += ": the kernel has run out of memory (see memory.max of its cgroup)"
-        lines = []
-        if requests:
-            now = time.monotonic_ns()
-            lines.append("It was answering:")
-            lines += [f"  {text} (for {(now - began) / 1e9:.1f} s)" for began, text in requests]
-        if child.written:
-            lines.append(child.written.decode(errors="replace").rstrip())
-        details = "".join(f"\n{line}" for line in lines)
         if not self._plan.has_started and member.phase is Phase.STARTING:
             if not child.failure:
                 child.failure = f"aiowsgi: error: a worker {ended} before it served{details}\n"
@@ -76,3 +71,82 @@ class Reports:
                 ended += ": the kernel has run out of memory (see memory.max of its cgroup)"
             stacks = mold.written.decode(errors="replace").rstrip()
             error_log.error("The mold %d %s%s", mold.pid, ended, stacks and f"\n{stacks}")
+
+
+def _details(child: Child, requests: Sequence[RequestReading]) -> str:
+    """Return what a worker was doing when it ended, as further lines."""
+    lines = []
+    if requests:
+        now = time.monotonic_ns()
+        lines.append("It was answering:")
+        lines += [f"  {text} (for {(now - began) / 1e9:.1f} s)" for began, text in requests]
+    if child.written:
+        lines.append(child.written.decode(errors="replace").rstrip())
+    return "".join(f"\n{line}" for line in lines)
+
+
+def describe_status(status: int) -> str:
+    """Return how a process has ended, from its status by waitpid(2)."""
+    code = os.waitstatus_to_exitcode(status)
+    if code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:  # A real-time signal.
+        name = f"signal {-code}"
+    core = ", and has left a core dump" if os.WCOREDUMP(status) else ""
+    return f"was killed by {name}{core}"
+
+
+def was_killed(status: int) -> bool:
+    """Return whether a process was ended by SIGKILL, as the kernel does where memory is short."""
+    return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+
+
+class OutOfMemory:
+    """How often the kernel has killed a process of this cgroup because memory was short."""
+
+    def __init__(self) -> None:
+        self._file = _events_file()
+        self._killed = self._read()
+
+    def has_struck(self) -> bool:
+        """Return whether that has happened since the last call."""
+        before, self._killed = self._killed, self._read()
+        return self._killed > before
+
+    def _read(self) -> int:
+        """Return the number; 0 where nothing tells it."""
+        if self._file:
+            try:
+                with open(self._file, "rb") as file:
+                    for line in file:
+                        name, _, number = line.partition(b" ")
+                        if name == b"oom_kill":
+                            return int(number)
+            except (OSError, ValueError):
+                pass
+        return 0
+
+
+def _events_file() -> str:
+    """Return the file that counts for the cgroup of this process; empty where there is none."""
+    try:
+        with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as file:
+            lines = file.read().splitlines()
+    except OSError:
+        return ""
+    for line in lines:
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if controllers == "":
+            folders, name = [f"/sys/fs/cgroup{path}", "/sys/fs/cgroup"], "memory.events"
+        elif "memory" in controllers.split(","):
+            folders, name = [_MEMORY_V1 + path, _MEMORY_V1], "memory.oom_control"
+        else:
+            continue
+        # In a container, the path may be that outside of it.
+        for folder in folders:
+            if os.path.isfile(found := os.path.join(folder, name)):
+                return found
+    return ""

@@ -1,6 +1,5 @@
 """The loop of a supervisor: it waits, tells the plan what has happened, and does what that says."""
 
-import os
 import select
 import signal
 import time
@@ -8,16 +7,13 @@ from collections.abc import Callable, Sequence
 
 from ...config import Config
 from ...errors import ConfigError
-from ...net.bind import ListeningSocket, bind_all, place_of, url_of
-from ...observe.loggers import FORM_OF_SEVERAL, error_log
+from ...net.bind import ListeningSocket, place_of, url_of
+from ...observe.loggers import error_log
 from ...observe.scoreboard import Row, Scoreboard
 from ...wording import counted
-from ..identity.directory import change_directory
 from ..identity.pid_file import PidFile
-from ..identity.user import find_user, set_umask
-from ..mold.parentage import adopt_orphans
+from ..mold.parentage import check_preload
 from ..standard_streams import has_terminal
-from ..systemd.activation import with_passed_sockets
 from ..worker.assignment import Assignment
 from ..worker.messages import (
     DRAINING,
@@ -30,7 +26,6 @@ from ..worker.messages import (
     WORN,
     Message,
 )
-from . import log
 from .children import Child, Children
 from .cores import usable_cores
 from .molds import EndMold, ForkWithout, MakeMold, MoldAction, Molds, Order
@@ -57,68 +52,6 @@ _MARGIN = 5.0
 # Rows of the scoreboard beside those of all workers and of what replaces them.
 _SPARE_ROWS = 64
 _LONGEST_WAIT = 3600.0
-
-
-def supervise(
-    path: str,
-    config: Config,
-    read_again: Callable[[], tuple[str, Config]],
-    begin: Callable[[], None] = lambda: None,
-) -> int | Assignment:
-    """Supervise workers that serve the application that ``path`` names, until a signal.
-
-    ``read_again()`` returns path and options anew, for a reload; ``begin()`` calls hooks. Returns
-    the exit code of the process; or, in a forked child, what that has to do as a worker. Raises
-    ConfigError before anything is started.
-    """
-    wakeups = Wakeups()
-    wakeups.install()
-    log.configure(config.log_level, FORM_OF_SEVERAL)
-    directory = _start_directory()
-    config = with_passed_sockets(config, os.environ)
-    _check_preload(config)
-    change_directory(config.chdir)
-    set_umask(config)
-    user = find_user(config)
-    pid_file = PidFile(config.pid_file)
-    pid_file.check()
-    begin()
-    sockets = bind_all(config.listeners)
-    if user is not None:
-        # The workers become that user. This process stays who it is, to remove what it has made.
-        try:
-            for sock in sockets:
-                sock.give_to(user.uid, user.gid)
-        except ConfigError:
-            for sock in sockets:
-                sock.close()
-            raise
-    supervisor = Supervisor(path, config, directory, sockets, wakeups, pid_file, read_again)
-    outcome = supervisor.run()
-    if isinstance(outcome, int):
-        pid_file.remove()
-    else:
-        log.reset()
-    return outcome
-
-
-def _check_preload(config: Config) -> None:
-    """Raise ConfigError where workers cannot be forked from a mold that ought to be."""
-    if config.preload and not adopt_orphans():
-        raise ConfigError(f"{config.spelling('preload')} needs Linux; leave it out")
-
-
-def _start_directory() -> str:
-    """Return the current directory, as the user has named it.
-
-    Links on the way stay links. A new version of an application is often what such a link leads to
-    from then on.
-    """
-    named = os.environ.get("PWD", "")
-    try:
-        return named if named and os.path.samefile(named, "") else os.getcwd()
-    except OSError:
-        return ""
 
 
 class Supervisor:
@@ -413,6 +346,8 @@ class Supervisor:
         """Write what the workers are doing to the log, and have each of them do the same."""
         now, lines = time.monotonic(), []
         for child in self._children:
+            if child.is_mold:
+                continue
             member = self._plan.members[child.number]
             age = now - member.started_at
             lines.append(f"  worker {child.pid}: {member.phase.value}, for {age:.0f} s")
@@ -431,7 +366,7 @@ class Supervisor:
         error_log.info("Reloading on SIGHUP")
         try:
             path, config = self._read_again()
-            _check_preload(config)
+            check_preload(config)
         except (ConfigError, SystemExit):
             error_log.error("Not reloaded: the options are wrong, see above")
             return

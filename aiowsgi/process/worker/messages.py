@@ -17,7 +17,7 @@ _MAX_TEXT = MAX_LINE // 16
 _PATIENCE = 1.0
 
 # The words. Behind READY come the name of the application, and the threads and the machinery of the
-# server; behind FAILED an exit code and what to print; behind WORN the reason.
+# server; behind FAILED what to print; behind WORN the reason.
 READY, FAILED, WORN, DRAINING = "ready", "failed", "worn", "draining"
 # What a mold says. Behind LOADED comes the name of the application; behind UNFIT what a fork would
 # break, a line each. FORK is what it is told, with the number of a worker and of its row; FORKED

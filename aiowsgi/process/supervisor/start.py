@@ -1,0 +1,74 @@
+"""How a supervisor starts: what it takes over from its user before it is one."""
+
+import os
+from collections.abc import Callable
+
+from ...config import Config
+from ...errors import ConfigError
+from ...net.bind import bind_all
+from ...observe.loggers import FORM_OF_SEVERAL
+from ..identity.directory import change_directory
+from ..identity.pid_file import PidFile
+from ..identity.user import find_user, set_umask
+from ..mold.parentage import check_preload
+from ..systemd.activation import with_passed_sockets
+from ..worker.assignment import Assignment
+from . import log
+from .supervisor import Supervisor
+from .wakeups import Wakeups
+
+
+def supervise(
+    path: str,
+    config: Config,
+    read_again: Callable[[], tuple[str, Config]],
+    begin: Callable[[], None] = lambda: None,
+) -> int | Assignment:
+    """Supervise workers that serve the application that ``path`` names, until a signal.
+
+    ``read_again()`` returns path and options anew, for a reload; ``begin()`` calls hooks. Returns
+    the exit code of the process; or, in a forked child, what that has to do as a worker. Raises
+    ConfigError before anything is started.
+    """
+    wakeups = Wakeups()
+    wakeups.install()
+    log.configure(config.log_level, FORM_OF_SEVERAL)
+    directory = _start_directory()
+    config = with_passed_sockets(config, os.environ)
+    check_preload(config)
+    change_directory(config.chdir)
+    set_umask(config)
+    user = find_user(config)
+    pid_file = PidFile(config.pid_file)
+    pid_file.check()
+    begin()
+    sockets = bind_all(config.listeners)
+    if user is not None:
+        # The workers become that user. This process stays who it is, to remove what it has made.
+        try:
+            for sock in sockets:
+                sock.give_to(user.uid, user.gid)
+        except ConfigError:
+            for sock in sockets:
+                sock.close()
+            raise
+    supervisor = Supervisor(path, config, directory, sockets, wakeups, pid_file, read_again)
+    outcome = supervisor.run()
+    if isinstance(outcome, int):
+        pid_file.remove()
+    else:
+        log.reset()
+    return outcome
+
+
+def _start_directory() -> str:
+    """Return the current directory, as the user has named it.
+
+    Links on the way stay links. A new version of an application is often what such a link leads to
+    from then on.
+    """
+    named = os.environ.get("PWD", "")
+    try:
+        return named if named and os.path.samefile(named, "") else os.getcwd()
+    except OSError:
+        return ""
