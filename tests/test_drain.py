@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 import pytest
@@ -21,15 +22,19 @@ from memory import MemoryConnection
 from raw_client import (
     TIMEOUT,
     StartServer,
+    be_patient,
     connect,
     connect_to,
     eventually,
     in_thread,
     on_each_loop,
+    parts_of,
 )
 from served_process import ANSWER, ServedProcess, served
 
 import aiowsgi
+from aiowsgi.server.serving import Serving
+from aiowsgi.server.surroundings import Surroundings
 
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
 WAIT = b"GET /wait HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -91,6 +96,80 @@ async def ended(server: aiowsgi.Server) -> None:
     async with asyncio.timeout(TIMEOUT):
         await server.wait_closed()
     assert server.inspect().connections == server.inspect().buffered == 0
+
+
+# --- a server in whose place others go on ---------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def replaced_server(app: App, **options: Any) -> AsyncIterator[aiowsgi.Server]:
+    config = aiowsgi.Config(bind=("127.0.0.1:0",), timeout_graceful=LONG, **options)
+    surroundings = Surroundings(is_replaced=lambda: True)
+    async with Serving(app, config, None, None, surroundings) as server:
+        yield be_patient(server)
+
+
+@on_each_loop
+async def test_clients_of_a_replaced_server_may_ask_once_more() -> None:
+    app = App()
+    async with (
+        replaced_server(app) as server,
+        await connect(server) as idle,
+        await connect(server) as fresh,
+        await connect(server) as busy,
+    ):
+        parts_of(server).resources.last_requests = LONG
+        assert (await idle.request(GET)).get("connection") is None
+        await busy.send(BEGIN)
+        await in_thread(app.begun.wait, TIMEOUT)
+        await eventually(lambda: server.inspect().connections == 3)
+        server.close()
+        # This answer has begun, and cannot say any more that it is the last one.
+        app.go_on.set()
+        assert (await busy.receive()).get("connection") is None
+        for client in (idle, fresh, busy):
+            response = await client.request(GET)
+            assert (response.body, response.get("connection")) == (b"hello", "close")
+            assert await client.read_until_eof() == b""
+        await ended(server)
+        assert not server.was_cut
+
+
+@on_each_loop
+async def test_clients_of_a_replaced_server_that_ask_nothing_are_closed_in_time() -> None:
+    async with replaced_server(App()) as server, await connect(server) as idle:
+        parts_of(server).resources.last_requests = 0.1
+        assert (await idle.request(GET)).get("connection") is None
+        server.close()
+        assert await idle.read_until_eof() == b""
+        await ended(server)
+        assert not server.was_cut
+
+
+@on_each_loop
+async def test_a_replaced_server_says_that_the_site_is_up() -> None:
+    health = b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n"
+    async with (
+        replaced_server(App(), health_path="/healthz") as server,
+        await connect(server) as client,
+    ):
+        parts_of(server).resources.last_requests = LONG
+        assert (await client.request(health)).status == 200
+        server.close()
+        response = await client.request(health)
+        assert (response.status, response.get("connection")) == (200, "close")
+        await ended(server)
+
+
+@on_each_loop
+async def test_abort_ends_the_time_for_last_requests() -> None:
+    async with replaced_server(App()) as server, await connect(server) as idle:
+        parts_of(server).resources.last_requests = LONG
+        assert (await idle.request(GET)).get("connection") is None
+        server.close()
+        server.abort()
+        assert await idle.read_until_eof() == b""
+        await ended(server)
 
 
 # --- the delay -----------------------------------------------------------------------------------

@@ -301,7 +301,7 @@ class Connection(ConnectionView):
             # No more bytes are fed to it.
             stream.body.abort(RequestBodyError("the response to the request is complete"))
         refused = stream.refusal is not None
-        over = self._resources.is_draining and self._is_last()
+        over = self._resources.is_draining and self._is_last() and not self._may_ask_again()
         if over or refused or not stream.encoder.keep_alive:
             # A client may still be sending: the rest of this request, or another one, if it
             # wanted to keep the connection.
@@ -320,6 +320,10 @@ class Connection(ConnectionView):
                 receiver.update_reading()
             if self._held:
                 self._account()
+
+    def _may_ask_again(self) -> bool:
+        """Return whether a client that was not told of the end may send another request."""
+        return self._resources.is_replaced and not self._shared.is_closing
 
     def _on_aborted(self, stream: Stream) -> None:
         """Go on after a response that the application could not complete."""

@@ -43,6 +43,10 @@ class Resources:
     # Requests are still answered, with Connection: close. Set once, when the server begins to stop.
     # Pool threads read this and the next one without a lock: to see a change late does no harm.
     is_draining: bool = False
+    # Other processes go on in place of this one, on the same addresses.
+    is_replaced: bool = False
+    # Seconds in which clients of a server that is replaced may send one more request.
+    last_requests: float = 5.0
     # A listening socket cannot be accepted on any more.
     has_broken_listener: bool = False
     # When what is still in flight is cut, by ``clock``; never, unless the server stops. Moved to an

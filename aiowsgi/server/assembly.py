@@ -112,8 +112,9 @@ class Assembly:
     def _is_up(self) -> bool:
         """Return whether a load balancer should send requests here."""
         resources = self.resources
-        is_ending = resources.is_draining or resources.has_broken_listener
-        return resources.is_healthy and not is_ending
+        # What is asked is whether the site is up, not this process of it.
+        is_ending = resources.is_draining and not resources.is_replaced
+        return resources.is_healthy and not is_ending and not resources.has_broken_listener
 
     def abort_without_loop(self) -> None:
         """Cut everything: the loop was closed. Called on the thread that has closed it."""

@@ -60,6 +60,7 @@ class Server:
         # nor anything of a request into the loop (python/cpython#140947).
         self._context = contextvars.copy_context()
         self._config = config
+        self._is_replaced = surroundings.is_replaced
         pool: JobQueue
         if executor is None:
             pool = JobPool(
@@ -230,6 +231,7 @@ class Server:
             return
         if self._closing is None:
             delay, resources = self._config.drain_delay, self._resources
+            resources.is_replaced = self._is_replaced()
             resources.is_draining = True
             # A signal handler of the application may be called on this thread from here on.
             self._assembly.waker.stay_punctual()

@@ -56,6 +56,8 @@ class Shutdown:
             await self._pass_delay()
         # 2. No more connections.
         await asyncio.gather(*(listener.close() for listener in self._listeners))
+        if self._resources.is_replaced:
+            await self._pass_last_requests()
         # 3. No further request on the connections that there are; the idle ones go now.
         self._assembly.shared.is_closing = True
         for connection in list(self._connections):
@@ -74,6 +76,16 @@ class Shutdown:
     async def _pass_delay(self) -> None:
         """Wait until only ``timeout_graceful`` is left of the time, which may be made shorter."""
         await self._until(lambda: False, -self._resources.config.timeout_graceful)
+
+    async def _pass_last_requests(self) -> None:
+        """Wait until clients have heard that their connections will close, if they ask anything.
+
+        A connection that is closed while a request is on its way loses that request. Here it is
+        answered, and the answer says that it was the last one. A client that asks nothing for so
+        long is closed all the same: one cannot wait for it for ever.
+        """
+        seconds = min(self._resources.last_requests, self._resources.time_left)
+        await self._until(self._no_connections, seconds - self._resources.time_left)
 
     def _no_connections(self) -> bool:
         return self._count_connections() == 0

@@ -1,5 +1,6 @@
 """What a process gives to its one server, and a server that is embedded has not. Data only."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..bridge.pool.jobs import Scheduling
@@ -15,6 +16,10 @@ class Surroundings:
     sockets: tuple[ListeningSocket, ...] | None = None
     """what the server accepts on, bound already; None where it binds the addresses of its options.
     The server closes them
+    """
+    is_replaced: Callable[[], bool] = lambda: False
+    """asked once, on the loop thread, when the server begins to stop: whether other processes go on
+    accepting on its sockets; its clients may then ask once more on the connections that they have
     """
 
 

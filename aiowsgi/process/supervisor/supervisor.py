@@ -21,6 +21,7 @@ from ..worker.messages import (
     FORKED,
     LOADED,
     READY,
+    REPLACED,
     UNFIT,
     UNFORKED,
     WORN,
@@ -107,6 +108,9 @@ class Supervisor:
             case Start():
                 return self._start(action)
             case Stop(number):
+                child = self._children.get(number)
+                if child is not None and not self._plan.is_ending:
+                    child.tell(REPLACED)
                 self._signal(number, signal.SIGTERM)
             case StopNow(number):
                 self._signal(number, signal.SIGQUIT)

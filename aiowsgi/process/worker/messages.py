@@ -19,6 +19,8 @@ _PATIENCE = 1.0
 # The words. Behind READY come the name of the application, and the threads and the machinery of the
 # server; behind FAILED what to print; behind WORN the reason.
 READY, FAILED, WORN, DRAINING = "ready", "failed", "worn", "draining"
+# What a worker is told before the signal to stop, where others go on in its place.
+REPLACED = "replaced"
 # What a mold says. Behind LOADED comes the name of the application; behind UNFIT what a fork would
 # break, a line each. FORK is what it is told, with the number of a worker and of its row; FORKED
 # and UNFORKED answer it with that number, and with the process or the reason why there is none.
@@ -83,6 +85,17 @@ class Channel:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         sock.settimeout(_PATIENCE)
+
+    def was_told(self, word: str) -> bool:
+        """Return whether a message has come that is this word. Does not block."""
+        try:
+            self._sock.settimeout(0)
+            data = self._sock.recv(MAX_LINE)
+        except OSError:  # Nothing has come, or the other end is gone.
+            data = b""
+        finally:
+            self._sock.settimeout(_PATIENCE)
+        return Message(word, ()) in Lines().feed(data)
 
     def say(self, word: str, *texts: str) -> bool:
         """Send a message; return False where nobody will read it. Blocks for a second at most."""

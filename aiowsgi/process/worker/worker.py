@@ -23,7 +23,7 @@ from ..run import load, serve_until_signal
 from ..signals import SUPERVISED, Signals
 from . import lifeline
 from .assignment import Assignment
-from .messages import DRAINING, FAILED, READY, Channel
+from .messages import DRAINING, FAILED, READY, REPLACED, Channel
 
 # The exit code of a worker that could not serve. It has said why.
 _FAILED = 3
@@ -95,6 +95,7 @@ class Worker:
                 ListeningSocket(sock.socket, protocol=sock.protocol, inherited=True)
                 for sock in self._assignment.sockets
             ),
+            is_replaced=lambda: self._channel.was_told(REPLACED),
         )
 
     def begin(self, server: Server, machinery: str) -> None:
