@@ -26,6 +26,7 @@ from aiowsgi.config import (
 from aiowsgi.config.server import threads_for
 from aiowsgi.config.subject import Subject
 from aiowsgi.config.values import parse_count, parse_duration, parse_size
+from aiowsgi.config.workers import WorkerOptions
 from aiowsgi.errors import ConfigError
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
@@ -165,12 +166,17 @@ def test_a_config_is_frozen_and_takes_keywords_only() -> None:
     assert hash(value) == hash(Config(threads=3))
 
 
+def beside(name: str) -> dict[str, Any]:
+    """Return the options without which another one is refused."""
+    return {"workers": 1} if name in WorkerOptions.__dataclass_fields__ else {}
+
+
 @pytest.mark.parametrize("name", NUMBERS)
 def test_a_number_may_be_its_minimum_and_not_less(name: str) -> None:
     minimum = OPTIONS[name].minimum
     assert minimum is not None
     lowest: float = minimum if name in DURATIONS else int(minimum)
-    assert getattr(Config(**{name: lowest}), name) == lowest
+    assert getattr(Config(**{**beside(name), name: lowest}), name) == lowest
     below: float = lowest / 2 - 0.0001 if name in DURATIONS else lowest - 1
     for value in (below, -lowest - 1):
         with pytest.raises(ConfigError, match=rf"^{name} must be at least {minimum:g}, not"):
@@ -194,8 +200,8 @@ def test_a_count_or_size_is_a_whole_number(name: str, value: float) -> None:
 
 @pytest.mark.parametrize("name", DURATIONS)
 def test_a_duration_may_be_whole_or_not_and_is_never_nan(name: str) -> None:
-    assert getattr(Config(**{name: 5}), name) == 5
-    assert getattr(Config(**{name: 0.5}), name) == 0.5
+    assert getattr(Config(**{**beside(name), name: 5}), name) == 5
+    assert getattr(Config(**{**beside(name), name: 0.5}), name) == 0.5
     with pytest.raises(ConfigError, match=f"^{name} must be at least"):
         Config(**{name: math.nan})
 
@@ -331,9 +337,12 @@ def test_the_metavar_tells_the_unit_that_is_parsed(name: str) -> None:
 def test_names_tell_the_unit(name: str) -> None:
     # One vocabulary: timeouts, targets and delays are seconds; what may be buffered, and rates, are
     # bytes; counts of things that are refused beyond are max_.
-    timed = name.startswith("timeout_") or name.endswith(("_timeout", "_target", "_delay"))
+    timed = name.startswith("timeout_")
+    timed = timed or name.endswith(("_timeout", "_target", "_delay", "_age"))
     assert timed is (name in DURATIONS)
-    if name.endswith(("_buffered", "_rate")):
+    if timed:
+        return
+    if name.endswith(("_buffered", "_rate", "_rss")):
         assert OPTIONS[name].parse is parse_size
     elif name.startswith("max_"):
         assert OPTIONS[name].parse is parse_count

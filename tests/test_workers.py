@@ -3,6 +3,7 @@
 import http.client
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -23,6 +24,8 @@ def application(environ, start_response):
     path = environ["PATH_INFO"]
     if path == "/segfault":
         ctypes.string_at(0)
+    if path == "/stuck":
+        ctypes.PyDLL(None).sleep(600)  # It does not let the interpreter go.
     if path == "/exit":
         os._exit(7)
     if path == "/wait":
@@ -144,8 +147,6 @@ def test_an_application_that_cannot_be_loaded_ends_the_start_with_one_message(
 def test_a_quick_end_does_not_wait_for_requests(
     tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
-    import socket
-
     with (
         socket.create_server(("127.0.0.1", 0)) as gate,
         served(tmp_path, APPLICATION, "--workers", "2") as process,
@@ -229,6 +230,61 @@ def test_no_request_is_lost_while_workers_are_replaced(tmp_path: Path, preload: 
                 client.is_over.set()
                 client.join(PATIENCE)
         assert [client.failures for client in clients] == [[], [], [], []]
+        assert process.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (("--max-requests", "20", "--max-requests-jitter", "5"), r"it has had \d+ requests "),
+        (("--max-age", "0.5"), r"it has served for 0\.5 s "),
+        (("--max-rss", "1M"), r"it takes \d+ MiB of memory "),
+    ],
+    ids=["requests", "age", "memory"],
+)
+def test_worn_workers_are_replaced_and_no_request_is_lost(
+    tmp_path: Path, options: tuple[str, ...], reason: str
+) -> None:
+    with served(tmp_path, APPLICATION, "--workers", "1", *options) as process:
+        client = Asking(process.port())
+        before = workers_of(process)
+        client.start()
+        try:
+            process.said(rf"Worker \d+ is to be replaced: {reason}\(--max-")
+            eventually(lambda: not before & workers_of(process), "it is replaced")
+            client.wait_for_another_answer()
+        finally:
+            client.is_over.set()
+            client.join(PATIENCE)
+        assert client.failures == []
+        assert process.stop() == 0
+
+
+def test_a_worker_that_has_lost_its_threads_is_replaced(tmp_path: Path) -> None:
+    options = ("--workers", "1", "--timeout-request", "0.2", "--max-lost-threads", "1")
+    with (
+        socket.create_server(("127.0.0.1", 0)) as gate,
+        served(tmp_path, APPLICATION, *options, "--timeout-graceful", "0.5") as process,
+    ):
+        port = process.port()
+        before = workers_of(process)
+        assert ask(port, f"/wait?{gate.getsockname()[1]}").startswith("504 ")
+        process.said(r"is to be replaced: too many threads are lost")
+        eventually(lambda: not before & workers_of(process), "it is replaced")
+        assert ask(port).endswith("one")
+        assert process.stop() == 0
+
+
+def test_a_worker_that_is_stuck_is_killed_and_its_stacks_are_told(tmp_path: Path) -> None:
+    options = ("--workers", "2", "--timeout-worker", "1")
+    with served(tmp_path, APPLICATION, *options) as process:
+        port = process.port()
+        with pytest.raises(httpx.HTTPError):
+            ask(port, "/stuck")
+        process.said(r"ERROR .* Worker \d+ has not answered for 1 s \(--timeout-worker\), and is ")
+        process.said(r"in application$")
+        eventually(lambda: len(workers_of(process)) == 2, "it is replaced")
+        assert ask(port).endswith("one")
         assert process.stop() == 0
 
 

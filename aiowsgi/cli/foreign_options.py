@@ -16,7 +16,6 @@ _LOG_FORMAT = (
     "not yet: the access log has one format; give the logger aiowsgi.access a handler to change it"
 )
 _RELOAD = "not yet: this version does not reload; restart it"
-_RECYCLE = "not yet: a process serves until it is stopped, and is not replaced after a while"
 _WORKERS = "it is called --workers here"
 _ARGUMENT = "name it in the argument instead: MODULE:CALLABLE, or the path of a file"
 _NEEDLESS = "leave it out: it is always so here"
@@ -96,9 +95,10 @@ _BY_NAMES = (
     ("--thunder-lock", _NEEDLESS),
     ("--offload-threads", "leave it out: the event loop sends files and finished responses"),
     ("--reset-contextvars", _NEEDLESS),
-    ("--max-requests --limit-max-requests", _RECYCLE),
-    ("--max-requests-jitter --limit-max-requests-jitter", _RECYCLE),
-    ("--workers-lifetime --max-worker-lifetime --workers-max-rss --reload-on-rss", _RECYCLE),
+    ("--limit-max-requests", "it is called --max-requests here"),
+    ("--limit-max-requests-jitter", "it is called --max-requests-jitter here"),
+    ("--workers-lifetime --max-worker-lifetime", "it is called --max-age here"),
+    ("--workers-max-rss --reload-on-rss", "it is called --max-rss here"),
     ("--reload --reload-engine --reload-extra-file --reload-dir --reload-paths", _RELOAD),
     ("--reload-include --reload-exclude --reload-delay", _RELOAD),
     ("--touch-reload --py-autoreload", _RELOAD),
@@ -136,7 +136,7 @@ _BY_NAMES = (
     (
         "--timeout -t",
         "which one is meant? --timeout-keep-alive, --timeout-header, --timeout-body, "
-        "--timeout-request, --timeout-write or --timeout-graceful",
+        "--timeout-request, --timeout-write, --timeout-graceful or --timeout-worker",
     ),
     ("--harakiri", "it is called --timeout-request here"),
     ("--graceful-timeout --timeout-graceful-shutdown", "it is called --timeout-graceful here"),
@@ -148,7 +148,7 @@ _BY_NAMES = (
         "--http-timeout --socket-timeout --read-timeout",
         "see --timeout-body for requests and --timeout-write for responses",
     ),
-    ("--timeout-worker-healthcheck", "not yet: a worker that does not answer is not replaced"),
+    ("--timeout-worker-healthcheck", "it is called --timeout-worker here"),
     # Limits and buffers.
     ("--limit-request-field_size", "it is called --limit-request-field-size here"),
     ("--max-request-body-size --limit-post", "it is called --limit-request-body here"),

@@ -3,15 +3,16 @@
 Without ``workers`` there is one process, which nothing replaces.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from ..errors import ConfigError
-from .option import option, switch
-from .subject import Subject
+from .option import count, option, seconds, size, switch
+from .subject import Subject, default_of
 from .values import parse_workers
 
 _GROUP = "worker processes"
+_NOT_REPLACED = "a server is in your program's process, which nothing replaces"
 
 
 def _objection_to_workers(value: object) -> str | None:
@@ -46,11 +47,32 @@ class WorkerOptions(Subject):
     memory, and a new one is there at once; needs --workers and Linux
     """
 
+    max_requests: int = count(0, _GROUP, minimum=0, default_text="no limit", embedded=_NOT_REPLACED)
+    """requests after which a worker is replaced; 0 is no limit"""
+    max_requests_jitter: int = count(0, _GROUP, minimum=0, embedded=_NOT_REPLACED)
+    """each worker may answer up to so many requests more, by chance, so that not all are replaced
+    at the same time
+    """
+    max_rss: int = size(0, _GROUP, minimum=0, default_text="no limit", embedded=_NOT_REPLACED)
+    """resident memory above which a worker is replaced (Linux); 0 is no limit"""
+    max_age: float = seconds(
+        0.0, _GROUP, minimum=0, default_text="no limit", embedded=_NOT_REPLACED
+    )
+    """time after which a worker is replaced; 0 is no limit"""
+    timeout_worker: float = seconds(60.0, _GROUP, minimum=0, embedded=_NOT_REPLACED)
+    """a worker whose event loop does not run for so long is killed and replaced, and the log gets
+    the stacks of its threads; 0 is no limit
+    """
+
     def check_together(self) -> None:
         """Raise ConfigError where an option has no effect without workers."""
         super().check_together()
-        if self.preload and self.workers is None:
-            workers = self.origin("preload").spelling("workers")
-            raise ConfigError(
-                f"{self.spelling('preload')} is for several processes; give {workers}, too"
-            )
+        if self.workers is not None:
+            return
+        for item in fields(WorkerOptions):
+            if getattr(self, item.name) != default_of(item):
+                workers = self.origin(item.name).spelling("workers")
+                raise ConfigError(
+                    f"{self.spelling(item.name)} is for several processes, or for one that can be "
+                    f"replaced; give {workers} 1 or more, too"
+                )

@@ -3,7 +3,6 @@
 Answerers and pool threads use it, too. What only connections need is in ``connection.shared``.
 """
 
-import itertools
 import math
 import os
 import time
@@ -58,7 +57,8 @@ class Resources:
     abandoned: bool = False
     # Makes the ids of requests unique among processes and restarts.
     id_prefix: str = field(default_factory=lambda: os.urandom(4).hex())
-    request_numbers: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
+    # How many requests have come, also those whose head could not be read. The loop thread counts.
+    requests: int = 0
 
     def report_illegal(
         self, error: IllegalEvent, abort: Callable[[ClientDisconnected], None]

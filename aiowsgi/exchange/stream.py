@@ -113,7 +113,7 @@ class Stream:
         encoder: ResponseEncoder,
     ) -> None:
         self._resources = resources
-        self._number = next(resources.request_numbers)
+        resources.requests = self._number = resources.requests + 1
         # The head, until it travels with the first bytes of the body.
         self._encoded_head = b""
         self._ended = False

@@ -169,6 +169,11 @@ class Server:
         return self._resources.pool.threads
 
     @property
+    def requests(self) -> int:
+        """How many requests have come, those that were refused included."""
+        return self._resources.requests
+
+    @property
     def healthy(self) -> bool:
         """False once ``max_lost_threads`` were given up by ``timeout_request`` and still run.
 

@@ -33,6 +33,8 @@ class Child:
     pid: int
     channel: socket.socket
     stacks: int
+    timeout: float
+    """seconds for which its event loop may not run; 0 is no limit"""
     lines: Lines = field(default_factory=Lines)
     # What was written about its threads, the beginning of it.
     written: bytearray = field(default_factory=bytearray)
@@ -138,7 +140,7 @@ class Children:
         self._children: dict[int, Child] = {}
         # Workers that a mold was told to fork, by their numbers; and how processes have ended that
         # are not known yet, because the mold has not told of them.
-        self._ordered: dict[int, tuple[int, _Ends]] = {}
+        self._ordered: dict[int, tuple[Child, _Ends]] = {}
         self._strangers: dict[int, int] = {}
         self._held, self._lifeline = os.pipe()
 
@@ -195,15 +197,15 @@ class Children:
                 stacks=theirs.stacks,
                 board=board,
             )
-        self._add(number, generation, pid, ours)
+        self._add(number, generation, pid, ours, config.timeout_worker)
         return None
 
-    def _add(self, number: int, generation: int, pid: int, ends: _Ends) -> None:
+    def _add(self, number: int, generation: int, pid: int, ends: _Ends, timeout: float) -> None:
         ends.channel.setblocking(False)
         os.set_blocking(ends.stacks, False)
-        self._children[number] = Child(number, generation, pid, ends.channel, ends.stacks)
+        self._children[number] = Child(number, generation, pid, ends.channel, ends.stacks, timeout)
 
-    def order(self, number: int, generation: int, row: Row | None, mold: Child) -> None:
+    def order(self, number: int, row: Row | None, mold: Child) -> None:
         """Tell a mold to fork a worker. Raises OSError where it cannot be told."""
         ours, theirs = _Ends.make()
         line = encode(FORK, str(number), str(-1 if row is None else row.number))
@@ -214,12 +216,12 @@ class Children:
             raise
         finally:
             theirs.close()
-        self._ordered[number] = generation, ours
+        self._ordered[number] = mold, ours
 
     def adopt(self, number: int, pid: int) -> None:
         """Take note that a mold has forked the worker that it was told to."""
-        generation, ours = self._ordered.pop(number)
-        self._add(number, generation, pid, ours)
+        mold, ours = self._ordered.pop(number)
+        self._add(number, mold.generation, pid, ours, mold.timeout)
 
     def end_molds(self) -> None:
         """End all molds, at the end of the supervisor. They have nothing to finish."""

@@ -1,9 +1,10 @@
 """The loop of a supervisor: it waits, tells the plan what has happened, and does what that says."""
 
+import math
 import select
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from ...config import Config
 from ...errors import ConfigError
@@ -53,6 +54,8 @@ _MARGIN = 5.0
 # Rows of the scoreboard beside those of all workers and of what replaces them.
 _SPARE_ROWS = 64
 _LONGEST_WAIT = 3600.0
+# Seconds in which a worker that does not answer may write the stacks of its threads.
+_TIME_FOR_STACKS = 5.0
 
 
 class Supervisor:
@@ -197,7 +200,7 @@ class Supervisor:
                 row = self._take_row(number, generation)
                 try:
                     if mold is not None:  # It may have ended a moment ago.
-                        self._children.order(number, generation, row, mold)
+                        self._children.order(number, row, mold)
                 except OSError as error:
                     self._molds.answered(number, generation)
                     self._fail_to_start(number, error.strerror)
@@ -241,7 +244,8 @@ class Supervisor:
             for descriptor in child.descriptors():
                 poll.register(descriptor, select.POLLIN)
                 owners[descriptor] = child
-        seconds = min(self._plan.wake_at - time.monotonic(), _LONGEST_WAIT)
+        wake_at = min(self._plan.wake_at, self._next_heartbeat_check())
+        seconds = min(wake_at - time.monotonic(), _LONGEST_WAIT)
         # Rounded up: else it would look too early, again and again.
         for descriptor, _ in poll.poll(max(seconds, 0.0) * 1000 + 1):
             if (owner := owners.get(descriptor)) is not None:
@@ -250,6 +254,7 @@ class Supervisor:
         for number in self._wakeups.take():
             self._act(number)
         self._reap()
+        self._end_the_stuck()
 
     def _hear(self, child: Child, message: Message) -> None:
         """Take note of what a worker says. Others than these messages mean nothing."""
@@ -294,6 +299,31 @@ class Supervisor:
         self._children.adopt(number, int(rest))
         if (what := self._late.pop(number, None)) is not None:
             self._signal(number, what)
+
+    def _heartbeats(self) -> Iterator[tuple[Child, float]]:
+        """Yield each worker that serves, and until when its event loop has to run again."""
+        for child in self._children:
+            member, row = self._plan.members.get(child.number), self._rows.get(child.number)
+            if member is None or member.phase is not Phase.SERVING or row is None:
+                continue
+            limit = child.timeout
+            if limit and (beat := row.read().heartbeat):
+                yield child, beat / 1e9 + limit
+
+    def _next_heartbeat_check(self) -> float:
+        return min((limit for _, limit in self._heartbeats()), default=math.inf)
+
+    def _end_the_stuck(self) -> None:
+        """Have the stacks of workers that do not answer written, which ends them."""
+        now = time.monotonic()
+        for child, limit in list(self._heartbeats()):
+            if now >= limit:
+                child.verdict = (
+                    f"has not answered for {child.timeout:g} s (--timeout-worker), "
+                    "and is killed and replaced"
+                )
+                child.signal(signal.SIGABRT)
+                self._plan.condemn(child.number, now + _TIME_FOR_STACKS)
 
     def _reap(self) -> None:
         for child, status in self._children.reap():

@@ -3,6 +3,7 @@
 import asyncio
 import faulthandler
 import os
+import time
 from collections.abc import Callable
 
 from ...bridge.pool.jobs import Scheduling
@@ -23,7 +24,8 @@ from ..run import load, serve_until_signal
 from ..signals import SUPERVISED, Signals
 from . import lifeline
 from .assignment import Assignment
-from .messages import DRAINING, FAILED, READY, REPLACED, Channel
+from .messages import DRAINING, FAILED, READY, REPLACED, WORN, Channel
+from .wear import Wear
 
 # The exit code of a worker that could not serve. It has said why.
 _FAILED = 3
@@ -84,6 +86,9 @@ class Worker:
         self._channel = channel
         self._name = name
         self._server: Server | None = None
+        self._wear: Wear | None = None
+        # Whether the supervisor was told so.
+        self._is_worn = False
         self._timer: asyncio.TimerHandle | None = None
 
     def surroundings(self, scheduling: Scheduling | None) -> Surroundings:
@@ -101,6 +106,7 @@ class Worker:
     def begin(self, server: Server, machinery: str) -> None:
         """See ``run.Attendant``."""
         self._server = server
+        self._wear = Wear(server, self._assignment.config)
         lifeline.watch(self._assignment.lifeline, self._end_as_orphan)
         threads = counted(server.threads, "thread")
         self._channel.say(READY, self._name, f"{threads} on {machinery}")
@@ -114,9 +120,14 @@ class Worker:
     def _look(self) -> None:
         """Tell the supervisor what it should know, now and from time to time."""
         assert self._server is not None  # It has begun.
+        assert self._wear is not None
+        if self._assignment.row is not None:
+            self._assignment.row.beat(time.monotonic_ns(), healthy=self._server.healthy)
         if not self._server.is_serving():
             self._channel.say(DRAINING)
             return
+        if not self._is_worn and (reason := self._wear.reason()):
+            self._is_worn = self._channel.say(WORN, reason)
         self._timer = asyncio.get_running_loop().call_later(_LOOK_INTERVAL, self._look)
 
     def _end_as_orphan(self) -> None:
