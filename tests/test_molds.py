@@ -1,6 +1,13 @@
 """Which molds are made, and which workers are forked from them: the decisions alone."""
 
-from aiowsgi.process.supervisor.molds import EndMold, ForkWithout, MakeMold, Molds, Order, Phase
+from aiowsgi.process.supervisor.decisions.molds import (
+    EndMold,
+    ForkWithout,
+    MakeMold,
+    Molds,
+    Order,
+    Phase,
+)
 
 
 def test_workers_wait_until_the_mold_is_ready() -> None:

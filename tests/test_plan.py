@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from aiowsgi.process.supervisor.plan import (
+from aiowsgi.process.supervisor.decisions.plan import (
     START_FAILED,
     Action,
     Announce,

@@ -9,7 +9,7 @@ from ...observe.loggers import error_log
 from ...observe.scoreboard import RequestReading
 from . import log
 from .children import Child
-from .plan import Phase, Plan
+from .decisions.plan import Phase, Plan
 
 _MEMORY_V1 = "/sys/fs/cgroup/memory"
 _UNFIT = """\

@@ -1,20 +1,16 @@
 """The loop of a supervisor: it waits, tells the plan what has happened, and does what that says."""
 
-import math
 import select
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from ...config import Config
-from ...errors import ConfigError
 from ...net.bind import ListeningSocket, place_of, url_of
 from ...observe.loggers import error_log
 from ...observe.scoreboard import Row, Scoreboard
 from ...wording import counted
 from ..identity.pid_file import PidFile
-from ..mold.parentage import check_preload
-from ..standard_streams import has_terminal
 from ..worker.assignment import Assignment
 from ..worker.messages import (
     DRAINING,
@@ -29,10 +25,9 @@ from ..worker.messages import (
     Message,
 )
 from .children import Child, Children
-from .cores import usable_cores
-from .molds import EndMold, ForkWithout, MakeMold, MoldAction, Molds, Order
-from .molds import Phase as MoldPhase
-from .plan import (
+from .decisions.molds import EndMold, ForkWithout, MakeMold, MoldAction, Molds, Order
+from .decisions.molds import Phase as MoldPhase
+from .decisions.plan import (
     Action,
     Announce,
     CloseSockets,
@@ -44,18 +39,16 @@ from .plan import (
     Start,
     Stop,
     StopNow,
-    Terms,
 )
+from .generations import Generations, terms
+from .heartbeats import Heartbeats
+from .operations import Operations
 from .reports import Reports
-from .wakeups import SIGNALS, Wakeups
+from .wakeups import Wakeups
 
-# Seconds that a worker has beyond its own limits.
-_MARGIN = 5.0
 # Rows of the scoreboard beside those of all workers and of what replaces them.
 _SPARE_ROWS = 64
 _LONGEST_WAIT = 3600.0
-# Seconds in which a worker that does not answer may write the stacks of its threads.
-_TIME_FOR_STACKS = 5.0
 
 
 class Supervisor:
@@ -75,10 +68,8 @@ class Supervisor:
         self._sockets = tuple(sockets)
         self._wakeups = wakeups
         self._pid_file = pid_file
-        self._read_again = read_again
-        self._plan = Plan(_terms(config))
-        # What each generation serves, that may still be needed.
-        self._served: dict[int, tuple[str, Config]] = {1: (path, config)}
+        self._generations = Generations(path, config, read_again)
+        self._plan = Plan(terms(config))
         self._children = Children(wakeups.leave)
         workers = self._plan.terms.workers
         self._board = Scoreboard(2 * workers + _SPARE_ROWS, config.threads)
@@ -89,8 +80,8 @@ class Supervisor:
         self._reports = Reports(self._plan)
         # The application's full name, and the machinery that serves it, as a worker has said.
         self._name, self._machinery = path, ""
-        self._reload_began = 0.0
-        self._had_terminal = has_terminal()
+        self._heartbeats = Heartbeats(self._plan, self._children, self._rows)
+        self._operations = Operations(self._plan, self._children, self._generations)
 
     def run(self) -> int | Assignment:
         """Run until the end. See ``supervise``."""
@@ -130,14 +121,14 @@ class Supervisor:
         return None
 
     def _start(self, action: Start) -> Assignment | None:
-        if self._served[action.generation][1].preload:
+        if self._generations[action.generation][1].preload:
             self._molds.start(action.number, action.generation)
             return None
         return self._fork(action.number, action.generation)
 
     def _fork(self, number: int, generation: int) -> Assignment | None:
         """Fork a worker that loads the application itself."""
-        path, config = self._served[generation]
+        path, config = self._generations[generation]
         row = self._take_row(number, generation)
         try:
             return self._children.fork(
@@ -186,7 +177,7 @@ class Supervisor:
         mold = self._children.get(-action.generation)
         match action:
             case MakeMold(generation):
-                path, config = self._served[generation]
+                path, config = self._generations[generation]
                 try:
                     return self._children.fork(
                         *(-generation, generation, path, config, self._directory, self._sockets),
@@ -224,14 +215,11 @@ class Supervisor:
                     self._machinery,
                 )
             case Event.RELOADED:
-                self._forget_configurations()
-                seconds = time.monotonic() - self._reload_began
+                self._generations.keep(self._plan.wanted)
+                seconds = time.monotonic() - self._generations.began
                 error_log.info("Reloaded: %s, in %.1f s", workers, seconds)
             case Event.RELOAD_FAILED:
                 error_log.error("Not reloaded: %s of before stay, see above", workers)
-
-    def _forget_configurations(self) -> None:
-        self._served = {number: self._served[number] for number in self._plan.wanted}
 
     # What happens.
 
@@ -244,7 +232,7 @@ class Supervisor:
             for descriptor in child.descriptors():
                 poll.register(descriptor, select.POLLIN)
                 owners[descriptor] = child
-        wake_at = min(self._plan.wake_at, self._next_heartbeat_check())
+        wake_at = min(self._plan.wake_at, self._heartbeats.next_check())
         seconds = min(wake_at - time.monotonic(), _LONGEST_WAIT)
         # Rounded up: else it would look too early, again and again.
         for descriptor, _ in poll.poll(max(seconds, 0.0) * 1000 + 1):
@@ -252,9 +240,9 @@ class Supervisor:
                 for message in owner.read(descriptor):
                     self._hear(owner, message)
         for number in self._wakeups.take():
-            self._act(number)
+            self._operations.act(number)
         self._reap()
-        self._end_the_stuck()
+        self._heartbeats.end_the_stuck()
 
     def _hear(self, child: Child, message: Message) -> None:
         """Take note of what a worker says. Others than these messages mean nothing."""
@@ -300,31 +288,6 @@ class Supervisor:
         if (what := self._late.pop(number, None)) is not None:
             self._signal(number, what)
 
-    def _heartbeats(self) -> Iterator[tuple[Child, float]]:
-        """Yield each worker that serves, and until when its event loop has to run again."""
-        for child in self._children:
-            member, row = self._plan.members.get(child.number), self._rows.get(child.number)
-            if member is None or member.phase is not Phase.SERVING or row is None:
-                continue
-            limit = child.timeout
-            if limit and (beat := row.read().heartbeat):
-                yield child, beat / 1e9 + limit
-
-    def _next_heartbeat_check(self) -> float:
-        return min((limit for _, limit in self._heartbeats()), default=math.inf)
-
-    def _end_the_stuck(self) -> None:
-        """Have the stacks of workers that do not answer written, which ends them."""
-        now = time.monotonic()
-        for child, limit in list(self._heartbeats()):
-            if now >= limit:
-                child.verdict = (
-                    f"has not answered for {child.timeout:g} s (--timeout-worker), "
-                    "and is killed and replaced"
-                )
-                child.signal(signal.SIGABRT)
-                self._plan.condemn(child.number, now + _TIME_FOR_STACKS)
-
     def _reap(self) -> None:
         for child, status in self._children.reap():
             for message in child.read_rest():
@@ -343,76 +306,3 @@ class Supervisor:
             self._reports.mold_ended(mold, status)
         for number in lost:
             self._lose(number)
-
-    # Signals.
-
-    def _act(self, number: signal.Signals) -> None:
-        now, plan = time.monotonic(), self._plan
-        match number:
-            case signal.SIGTERM if not plan.is_ending:
-                error_log.info(
-                    "Stopping on SIGTERM: finishing requests in flight (again to stop now)"
-                )
-                plan.stop(now, 0)
-            case signal.SIGTERM | signal.SIGINT | signal.SIGQUIT:
-                again = "a second " if plan.is_ending else ""
-                error_log.warning("Stopping now on %s%s", again, number.name)
-                plan.stop(now, 128 + number, at_once=True)
-            case signal.SIGHUP if self._had_terminal and not has_terminal():
-                # Its window is gone, or the connection to it. Nobody can press Ctrl-C any more.
-                error_log.info("Stopping on SIGHUP: finishing requests in flight")
-                plan.stop(now, 0)
-            case signal.SIGHUP:
-                self._reload(now)
-            case signal.SIGUSR1:
-                error_log.warning("Ignored SIGUSR1: logs go to standard output and error")
-            case signal.SIGUSR2:
-                error_log.warning("Ignored SIGUSR2: start another one, and stop this one")
-            case signal.SIGWINCH | signal.SIGCHLD:
-                pass
-            case signal.SIGTTIN | signal.SIGTTOU:
-                workers = plan.resize(1 if number is signal.SIGTTIN else -1)
-                error_log.info("%s on %s", counted(workers, "worker"), number.name)
-            case _:
-                self._tell_state(number)
-
-    def _tell_state(self, number: signal.Signals) -> None:
-        """Write what the workers are doing to the log, and have each of them do the same."""
-        now, lines = time.monotonic(), []
-        for child in self._children:
-            if child.is_mold:
-                continue
-            member = self._plan.members[child.number]
-            age = now - member.started_at
-            lines.append(f"  worker {child.pid}: {member.phase.value}, for {age:.0f} s")
-            child.signal(number)
-        error_log.warning(
-            "Asked by %s: %s\n%s\n%s",
-            number.name,
-            counted(len(lines), "worker"),
-            "\n".join(lines),
-            SIGNALS,
-        )
-
-    def _reload(self, now: float) -> None:
-        if self._plan.is_ending:
-            return
-        error_log.info("Reloading on SIGHUP")
-        try:
-            path, config = self._read_again()
-            check_preload(config)
-        except (ConfigError, SystemExit):
-            error_log.error("Not reloaded: the options are wrong, see above")
-            return
-        self._reload_began = now
-        self._served[self._plan.reload(_terms(config))] = path, config
-
-
-def _terms(config: Config) -> Terms:
-    workers = usable_cores() if config.workers == "auto" else config.workers
-    assert workers is not None  # There would be no supervisor.
-    return Terms(
-        workers=workers,
-        stop_limit=config.drain_delay + config.timeout_graceful + _MARGIN,
-        drain_delay=config.drain_delay,
-    )
