@@ -181,7 +181,7 @@ def sharing(
     sock: socket.socket, unit: str, folder: Path, output: int | BinaryIO = subprocess.DEVNULL
 ) -> Iterator["subprocess.Popen[bytes]"]:
     """Run a service that listens on a socket which others may have too."""
-    given = service_manager.activated(service_command(unit, folder), [sock])
+    given = service_manager.service(service_command(unit, folder), [sock])
     with running(folder=folder, stdout=output, **given) as process:
         yield process
 
@@ -332,7 +332,7 @@ def test_nginx_serves_the_shop_through_uwsgi_pass(
             running(
                 folder=folder,
                 stdout=subprocess.DEVNULL,
-                **service_manager.activated(command, [sock]),
+                **service_manager.service(command, [sock]),
             ),
             configured_front(KINDS["nginx"], folder, NGINX % moved(text, folder)) as proxy,
         ):

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from served_process import PATIENCE, ServedProcess, served
-from service_manager import activated
+from service_manager import service
 from tools import tool
 from uwsgi_packets import packet, stock_variables
 
@@ -115,7 +115,7 @@ def fails(folder: Path, *options: str, **given: Any) -> str:
 def test_sockets_are_listened_on(
     folder: Path, web: socket.socket, admin: socket.socket, options: tuple[str, ...]
 ) -> None:
-    given = activated(COMMAND, [web, admin])
+    given = service(COMMAND, [web, admin])
     with served(folder, APPLICATION, *options, bind=(), **given) as server:
         started(server, url(web), url(admin))
         assert ask(web, "/shelf")["path"] == "/shelf"
@@ -130,7 +130,7 @@ def test_unix_socket_keeps_its_file(folder: Path) -> None:
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(str(folder / "s"))
         sock.listen()
-        with served(folder, APPLICATION, bind=(), **activated(COMMAND, [sock])) as server:
+        with served(folder, APPLICATION, bind=(), **service(COMMAND, [sock])) as server:
             started(server, f"unix:{folder}/s")
             assert ask(sock)["path"] == "/"
             assert server.stop() == 0
@@ -142,7 +142,7 @@ def test_unix_socket_keeps_its_file(folder: Path) -> None:
 def test_neither_the_application_nor_its_children_take_them(
     folder: Path, web: socket.socket, options: tuple[str, ...]
 ) -> None:
-    given = activated(COMMAND, [web], names="web")
+    given = service(COMMAND, [web], names="web")
     with served(folder, APPLICATION, *options, bind=(), **given) as server:
         started(server, url(web))
         answer = ask(web)
@@ -155,7 +155,7 @@ def test_neither_the_application_nor_its_children_take_them(
 
 def test_sockets_are_chosen_by_name(folder: Path, web: socket.socket, admin: socket.socket) -> None:
     with socket.create_server(("127.0.0.1", 0)) as proxied:
-        given = activated(COMMAND, [web, proxied, admin, web], names="web:proxy:admin:web")
+        given = service(COMMAND, [web, proxied, admin, web], names="web:proxy:admin:web")
         options = ["--bind", "systemd", "--bind", "uwsgi:systemd:proxy", "--bind", "systemd:admin"]
         with served(folder, APPLICATION, *options, bind=(), **given) as server:
             # In the order of the addresses.
@@ -173,7 +173,7 @@ def test_sockets_are_chosen_by_name(folder: Path, web: socket.socket, admin: soc
 def test_socket_that_no_address_names_is_told(
     folder: Path, web: socket.socket, admin: socket.socket
 ) -> None:
-    given = activated(COMMAND, [web, admin], names="web:admin")
+    given = service(COMMAND, [web, admin], names="web:admin")
     with served(folder, APPLICATION, "--bind", "systemd:web", bind=(), **given) as server:
         message = server.said("systemd has passed (.*), and no address names it")
         assert message[1] == "descriptor 4 (admin)"
@@ -182,7 +182,7 @@ def test_socket_that_no_address_names_is_told(
 
 
 def test_address_on_the_command_line_counts_more(folder: Path, web: socket.socket) -> None:
-    with served(folder, APPLICATION, **activated(COMMAND, [web])) as server:
+    with served(folder, APPLICATION, **service(COMMAND, [web])) as server:
         server.said(r"systemd has passed descriptor 3 \(unknown\), and no address names it")
         assert server.port() != web.getsockname()[1]
         assert server.stop() == 0
@@ -193,7 +193,7 @@ def test_program_that_runs_a_server_takes_them(
     folder: Path, web: socket.socket, options: str
 ) -> None:
     (folder / "program.py").write_text(PROGRAM.format(options))
-    given = activated([sys.executable, "program.py"], [web], names="web")
+    given = service([sys.executable, "program.py"], [web], names="web")
     with served(folder, APPLICATION, bind=(), **given) as server:
         started(server, url(web))
         assert ask(web)["ours"] == []
@@ -289,7 +289,7 @@ def test_address_without_a_socket_of_its_own_is_told(
     folder: Path, web: socket.socket, admin: socket.socket, addresses: list[str], message: str
 ) -> None:
     options = [word for address in addresses for word in ("--bind", address)]
-    given = activated(COMMAND, [web, admin], names="web:admin")
+    given = service(COMMAND, [web, admin], names="web:admin")
     assert fails(folder, *options, **given) == message
 
 
@@ -331,14 +331,14 @@ def test_what_is_no_stream_socket_is_told(folder: Path, kind: str, objection: st
             number = stack.enter_context(contextlib.contextmanager(made)(kind))
         except (AttributeError, OSError):
             pytest.skip("this system has no such sockets")
-        message = fails(folder, **activated(COMMAND, [number], names="web"))
+        message = fails(folder, **service(COMMAND, [number], names="web"))
     beginning = "cannot bind systemd: descriptor 3 (web), which systemd has passed, "
     assert message.startswith(beginning + objection)
 
 
 def test_descriptor_that_is_not_open_is_told(folder: Path, web: socket.socket) -> None:
     command = ["sh", "-c", 'exec "$@" 3>&-', "sh", *COMMAND]
-    assert fails(folder, **activated(command, [web])) == (
+    assert fails(folder, **service(command, [web])) == (
         "cannot bind systemd: descriptor 3 (unknown), which systemd has passed, is not open "
         "(Bad file descriptor)"
     )

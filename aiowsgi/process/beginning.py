@@ -5,6 +5,7 @@ while it is imported.
 """
 
 import contextlib
+import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from ..config import Config
 from ..net.bind import ListeningSocket, bind_all
 from .identity.pid_file import PidFile
 from .identity.user import become, find_user, set_umask
+from .systemd.notification import Notifier
 
 
 class Beginning(NamedTuple):
@@ -20,6 +22,7 @@ class Beginning(NamedTuple):
     pid_file: PidFile
     # None where they are bound when the application is there, so that no client waits for it.
     sockets: tuple[ListeningSocket, ...] | None
+    notifier: Notifier
 
 
 @contextlib.contextmanager
@@ -28,6 +31,7 @@ def begun(config: Config) -> Iterator[Beginning]:
 
     At the end, the sockets are closed, if nobody has done so.
     """
+    notifier = Notifier.of_process(os.environ)
     set_umask(config)
     user = find_user(config)
     sockets = None if user is None else tuple(bind_all(config.listeners))
@@ -38,7 +42,8 @@ def begun(config: Config) -> Iterator[Beginning]:
             become(user, config)
         pid_file = PidFile(config.pid_file)
         pid_file.check()
-        yield Beginning(pid_file, sockets)
+        yield Beginning(pid_file, sockets, notifier)
     finally:
         for sock in sockets or ():
             sock.close()
+        notifier.close()

@@ -28,11 +28,11 @@ from . import import_path, logs, standard_streams
 from .beginning import Beginning, begun
 from .hooks.hooks import LEAST_SECONDS, Hooks
 from .identity.directory import current_directory
-from .identity.pid_file import PidFile
 from .importer import load_application
 from .scheduling import find_scheduling
 from .signals import Signals
 from .systemd.activation import with_passed_sockets
+from .systemd.report import Report
 from .warm_up import warm_up
 
 _log = logging.getLogger("aiowsgi.error")
@@ -195,7 +195,7 @@ def serve_until_signal(
                 name,
                 machinery,
                 signals,
-                beginning.pid_file,
+                beginning,
                 attendant,
                 surroundings,
             )
@@ -263,7 +263,7 @@ async def _serve(
     name: str,
     machinery: str,
     signals: Signals,
-    pid_file: PidFile,
+    beginning: Beginning,
     attendant: Attendant | None,
     surroundings: Surroundings,
 ) -> tuple[float, bool]:
@@ -274,10 +274,11 @@ async def _serve(
     server = await Serving(app, config, None, None, surroundings)
     trim_heaps()
     closed = asyncio.ensure_future(server.wait_closed())
-    signals.attach(server)
+    report = Report(beginning.notifier, server)
+    signals.attach(server, report.on_stop)
     forced = asyncio.ensure_future(signals.forced.wait())
     try:
-        pid_file.write()
+        beginning.pid_file.write()
         if attendant is None:
             _log.info(
                 "Serving %s at %s with %s on %s (press Ctrl-C to stop)",
@@ -288,6 +289,7 @@ async def _serve(
             )
         else:
             attendant.begin(server, machinery)
+        report.begin()
         await asyncio.wait({closed, forced}, return_when=asyncio.FIRST_COMPLETED)
         left = server.time_left
     finally:
@@ -301,7 +303,8 @@ async def _serve(
         signals.detach()
         if attendant is not None:
             attendant.end()
-        pid_file.remove()
+        beginning.pid_file.remove()
+        report.end()
     # The second signal may also have come after the server had stopped.
     if signals.forced.is_set():
         left = 0.0

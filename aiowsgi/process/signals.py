@@ -104,6 +104,8 @@ class Signals:
         self._server: Server | None = None
         # Whether there was a server, and is none any more.
         self._has_served = False
+        # Called when a signal begins to stop the server.
+        self._on_stop: Callable[[], None] = lambda: None
         # The number of the thread that the loop runs on.
         self._thread = 0
         self._handled_by_loop: list[signal.Signals] = []
@@ -171,9 +173,12 @@ class Signals:
         self._pending.clear()
         self.restore()
 
-    def attach(self, server: Server) -> None:
-        """Have signals act on ``server`` from now on. Called on its loop's thread."""
-        self._loop, self._server = asyncio.get_running_loop(), server
+    def attach(self, server: Server, on_stop: Callable[[], None] = lambda: None) -> None:
+        """Have signals act on ``server`` from now on. Called on its loop's thread.
+
+        ``on_stop()`` is called there when a signal begins to stop it.
+        """
+        self._loop, self._server, self._on_stop = asyncio.get_running_loop(), server, on_stop
         self._thread = forks.this_thread()
         stop = self._meanings.stop
         ours = [n for n in (*_INSPECT, *stop) if signal.getsignal(n) == self._on_signal]
@@ -250,6 +255,7 @@ class Signals:
             else:  # The supervisor has said so, and why.
                 error_log.debug("Stopping on %s: finishing requests in flight", name)
             server.close()
+            self._on_stop()
             self._call_chained(number)
         else:
             error_log.warning("Ignored %s: %s", name, self._meanings.refused[name])
@@ -267,6 +273,7 @@ class Signals:
             "Stopping now %s",
             reason,
         )
+        self._on_stop()
         # The exit code that a shell reports for a process that a signal has ended.
         self.exit_code = 128 + number
         self.forced.set()

@@ -174,6 +174,16 @@ class Server:
         return self._resources.requests
 
     @property
+    def busy_threads(self) -> int:
+        """How many requests the application is answering."""
+        return len(self._resources.pool.running())
+
+    @property
+    def queued(self) -> int:
+        """How many requests wait for a thread."""
+        return self._resources.pool.queued
+
+    @property
     def healthy(self) -> bool:
         """False once ``max_lost_threads`` were given up by ``timeout_request`` and still run.
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import faulthandler
+import math
 import os
 import time
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from ..identity.pid_file import PidFile
 from ..identity.user import become_configured
 from ..run import load, serve_until_signal
 from ..signals import SUPERVISED, Signals
+from ..systemd.notification import Notifier
 from . import lifeline
 from .assignment import Assignment
 from .messages import DRAINING, FAILED, READY, REPLACED, WORN, Channel
@@ -60,7 +62,7 @@ def work(assignment: Assignment, explain: Callable[[ConfigError], str]) -> int:
             name=name,
             signals=signals,
             is_warm=assignment.loaded is not None,
-            beginning=Beginning(PidFile(""), None),
+            beginning=Beginning(PidFile(""), None, Notifier("", math.inf)),
             hooks=hooks,
             attendant=Worker(assignment, channel, name),
             on_stopped=end_within,
