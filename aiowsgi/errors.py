@@ -11,7 +11,8 @@ Wrong calls of the Python interface raise TypeError, ValueError and RuntimeError
     │   ├── PidFileError           the PID file cannot be written, or names a running process
     │   ├── LoadError              the application's own code failed while it was loaded
     │   │   └── HookError          a hook failed, or its module; the process must not serve
-    │   └── WarmUpError            the application failed in a request of ``warm_up``
+    │   ├── WarmUpError            the application failed in a request of ``warm_up``
+    │   └── NotReadyError          the application did not answer ``ready_path`` as it should
     ├── QueueFull                  no room for another request before the pool
     └── ClientDisconnected         the client went away (also a ConnectionError)
         ├── RequestBodyError       the rest of the request body will never come
@@ -82,6 +83,10 @@ class HookError(LoadError):
 
 class WarmUpError(ConfigError):
     """The application failed in a request of ``warm_up``. The error log has what it raised."""
+
+
+class NotReadyError(ConfigError):
+    """The application did not answer ``ready_path`` with 2xx or 3xx, or not in time."""
 
 
 class QueueFull(AiowsgiError):

@@ -618,6 +618,7 @@ def test_option_as_keyword_is_told(function: Function) -> None:
         ("pid_file", "/run/app.pid", "your program may write its number to a file"),
         ("workers", 1, "a server is in one process, that of your program"),
         ("warm_up", ("/",), "may call the application before it serves"),
+        ("ready_path", "/", "may call the application before it serves"),
         ("log_level", "info", "set the level of the logger aiowsgi.error"),
     ],
 )

@@ -64,6 +64,8 @@ OUTSIDE: Mapping[str, frozenset[str]] = {
             "process.ending",
             "process.standard_streams",
             "process.worker.lifeline",
+            # It calls the application, which may never return.
+            "process.own_requests.readiness",
             # It looks for threads that hooks have left.
             "process.hooks.supervised",
             # It looks for threads that a fork would not take along.

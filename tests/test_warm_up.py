@@ -11,7 +11,7 @@ from served_process import served
 
 from aiowsgi import Config
 from aiowsgi.errors import ConfigError, WarmUpError
-from aiowsgi.process.warm_up import warm_up
+from aiowsgi.process.own_requests.warm_up import warm_up
 
 
 class Application:

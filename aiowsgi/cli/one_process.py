@@ -5,7 +5,15 @@ import sys
 from collections.abc import Callable
 
 from ..config import Config
-from ..errors import BindError, ConfigError, HookError, LoadError, PidFileError, WarmUpError
+from ..errors import (
+    BindError,
+    ConfigError,
+    HookError,
+    LoadError,
+    NotReadyError,
+    PidFileError,
+    WarmUpError,
+)
 from ..process import import_path, logs, standard_streams
 from ..process.beginning import begun
 from ..process.ending import end_within, exit_on_signal
@@ -70,7 +78,7 @@ def _serve(
     except KeyboardInterrupt:  # While the application was being imported.
         hooks.end()
         return INTERRUPTED
-    except (BindError, PidFileError, WarmUpError) as error:
+    except (BindError, NotReadyError, PidFileError, WarmUpError) as error:
         code = FAILURE
         message = str(error)
     except ConfigError as error:

@@ -24,6 +24,12 @@ def _objection_to_path(value: object) -> str | None:
     return None if isinstance(value, str | PathLike) else f"must be a path, not {value!r}"
 
 
+def _objection_to_target(value: object) -> str | None:
+    if isinstance(value, str):
+        return None
+    return f"must be a path such as '/health' as str, not {value!r}"
+
+
 def _objection_to_account(value: object) -> str | None:
     return None if isinstance(value, str) else f"must be a name or a number as str, not {value!r}"
 
@@ -90,6 +96,16 @@ class ProcessOptions(WorkerOptions):
     )
     """path that the application is called for before it serves, or the URL, where the application
     asks for a host; may be repeated"""
+    ready_path: str = option(
+        "",
+        _GROUP,
+        rule=_objection_to_target,
+        metavar="PATH",
+        default_text="none",
+        embedded="your program may call the application before it serves",
+    )
+    """path, or URL, that the application must answer with 2xx or 3xx before a process serves, also
+    one that replaces another; within --timeout-request, or 30 s if that has no limit"""
     user: str = option(
         "",
         _GROUP,

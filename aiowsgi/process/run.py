@@ -29,11 +29,12 @@ from .beginning import Beginning, begun
 from .hooks.hooks import LEAST_SECONDS, Hooks
 from .identity.directory import current_directory
 from .importer import load_application
+from .own_requests.readiness import prove_ready
+from .own_requests.warm_up import warm_up
 from .scheduling import find_scheduling
 from .signals import Signals
 from .systemd.activation import with_passed_sockets
 from .systemd.report import Report
-from .warm_up import warm_up
 
 _log = logging.getLogger("aiowsgi.error")
 
@@ -188,6 +189,7 @@ def serve_until_signal(
         hooks.begin_worker()
         if not is_warm:
             warm_up(app, config, multiprocess=attendant is not None)
+        prove_ready(app, config, multiprocess=attendant is not None)
         with asyncio.Runner(loop_factory=loop_factory) as runner:
             serving = _serve(
                 app,

@@ -16,10 +16,10 @@ from .. import standard_streams
 from ..ending import end_within, exit_on_signal
 from ..identity.directory import change_directory
 from ..identity.user import become_configured
+from ..own_requests.warm_up import warm_up
 from ..run import load, trim_heaps
 from ..signals import SUPERVISED, Signals
 from ..supervisor import log
-from ..warm_up import warm_up
 from ..worker import lifeline
 from ..worker.assignment import Assignment, Loaded
 from ..worker.messages import FAILED, FORK, FORKED, LOADED, UNFIT, UNFORKED, Channel, Lines, Message

@@ -1,0 +1,1 @@
+"""Requests that a process makes to its own application before it serves."""
