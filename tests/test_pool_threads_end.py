@@ -28,15 +28,19 @@ from aiowsgi.bridge.budget import Budget
 from aiowsgi.bridge.locks import Lock
 from aiowsgi.bridge.mailbox import Mailbox
 from aiowsgi.bridge.pool import job_pool as pool_module
+from aiowsgi.bridge.pool import reporting_pool as reporting_module
 from aiowsgi.bridge.pool import threads as threads_module
 from aiowsgi.bridge.pool.executor_queue import ExecutorQueue
+from aiowsgi.bridge.pool.reporting_pool import ReportingPool
 from aiowsgi.bridge.pool.thread_pool import ThreadPool
 from aiowsgi.bridge.pool.threads import PoolThread
 from aiowsgi.bridge.response import Progress, ResponseWriter
+from aiowsgi.observe.scoreboard import Row, Scoreboard
 
 # Fail-safe, in seconds.
 TIMEOUT = 20.0
 ALL = 1 << 30
+STRUCK = (pool_module.__file__, threads_module.__file__, reporting_module.__file__)
 
 
 class Unwanted(BaseException):
@@ -153,7 +157,7 @@ class Strike:
             self._left = 0
 
     def __call__(self, frame: FrameType, event: str, argument: Any) -> Any:
-        if frame.f_code.co_filename not in (pool_module.__file__, threads_module.__file__):
+        if frame.f_code.co_filename not in STRUCK:
             return None
         # Who would raise something in a thread has to know it first: not before its first line.
         # And in the midst of starting one, Python 3.13 itself would keep it as one that starts.
@@ -172,10 +176,25 @@ class Strike:
         return self._at_line
 
 
-def play(number: int) -> str:
+class ReportingThreadPool(ReportingPool, ThreadPool):
+    """A thread pool that reports."""
+
+
+def play(number: int, row: Row | None) -> str:
     """Let an exception strike while jobs come and end; return where, "" if nothing was left."""
     strike = Strike(number)
     pool = ThreadPool(2, spare_threads=1, max_lost_threads=1)
+    if row is not None:
+        pool = ReportingThreadPool(
+            2,
+            queue_size=8,
+            spare_threads=1,
+            max_lost_threads=1,
+            queue_target=TIMEOUT,
+            scheduling=None,
+            report=row,
+            describe=repr,
+        )
     failed: list[int] = []
     runs = [0] * 3
     done = [threading.Event() for _ in runs]
@@ -219,14 +238,22 @@ def play(number: int) -> str:
     pool.join()
     assert pool._running == pool._lost == pool._waiting_for_clients == set(), strike.place
     assert pool._living == set(), strike.place
+    if row is not None:
+        assert row.requests() == [], strike.place
+        reading = row.read()
+        assert (reading.threads, reading.busy, reading.queued) == (2, 0, 0), strike.place
+        # None was ever left in a slot, or more would be in use than may run at a time.
+        assert reading.slots <= 4, strike.place
     return strike.place
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_thread_may_end_before_any_line_of_the_pool() -> None:
+@pytest.mark.parametrize("reports", [False, True])
+def test_thread_may_end_before_any_line_of_the_pool(reports: bool) -> None:
     places = set()
+    row = Scoreboard(1, 4).row(0) if reports else None
     for number in itertools.count(1):
-        if not (place := play(number)):
+        if not (place := play(number, row)):
             break
         places.add(place)
     # How many there are depends on who comes first; what each job passes through is among them.

@@ -103,6 +103,17 @@ def test_a_request_has_the_room_of_its_slot(text: str) -> None:
     assert cut.text[:20] in (text[:20], "?")
 
 
+def test_a_request_without_a_slot_is_counted() -> None:
+    board = Scoreboard(2, 1)
+    row, neighbour = board.row(0), board.row(1)
+    neighbour.begin_request(0, 1, "GET /neighbour")
+    row.begin_request(1, 2, "GET /more")
+    row.end_request(1)
+    assert row.requests() == []
+    assert row.read().requests == 1
+    assert neighbour.requests() == [RequestReading(1, "GET /neighbour")]
+
+
 # --- several processes ----------------------------------------------------------------------------
 
 _BEGINNING = """

@@ -90,9 +90,31 @@ def test_a_worker_that_crashes_is_replaced_and_its_stacks_are_told(
     with pytest.raises(httpx.HTTPError):
         ask(port, "/segfault")
     process.said(r"ERROR .* Worker \d+ was killed by SIGSEGV after .*, and is replaced$")
+    process.said(r"^It was answering:$")
+    process.said(r"^  GET /segfault \[.+\] \(for \d+\.\d s\)$")
     process.said(r"in application$")
     eventually(lambda: len(workers_of(process)) == 2, "it is replaced")
     assert ask(port).endswith("one")
+
+
+@pytest.mark.parametrize("options", [(), ("--preload",)], ids=["each loads it", "preloaded"])
+def test_requests_of_a_killed_worker_are_told(tmp_path: Path, options: tuple[str, ...]) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as gate,
+        served(tmp_path, APPLICATION, "--workers", "1", *options) as process,
+    ):
+        gate.settimeout(PATIENCE)
+        port, gate_port = process.port(), gate.getsockname()[1]
+        worker = int(ask(port).split()[0])
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            client.sendall(f"GET /wait?{gate_port} HTTP/1.1\r\nHost: h\r\n\r\n".encode())
+            with gate.accept()[0]:  # The application has begun.
+                os.kill(worker, signal.SIGKILL)
+                process.said(rf"Worker {worker} was killed by SIGKILL after .*, and is replaced$")
+                process.said(r"^It was answering:$")
+                process.said(rf"^  GET /wait\?{gate_port} \[.+\] \(for \d+\.\d s\)$")
+        assert ask(port).endswith("one")
+        assert process.stop() == 0
 
 
 def test_a_worker_that_exits_is_replaced(two: tuple[ServedProcess, int]) -> None:
@@ -282,6 +304,7 @@ def test_a_worker_that_is_stuck_is_killed_and_its_stacks_are_told(tmp_path: Path
         with pytest.raises(httpx.HTTPError):
             ask(port, "/stuck")
         process.said(r"ERROR .* Worker \d+ has not answered for 1 s \(--timeout-worker\), and is ")
+        process.said(r"^  GET /stuck \[.+\] \(for \d+\.\d s\)$")
         process.said(r"in application$")
         eventually(lambda: len(workers_of(process)) == 2, "it is replaced")
         assert ask(port).endswith("one")

@@ -9,7 +9,6 @@ from typing import BinaryIO
 from wsgiref.types import WSGIApplication
 
 from ..bridge import forks
-from ..bridge.pool.jobs import JobThread
 from ..errors import QueueFull, ServerStopped, overload
 from ..exchange.resources import Resources
 from ..exchange.states import DISPATCH
@@ -195,10 +194,10 @@ class WsgiCall:
         return max(0.0, end - resources.clock())
 
 
-def stream_of(started: JobThread) -> Stream | None:
-    """Return the stream that a busy thread answers; None where it has just ended that.
+def stream_of(run: Callable[[], None] | None) -> Stream | None:
+    """Return the stream that a job answers; None where it has just ended that.
 
     What a pool runs for a server is the method ``run`` of a ``WsgiCall``, which knows the stream.
     """
-    call = getattr(started.run, "__self__", None)
+    call = getattr(run, "__self__", None)
     return call.stream if isinstance(call, WsgiCall) else None

@@ -110,6 +110,7 @@ class Row:
         self._numbers = numbers.cast("q")
         self._slots = slots.cast("q")
         self._texts = slots
+        self._most_slots = len(self._slots) // _SLOT_WORDS
 
     def read(self) -> Reading:
         """Return the numbers of the row."""
@@ -159,10 +160,13 @@ class Row:
     def begin_request(self, slot: int, began: int, text: str) -> None:
         """Count a request, and put it into a slot that is not in use; the lowest are best.
 
-        ``began`` is in nanoseconds of ``time.monotonic_ns``.
+        Where there is no such slot, it is only counted: the options of a process may have changed
+        since the scoreboard was made. ``began`` is in nanoseconds of ``time.monotonic_ns``.
         """
         numbers = self._numbers
         numbers[_REQUESTS] += 1
+        if slot >= self._most_slots:
+            return
         if slot >= numbers[_SLOTS]:
             numbers[_SLOTS] = slot + 1
         words, first = self._slots, slot * _SLOT_WORDS
@@ -176,7 +180,8 @@ class Row:
 
     def end_request(self, slot: int) -> None:
         """Free a slot."""
-        self._slots[slot * _SLOT_WORDS + _BEGAN] = 0
+        if slot < self._most_slots:
+            self._slots[slot * _SLOT_WORDS + _BEGAN] = 0
 
     # Called by others.
 

@@ -11,11 +11,13 @@ from wsgiref.types import WSGIApplication
 from ..answers.coroutines import CoroutineRunner, current_coroutines
 from ..answers.health import HealthAnswerer
 from ..answers.waker import PoolWaker
-from ..answers.wsgi import WsgiAnswerer
+from ..answers.wsgi import WsgiAnswerer, stream_of
 from ..bridge import forks
 from ..bridge.budget import Budget
 from ..bridge.mailbox import Mailbox
+from ..bridge.pool.job_pool import JobPool
 from ..bridge.pool.jobs import JobQueue, Scheduling
+from ..bridge.pool.reporting_pool import ReportingPool
 from ..bridge.spool import Spooler
 from ..config import Config, ListenerProtocol
 from ..connection.shared import Shared
@@ -33,6 +35,7 @@ from ..http.sections import FieldSections
 from ..observe.refusals import DroppedFields
 from ..wsgi.environ import base_environ
 from ..wsgi.failure import FailureReport
+from .surroundings import Surroundings
 
 PRODUCT = "aiowsgi"
 
@@ -150,6 +153,26 @@ class Assembly:
         resources.budget.abandon()
         resources.pool.abandon()
         return descriptors
+
+
+def new_pool(config: Config, surroundings: Surroundings) -> JobPool:
+    """Return the pool of a server that is given none."""
+    options: dict[str, Any] = {
+        "queue_size": config.queue_size,
+        "spare_threads": config.most_spare_threads,
+        # Without a limit none is ever lost.
+        "max_lost_threads": config.max_lost_threads if config.timeout_request else 0,
+        "queue_target": config.queue_target,
+        "scheduling": surroundings.scheduling,
+    }
+    if surroundings.row is None:
+        return JobPool(config.threads, **options)
+    return ReportingPool(config.threads, report=surroundings.row, describe=_describe, **options)
+
+
+def _describe(run: Callable[[], None]) -> str:
+    stream = stream_of(run)
+    return "" if stream is None else stream.describe()
 
 
 def _debug_report() -> Callable[[RequestHead, Callable[[], str]], FailureReport]:

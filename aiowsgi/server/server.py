@@ -15,7 +15,6 @@ from ..answers.wsgi import stream_of
 from ..bridge import forks
 from ..bridge.mailbox import Mailbox
 from ..bridge.pool.executor_queue import ExecutorQueue
-from ..bridge.pool.job_pool import JobPool
 from ..bridge.pool.jobs import JobQueue
 from ..config import Config
 from ..errors import ClientDisconnected
@@ -29,7 +28,7 @@ from ..net.listener import Listener
 from ..net.transport import SocketWire
 from ..observe.inspection import Inspection, stacks_of
 from ..wsgi.application import describe
-from .assembly import Assembly, codecs
+from .assembly import Assembly, codecs, new_pool
 from .forked_child import leave_descriptors, leave_signals
 from .loop_end import LoopEnd
 from .shutdown import Shutdown
@@ -63,15 +62,7 @@ class Server:
         self._is_replaced = surroundings.is_replaced
         pool: JobQueue
         if executor is None:
-            pool = JobPool(
-                config.threads,
-                queue_size=config.queue_size,
-                spare_threads=config.most_spare_threads,
-                # Without a limit none is ever lost.
-                max_lost_threads=config.max_lost_threads if config.timeout_request else 0,
-                queue_target=config.queue_target,
-                scheduling=surroundings.scheduling,
-            )
+            pool = new_pool(config, surroundings)
         else:
             pool = ExecutorQueue(executor, queue_size=config.queue_size)
         self._assembly = assembly = Assembly(
@@ -212,7 +203,7 @@ class Server:
         Stops nothing; ``str()`` of it is for people.
         """
         resources, connections = self._resources, self._assembly.shared.connections
-        busy = [(started, stream_of(started)) for started in resources.pool.running()]
+        busy = [(started, stream_of(started.run)) for started in resources.pool.running()]
         stacks = stacks_of(started.ident for started, _ in busy)
         found = (connection.inspect(stacks) for connection in connections)
         requests = [request for request in found if request is not None]

@@ -142,7 +142,7 @@ class Shutdown:
         left = self._resources.pool.running()
         stacks = stacks_of(started.ident for started in left)
         for started in left:
-            stream = stream_of(started)
+            stream = stream_of(started.run)
             _log.warning(
                 "The application does not return%s; the thread %s is left behind at:\n%s",
                 "" if stream is None else f" from {stream.describe()}",

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from ..bridge.pool.jobs import Scheduling
 from ..net.bind import ListeningSocket
+from ..observe.scoreboard import Row
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,6 +18,8 @@ class Surroundings:
     """what the server accepts on, bound already; None where it binds the addresses of its options.
     The server closes them
     """
+    row: Row | None = None
+    """where the server says what it is doing; None where nobody looks"""
     is_replaced: Callable[[], bool] = lambda: False
     """asked once, on the loop thread, when the server begins to stop: whether other processes go on
     accepting on its sockets; its clients may then ask once more on the connections that they have

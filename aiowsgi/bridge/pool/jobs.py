@@ -77,6 +77,25 @@ class Scheduling(Protocol):
         """Have the kernel wake the calling thread like all others of the process."""
 
 
+class LoadReport(Protocol):
+    """Where a pool reports its load. Its methods are called under the lock of the pool.
+
+    Each takes a moment, and raises nothing.
+    """
+
+    def note_load(self, *, threads: int, busy: int, queued: int, lost: int) -> None:
+        """Take note how many jobs may run at the same time, run, and wait, and of the lost ones."""
+
+    def begin_request(self, slot: int, began: int, text: str) -> None:
+        """Take note of a job that begins, in nanoseconds of ``time.monotonic``.
+
+        ``slot`` is the lowest number, from 0, that no other running job has.
+        """
+
+    def end_request(self, slot: int) -> None:
+        """Take note of its end."""
+
+
 class JobQueue(ThreadSlots, Protocol):
     """What a server needs of a pool."""
 

@@ -72,7 +72,9 @@ class Supervisor:
         self._plan = Plan(terms(config))
         self._children = Children(wakeups.leave)
         workers = self._plan.terms.workers
-        self._board = Scoreboard(2 * workers + _SPARE_ROWS, config.threads)
+        self._board = Scoreboard(
+            2 * workers + _SPARE_ROWS, config.threads + config.most_spare_threads
+        )
         self._rows: dict[int, Row] = {}
         self._molds = Molds()
         # What workers are told once they are forked.

@@ -102,6 +102,7 @@ class Worker:
                 ListeningSocket(sock.socket, protocol=sock.protocol, inherited=True)
                 for sock in self._assignment.sockets
             ),
+            row=self._assignment.row,
             is_replaced=lambda: self._channel.was_told(REPLACED),
         )
 
