@@ -1,6 +1,5 @@
 """Several processes, as a user starts them: a supervisor and its workers, all of them real."""
 
-import http.client
 import os
 import signal
 import socket
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from constant_load import ConstantLoad
 from served_process import PATIENCE, ServedProcess, served
 from waiting import eventually
 
@@ -205,56 +205,6 @@ def test_hangup_replaces_all_workers_by_ones_with_new_code(
     assert ask(port).endswith("another")
 
 
-class Asking(threading.Thread):
-    """A client that asks again and again, on one connection as long as it may."""
-
-    def __init__(self, port: int) -> None:
-        super().__init__()
-        self.port = port
-        self.answered = 0
-        self.failures: list[str] = []
-        self.is_over = threading.Event()
-
-    def run(self) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
-        while not self.is_over.is_set():
-            try:
-                # Without the retries of better clients.
-                connection.request("GET", "/")
-                response = connection.getresponse()
-                assert response.read().endswith(b"one")
-                self.answered += 1
-            except Exception as error:  # noqa: BLE001 - each is a request that was lost
-                self.failures.append(repr(error))
-                connection.close()
-        connection.close()
-
-    def wait_for_another_answer(self) -> None:
-        before = self.answered
-        eventually(lambda: self.answered > before, "it has another answer")
-
-
-@pytest.mark.parametrize("preload", ["--preload", "--no-preload"])
-def test_no_request_is_lost_while_workers_are_replaced(tmp_path: Path, preload: str) -> None:
-    with served(tmp_path, APPLICATION, "--workers", "2", preload) as process:
-        clients = [Asking(process.port())]
-        clients += [Asking(clients[0].port) for _ in range(3)]
-        for client in clients:
-            client.start()
-        try:
-            for _ in range(3):
-                process.signal(signal.SIGHUP)
-                process.said("Reloaded: 2 workers")
-                for client in clients:
-                    client.wait_for_another_answer()
-        finally:
-            for client in clients:
-                client.is_over.set()
-                client.join(PATIENCE)
-        assert [client.failures for client in clients] == [[], [], [], []]
-        assert process.stop() == 0
-
-
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
@@ -268,17 +218,13 @@ def test_worn_workers_are_replaced_and_no_request_is_lost(
     tmp_path: Path, options: tuple[str, ...], reason: str
 ) -> None:
     with served(tmp_path, APPLICATION, "--workers", "1", *options) as process:
-        client = Asking(process.port())
+        port = process.port()
         before = workers_of(process)
-        client.start()
-        try:
+        with ConstantLoad.on_port(port, kept=1, fresh=0) as load:
             process.said(rf"Worker \d+ is to be replaced: {reason}\(--max-")
             eventually(lambda: not before & workers_of(process), "it is replaced")
-            client.wait_for_another_answer()
-        finally:
-            client.is_over.set()
-            client.join(PATIENCE)
-        assert client.failures == []
+            load.wait_for_more()
+        load.assert_nothing_lost()
         assert process.stop() == 0
 
 

@@ -1,0 +1,63 @@
+"""Reloads one after the other under constant load: every request that is sent is answered.
+
+Several clients keep their connections, others open one for each request, over TCP, over a Unix
+socket and through real proxies, which share their own connections to the server.
+"""
+
+import contextlib
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from constant_load import ConstantLoad
+from extent import EXHAUSTIVE, representative
+from proxies import KINDS, UWSGI_KINDS, front
+from served_process import ANSWER, ServedProcess, served
+
+RELOADS = 50 if EXHAUSTIVE else 4
+FRONTS = {**KINDS, **UWSGI_KINDS}
+WAYS = ["tcp", "unix", *FRONTS]
+
+
+@contextlib.contextmanager
+def loaded(way: str, folder: Path, *options: str) -> Iterator[tuple[ServedProcess, ConstantLoad]]:
+    """Serve, and ask in one of the ways."""
+    kind = FRONTS.get(way)
+    if way == "unix":
+        bind = f"unix:{folder}/server"
+    elif kind is None:
+        bind = "127.0.0.1:0"
+    else:
+        bind = kind.bind.format(folder=folder)
+    with contextlib.ExitStack() as stack:
+        process = stack.enter_context(
+            served(folder, ANSWER, "--workers", "2", *options, bind=("--bind", bind))
+        )
+        place = process.said(r" Serving .* at (?:http://|uwsgi://|uwsgi:)?(\S+) with ")[1]
+        if way == "unix":
+            load = ConstantLoad.on_path(f"{folder}/server")
+        elif kind is None:
+            load = ConstantLoad.on_port(int(place.rpartition(":")[2]))
+        else:
+            proxy = stack.enter_context(front(kind, folder, place))
+            load = ConstantLoad(proxy.connect)
+        yield process, stack.enter_context(load)
+
+
+@pytest.mark.parametrize("preload", ["--preload", "--no-preload"])
+@pytest.mark.parametrize("way", representative(WAYS, "tcp", "unix", "haproxy", "nginx"))
+def test_every_request_is_answered_during_reloads(tmp_path: Path, way: str, preload: str) -> None:
+    began = time.monotonic()
+    with loaded(way, tmp_path, preload) as (process, load):
+        for _ in range(RELOADS):
+            process.signal(signal.SIGHUP)
+            process.said("Reloaded: 2 workers")
+            load.wait_for_more()
+    seconds = time.monotonic() - began
+    load.assert_nothing_lost()
+    print(
+        f"{way} {preload}: {RELOADS} reloads in {seconds:.1f} s, {load.sent} requests, "
+        f"longest wait {load.longest * 1000:.0f} ms",
+    )
