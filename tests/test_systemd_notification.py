@@ -218,7 +218,7 @@ def test_service_whose_threads_are_lost_does_not_say_that_it_is_alive(
 )
 def test_watchdog_of_another_process_or_of_none_is_left_alone(variables: dict[str, str]) -> None:
     environment = {"NOTIFY_SOCKET": "/n", "WATCHDOG_PID": str(os.getpid()), "HOME": "/", **WATCHED}
-    assert Notifier.of_process(dict(environment)).interval == 0.05
+    assert Notifier.of_process(dict(environment)).interval == 0.025
     environment |= variables
     # That of the status.
     assert Notifier.of_process(environment).interval == 5.0

@@ -31,16 +31,20 @@ class Generations:
     def __getitem__(self, generation: int) -> tuple[str, Config]:
         return self._served[generation]
 
-    def reload(self, plan: Plan) -> None:
-        """Read path and options again, and have the plan replace all workers by such ones."""
+    def reload(self, plan: Plan) -> bool:
+        """Read path and options again, and have the plan replace all workers by such ones.
+
+        Return False if these are wrong, which is logged.
+        """
         try:
             path, config = self._read_again()
             check_preload(config)
         except (ConfigError, SystemExit):
             error_log.error("Not reloaded: the options are wrong, see above")
-            return
+            return False
         self.began = time.monotonic()
         self._served[plan.reload(terms(config))] = path, config
+        return True
 
     def keep(self, generations: Collection[int]) -> None:
         """Forget all but these."""

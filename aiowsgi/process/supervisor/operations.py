@@ -6,8 +6,9 @@ import time
 from ...observe.loggers import error_log
 from ...wording import counted
 from ..standard_streams import has_terminal
+from ..systemd.supervised import SupervisorReport
 from .children import Children
-from .decisions.plan import Plan
+from .decisions.plan import Event, Plan
 from .generations import Generations
 from .wakeups import SIGNALS
 
@@ -15,10 +16,17 @@ from .wakeups import SIGNALS
 class Operations:
     """Acts on signals, by telling the plan what is wanted."""
 
-    def __init__(self, plan: Plan, children: Children, generations: Generations) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        children: Children,
+        generations: Generations,
+        service: SupervisorReport,
+    ) -> None:
         self._plan = plan
         self._children = children
         self._generations = generations
+        self._service = service
         self._had_terminal = has_terminal()
 
     def act(self, number: signal.Signals) -> None:
@@ -41,7 +49,9 @@ class Operations:
             case signal.SIGHUP:
                 if not plan.is_ending:
                     error_log.info("Reloading on SIGHUP")
-                    self._generations.reload(plan)
+                    self._service.reloading()
+                    if not self._generations.reload(plan):
+                        self._service.announce(Event.RELOAD_FAILED)
             case signal.SIGUSR1:
                 error_log.warning("Ignored SIGUSR1: logs go to standard output and error")
             case signal.SIGUSR2:

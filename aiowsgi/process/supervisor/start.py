@@ -12,6 +12,7 @@ from ..identity.pid_file import PidFile
 from ..identity.user import find_user, set_umask
 from ..mold.parentage import check_preload
 from ..systemd.activation import with_passed_sockets
+from ..systemd.notification import Notifier
 from ..worker.assignment import Assignment
 from . import log
 from .supervisor import Supervisor
@@ -33,6 +34,8 @@ def supervise(
     wakeups = Wakeups()
     wakeups.install()
     log.configure(config.log_level, FORM_OF_SEVERAL)
+    # First, so that no hook and no worker speaks for this process.
+    notifier = Notifier.of_process(os.environ)
     directory = _start_directory()
     config = with_passed_sockets(config, os.environ)
     check_preload(config)
@@ -52,9 +55,12 @@ def supervise(
             for sock in sockets:
                 sock.close()
             raise
-    supervisor = Supervisor(path, config, directory, sockets, wakeups, pid_file, read_again)
+    supervisor = Supervisor(
+        path, config, directory, sockets, wakeups, pid_file, notifier, read_again
+    )
     outcome = supervisor.run()
     if isinstance(outcome, int):
+        notifier.close()
         pid_file.remove()
     else:
         log.reset()

@@ -11,6 +11,8 @@ from ...observe.loggers import error_log
 from ...observe.scoreboard import Row, Scoreboard
 from ...wording import counted
 from ..identity.pid_file import PidFile
+from ..systemd.notification import Notifier
+from ..systemd.supervised import SupervisorReport
 from ..worker.assignment import Assignment
 from ..worker.messages import (
     DRAINING,
@@ -62,6 +64,7 @@ class Supervisor:
         sockets: Sequence[ListeningSocket],
         wakeups: Wakeups,
         pid_file: PidFile,
+        notifier: Notifier,
         read_again: Callable[[], tuple[str, Config]],
     ) -> None:
         self._directory = directory
@@ -70,7 +73,7 @@ class Supervisor:
         self._pid_file = pid_file
         self._generations = Generations(path, config, read_again)
         self._plan = Plan(terms(config))
-        self._children = Children(wakeups.leave)
+        self._children = Children(self._leave)
         workers = self._plan.terms.workers
         self._board = Scoreboard(
             2 * workers + _SPARE_ROWS, config.threads + config.most_spare_threads
@@ -83,7 +86,9 @@ class Supervisor:
         # The application's full name, and the machinery that serves it, as a worker has said.
         self._name, self._machinery = path, ""
         self._heartbeats = Heartbeats(self._plan, self._children, self._rows)
-        self._operations = Operations(self._plan, self._children, self._generations)
+        # What a service manager hears.
+        self._service = SupervisorReport(notifier, self._plan, self._rows)
+        self._operations = Operations(self._plan, self._children, self._generations, self._service)
 
     def run(self) -> int | Assignment:
         """Run until the end. See ``supervise``."""
@@ -96,6 +101,11 @@ class Supervisor:
                 if (assignment := self._do_with_mold(step)) is not None:
                     return assignment
             self._wait()
+
+    def _leave(self) -> None:
+        """Give up, in a forked child, what is the supervisor's alone."""
+        self._wakeups.leave()
+        self._service.close()
 
     # What is to be done.
 
@@ -222,6 +232,7 @@ class Supervisor:
                 error_log.info("Reloaded: %s, in %.1f s", workers, seconds)
             case Event.RELOAD_FAILED:
                 error_log.error("Not reloaded: %s of before stay, see above", workers)
+        self._service.announce(event)
 
     # What happens.
 
@@ -234,7 +245,7 @@ class Supervisor:
             for descriptor in child.descriptors():
                 poll.register(descriptor, select.POLLIN)
                 owners[descriptor] = child
-        wake_at = min(self._plan.wake_at, self._heartbeats.next_check())
+        wake_at = min(self._plan.wake_at, self._heartbeats.next_check(), self._service.next_look)
         seconds = min(wake_at - time.monotonic(), _LONGEST_WAIT)
         # Rounded up: else it would look too early, again and again.
         for descriptor, _ in poll.poll(max(seconds, 0.0) * 1000 + 1):
@@ -245,6 +256,7 @@ class Supervisor:
             self._operations.act(number)
         self._reap()
         self._heartbeats.end_the_stuck()
+        self._service.look()
 
     def _hear(self, child: Child, message: Message) -> None:
         """Take note of what a worker says. Others than these messages mean nothing."""

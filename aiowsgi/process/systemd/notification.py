@@ -39,9 +39,7 @@ class Notifier:
         self._unsent: deque[str] = deque(maxlen=_MOST_UNSENT)
         # What systemd shows of the service.
         self._status = ""
-        # Half of the time, as sd_watchdog_enabled(3) says: one message may be late.
-        self._alive_interval = watchdog / 2
-        self._is_watched = watchdog < float("inf")
+        self._watchdog = watchdog
 
     @classmethod
     def of_process(cls, environment: MutableMapping[str, str]) -> "Notifier":
@@ -59,7 +57,16 @@ class Notifier:
     @property
     def interval(self) -> float:
         """After how many seconds ``look`` is due again; infinity where nobody listens."""
-        return min(_INTERVAL, self._alive_interval) if self._address else float("inf")
+        # More often than sd_watchdog_enabled(3) asks for: a message may be late, or find no room.
+        return min(_INTERVAL, self._watchdog / 4) if self._address else float("inf")
+
+    @property
+    def patience(self) -> float:
+        """For how many seconds what is watched may be silent before ``is_alive`` is False.
+
+        Together with the interval, it is never ended for a pause shorter than the watchdog's.
+        """
+        return self._watchdog / 2
 
     def ready(self, status: str) -> None:
         """Say that the service answers, after a start or after a reload."""
@@ -86,7 +93,7 @@ class Notifier:
         lines = []
         if status != self._status:
             lines.append(f"STATUS={status}")
-        if is_alive and self._is_watched:
+        if is_alive and self._watchdog < float("inf"):
             lines.append("WATCHDOG=1")
         if self._flush() and lines and self._send("\n".join(lines)):
             self._status = status
