@@ -158,14 +158,14 @@ class Receiver:
 
     def advance(self) -> None:
         """Parse what has arrived, and hand it over, as far as it can be used now."""
-        handler = self._handler
+        handler, parser = self._handler, self._parser
         if self._is_yielding or handler is None:
             return
         try:
             # Most requests have three events, and the next request waits for the response. But a
             # body in many small chunks comes in portions, between which other connections have
             # their turn.
-            while self.is_parsing and (event := self._parser.next_event()) is not None:
+            while self.is_parsing and (event := parser.next_event()) is not None:
                 if isinstance(event, RequestHead):
                     handler.on_head(event)
                 elif isinstance(event, BodyData):
@@ -183,7 +183,7 @@ class Receiver:
             handler.refuse(refusal)
         if self._handler is None:  # The connection was lost meanwhile.
             return
-        kept = self._parser.buffered
+        kept = parser.buffered
         if self._prefetch is not None or self.spool is not None:
             kept += self.prefetched_size
         if kept or self.body is not None or self._is_yielding or not self.is_reading:

@@ -286,7 +286,9 @@ class JobPool:
 
     def _has_surplus(self) -> bool:
         """Return whether there are more threads than may run. The lock is held."""
-        return len(self._living) > self._free_slots() + len(self._running)
+        # Most pools have not even started as many as work without a wait for clients.
+        living = len(self._living)
+        return living > self._max_threads and living > self._free_slots() + len(self._running)
 
     def cancel_job(self, job: QueuedJob) -> bool:
         """Take a job out of the queue. See ``Job.cancel``."""
@@ -335,7 +337,8 @@ class JobPool:
             self._jobs.pop()
         else:
             self._jobs.popleft()
-        self._wake_one()
+        if self._jobs:
+            self._wake_one()
         return job
 
     def _note_end(self, job: QueuedJob, thread: PoolThread) -> None:
