@@ -9,6 +9,7 @@ from aiowsgi.process.worker.messages import (
     FAILED,
     MAX_LINE,
     READY,
+    REPLACED,
     Channel,
     Lines,
     Message,
@@ -70,3 +71,17 @@ def test_nobody_to_read_is_no_error() -> None:
     ours, theirs = socket.socketpair()
     ours.close()
     assert not Channel(theirs).say(READY)
+
+
+def test_a_worker_hears_what_it_is_told_until_one_of_the_ends_is_closed() -> None:
+    ours, theirs = socket.socketpair()
+    channel = Channel(theirs)
+    with ours, theirs:
+        assert not channel.was_told(REPLACED)
+        ours.send(encode(REPLACED))
+        assert channel.was_told(REPLACED)
+        ours.close()
+        assert not channel.was_told(REPLACED)
+        # Nobody reads any more, so it is closed here as well.
+        assert not channel.say(READY)
+        assert not channel.was_told(REPLACED)

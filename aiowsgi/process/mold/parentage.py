@@ -6,6 +6,7 @@ Linux gives a process whose parent has ended to the nearest ancestor that asks f
 
 import os
 import sys
+import time
 
 from ... import libc
 from ...config import Config
@@ -13,6 +14,8 @@ from ...errors import ConfigError
 
 _PR_SET_CHILD_SUBREAPER = 36
 _SIZE = 16
+# Seconds between two looks at who the parent is.
+_POLL = 0.0002
 
 
 def adopt_orphans() -> bool:
@@ -26,6 +29,8 @@ def adopt_orphans() -> bool:
 def fork_grandchild() -> int:
     """Fork a process whose parent has ended. Return its number, and 0 in the process itself.
 
+    It returns there once the process has its new parent.
+
     Raises OSError where there can be no further process.
     """
     reading, writing = os.pipe()
@@ -36,6 +41,7 @@ def fork_grandchild() -> int:
         os.close(writing)
         raise
     if between == 0:
+        parent = os.getpid()
         os.close(reading)
         try:
             pid = os.fork()
@@ -43,6 +49,8 @@ def fork_grandchild() -> int:
             pid = -(error.errno or 1)
         if pid == 0:
             os.close(writing)
+            while os.getppid() == parent:  # It has one thing left to do: see below.
+                time.sleep(_POLL)
             return 0
         os.write(writing, str(pid).encode())
         os._exit(0)

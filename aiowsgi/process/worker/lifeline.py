@@ -17,13 +17,14 @@ _EXIT_CODE = 1
 
 
 def end_with_parent(parent: int) -> None:
-    """Have SIGTERM end this process while it loads the application, if its parent ends.
+    """Have the kernel kill this process if its parent ends, until ``watch`` is called.
 
-    There is no thread yet that could notice: the application may fork while it is loaded. Only
-    Linux can do that; elsewhere a worker notices once it has loaded the application.
+    There is no thread yet that could notice: the application may fork while it is loaded. Nor could
+    a signal handler be relied on: code in C may keep the interpreter from calling it. Only Linux
+    can do that; elsewhere a worker notices once it serves.
     """
     if (prctl := _prctl()) is not None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != parent:
             os._exit(_EXIT_CODE)
 

@@ -88,13 +88,14 @@ class Channel:
 
     def was_told(self, word: str) -> bool:
         """Return whether a message has come that is this word. Does not block."""
-        try:
+        data = b""
+        # Nothing may have come, and each of the ends may be closed.
+        with contextlib.suppress(OSError):
             self._sock.settimeout(0)
-            data = self._sock.recv(MAX_LINE)
-        except OSError:  # Nothing has come, or the other end is gone.
-            data = b""
-        finally:
-            self._sock.settimeout(_PATIENCE)
+            try:
+                data = self._sock.recv(MAX_LINE)
+            finally:
+                self._sock.settimeout(_PATIENCE)
         return Message(word, ()) in Lines().feed(data)
 
     def say(self, word: str, *texts: str) -> bool:

@@ -55,6 +55,7 @@ def work(assignment: Assignment, explain: Callable[[ConfigError], str]) -> int:
             lifeline.end_with_parent(assignment.supervisor)
             app, name = load(assignment.path, config)
         else:
+            lifeline.end_with_parent(assignment.supervisor)
             app, name = assignment.loaded
         code = serve_until_signal(
             app,
@@ -91,6 +92,8 @@ class Worker:
         self._wear: Wear | None = None
         # Whether the supervisor was told so.
         self._is_worn = False
+        # Whether the supervisor knows of this worker.
+        self._is_known = True
         self._timer: asyncio.TimerHandle | None = None
 
     def surroundings(self, scheduling: Scheduling | None) -> Surroundings:
@@ -103,7 +106,7 @@ class Worker:
                 for sock in self._assignment.sockets
             ),
             row=self._assignment.row,
-            is_replaced=lambda: self._channel.was_told(REPLACED),
+            is_replaced=lambda: not self._is_known or self._channel.was_told(REPLACED),
         )
 
     def begin(self, server: Server, machinery: str) -> None:
@@ -112,7 +115,10 @@ class Worker:
         self._wear = Wear(server, self._assignment.config)
         lifeline.watch(self._assignment.lifeline, self._end_as_orphan)
         threads = counted(server.threads, "thread")
-        self._channel.say(READY, self._name, f"{threads} on {machinery}")
+        if not self._channel.say(READY, self._name, f"{threads} on {machinery}"):
+            # The mold was killed before it could tell of its fork. Another worker has its place.
+            self._is_known = False
+            server.close()
         self._look()
 
     def end(self) -> None:
