@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 import pytest
 import service_manager
 from proxies import KINDS, TIMEOUT, UWSGI_PARAMS, Front, configured_front
+from sandbox import sandboxed
 from tools import tool
 from waiting import eventually
 
@@ -69,7 +70,10 @@ UNITS = {
     "shop.service": "/etc/systemd/system/shop.service",
     "shop@.service": "/etc/systemd/system/shop@.service",
     "shop.service.d/logs.conf": "/etc/systemd/system/shop.service.d/logs.conf",
+    "shop.service.d/hardened.conf": "/etc/systemd/system/shop.service.d/hardened.conf",
 }
+# Another unit of the same name, which stands for two of these.
+ALONE = "/etc/systemd/system/shop.service, with workers"
 
 
 def example(name: str) -> str:
@@ -207,12 +211,12 @@ def certificate(folder: Path) -> Path:
     return certificate
 
 
-def ask(listener: socket.socket, path: str) -> bytes:
+def ask(listener: socket.socket, path: str, body: bytes | None = None) -> bytes:
     """Return the body of the answer of whoever accepts on a socket."""
     sock = socket.socket(listener.family, socket.SOCK_STREAM)
     sock.settimeout(TIMEOUT)
     sock.connect(listener.getsockname())
-    return fetch(sock, path)
+    return fetch(sock, path, body)
 
 
 def ask_proxy(proxy: Front, path: str, certificate: Path, body: bytes | None = None) -> bytes:
@@ -246,8 +250,10 @@ def assert_forwarded(proxy: Front, certificate: Path) -> None:
         assert answer["length"] == 4
 
 
-def test_units_are_right_in_the_eyes_of_systemd(folder: Path) -> None:
-    for unit, name in UNITS.items():
+@pytest.mark.parametrize("alone", [False, True], ids=["", "alone"])
+def test_units_are_right_in_the_eyes_of_systemd(folder: Path, alone: bool) -> None:
+    units = UNITS | {"shop.service": ALONE} if alone else UNITS
+    for unit, name in units.items():
         path = folder / unit
         path.parent.mkdir(exist_ok=True)
         path.write_text(moved(example(name), folder))
@@ -264,6 +270,95 @@ def test_units_are_right_in_the_eyes_of_systemd(folder: Path) -> None:
     )
     # Much of what is wrong is only said, and changes no exit code.
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+# What a hardened service cannot do any more, one for each option that the stand-in knows.
+REFUSED = """
+import ctypes
+import mmap
+import os
+import socket
+import sys
+import threading
+
+def refused(call, *arguments):
+    try:
+        return call(*arguments) == -1
+    except OSError:
+        return True
+
+print(
+    threading.get_ident() != 0,
+    refused(os.nice, 1),
+    refused(os.chown, sys.executable, 0, 0),
+    refused(mmap.mmap, -1, 4096, mmap.MAP_PRIVATE, 7),
+    refused(os.chmod, "file", 0o4755),
+    refused(ctypes.CDLL(None).unshare, 0x10000000),
+    refused(socket.socket, socket.AF_NETLINK, socket.SOCK_RAW),
+    refused(os.sched_setscheduler, 0, os.SCHED_FIFO, os.sched_param(1)),
+    refused(ctypes.CDLL(None).personality, 0x0040000),
+)
+"""
+
+
+def test_stand_in_takes_from_a_program_what_systemd_would(folder: Path) -> None:
+    (folder / "file").touch()
+    result = subprocess.run(
+        sandboxed(example(UNITS["shop.service.d/hardened.conf"]), [sys.executable, "-c", REFUSED]),
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+    )
+    assert (result.stdout.split(), result.stderr) == (["True"] * 9, "")
+
+
+@pytest.mark.parametrize("options", [(), ("--workers", "2"), ("--workers", "2", "--preload")])
+def test_hardened_service_works(folder: Path, options: tuple[str, ...]) -> None:
+    path = f"{folder}/shop.sock"
+    command = [*service_command("shop.service", folder), *options, "--body-spool", "16MiB"]
+    hardened = sandboxed(example(UNITS["shop.service.d/hardened.conf"]), command)
+    with (
+        service_manager.listening(folder) as systemd,
+        listening(Path(path)) as sock,
+        running(
+            folder=folder,
+            stdout=subprocess.DEVNULL,
+            **service_manager.service(
+                hardened, [sock], variables={"NOTIFY_SOCKET": systemd.address}
+            ),
+        ) as process,
+    ):
+        systemd.hear_of("READY")
+        # Longer than what is kept in memory, so that there is a temporary file.
+        assert json.loads(ask(sock, "/cart", b"x" * (1 << 20)))["length"] == 1 << 20
+        if options:
+            process.send_signal(signal.SIGHUP)
+            systemd.hear_of("RELOADING")
+            assert "not reloaded" not in systemd.hear_of("READY")["STATUS"]
+            assert json.loads(ask(sock, "/cart"))["path"] == "/cart"
+    assert "WARNING" not in (folder / "messages").read_text()
+
+
+def test_service_with_workers_reloads_and_stops(folder: Path) -> None:
+    match = re.search(r"^ExecStart=(.*)$", moved(example(ALONE), folder), re.MULTILINE)
+    assert match is not None
+    command = shlex.split(match[1].replace("127.0.0.1:8000", "127.0.0.1:0"))
+    with (
+        service_manager.listening(folder) as systemd,
+        running(
+            folder=folder,
+            stdout=subprocess.DEVNULL,
+            **service_manager.service(command, variables={"NOTIFY_SOCKET": systemd.address}),
+        ) as process,
+    ):
+        assert systemd.hear_of("READY")["STATUS"].startswith("4 workers")
+        port = re.search(r"http://127\.0\.0\.1:(\d+)", (folder / "messages").read_text())
+        assert port is not None
+        process.send_signal(signal.SIGHUP)
+        systemd.hear_of("RELOADING")
+        systemd.hear_of("READY")
+        assert fetch(socket.create_connection(("127.0.0.1", int(port[1])), TIMEOUT), "/cart")
 
 
 def test_processes_share_the_socket_of_systemd(folder: Path) -> None:

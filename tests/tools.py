@@ -1,7 +1,9 @@
-"""Programs that some tests drive. Without one its tests are skipped; in CI they fail instead."""
+"""What some tests drive. Without it they are skipped; in CI they fail instead."""
 
+import ctypes
 import os
 import shutil
+from typing import Never
 
 import pytest
 
@@ -13,7 +15,19 @@ def tool(*names: str, package: str) -> str:
     for name in names:
         if path := shutil.which(name, path=folders):
             return path
-    reason = f"needs {names[0]}: on Debian and Ubuntu 'apt-get install {package}'"
+    return _lack(names[0], package)
+
+
+def library(name: str, *, package: str) -> ctypes.CDLL:
+    """Return a library of C; ``package`` is Debian's."""
+    try:
+        return ctypes.CDLL(name)
+    except OSError:
+        return _lack(name, package)
+
+
+def _lack(name: str, package: str) -> Never:
+    reason = f"needs {name}: on Debian and Ubuntu 'apt-get install {package}'"
     if os.environ.get("CI"):
         pytest.fail(reason)
     pytest.skip(reason)
