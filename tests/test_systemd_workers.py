@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import sys
 import tempfile
 import time
@@ -10,7 +11,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
-from served_process import ANSWER, PATIENCE, ServedProcess, served
+from served_process import ANSWER, PATIENCE, WAITING, ServedProcess, served
 from service_manager import Listening, listening, service
 
 from aiowsgi import Config
@@ -184,6 +185,28 @@ def test_status_tells_how_many_workers_there_are(two: ServedProcess, systemd: Li
     while not systemd.hear_of("STATUS")["STATUS"].startswith("2 workers"):
         pass
     assert two.stop() == 0
+
+
+def test_status_says_how_busy_the_workers_are(folder: Path, systemd: Listening) -> None:
+    given = service(COMMAND, variables={"NOTIFY_SOCKET": systemd.address, **WATCHED})
+    options = ("--workers", "2", "--threads", "3")
+    with (
+        socket.create_server(("127.0.0.1", 0)) as gate,
+        served(folder, WAITING, *options, **given) as server,
+    ):
+        gate.settimeout(PATIENCE)
+        port = server.port()
+        path = f"/wait?{gate.getsockname()[1]}"
+        with socket.create_connection(("127.0.0.1", port), PATIENCE) as client:
+            client.sendall(f"GET {path} HTTP/1.1\r\nHost: h\r\n\r\n".encode())
+            inside, _ = gate.accept()
+            with inside:
+                while systemd.hear_of("STATUS")["STATUS"] != "2 workers, 1/6 threads busy":
+                    pass
+            assert client.recv(1)
+        while systemd.hear_of("STATUS")["STATUS"] != "2 workers, 0/6 threads busy":
+            pass
+        assert server.stop() == 0
 
 
 def test_service_is_alive_as_long_as_one_of_its_workers_answers(
