@@ -106,11 +106,10 @@ def served(
     (folder / "app.py").write_text(dedent(source))
     with subprocess.Popen(
         [*command, *bind, *options],
-        cwd=folder,
         stderr=subprocess.PIPE,
         text=True,
         preexec_fn=preexec,
-        **{"stdout": subprocess.DEVNULL, **more},
+        **{"cwd": folder, "stdout": subprocess.DEVNULL, **more},
     ) as process:
         server = ServedProcess(process)
         try:

@@ -271,6 +271,25 @@ def test_a_broken_new_version_leaves_the_old_workers(
     assert ask(port).endswith("one")
 
 
+def test_a_reload_follows_the_links_by_which_the_directory_was_named(tmp_path: Path) -> None:
+    for release, text in (("1", "one"), ("2", "another")):
+        (tmp_path / release / "sub").mkdir(parents=True)
+        (tmp_path / release / "sub" / "app.py").write_text(APPLICATION.replace(" one", f" {text}"))
+    current = tmp_path / "current"
+    current.symlink_to("1")
+    options = ("--workers", "1", "--chdir", "sub")
+    given = {"cwd": current, "env": {**os.environ, "PWD": str(current)}}
+    with served(tmp_path, "", *options, **given) as process:
+        port = process.port()
+        assert ask(port).endswith(" one")
+        (tmp_path / "next").symlink_to("2")
+        (tmp_path / "next").replace(current)
+        process.signal(signal.SIGHUP)
+        process.said("Reloaded: 1 worker")
+        eventually(lambda: ask(port).endswith(" another"), "the old one accepts no more")
+        assert process.stop() == 0
+
+
 def test_workers_may_become_more_and_fewer(two: tuple[ServedProcess, int]) -> None:
     process, _ = two
     process.signal(signal.SIGTTIN)

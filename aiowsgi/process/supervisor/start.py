@@ -75,6 +75,6 @@ def _start_directory() -> str:
     """
     named = os.environ.get("PWD", "")
     try:
-        return named if named and os.path.samefile(named, "") else os.getcwd()
+        return named if named and os.path.samefile(named, os.curdir) else os.getcwd()
     except OSError:
         return ""
