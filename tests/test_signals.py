@@ -110,7 +110,9 @@ def test_signals_of_other_servers_are_refused_with_what_to_do_instead(
         process.signal(signal.SIGUSR1)
         process.said("WARNING Ignored SIGUSR1: .* logs go to standard output and error$")
         process.signal(signal.SIGUSR2)
-        process.said("WARNING Ignored SIGUSR2: .* then send SIGTERM to this one$")
+        process.said(
+            "WARNING Ignored SIGUSR2: .* start it with --workers 1: then SIGUSR2 upgrades it$"
+        )
         assert ask(port) == "hello"
         assert process.stop() == 0
 

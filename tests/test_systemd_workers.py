@@ -23,6 +23,7 @@ from aiowsgi.process.supervisor.generations import Generations
 from aiowsgi.process.supervisor.operations import Operations
 from aiowsgi.process.systemd.notification import Notifier
 from aiowsgi.process.systemd.supervised import SupervisorReport
+from aiowsgi.process.upgrade.upgrade import Upgrade
 
 COMMAND = (sys.executable, "-m", "aiowsgi", "app:application")
 # A supervisor looks every 25 ms then.
@@ -293,7 +294,9 @@ def test_reload_with_wrong_options_is_over_at_once(four: Service, systemd: Liste
         raise ConfigError("an option is wrong")
 
     generations = Generations("app:application", Config(workers=4), read_again)
-    operations = Operations(four.plan, Children(lambda: None), generations, four.report)
+    children = Children(lambda: None)
+    upgrade = Upgrade(four.plan, children, (), "", four.report, lambda: None)
+    operations = Operations(four.plan, children, generations, four.report, upgrade)
     operations.act(signal.SIGHUP)
     reloading, ready = systemd.hear(), systemd.hear()
     assert reloading["RELOADING"] == ready["READY"] == "1"

@@ -307,8 +307,8 @@ def test_it_tells_what_workers_do_and_what_signals_mean(two: tuple[ServedProcess
     process.said(r"  worker \d+: serving, for \d+ s$")
     process.said(r"  HUP +reload")
     process.signal(signal.SIGWINCH)
-    process.signal(signal.SIGUSR2)
-    process.said("Ignored SIGUSR2")
+    process.signal(signal.SIGUSR1)
+    process.said("Ignored SIGUSR1")
 
 
 def test_it_tells_what_workers_do_also_beside_a_mold(tmp_path: Path) -> None:

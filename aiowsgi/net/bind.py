@@ -58,6 +58,21 @@ class ListeningSocket:
         self.inherited = inherited
         self._file = file
 
+    @property
+    def file(self) -> SocketFile | None:
+        """The file that it made; None where it has none, or that is another program's."""
+        return self._file
+
+    def own_file(self) -> None:
+        """Remove its file from now on, in place of the process that has made it."""
+        if self._file is not None:
+            self._file.own()
+
+    def disown_file(self) -> None:
+        """Leave its file to another process."""
+        if self._file is not None:
+            self._file.disown()
+
     def give_to(self, uid: int, gid: int) -> None:
         """Make its file that of a user and a group. Raises ConfigError where this may not be."""
         if self._file is not None:

@@ -24,6 +24,25 @@ class SocketFile:
         self._identity = _identity(path)
         self._owner = os.getpid()
 
+    @classmethod
+    def of_other(cls, path: str, device: int, inode: int) -> "SocketFile":
+        """Return a file that another process has made and described: it is that process's."""
+        found = cls.__new__(cls)
+        found._path, found._identity, found._owner = path, (device, inode), 0
+        return found
+
+    def describe(self) -> tuple[str, int, int]:
+        """Return the arguments of ``of_other``."""
+        return self._path, *self._identity
+
+    def own(self) -> None:
+        """Take it over from a process that has disowned it."""
+        self._owner = os.getpid()
+
+    def disown(self) -> None:
+        """Leave it to another process."""
+        self._owner = 0
+
     def give_to(self, uid: int, gid: int) -> None:
         """Make it that of a user and a group, so that these may connect. Raises ConfigError."""
         try:

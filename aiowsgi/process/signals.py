@@ -61,8 +61,8 @@ ALONE = Meanings(
         "SIGHUP": "a single process cannot reload its application; start it again, or start it "
         "with --workers 1: then SIGHUP reloads it",
         "SIGUSR1": "there are no log files to open again: logs go to standard output and error",
-        "SIGUSR2": "a single process cannot start its successor; start that, then send SIGTERM to "
-        "this one",
+        "SIGUSR2": "a single process cannot start its successor; start it with --workers 1: then "
+        "SIGUSR2 upgrades it",
     },
 )
 # The supervisor says when a worker stops. A terminal sends Ctrl-C to both, and a service manager

@@ -21,9 +21,12 @@ class PidFile:
     Another process must not be running under it. Whether one is, ``check`` finds out before the
     application is loaded, and ``write`` again. ``remove`` leaves it alone where it is that of
     another process by now, and in a forked child.
+
+    ``predecessor`` is a process that may be running: this one takes its place.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], predecessor: int | None = None) -> None:
+        self._predecessor = predecessor
         # Absolute, so that it is found again wherever the process has gone.
         self._path = os.path.abspath(path) if path else ""
         self._folder = os.path.dirname(self._path)
@@ -70,7 +73,9 @@ class PidFile:
     def _refuse_living_process(self) -> None:
         pid, age = self._read()
         # A number is given again, in a container often to the next process that does the same.
-        if pid is not None and pid != os.getpid() and _is_running(pid, age):
+        if pid is None or pid in (os.getpid(), self._predecessor):
+            return
+        if _is_running(pid, age):
             raise self._error(
                 f"process {pid} is running, and the file is its; stop that process first, "
                 "or choose another file"

@@ -142,6 +142,8 @@ class Children:
         # are not known yet, because the mold has not told of them.
         self._ordered: dict[int, tuple[Child, _Ends]] = {}
         self._strangers: dict[int, int] = {}
+        # Children of another kind, and how they have ended.
+        self._expected: dict[int, int | None] = {}
         self._held, self._lifeline = os.pipe()
 
     def __iter__(self) -> Iterator[Child]:
@@ -238,6 +240,17 @@ class Children:
         if number in self._ordered:
             self._ordered.pop(number)[1].close()
 
+    def expect(self, pid: int) -> None:
+        """Take note how a child ends that is neither a worker nor a mold."""
+        self._expected[pid] = None
+
+    def status_of(self, pid: int) -> int | None:
+        """Return how such a child has ended, once; None as long as it has not."""
+        status = self._expected[pid]
+        if status is not None:
+            del self._expected[pid]
+        return status
+
     def reap(self) -> Iterator[tuple[Child, int]]:
         """Yield each child that has ended, and its status.
 
@@ -250,6 +263,8 @@ class Children:
             if found:
                 del self._children[found[0].number]
                 yield found[0], status
+            elif pid in self._expected:
+                self._expected[pid] = status
             elif self._ordered:
                 self._strangers[pid] = status
 

@@ -7,6 +7,7 @@ from ...observe.loggers import error_log
 from ...wording import counted
 from ..standard_streams import has_terminal
 from ..systemd.supervised import SupervisorReport
+from ..upgrade.upgrade import Upgrade
 from .children import Children
 from .decisions.plan import Event, Plan
 from .generations import Generations
@@ -22,18 +23,20 @@ class Operations:
         children: Children,
         generations: Generations,
         service: SupervisorReport,
+        upgrade: Upgrade,
     ) -> None:
         self._plan = plan
         self._children = children
         self._generations = generations
         self._service = service
+        self._upgrade = upgrade
         self._had_terminal = has_terminal()
 
     def act(self, number: signal.Signals) -> None:
         """Do what a signal asks for."""
         now, plan = time.monotonic(), self._plan
         match number:
-            case signal.SIGTERM if not plan.is_ending:
+            case signal.SIGTERM if not plan.was_told_to_stop:
                 error_log.info(
                     "Stopping on SIGTERM: finishing requests in flight (again to stop now)"
                 )
@@ -46,6 +49,8 @@ class Operations:
                 # Its window is gone, or the connection to it. Nobody can press Ctrl-C any more.
                 error_log.info("Stopping on SIGHUP: finishing requests in flight")
                 plan.stop(now, 0)
+            case signal.SIGHUP if self._upgrade.is_running:
+                error_log.warning("Not reloaded: an upgrade is running, which loads all anew")
             case signal.SIGHUP:
                 if not plan.is_ending:
                     error_log.info("Reloading on SIGHUP")
@@ -55,7 +60,7 @@ class Operations:
             case signal.SIGUSR1:
                 error_log.warning("Ignored SIGUSR1: logs go to standard output and error")
             case signal.SIGUSR2:
-                error_log.warning("Ignored SIGUSR2: start another one, and stop this one")
+                self._upgrade.begin()
             case signal.SIGWINCH | signal.SIGCHLD:
                 pass
             case signal.SIGTTIN | signal.SIGTTOU:

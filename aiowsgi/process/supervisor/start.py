@@ -13,6 +13,8 @@ from ..identity.user import find_user, set_umask
 from ..mold.parentage import check_preload
 from ..systemd.activation import with_passed_sockets
 from ..systemd.notification import Notifier
+from ..upgrade.inheritance import inheritance_of
+from ..upgrade.predecessor import Predecessor
 from ..worker.assignment import Assignment
 from . import log
 from .supervisor import Supervisor
@@ -37,16 +39,18 @@ def supervise(
     # First, so that no hook and no worker speaks for this process.
     notifier = Notifier.of_process(os.environ)
     directory = _start_directory()
-    config = with_passed_sockets(config, os.environ)
+    inherited = inheritance_of(os.environ)
+    if inherited is None:
+        config = with_passed_sockets(config, os.environ)
     check_preload(config)
     change_directory(config.chdir)
     set_umask(config)
     user = find_user(config)
-    pid_file = PidFile(config.pid_file)
+    pid_file = PidFile(config.pid_file, None if inherited is None else inherited.predecessor)
     pid_file.check()
     begin()
-    sockets = bind_all(config.listeners)
-    if user is not None:
+    sockets = bind_all(config.listeners) if inherited is None else list(inherited.sockets)
+    if user is not None and inherited is None:
         # The workers become that user. This process stays who it is, to remove what it has made.
         try:
             for sock in sockets:
@@ -56,7 +60,15 @@ def supervise(
                 sock.close()
             raise
     supervisor = Supervisor(
-        path, config, directory, sockets, wakeups, pid_file, notifier, read_again
+        path,
+        config,
+        directory,
+        sockets,
+        wakeups,
+        pid_file,
+        notifier,
+        read_again,
+        Predecessor(None if inherited is None else inherited.channel),
     )
     outcome = supervisor.run()
     if isinstance(outcome, int):

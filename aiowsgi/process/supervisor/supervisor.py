@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from ...config import Config
+from ...errors import PidFileError
 from ...net.bind import ListeningSocket, place_of, url_of
 from ...observe.loggers import error_log
 from ...observe.scoreboard import Row, Scoreboard
@@ -13,6 +14,8 @@ from ...wording import counted
 from ..identity.pid_file import PidFile
 from ..systemd.notification import Notifier
 from ..systemd.supervised import SupervisorReport
+from ..upgrade.predecessor import Predecessor
+from ..upgrade.upgrade import Upgrade
 from ..worker.assignment import Assignment
 from ..worker.messages import (
     DRAINING,
@@ -66,13 +69,14 @@ class Supervisor:
         pid_file: PidFile,
         notifier: Notifier,
         read_again: Callable[[], tuple[str, Config]],
+        predecessor: Predecessor,
     ) -> None:
         self._directory = directory
         self._sockets = tuple(sockets)
         self._wakeups = wakeups
         self._pid_file = pid_file
         self._generations = Generations(path, config, read_again)
-        self._plan = Plan(terms(config))
+        self._plan = Plan(terms(config), others_serve=predecessor.serves)
         self._children = Children(self._leave)
         workers = self._plan.terms.workers
         self._board = Scoreboard(
@@ -88,7 +92,14 @@ class Supervisor:
         self._heartbeats = Heartbeats(self._plan, self._children, self._rows)
         # What a service manager hears.
         self._service = SupervisorReport(notifier, self._plan, self._rows)
-        self._operations = Operations(self._plan, self._children, self._generations, self._service)
+        # The supervisors before this one and after it, while there are two of them.
+        self._predecessor = predecessor
+        self._upgrade = Upgrade(
+            self._plan, self._children, self._sockets, directory, self._service, self._leave
+        )
+        self._operations = Operations(
+            self._plan, self._children, self._generations, self._service, self._upgrade
+        )
 
     def run(self) -> int | Assignment:
         """Run until the end. See ``supervise``."""
@@ -106,6 +117,8 @@ class Supervisor:
         """Give up, in a forked child, what is the supervisor's alone."""
         self._wakeups.leave()
         self._service.close()
+        self._predecessor.leave()
+        self._upgrade.close()
 
     # What is to be done.
 
@@ -115,7 +128,7 @@ class Supervisor:
                 return self._start(action)
             case Stop(number):
                 child = self._children.get(number)
-                if child is not None and not self._plan.is_ending:
+                if child is not None and (self._plan.others_serve or not self._plan.is_ending):
                     child.tell(REPLACED)
                 self._signal(number, signal.SIGTERM)
             case StopNow(number):
@@ -127,6 +140,8 @@ class Supervisor:
             case CloseSockets():
                 for sock in self._sockets:
                     sock.close()
+            case End() if self._upgrade.is_running:
+                pass  # It was told to end, too, and has less than forever.
             case End(exit_code):
                 self._children.end_molds()
                 return exit_code
@@ -216,8 +231,11 @@ class Supervisor:
     def _announce(self, event: Event) -> None:
         workers = counted(self._plan.count(Phase.SERVING), "worker")
         match event:
+            case Event.STARTED if self._predecessor.serves:
+                self._predecessor.say_ready()
+                return
             case Event.STARTED:
-                self._pid_file.write()
+                self._write_pid_file()
                 places = [place_of(s.socket, url_of(s.socket, s.protocol)) for s in self._sockets]
                 error_log.info(
                     "Serving %s at %s with %s of %s (press Ctrl-C to stop)",
@@ -234,7 +252,29 @@ class Supervisor:
                 error_log.error("Not reloaded: %s of before stay, see above", workers)
         self._service.announce(event)
 
+    def _write_pid_file(self) -> None:
+        try:
+            self._pid_file.write()
+        except PidFileError as error:
+            if not self._predecessor.was_there:
+                raise
+            # There was another one, whose workers end: to end as well would leave nobody.
+            error_log.error("%s", error)
+
     # What happens.
+
+    def _hear_predecessor(self) -> None:
+        """Take the place of the supervisor before, once that says so; or stop, if it says that."""
+        self._predecessor.hear()
+        if self._predecessor.says_stop and not self._plan.is_ending:
+            error_log.info("Stopping: the supervisor that this one was to replace says so")
+            self._plan.stop(time.monotonic(), 0)
+        if not self._predecessor.serves:
+            self._plan.others_serve = False
+            for sock in self._sockets:
+                sock.own_file()
+            if self._plan.has_started and not self._plan.is_ending:
+                self._announce(Event.STARTED)
 
     def _wait(self) -> None:
         """Wait until something has happened, or the plan wants to look; tell the plan."""
@@ -245,18 +285,28 @@ class Supervisor:
             for descriptor in child.descriptors():
                 poll.register(descriptor, select.POLLIN)
                 owners[descriptor] = child
-        wake_at = min(self._plan.wake_at, self._heartbeats.next_check(), self._service.next_look)
+        for descriptor in (*self._predecessor.descriptors(), *self._upgrade.descriptors()):
+            poll.register(descriptor, select.POLLIN)
+        wake_at = min(self._plan.wake_at, self._heartbeats.next_check(), self._upgrade.next_look)
+        if not self._predecessor.serves:
+            wake_at = min(wake_at, self._service.next_look)
         seconds = min(wake_at - time.monotonic(), _LONGEST_WAIT)
         # Rounded up: else it would look too early, again and again.
         for descriptor, _ in poll.poll(max(seconds, 0.0) * 1000 + 1):
             if (owner := owners.get(descriptor)) is not None:
                 for message in owner.read(descriptor):
                     self._hear(owner, message)
+            elif descriptor in self._predecessor.descriptors():
+                self._hear_predecessor()
+            elif descriptor in self._upgrade.descriptors():
+                self._upgrade.hear()
         for number in self._wakeups.take():
             self._operations.act(number)
         self._reap()
+        self._upgrade.look()
         self._heartbeats.end_the_stuck()
-        self._service.look()
+        if not self._predecessor.serves:
+            self._service.look()
 
     def _hear(self, child: Child, message: Message) -> None:
         """Take note of what a worker says. Others than these messages mean nothing."""

@@ -14,7 +14,8 @@ signals to the supervisor of --workers:
   HUP          reload: new workers first, then the old ones finish and end
   TTIN, TTOU   one worker more, one less
   URG          write what the workers are doing to the log
-  USR1, USR2   nothing, with a warning; WINCH: nothing"""
+  USR2         upgrade: this command is started again and takes over the sockets
+  USR1         nothing, with a warning; WINCH: nothing"""
 
 _NAMES = (
     "SIGTERM",

@@ -54,6 +54,15 @@ class Notifier:
             watchdog = int(period) / 1e6
         return cls(address, watchdog)
 
+    def environment(self) -> dict[str, str]:
+        """Return the variables that let another process of the service speak in place of this."""
+        if not self._address:
+            return {}
+        found = {"NOTIFY_SOCKET": self._address}
+        if self._watchdog < float("inf"):
+            found["WATCHDOG_USEC"] = str(round(self._watchdog * 1e6))
+        return found
+
     @property
     def interval(self) -> float:
         """After how many seconds ``look`` is due again; infinity where nobody listens."""

@@ -54,6 +54,14 @@ class SupervisorReport:
         self._has_failed = event is Event.RELOAD_FAILED
         self._notifier.ready(self._status())
 
+    def hand_over(self, pid: int) -> None:
+        """Say that another supervisor is the service from now on."""
+        self._notifier.hand_over(pid)
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables that another supervisor needs to speak for the service."""
+        return self._notifier.environment()
+
     def close(self) -> None:
         """Say nothing any more. Called in each forked child, too."""
         self._notifier.close()

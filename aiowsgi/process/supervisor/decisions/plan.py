@@ -119,6 +119,8 @@ class _Ending:
     close_sockets_at: float
     now: bool = False
     sockets_are_closed: bool = False
+    # Whether somebody has asked for it, not only something that goes on in its place.
+    is_wanted: bool = True
 
 
 @dataclass(slots=True)
@@ -131,6 +133,8 @@ class Plan:
     """what new workers are started with"""
     has_started: bool = False
     """whether all workers have served at the same time"""
+    others_serve: bool = False
+    """whether what stops all of these workers is that others accept on the same sockets"""
     wake_at: float = _NEVER
     """when ``decide`` must be called again, though nothing has happened"""
     # The latest generation of which a worker has served, and the latest that was ever asked for.
@@ -148,6 +152,16 @@ class Plan:
     def is_ending(self) -> bool:
         """Whether everything stops."""
         return self._ending is not None
+
+    @property
+    def was_told_to_stop(self) -> bool:
+        """Whether everything stops because somebody has asked for it."""
+        return self._ending is not None and self._ending.is_wanted
+
+    @property
+    def ends_now(self) -> bool:
+        """Whether everything stops without waiting for requests."""
+        return self._ending is not None and self._ending.now
 
     @property
     def wanted(self) -> set[int]:
@@ -233,13 +247,21 @@ class Plan:
     def stop(self, now: float, exit_code: int, *, at_once: bool = False) -> None:
         """Have everything stop; a further call may only hurry it."""
         if self._ending is None:
-            drains = self.has_started and not at_once
+            drains = self.has_started and not at_once and not self.others_serve
             delay = self.terms.drain_delay if drains else 0.0
             self._ending = _Ending(exit_code, close_sockets_at=now + delay)
+        self._ending.is_wanted = True
         if at_once:
             self._ending.now = True
             self._ending.exit_code = exit_code
             self._ending.close_sockets_at = now
+
+    def hand_over(self, now: float) -> None:
+        """Have everything stop, because others go on in its place."""
+        self.others_serve = True
+        self.stop(now, 0)
+        assert self._ending is not None  # It has just begun.
+        self._ending.is_wanted = False
 
     # What follows.
 
