@@ -22,6 +22,7 @@ from ..signals import SUPERVISED, Signals
 from ..supervisor import log
 from ..worker import lifeline
 from ..worker.assignment import Assignment, Loaded
+from ..worker.belongings import kept_from_children
 from ..worker.messages import FAILED, FORK, FORKED, LOADED, UNFIT, UNFORKED, Channel, Lines, Message
 from .hazards import Possessions
 from .origins import Origins
@@ -62,7 +63,7 @@ def cast(assignment: Assignment, explain: Callable[[ConfigError], str]) -> int |
         # Behind that, because the kernel forgets it where a process becomes another user.
         lifeline.end_with_parent(assignment.supervisor)
         before = Possessions()
-        with Origins() as origins:
+        with kept_from_children(assignment), Origins() as origins:
             loaded = _load(assignment.path, config)
         hazards = before.hazards(origins)
     except ConfigError as error:

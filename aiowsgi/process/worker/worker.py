@@ -26,6 +26,7 @@ from ..signals import SUPERVISED, Signals
 from ..systemd.notification import Notifier
 from . import lifeline
 from .assignment import Assignment
+from .belongings import kept_from_children
 from .messages import DRAINING, FAILED, READY, REPLACED, WORN, Channel
 from .wear import Wear
 
@@ -47,27 +48,28 @@ def work(assignment: Assignment, explain: Callable[[ConfigError], str]) -> int:
     config = assignment.config
     hooks = Hooks(config)
     try:
-        if assignment.loaded is None:
-            change_directory(assignment.directory)
-            change_directory(config.chdir)
-            become_configured(config)
-            # Behind that, because the kernel forgets it where a process becomes another user.
-            lifeline.end_with_parent(assignment.supervisor)
-            app, name = load(assignment.path, config)
-        else:
-            lifeline.end_with_parent(assignment.supervisor)
-            app, name = assignment.loaded
-        code = serve_until_signal(
-            app,
-            config,
-            name=name,
-            signals=signals,
-            is_warm=assignment.loaded is not None,
-            beginning=Beginning(PidFile(""), None, Notifier("", math.inf)),
-            hooks=hooks,
-            attendant=Worker(assignment, channel, name),
-            on_stopped=end_within,
-        )
+        with kept_from_children(assignment):
+            if assignment.loaded is None:
+                change_directory(assignment.directory)
+                change_directory(config.chdir)
+                become_configured(config)
+                # Behind that, because the kernel forgets it where a process becomes another user.
+                lifeline.end_with_parent(assignment.supervisor)
+                app, name = load(assignment.path, config)
+            else:
+                lifeline.end_with_parent(assignment.supervisor)
+                app, name = assignment.loaded
+            code = serve_until_signal(
+                app,
+                config,
+                name=name,
+                signals=signals,
+                is_warm=assignment.loaded is not None,
+                beginning=Beginning(PidFile(""), None, Notifier("", math.inf)),
+                hooks=hooks,
+                attendant=Worker(assignment, channel, name),
+                on_stopped=end_within,
+            )
         if not standard_streams.flush(logs.AT_EXIT):
             os._exit(code)
         return code
