@@ -397,7 +397,8 @@ class Stream:
         """Take the last piece of the body. See ``Responder``."""
         encoder = self.encoder
         try:
-            pieces = encoder.finish(data, self._take_head())
+            pieces = encoder.finish(data, self._encoded_head)
+            self._encoded_head = b""
             if encoder.excess or encoder.missing:
                 self._check_length()
             if not self._ended:

@@ -240,7 +240,7 @@ class JobPool:
             raise reentered("the thread pool")
 
     def _free_slots(self) -> int:
-        """Return how many more jobs may run now. The lock is held."""
+        """Return how many more jobs may run now: some, below ``max_threads``. The lock is held."""
         free = self._max_threads - len(self._running)
         if self._waiting_for_clients:
             free += min(len(self._waiting_for_clients), self._spare_threads)
@@ -250,7 +250,9 @@ class JobPool:
 
     def _wake_one(self) -> None:
         """Wake or start a thread, unless one has yet to look into the queue. The lock is held."""
-        if self._waking is not None or not self._jobs or self._free_slots() <= 0:
+        if self._waking is not None or not self._jobs:
+            return
+        if len(self._running) >= self._max_threads and self._free_slots() <= 0:
             return
         if self._idle:
             thread = next(reversed(self._idle))
@@ -286,9 +288,7 @@ class JobPool:
 
     def _has_surplus(self) -> bool:
         """Return whether there are more threads than may run. The lock is held."""
-        # Most pools have not even started as many as work without a wait for clients.
-        living = len(self._living)
-        return living > self._max_threads and living > self._free_slots() + len(self._running)
+        return len(self._living) > self._free_slots() + len(self._running)
 
     def cancel_job(self, job: QueuedJob) -> bool:
         """Take a job out of the queue. See ``Job.cancel``."""
@@ -321,7 +321,9 @@ class JobPool:
 
     def _next_job(self, thread: PoolThread) -> QueuedJob | None:
         """Take a job out of the queue, if there is one that may run. The lock is held."""
-        if not self._jobs or self._free_slots() <= 0:
+        if not self._jobs:
+            return None
+        if len(self._running) >= self._max_threads and self._free_slots() <= 0:
             return None
         now = time.monotonic()
         # While there is more work than threads can do, some jobs wait for too long. The oldest have
