@@ -40,7 +40,7 @@ class Operations:
                 error_log.info(
                     "Stopping on SIGTERM: finishing requests in flight (again to stop now)"
                 )
-                plan.stop(now, 0)
+                plan.stop(now, 0 if plan.has_started else 128 + number)
             case signal.SIGTERM | signal.SIGINT | signal.SIGQUIT:
                 again = "a second " if plan.is_ending else ""
                 error_log.warning("Stopping now on %s%s", again, number.name)
