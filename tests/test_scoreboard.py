@@ -19,10 +19,10 @@ def new_row(slots: int = 4) -> Row:
 
 def test_a_row_says_what_its_process_has_written() -> None:
     row = new_row()
-    row.begin(4711)
+    row.begin(4711, queue_size=6)
     row.set_state(State.SERVING)
     row.beat(10**18, healthy=True)
-    row.note_load(threads=8, busy=3, queued=5, lost=2)
+    row.note_load(threads=8, busy=3, queued=5, queued_since=10**17, lost=2)
     row.note_connections(64, silent=7, has_room=True)
     row.note_accepted(10**18 + 1)
     row.note_accepted(10**18 + 2)
@@ -35,6 +35,8 @@ def test_a_row_says_what_its_process_has_written() -> None:
         threads=8,
         busy=3,
         queued=5,
+        queued_since=10**17,
+        queue_size=6,
         lost=2,
         requests=1,
         connections=64,
@@ -52,7 +54,7 @@ def test_rows_keep_out_of_each_others_way() -> None:
     rows = [board.row(number) for number in range(3)]
     for row in rows:
         assert board.take(generation=0) is row
-        row.begin(100 + row.number)
+        row.begin(100 + row.number, queue_size=6)
         row.note_connections(200 + row.number, silent=0, has_room=True)
         for slot in range(2):
             row.begin_request(slot, 1 + slot, f"{row.number}{slot}" * MAX_TEXT)
@@ -73,12 +75,14 @@ def test_a_row_is_taken_once_and_again_when_it_was_cleared() -> None:
     assert first.number != second.number
     assert board.rows() == [first, second]
     assert board.take(3) is None
-    first.begin(4711)
+    first.begin(4711, queue_size=6)
     first.begin_request(0, 5, "GET /")
     first.clear()
     assert board.rows() == [second]
     assert board.take(3) is first
-    assert first.read() == Reading._make([0] * 16)._replace(generation=3, state=State.STARTING)
+    assert first.read() == Reading._make([0] * len(Reading._fields))._replace(
+        generation=3, state=State.STARTING
+    )
     assert first.requests() == []
 
 
@@ -199,7 +203,7 @@ def test_what_a_killed_process_was_doing_is_told_and_its_row_is_free_again() -> 
 ready, tell = os.pipe()
 
 def write():
-    row.begin(os.getpid())
+    row.begin(os.getpid(), queue_size=6)
     row.set_state(State.SERVING)
     row.begin_request(0, 7, "GET /slow [1]")
     os.write(tell, b"x")

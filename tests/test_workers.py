@@ -1,6 +1,9 @@
 """Several processes, as a user starts them: a supervisor and its workers, all of them real."""
 
+import contextlib
+import http.client
 import os
+import select
 import signal
 import socket
 import threading
@@ -47,9 +50,21 @@ def workers_of(process: ServedProcess) -> set[int]:
     return {int(pid) for pid in children}
 
 
+def state_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def sockets_of(pid: int) -> int:
+    number = 0
+    for file in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # It was closed meanwhile.
+            number += os.readlink(file).startswith("socket:")
+    return number
+
+
 def is_alive(pid: int) -> bool:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return state_of(pid) != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
 
@@ -326,6 +341,84 @@ def test_the_supervisor_is_small(two: tuple[ServedProcess, int]) -> None:
     private = sum(int(line.split()[1]) for line in lines if line.startswith("Private_"))
     assert private < 12 << 10
     assert len(os.listdir(f"/proc/{process.pid}/task")) == 1
+
+
+# Where a process does not get a processor for long, it is not waited for. So tests of who accepts
+# tolerate that some connections go elsewhere.
+
+
+def test_no_request_waits_for_a_thread_where_another_worker_has_a_free_one(tmp_path: Path) -> None:
+    number, tolerated = 30, 3
+    with (
+        socket.create_server(("127.0.0.1", 0)) as gate,
+        served(tmp_path, APPLICATION, "--workers", "2", "--threads", "1") as process,
+        contextlib.ExitStack() as stack,
+    ):
+        gate.settimeout(PATIENCE)
+        port = process.port()
+        connect(stack, port, f"/wait?{gate.getsockname()[1]}")
+        with gate.accept()[0]:  # The thread of one worker is busy from here on.
+            clients = []
+            for _ in range(number):
+                clients.append(client := connect(stack, port, "/"))
+                # One after the other: else the other worker would have no free thread either.
+                select.select([client], [], [], 1.0)
+            eventually(
+                lambda: len(select.select(clients, [], [], 0.1)[0]) >= number - tolerated,
+                "answers of the worker with a free thread",
+            )
+        assert process.stop() == 0
+
+
+def connect(stack: contextlib.ExitStack, port: int, path: str) -> socket.socket:
+    """Send a request on a connection of its own, which stays open until the end of the stack."""
+    client = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+    client.sendall(f"GET {path} HTTP/1.1\r\nHost: h\r\n\r\n".encode())
+    return client
+
+
+def hold(stack: contextlib.ExitStack, port: int, number: int) -> dict[int, list[socket.socket]]:
+    """Open idle connections, one after the other; return them by the workers that have them."""
+    held: dict[int, list[socket.socket]] = {}
+    for _ in range(number):
+        client = connect(stack, port, "/")
+        client.settimeout(PATIENCE)
+        with http.client.HTTPResponse(client) as response:
+            response.begin()
+            held.setdefault(int(response.read().split()[0]), []).append(client)
+    return held
+
+
+def test_connections_go_to_the_worker_that_has_fewer(two: tuple[ServedProcess, int]) -> None:
+    process, port = two
+    with contextlib.ExitStack() as stack:
+        held = hold(stack, port, 20)
+        one, other = workers_of(process)
+        assert len(held[one]) >= 7
+        assert len(held[other]) >= 7
+        for client in held[other]:
+            client.close()
+        # As soon as it knows that they are gone.
+        eventually(lambda: sockets_of(other) < sockets_of(one) - 6)
+        assert len(hold(stack, port, 8).get(other, [])) >= 6
+
+
+def test_clients_do_not_wait_for_a_worker_that_does_not_accept(
+    two: tuple[ServedProcess, int],
+) -> None:
+    process, port = two
+    with contextlib.ExitStack() as stack:
+        held = hold(stack, port, 8)
+        stopped, other = workers_of(process)
+        # It has fewer connections, and so connections are better left to it.
+        for client in held.get(stopped, []):
+            client.close()
+        os.kill(stopped, signal.SIGSTOP)
+        try:
+            eventually(lambda: state_of(stopped) == "T", "it is stopped")
+            assert {int(ask(port).split()[0]) for _ in range(10)} == {other}
+        finally:
+            os.kill(stopped, signal.SIGCONT)
 
 
 def test_a_stopped_supervisor_and_a_killed_worker_cost_nobody_else(

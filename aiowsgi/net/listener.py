@@ -32,7 +32,9 @@ class Listener:
     Arguments: ``room()`` says how many more connections are welcome; ``make_room()`` is called
     where there are none and a client waits; ``on_broken()``, where the socket cannot be accepted on
     any more; ``make_protocol(connection, peer)``, of an accepted socket and the name of its peer;
-    ``context`` is what callbacks run in. A protocol that could not be connected is told
+    ``turn()`` says for how many seconds connections are left to others that may accept on the
+    socket, 0 where one is accepted now, and is None where that is never asked; ``context`` is what
+    callbacks run in. A protocol that could not be connected is told
     ``connection_lost``, perhaps for the second time. Unlike ``asyncio.Server`` it leaves
     connections to the kernel, or to another process, while there is no room. Everything is called
     on the loop thread.
@@ -48,6 +50,7 @@ class Listener:
         make_room: Callable[[], None],
         on_broken: Callable[[], None],
         make_protocol: Callable[[socket.socket, object], asyncio.Protocol],
+        turn: Callable[[], float] | None = None,
     ) -> None:
         self._listening = listening
         self._loop = loop
@@ -56,6 +59,7 @@ class Listener:
         self._make_room = make_room
         self._on_broken = on_broken
         self._make_protocol = make_protocol
+        self._turn = turn
         self._accepting = False
         self._closed = False
         # Whether the socket cannot be accepted on any more.
@@ -114,6 +118,9 @@ class Listener:
         if room <= 0:
             self._pause(_FULL_PAUSE)
             self._make_room()
+            return
+        if self._turn is not None and (seconds := self._turn()):
+            self._pause(seconds)
             return
         most = _ACCEPTS_PER_PASS_SHARED if self._listening.inherited else _ACCEPTS_PER_PASS
         for _ in range(int(min(room, most))):

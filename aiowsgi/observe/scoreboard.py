@@ -47,16 +47,21 @@ class Reading(NamedTuple):
     state: int
     # When the event loop last ran.
     heartbeat: int
-    # How many requests may run at the same time, how many do, and how many wait for a thread.
+    # How many requests may run at the same time, how many do, and how many wait for a thread; and
+    # since when the first of these does, 0 where there is none.
     threads: int
     busy: int
     queued: int
+    queued_since: int
+    # How many may wait.
+    queue_size: int
     # How many threads were given up and still run.
     lost: int
     # How many requests have begun since the process started.
     requests: int
     connections: int
-    # How many of these have sent nothing so far, and when the last of these was accepted.
+    # How many were accepted just before the last one and have sent nothing so far, that one
+    # included; and when it was accepted.
     silent: int
     accepted_at: int
     # How many were accepted since the process started.
@@ -77,6 +82,8 @@ _ROW_WORDS = len(Reading._fields)
     _THREADS,
     _BUSY,
     _QUEUED,
+    _QUEUED_SINCE,
+    _QUEUE_SIZE,
     _LOST,
     _REQUESTS,
     _CONNECTIONS,
@@ -105,7 +112,10 @@ class Row:
     thread. Before it begins and once it has ended, the process that starts it does.
     """
 
-    def __init__(self, number: int, numbers: memoryview, slots: memoryview) -> None:
+    def __init__(
+        self, board: "Scoreboard", number: int, numbers: memoryview, slots: memoryview
+    ) -> None:
+        self.board = board
         self.number = number
         self._numbers = numbers.cast("q")
         self._slots = slots.cast("q")
@@ -123,9 +133,10 @@ class Row:
 
     # Written by the loop thread.
 
-    def begin(self, pid: int) -> None:
+    def begin(self, pid: int, *, queue_size: int) -> None:
         """Take the row over, in the process that it is for."""
         self._numbers[_PID] = pid
+        self._numbers[_QUEUE_SIZE] = queue_size
 
     def set_state(self, state: State) -> None:
         """Say what the process does."""
@@ -137,7 +148,7 @@ class Row:
         self._numbers[_HEARTBEAT] = now
 
     def note_connections(self, connections: int, *, silent: int, has_room: bool) -> None:
-        """Say how many there are, how many have sent nothing yet, and whether one is welcome."""
+        """Say how many there are, how many are silent, and whether another one is welcome."""
         self._numbers[_CONNECTIONS] = connections
         self._numbers[_SILENT] = silent
         self._numbers[_HAS_ROOM] = has_room
@@ -149,12 +160,15 @@ class Row:
 
     # Written under the lock of the pool.
 
-    def note_load(self, *, threads: int, busy: int, queued: int, lost: int) -> None:
+    def note_load(
+        self, *, threads: int, busy: int, queued: int, queued_since: int, lost: int
+    ) -> None:
         """Say how many requests may run at the same time, how many do, and how many wait."""
         numbers = self._numbers
         numbers[_THREADS] = threads
         numbers[_BUSY] = busy
         numbers[_QUEUED] = queued
+        numbers[_QUEUED_SINCE] = queued_since
         numbers[_LOST] = lost
 
     def begin_request(self, slot: int, began: int, text: str) -> None:
@@ -232,6 +246,7 @@ class Scoreboard:
         # All numbers come first, because who accepts a connection reads those of all rows.
         self._rows = tuple(
             Row(
+                self,
                 number,
                 page[row_size * (number + 1) :][:row_size],
                 page[start + slots_size * number :][:slots_size],
@@ -260,3 +275,7 @@ class Scoreboard:
         """Return the rows that are not free."""
         used = self._rows[: self._used[0]]
         return [row for row in used if not row.is_free]
+
+    def read(self) -> dict[int, Reading]:
+        """Return the numbers of all rows that are not free, by those of the rows."""
+        return {row.number: row.read() for row in self.rows()}

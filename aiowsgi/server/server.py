@@ -31,6 +31,7 @@ from ..wsgi.application import describe
 from .assembly import Assembly, codecs, new_pool
 from .forked_child import leave_descriptors, leave_signals
 from .loop_end import LoopEnd
+from .reporting import Reporter
 from .shutdown import Shutdown
 from .surroundings import Surroundings
 
@@ -82,6 +83,17 @@ class Server:
         self._app = app
         self._loop = loop
         self._resources = assembly.resources
+        # Accepted and not gone: also those that are being set up.
+        self._connections = 0
+        # Tells siblings in other processes how this server is, if there may be any.
+        self._reporter: Reporter | None = None
+        if surroundings.row is not None:
+            self._reporter = Reporter(
+                surroundings.row,
+                self._resources,
+                connections=lambda: self._connections,
+                room=self._room,
+            )
         spoken = codecs(config, reader, (sock.protocol for sock in sockets))
         self._listeners = [
             Listener(
@@ -91,7 +103,8 @@ class Server:
                 room=self._room,
                 make_room=assembly.shared.shedding.free_connections,
                 on_broken=self._on_broken_listener,
-                make_protocol=partial(self._make_protocol, spoken[sock.protocol]),
+                make_protocol=self._protocol_factory(spoken[sock.protocol]),
+                turn=None if self._reporter is None else self._reporter.turn(sock),
             )
             for sock in sockets
         ]
@@ -104,8 +117,6 @@ class Server:
                     "address, unless only web servers of yours can reach this one",
                     url,
                 )
-        # Accepted and not gone: also those that are being set up.
-        self._connections = 0
         # How many descriptors all connections may have together.
         self._descriptors = left_for_connections()
         if self._descriptors < config.max_connections:
@@ -127,6 +138,8 @@ class Server:
         self._may_handle_signals = forks.is_main_thread()
         for listener in self._listeners:
             listener.resume()
+        if self._reporter is not None:
+            self._reporter.begin()
         forks.register(self)
         self._loop_end = LoopEnd(loop, self._on_loop_end)
 
@@ -239,6 +252,8 @@ class Server:
             delay, resources = self._config.drain_delay, self._resources
             resources.is_replaced = self._is_replaced()
             resources.is_draining = True
+            if self._reporter is not None:
+                self._reporter.drain()
             # A signal handler of the application may be called on this thread from here on.
             self._assembly.waker.stay_punctual()
             resources.cut_at = resources.clock() + delay + self._config.timeout_graceful
@@ -321,6 +336,8 @@ class Server:
         """Leave everything to the parent: this is a forked child. See ``bridge.forks``."""
         if self._may_handle_signals and forks.this_thread() != self._thread:
             leave_signals(self._loop)
+        if self._reporter is not None:
+            self._reporter.abandon()
         descriptors = self._assembly.abandon()
         for listener in self._listeners:
             descriptors += listener.abandon()
@@ -337,6 +354,15 @@ class Server:
     def _on_broken_listener(self) -> None:
         self._resources.has_broken_listener = True
 
+    def _protocol_factory(
+        self, codec: Codec
+    ) -> Callable[[socket.socket, object], asyncio.Protocol]:
+        make_protocol = partial(self._make_protocol, codec)
+        reporter = self._reporter
+        if reporter is None:
+            return make_protocol
+        return lambda sock, peer: reporter.watch(make_protocol(sock, peer))
+
     def _make_protocol(self, codec: Codec, sock: socket.socket, peer: object) -> SocketWire:
         self._connections += 1
         return SocketWire(self._assembly.shared, codec, sock, peer, self._loop)
@@ -344,6 +370,8 @@ class Server:
     def _uncount_connection(self) -> None:
         """Take note that a connection is gone, or has never come about."""
         self._connections -= 1
+        if self._reporter is not None:
+            self._reporter.note_connections()
         self._shutdown.changed.set()
         # There is room for one more, on whichever listener waits for that.
         for listener in self._listeners:

@@ -83,11 +83,17 @@ class LoadReport(Protocol):
     Each takes a moment, and raises nothing.
     """
 
-    def note_load(self, *, threads: int, busy: int, queued: int, lost: int) -> None:
-        """Take note how many jobs may run at the same time, run, and wait, and of the lost ones."""
+    def note_load(
+        self, *, threads: int, busy: int, queued: int, queued_since: int, lost: int
+    ) -> None:
+        """Take note how many jobs may run at the same time, run, and wait, and of the lost ones.
+
+        ``queued_since`` is since when the first one waits, in nanoseconds of ``time.monotonic``; 0
+        where none does.
+        """
 
     def begin_request(self, slot: int, began: int, text: str) -> None:
-        """Take note of a job that begins, in nanoseconds of ``time.monotonic``.
+        """Take note of a job that begins, at a time in the same unit.
 
         ``slot`` is the lowest number, from 0, that no other running job has.
         """

@@ -113,5 +113,6 @@ class ReportingPool(JobPool):
                     threads=running + self._free_slots(),
                     busy=running,
                     queued=len(self._jobs),
+                    queued_since=int(self._jobs[0].queued_at * 1e9) if self._jobs else 0,
                     lost=len(self._lost),
                 )
