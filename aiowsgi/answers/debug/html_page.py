@@ -53,6 +53,8 @@ th, td { border-bottom: 1px solid var(--line); padding: .3rem .8rem .3rem 0; tex
 th { font-weight: normal; color: var(--soft); white-space: nowrap; }
 """
 
+# Where there is no exception that says more.
+_SHORT_TITLE = "The application cannot be served"
 # On the line that was running.
 _HERE = ' class="here"'
 
@@ -68,7 +70,9 @@ def _text(text: str) -> str:
 
 
 def _page(view: View) -> Iterable[str]:
-    title = "The application broke PEP 3333" if view.broke_the_rules else view.errors[0].text
+    title = view.errors[0].text if view.errors else _SHORT_TITLE
+    if view.broke_the_rules:
+        title = "The application broke PEP 3333"
     yield "<!doctype html>"
     yield '<html lang="en"><head><meta charset="utf-8">'
     yield '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -81,17 +85,22 @@ def _page(view: View) -> Iterable[str]:
     yield f"<p>{_text(view.summary)}</p>"
     for number, error in enumerate(view.errors):
         yield from _error(error, is_first=number == 0)
+    if view.request_line:
+        yield from _request(view)
+    yield (
+        f'<p class="soft">This page is shown because {_text(view.reason)}. It is for development '
+        "only: it shows source code and requests. Calls of the server itself are left out.</p>"
+    )
+    yield "</body></html>"
+
+
+def _request(view: View) -> Iterable[str]:
     yield "<h2>The request</h2>"
     yield f"<p><code>{_text(view.request_line)}</code></p>"
     yield "<table>"
     for name, value in view.fields:
         yield f"<tr><th>{_text(name)}</th><td>{_text(value)}</td></tr>"
     yield "</table>"
-    yield (
-        '<p class="soft">This page is shown because debug is on. It is for development only: it '
-        "shows source code and requests. Calls of the server itself are left out.</p>"
-    )
-    yield "</body></html>"
 
 
 def _error(error: ShownError, *, is_first: bool) -> Iterable[str]:

@@ -19,9 +19,10 @@ def render(view: View) -> bytes:
     lines = ["500 Internal Server Error", "", view.summary]
     for number, error in enumerate(view.errors):
         lines += _error(error, is_known=number == 0 and view.broke_the_rules)
-    lines += ["", "The request:", f"  {view.request_line}"]
-    lines += [f"  {name}: {value}" for name, value in view.fields]
-    lines += ["", "This is shown because debug is on. It is for development only.", ""]
+    if view.request_line:
+        lines += ["", "The request:", f"  {view.request_line}"]
+        lines += [f"  {name}: {value}" for name, value in view.fields]
+    lines += ["", f"This is shown because {view.reason}. It is for development only.", ""]
     return visible("\n".join(lines)).encode()
 
 

@@ -12,7 +12,7 @@ _UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """One failure and its request."""
+    """One failure, and the request in which it happened, if there is one."""
 
     # The sentence that the log has, with what is wrong and how to mend it.
     summary: str
@@ -20,10 +20,14 @@ class View:
     advice: str
     # Whether the application has broken PEP 3333, and so raised nothing itself.
     broke_the_rules: bool
+    # None where no exception was raised: the summary says it all.
     errors: tuple[ShownError, ...]
-    request_line: str
+    # Empty where it happened in no request.
+    request_line: str = ""
     # In the order in which they were sent; what is hidden says so.
-    fields: tuple[tuple[str, str], ...]
+    fields: tuple[tuple[str, str], ...] = ()
+    # Why this is shown, as the rest of a sentence.
+    reason: str = "debug is on"
 
 
 def visible(text: str) -> str:

@@ -1,0 +1,76 @@
+"""The application that answers while that of the user cannot be loaded: a 500 that says why.
+
+With ``--reload`` only. It runs on pool threads, and is never changed once it is made.
+"""
+
+import re
+from collections.abc import Iterable
+from types import TracebackType
+from wsgiref.types import StartResponse, WSGIEnvironment
+
+from ...answers.debug import html_page, plain_text
+from ...answers.debug.report import accepts_html
+from ...answers.debug.traces import shown_errors
+from ...answers.debug.view import View
+from ...errors import ConfigError
+from ...wsgi.headers import Fields
+
+_SENTENCE = b"The application cannot be loaded. The log of the server says why.\n"
+_REASON = "reload is on, and until a file changes that the application consists of"
+# Modules whose calls only lead to those of the application.
+_LOADERS = frozenset({"importlib", __name__.partition(".")[0]})
+# Hosts that are this machine by their name: a page of any other name, which a browser has been told
+# is here, must not read source code. As Django has it while DEBUG is on.
+_LOCAL_HOST = re.compile(r"(?:(?:.+\.)?localhost|[0-9.]+|\[[0-9a-f:.]+\])(?::[0-9]*)?", re.I | re.A)
+
+
+class FailurePage:
+    """Answers every request with the failure.
+
+    Arguments: what loading the application has raised; and whether clients may see more of it than
+    a sentence, because all of them are on this machine.
+    """
+
+    def __init__(self, error: ConfigError, *, is_local: bool) -> None:
+        self._is_local = is_local
+        cause = error.__cause__
+        if cause is not None:
+            cause = cause.with_traceback(_own_part(cause.__traceback__))
+        view = View(
+            summary=f"The application cannot be loaded: {error}",
+            advice="",
+            broke_the_rules=False,
+            errors=() if cause is None else tuple(shown_errors(cause, None)),
+            reason=_REASON,
+        )
+        self._html = html_page.render(view)
+        self._text = plain_text.render(view)
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer one request."""
+        fields, body = self._answer(environ)
+        start_response("500 Internal Server Error", [*fields, ("Content-Length", str(len(body)))])
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
+
+    def _answer(self, environ: WSGIEnvironment) -> tuple[Fields, bytes]:
+        if not self._is_local or not _is_local_host(environ):
+            return plain_text.FIELDS, _SENTENCE
+        if accepts_html([(b"accept", environ.get("HTTP_ACCEPT", "").encode("latin-1"))]):
+            return html_page.FIELDS, self._html
+        return plain_text.FIELDS, self._text
+
+
+def _is_local_host(environ: WSGIEnvironment) -> bool:
+    # A request on a Unix socket comes from no browser, and neither does one without this field.
+    host = environ.get("HTTP_HOST")
+    return not environ.get("REMOTE_ADDR") or not host or _LOCAL_HOST.fullmatch(host) is not None
+
+
+def _own_part(trace: TracebackType | None) -> TracebackType | None:
+    """Return a traceback without its first calls, as far as they only led to the application."""
+    while trace is not None:
+        name = str(trace.tb_frame.f_globals.get("__name__"))
+        if name.partition(".")[0] not in _LOADERS:
+            return trace
+        trace = trace.tb_next
+    return None
