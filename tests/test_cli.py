@@ -328,7 +328,9 @@ def test_version_names_what_an_issue_should(capsys: pytest.CaptureFixture[str]) 
         (["a:b", "--port", "65536"], "'65536' is not a port; a port is a number from 0 to 65535"),
         (["a:b", "-t30"], "which one is meant?"),
         (["a:b", "--graceful-timeout", "3"], "it is called --timeout-graceful here"),
-        (["a:b", "--reload"], "this version does not reload"),
+        (["a:b", "--py-autoreload", "1"], "it is called --reload here"),
+        (["a:b", "--reload-extra-file", "a.yaml"], "write --reload --reload-include PATTERN"),
+        (["a:b", "--reload-dir", "src"], "write --reload --reload-include PATTERN"),
         (
             ["a:b", "--port", "http"],
             "--port: 'http' is not a port; a port is a number from 0 to 65535",

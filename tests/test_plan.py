@@ -305,6 +305,83 @@ def test_a_reload_may_change_the_number_of_workers() -> None:
     assert driver.serve(5) == [Stop(3), Announce(Event.RELOADED)]
 
 
+# Restarting, as --reload does.
+
+
+def test_a_restart_starts_new_workers_once_all_old_ones_have_ended() -> None:
+    driver = Driver().started()
+    driver.plan.restart(driver.now)
+    assert driver.decide() == [Stop(1), Stop(2)]
+    assert driver.die(1) == []
+    assert driver.die(2) == [Start(3, 1), Start(4, 1)]
+    assert driver.serve(3) == []
+    assert driver.plan.is_restarting
+    assert driver.serve(4) == [Announce(Event.RESTARTED)]
+    assert not driver.plan.is_restarting
+    assert driver.decide(after=1000) == []
+
+
+def test_a_restart_waits_half_a_second_for_requests() -> None:
+    driver = Driver(1).started()
+    driver.plan.restart(driver.now)
+    assert driver.decide() == [Stop(1)]
+    assert driver.plan.wake_at == driver.now + 0.5
+    assert driver.decide(after=0.5) == [StopNow(1)]
+    assert driver.plan.wake_at == driver.now + 2
+    assert driver.decide(after=2) == [Kill(1)]
+    assert driver.die(1) == [Start(2, 1)]
+
+
+def test_a_restart_hurries_workers_that_are_stopping() -> None:
+    driver = Driver().started()
+    driver.plan.resize(-1)
+    assert driver.decide() == [Stop(1)]
+    driver.plan.restart(driver.now)
+    assert driver.decide() == [Stop(2)]
+    assert driver.die(2) == []
+    assert driver.decide(after=0.5) == [StopNow(1)]
+    assert driver.die(1) == [Start(3, 1)]
+
+
+def test_a_restart_during_another_begins_again() -> None:
+    driver = Driver(1).started()
+    driver.plan.restart(driver.now)
+    driver.decide()
+    assert driver.die(1) == [Start(2, 1)]
+    driver.plan.restart(driver.now)
+    assert driver.decide() == [Stop(2)]
+    # That it serves, or ends before it was told, means nothing any more.
+    assert driver.serve(2) == []
+    assert driver.die(2) == [Start(3, 1)]
+    assert driver.serve(3) == [Announce(Event.RESTARTED)]
+
+
+def test_a_worker_that_ends_just_before_it_is_told_does_not_fail() -> None:
+    driver = Driver(1)
+    driver.decide()
+    driver.plan.restart(driver.now)
+    assert driver.die(1) == [Start(2, 1)]
+    assert driver.serve(2) == [Announce(Event.STARTED)]
+
+
+def test_a_restart_does_not_wait_for_the_back_off() -> None:
+    driver = Driver(1).started()
+    driver.die(1)
+    assert driver.die(2) == []
+    assert driver.plan.wake_at > driver.now
+    driver.plan.restart(driver.now)
+    assert driver.decide() == [Start(3, 1)]
+
+
+def test_a_stop_ends_a_restart() -> None:
+    driver = Driver(1).started()
+    driver.plan.restart(driver.now)
+    driver.decide()
+    driver.plan.stop(driver.now, 0)
+    assert driver.decide() == [CloseSockets()]
+    assert driver.die(1) == [End(0)]
+
+
 # More and fewer workers.
 
 
@@ -427,6 +504,12 @@ class Supervision(RuleBasedStateMachine):
     @rule()
     def reload(self) -> None:
         self.driver.plan.reload(self.driver.plan.terms)
+        self.settle()
+
+    @precondition(lambda self: not self.driver.plan.is_ending)
+    @rule()
+    def restart(self) -> None:
+        self.driver.plan.restart(self.driver.now)
         self.settle()
 
     @rule(change=st.sampled_from([-1, 1]))

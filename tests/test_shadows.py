@@ -239,7 +239,7 @@ def test_folder_that_has_the_package_itself_is_not_taken_out(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As behind ``pip install --target .``: what it depends on is there, too."""
-    monkeypatch.setattr(import_path, "_ROOT", str(folder))
+    monkeypatch.setattr(import_path, "ROOT", str(folder))
     monkeypatch.setattr(sys, "argv", ["/venv/bin/aiowsgi"])
     before = sys.path[:]
     import_path.remove_current_directory()

@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return USAGE
     path, config = parse_arguments(sys.argv[1:] if arguments is None else arguments)
     # Here, because each loads what the other does without.
-    if config.workers is None:
+    if config.processes is None:
         from .one_process import serve
 
         return serve(path, config, is_process=arguments is None)

@@ -15,7 +15,7 @@ _LOG_SETUP = (
 _LOG_FORMAT = (
     "not yet: the access log has one format; give the logger aiowsgi.access a handler to change it"
 )
-_RELOAD = "not yet: this version does not reload; restart it"
+_RELOAD_FILES = "write --reload --reload-include PATTERN, or a file or folder in its place"
 _WORKERS = "it is called --workers here"
 _ARGUMENT = "name it in the argument instead: MODULE:CALLABLE, or the path of a file"
 _NEEDLESS = "leave it out: it is always so here"
@@ -99,9 +99,19 @@ _BY_NAMES = (
     ("--limit-max-requests-jitter", "it is called --max-requests-jitter here"),
     ("--workers-lifetime --max-worker-lifetime", "it is called --max-age here"),
     ("--workers-max-rss --reload-on-rss", "it is called --max-rss here"),
-    ("--reload --reload-engine --reload-extra-file --reload-dir --reload-paths", _RELOAD),
-    ("--reload-include --reload-exclude --reload-delay", _RELOAD),
-    ("--touch-reload --py-autoreload", _RELOAD),
+    ("--reload-extra-file --reload-dir --reload-paths --extra-files", _RELOAD_FILES),
+    ("--touch-reload", _RELOAD_FILES),
+    ("--py-autoreload", "it is called --reload here"),
+    ("--reload-engine", "leave it out: it is watchfiles if that is installed, else polling"),
+    (
+        "--reload-exclude --reload-ignore-dirs --exclude-patterns --reload-ignore-patterns "
+        "--reload-ignore-paths",
+        "leave it out: only .py files count, and what --reload-include names",
+    ),
+    (
+        "--reload-delay --reload-tick",
+        "leave it out: files that change together are one restart",
+    ),
     ("--worker-connections --connection-limit", "it is called --max-connections here"),
     ("--limit-concurrency --backpressure", "see --max-connections and --queue-size"),
     ("--post-fork", "it is called --on-worker-start here, and takes MODULE:FUNCTION"),

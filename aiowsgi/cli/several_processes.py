@@ -28,6 +28,11 @@ def serve_together(path: str, config: Config, read_again: Callable[[], tuple[str
             hooks.end(outcome)
     if isinstance(outcome, int):
         return outcome
+    if outcome.is_watcher:
+        # Here, because it comes with --reload only.
+        from ..process.watch.watcher import watch
+
+        return watch(outcome)
     # Here, because it loads the event loop, which a supervisor does without.
     from ..process.worker.worker import work
 

@@ -5,7 +5,7 @@ the table in docs/options.md are made from these fields, and the docstring below
 help.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,6 +59,19 @@ def switch(default: bool, group: str, **more: Any) -> Any:
 def _objection_to_switch(value: object) -> str | None:
     # Not what counts as true: "no" would be on.
     return None if isinstance(value, bool) else f"must be True or False, not {value!r}"
+
+
+def texts(name: str, what: str, example: str) -> Callable[[Any], str | None]:
+    """Return the rule of an option that may be repeated: a tuple of ``what``."""
+
+    def objection(value: Any) -> str | None:
+        if isinstance(value, str):
+            return f"is a tuple of {what}; write {name}=({value!r},)"
+        texts = value if isinstance(value, Sequence) and not isinstance(value, bytes) else [value]
+        wrong = [text for text in texts if not isinstance(text, str)]
+        return f"is a tuple of {what} such as {example!r}, not {wrong[0]!r}" if wrong else None
+
+    return objection
 
 
 def seconds(default: float, group: str, minimum: float = 0.001, **more: Any) -> Any:

@@ -4,12 +4,11 @@ A server inside of another program has none of them: that program has chosen its
 directory, its processes and its logging.
 """
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any, Literal, get_args
 
-from .option import option
+from .option import option, texts
 from .values import parse_umask
 from .workers import WorkerOptions
 
@@ -40,25 +39,12 @@ def _objection_to_umask(value: object) -> str | None:
     return f"must be a number from 0 to 0o777, not {value!r}"
 
 
-def _texts(name: str, what: str, example: str) -> Callable[[Any], str | None]:
-    """Return the rule of an option that may be repeated: a tuple of ``what``."""
-
-    def objection(value: Any) -> str | None:
-        if isinstance(value, str):
-            return f"is a tuple of {what}; write {name}=({value!r},)"
-        texts = value if isinstance(value, Sequence) and not isinstance(value, bytes) else [value]
-        wrong = [text for text in texts if not isinstance(text, str)]
-        return f"is a tuple of {what} such as {example!r}, not {wrong[0]!r}" if wrong else None
-
-    return objection
-
-
 def _hook(name: str) -> Any:
     """Return the field of a hook."""
     return option(
         (),
         _HOOKS,
-        rule=_texts(name, "functions by name", "hooks:connect"),
+        rule=texts(name, "functions by name", "hooks:connect"),
         metavar="MODULE:FUNCTION",
         default_text="none",
         embedded="your program may call what it likes before it serves, and afterwards",
@@ -89,7 +75,7 @@ class ProcessOptions(WorkerOptions):
     warm_up: tuple[str, ...] = option(
         (),
         _GROUP,
-        rule=_texts("warm_up", "paths", "/"),
+        rule=texts("warm_up", "paths", "/"),
         metavar="PATH",
         default_text="none",
         embedded="your program may call the application before it serves",

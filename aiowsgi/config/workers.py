@@ -7,12 +7,15 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from ..errors import ConfigError
-from .option import count, option, seconds, size, switch
+from .option import count, option, seconds, size, switch, texts
 from .subject import Subject, default_of
 from .values import parse_workers
 
 _GROUP = "worker processes"
 _NOT_REPLACED = "a server is in your program's process, which nothing replaces"
+
+
+_NOT_RESTARTED = "your program may start itself again when its files change"
 
 
 def _objection_to_workers(value: object) -> str | None:
@@ -64,10 +67,41 @@ class WorkerOptions(Subject):
     the stacks of its threads; 0 is no limit
     """
 
+    reload: bool = switch(False, _GROUP, embedded=_NOT_RESTARTED)
+    """for development: restart the workers when a file of the application has changed; one worker,
+    unless --workers says more; what cannot be loaded is answered with the reason until it is mended
+    """
+    reload_include: tuple[str, ...] = option(
+        (),
+        _GROUP,
+        rule=texts("reload_include", "patterns", "*.html"),
+        metavar="PATTERN",
+        default_text="none",
+        embedded=_NOT_RESTARTED,
+    )
+    """further files that --reload watches: *.html for names anywhere, conf/*.toml for paths,
+    templates for all in a folder; may be repeated
+    """
+
+    @property
+    def processes(self) -> int | Literal["auto"] | None:
+        """How many workers there are below a supervisor; None if there is no supervisor."""
+        return 1 if self.workers is None and self.reload else self.workers
+
     def check_together(self) -> None:
-        """Raise ConfigError where an option has no effect without workers."""
+        """Raise ConfigError where an option has no effect without another one."""
         super().check_together()
-        if self.workers is not None:
+        if self.reload_include and not self.reload:
+            reload = self.origin("reload_include").spelling("reload")
+            raise ConfigError(
+                f"{self.spelling('reload_include')} names files that {reload} watches; give both"
+            )
+        if self.preload and self.reload:
+            raise ConfigError(
+                f"{self.spelling('preload')} keeps what it has loaded, and "
+                f"{self.spelling('reload')} loads it anew; give one of them"
+            )
+        if self.processes is not None:
             return
         for item in fields(WorkerOptions):
             if getattr(self, item.name) != default_of(item):

@@ -13,7 +13,7 @@ import os
 import sys
 
 _NAME = "aiowsgi"
-_ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 # ``sys.path`` before the current directory was removed; empty if it was not.
 _with_current_directory: list[str] = []
 # ``sys.path`` without the folders of the application; empty before these are added.
@@ -120,7 +120,7 @@ def _is_command() -> bool:
 
 
 def _without_current_directory(path: list[str]) -> list[str]:
-    if _is_here(_ROOT):
+    if _is_here(ROOT):
         return path[:]  # The package itself is imported from there, so it must stay.
     return [folder for folder in path if not _is_here(folder)]
 

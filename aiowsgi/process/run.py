@@ -96,10 +96,11 @@ def run(
     signals = Signals()
     try:
         config = with_address(config, host, port)
-        if config.workers is not None:
+        if config.processes is not None:
+            name, option = ("reload", "") if config.reload else ("workers", " N")
             raise ConfigError(
-                f"{config.spelling('workers')} is for the command line, because each worker loads "
-                "the application itself: python -m aiowsgi MODULE:CALLABLE --workers N"
+                f"{config.spelling(name)} is for the command line, because each worker loads the "
+                f"application itself: python -m aiowsgi MODULE:CALLABLE --{name}{option}"
             )
         config = with_passed_sockets(config, os.environ)
         with begun(config) as beginning, Hooks(config) as hooks:

@@ -21,11 +21,13 @@ _MAX_STACKS = 1 << 15
 _END_TIMEOUT = 2.0
 _END_POLL = 0.002
 _ALL_SIGNALS = signal.valid_signals()
+# The number of the watcher. Workers have positive ones, molds negative ones.
+WATCHER = 0
 
 
 @dataclass(slots=True, eq=False)
 class Child:
-    """A worker or a mold, as its parent holds it."""
+    """A worker, a mold or the watcher, as its parent holds it."""
 
     number: int
     """a mold has the number of its generation, negative"""
@@ -130,7 +132,7 @@ class _Ends:
 
 
 class Children:
-    """All workers and molds of a supervisor, and the lifeline that each of them holds.
+    """All child processes of a supervisor, and the lifeline that each of them holds.
 
     Argument: ``leave()``, called in a forked child: it takes back what is the supervisor's alone.
     """
@@ -164,7 +166,7 @@ class Children:
         row: Row | None,
         board: Scoreboard | None = None,
     ) -> Assignment | None:
-        """Start a worker, or a mold. Return what it shall do in the process itself, and None here.
+        """Start a child. Return what it shall do in the process itself, and None here.
 
         ``board`` is for a mold. Raises OSError where no process can be had.
         """
@@ -198,6 +200,7 @@ class Children:
                 lifeline=self._held,
                 stacks=theirs.stacks,
                 board=board,
+                is_watcher=number == WATCHER,
             )
         self._add(number, generation, pid, ours, config.timeout_worker)
         return None
@@ -225,8 +228,8 @@ class Children:
         mold, ours = self._ordered.pop(number)
         self._add(number, mold.generation, pid, ours, mold.timeout)
 
-    def end_molds(self) -> None:
-        """End all molds, at the end of the supervisor. They have nothing to finish."""
+    def end_others(self) -> None:
+        """End what is no worker, at the end of the supervisor. It has nothing to finish."""
         deadline = time.monotonic() + _END_TIMEOUT
         for child in self:
             child.signal(signal.SIGKILL)

@@ -53,7 +53,7 @@ class Generations:
 
 def terms(config: Config) -> Terms:
     """Return what of a configuration matters to a plan."""
-    workers = usable_cores() if config.workers == "auto" else config.workers
+    workers = usable_cores() if config.processes == "auto" else config.processes
     assert workers is not None  # There would be no supervisor.
     return Terms(
         workers=workers,

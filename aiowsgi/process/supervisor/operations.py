@@ -73,9 +73,8 @@ class Operations:
         """Write what the workers are doing to the log, and have each of them do the same."""
         now, lines = time.monotonic(), []
         for child in self._children:
-            if child.is_mold:
-                continue
-            member = self._plan.members[child.number]
+            if (member := self._plan.members.get(child.number)) is None:
+                continue  # It is no worker.
             age = now - member.started_at
             lines.append(f"  worker {child.pid}: {member.phase.value}, for {age:.0f} s")
             child.signal(number)

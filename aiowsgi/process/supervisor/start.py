@@ -1,5 +1,6 @@
 """How a supervisor starts: what it takes over from its user before it is one."""
 
+import importlib
 import os
 from collections.abc import Callable
 
@@ -48,6 +49,8 @@ def supervise(
     user = find_user(config)
     pid_file = PidFile(config.pid_file, None if inherited is None else inherited.predecessor)
     pid_file.check()
+    if config.reload:
+        _load_machinery(config)
     begin()
     sockets = bind_all(config.listeners) if inherited is None else list(inherited.sockets)
     if user is not None and inherited is None:
@@ -77,6 +80,18 @@ def supervise(
     else:
         log.reset()
     return outcome
+
+
+def _load_machinery(config: Config) -> None:
+    """Import what workers need, so that each of them has it. Raises ConfigError.
+
+    Somebody waits for each of them, and there will be many. No event loop is made here.
+    """
+    from ..run import prepare
+
+    prepare(config)
+    for name in ("worker.worker", "watch.loading"):
+        importlib.import_module(f"{__package__.rpartition('.')[0]}.{name}")
 
 
 def _start_directory() -> str:

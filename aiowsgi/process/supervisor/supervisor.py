@@ -16,8 +16,10 @@ from ..systemd.notification import Notifier
 from ..systemd.supervised import SupervisorReport
 from ..upgrade.predecessor import Predecessor
 from ..upgrade.upgrade import Upgrade
+from ..watch.restarts import Restarts
 from ..worker.assignment import Assignment
 from ..worker.messages import (
+    BROKEN,
     DRAINING,
     FAILED,
     FORKED,
@@ -29,7 +31,7 @@ from ..worker.messages import (
     WORN,
     Message,
 )
-from .children import Child, Children
+from .children import WATCHER, Child, Children
 from .decisions.molds import EndMold, ForkWithout, MakeMold, MoldAction, Molds, Order
 from .decisions.molds import Phase as MoldPhase
 from .decisions.plan import (
@@ -87,6 +89,9 @@ class Supervisor:
         # What workers are told once they are forked.
         self._late: dict[int, signal.Signals] = {}
         self._reports = Reports(self._plan)
+        self._restarts = Restarts(self._plan)
+        if config.reload:
+            self._restarts.enable(self._sockets)
         # The application's full name, and the machinery that serves it, as a worker has said.
         self._name, self._machinery = path, ""
         self._heartbeats = Heartbeats(self._plan, self._children, self._rows)
@@ -104,7 +109,9 @@ class Supervisor:
     def run(self) -> int | Assignment:
         """Run until the end. See ``supervise``."""
         while True:
-            for action in self._plan.decide(time.monotonic()):
+            if self._restarts.is_due and (assignment := self._start_watcher()) is not None:
+                return assignment
+            for action in self._decide():
                 if (outcome := self._do(action)) is not None:
                     return outcome
             wanted = set[int]() if self._plan.is_ending else self._plan.wanted
@@ -120,15 +127,22 @@ class Supervisor:
         self._predecessor.leave()
         self._upgrade.close()
 
+    def _decide(self) -> list[Action]:
+        if self._restarts.is_beginning and not self._plan.is_ending:
+            return []
+        return self._plan.decide(time.monotonic())
+
     # What is to be done.
 
     def _do(self, action: Action) -> int | Assignment | None:
+        plan = self._plan
         match action:
             case Start():
                 return self._start(action)
             case Stop(number):
                 child = self._children.get(number)
-                if child is not None and (self._plan.others_serve or not self._plan.is_ending):
+                is_alone = plan.is_ending or plan.is_restarting
+                if child is not None and (plan.others_serve or not is_alone):
                     child.tell(REPLACED)
                 self._signal(number, signal.SIGTERM)
             case StopNow(number):
@@ -143,7 +157,7 @@ class Supervisor:
             case End() if self._upgrade.is_running:
                 pass  # It was told to end, too, and has less than forever.
             case End(exit_code):
-                self._children.end_molds()
+                self._children.end_others()
                 return exit_code
         return None
 
@@ -163,6 +177,18 @@ class Supervisor:
             )
         except OSError as error:
             self._fail_to_start(number, error.strerror)
+        return None
+
+    def _start_watcher(self) -> Assignment | None:
+        self._restarts.watched()
+        generation = self._plan.generation
+        path, config = self._generations[generation]
+        try:
+            return self._children.fork(
+                WATCHER, generation, path, config, self._directory, self._sockets, row=None
+            )
+        except OSError as error:
+            self._restarts.failed(error.strerror)
         return None
 
     def _take_row(self, number: int, generation: int) -> Row | None:
@@ -244,6 +270,8 @@ class Supervisor:
                     workers,
                     self._machinery,
                 )
+            case Event.RESTARTED:
+                self._restarts.restarted()
             case Event.RELOADED:
                 self._generations.keep(self._plan.wanted)
                 seconds = time.monotonic() - self._generations.began
@@ -314,6 +342,9 @@ class Supervisor:
         if child.is_mold:
             self._hear_mold(child, message, now)
             return
+        if child.number == WATCHER:
+            self._restarts.hear(message)
+            return
         match message:
             case Message(word, (name, machinery)) if word == READY:
                 self._name, self._machinery = name, machinery
@@ -321,6 +352,8 @@ class Supervisor:
                 error_log.debug("Worker %d serves", child.pid)
             case Message(word, (text,)) if word == FAILED:
                 child.failure = text
+            case Message(word, (text,)) if word == BROKEN:
+                self._restarts.is_broken(text)
             case Message(word, (reason,)) if word == WORN:
                 error_log.info("Worker %d is to be replaced: %s", child.pid, reason)
                 self._plan.wears(child.number, reason)
@@ -358,6 +391,9 @@ class Supervisor:
                 self._hear(child, message)
             if child.is_mold:
                 self._lose_mold(child, status)
+                continue
+            if child.number == WATCHER:
+                self._restarts.ended(status)
                 continue
             row = self._rows.get(child.number)
             self._reports.worker_ended(child, status, [] if row is None else row.requests())

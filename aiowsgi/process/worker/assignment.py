@@ -43,3 +43,5 @@ class Assignment:
     """the rows of the workers that a mold forks; None for a worker"""
     loaded: Loaded | None = None
     """what the mold has loaded that this process was forked from; None if there was none"""
+    is_watcher: bool = False
+    """whether it is no worker, but tells when files change"""

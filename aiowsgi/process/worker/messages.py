@@ -19,12 +19,16 @@ _PATIENCE = 1.0
 # The words. Behind READY come the name of the application, and the threads and the machinery of the
 # server; behind FAILED what to print; behind WORN the reason.
 READY, FAILED, WORN, DRAINING = "ready", "failed", "worn", "draining"
+# Behind BROKEN comes what a worker answers with in the place of an application that it cannot load.
+BROKEN = "broken"
 # What a worker is told before the signal to stop, where others go on in its place.
 REPLACED = "replaced"
 # What a mold says. Behind LOADED comes the name of the application; behind UNFIT what a fork would
 # break, a line each. FORK is what it is told, with the number of a worker and of its row; FORKED
 # and UNFORKED answer it with that number, and with the process or the reason why there is none.
 LOADED, UNFIT, FORK, FORKED, UNFORKED = "loaded", "unfit", "fork", "forked", "unforked"
+# What a watcher says of files. Behind each comes a text for people.
+CHANGED, NOTICE, WARNING = "changed", "notice", "warning"
 
 
 class Message(NamedTuple):

@@ -6,8 +6,10 @@ import math
 import os
 import time
 from collections.abc import Callable
+from wsgiref.types import WSGIApplication
 
 from ...bridge.pool.jobs import Scheduling
+from ...config import Config
 from ...errors import ConfigError
 from ...net.bind import ListeningSocket
 from ...observe.loggers import error_log
@@ -27,7 +29,7 @@ from ..systemd.notification import Notifier
 from . import lifeline
 from .assignment import Assignment
 from .belongings import kept_from_children
-from .messages import DRAINING, FAILED, READY, REPLACED, WORN, Channel
+from .messages import BROKEN, DRAINING, FAILED, READY, REPLACED, WORN, Channel
 from .wear import Wear
 
 # The exit code of a worker that could not serve. It has said why.
@@ -55,7 +57,7 @@ def work(assignment: Assignment, explain: Callable[[ConfigError], str]) -> int:
                 become_configured(config)
                 # Behind that, because the kernel forgets it where a process becomes another user.
                 lifeline.end_with_parent(assignment.supervisor)
-                app, name = load(assignment.path, config)
+                app, name, config = _load(assignment, channel, explain)
             else:
                 lifeline.end_with_parent(assignment.supervisor)
                 app, name = assignment.loaded
@@ -81,6 +83,26 @@ def work(assignment: Assignment, explain: Callable[[ConfigError], str]) -> int:
     end_within(_FAILED, config.timeout_graceful)
     hooks.end()
     return _FAILED
+
+
+def _load(
+    assignment: Assignment, channel: Channel, explain: Callable[[ConfigError], str]
+) -> tuple[WSGIApplication, str, Config]:
+    """Return the application, its name, and the options to serve it with.
+
+    With ``reload``, an application that cannot be loaded is replaced by one that explains it.
+    """
+    if not assignment.config.reload:
+        return (*load(assignment.path, assignment.config), assignment.config)
+    # Here, because it takes memory.
+    from ..watch.loading import load_or_explain
+
+    app, name, config, error = load_or_explain(
+        assignment.path, assignment.config, assignment.sockets
+    )
+    if error is not None:
+        channel.say(BROKEN, explain(error))
+    return app, name, config
 
 
 class Worker:

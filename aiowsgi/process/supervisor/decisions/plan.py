@@ -14,6 +14,8 @@ from .backoff import Backoff
 _NEVER = float("inf")
 # Seconds that a worker has to end once it was told to stop now.
 _STOP_NOW = 2.0
+# Seconds that a worker has for its requests where all are started anew.
+_SHORT_DRAIN = 0.5
 # Seconds until a worker that was killed is killed again, if the kernel does not end it.
 _KILL_AGAIN = 5.0
 
@@ -36,6 +38,8 @@ class Member:
     phase: Phase = Phase.STARTING
     serving_since: float = _NEVER
     kill_at: float = _NEVER
+    # When it is told to stop now, if it was to end before others are started.
+    hurry_at: float = _NEVER
     told_now: bool = False
     # Why it is to be replaced; empty where it is not.
     worn: str = ""
@@ -56,6 +60,7 @@ class Event(enum.Enum):
     """What has been achieved, and is told to people and to other programs."""
 
     STARTED = "all workers serve for the first time"
+    RESTARTED = "all workers serve again, started after those of before had ended"
     RELOADED = "all workers are of the latest generation"
     RELOAD_FAILED = "a worker of the latest generation could not serve; the others stay"
 
@@ -141,6 +146,7 @@ class Plan:
     _proven: int = 0
     _asked: int = 1
     _is_reloading: bool = False
+    _is_restarting: bool = False
     _last_number: int = 0
     _backoff: Backoff = field(default_factory=Backoff)
     _ending: _Ending | None = None
@@ -172,6 +178,11 @@ class Plan:
     def is_reloading(self) -> bool:
         """Whether workers of an earlier generation are being replaced."""
         return self._is_reloading
+
+    @property
+    def is_restarting(self) -> bool:
+        """Whether all workers end, and others are started once they have."""
+        return self._is_restarting
 
     def count(self, phase: Phase) -> int:
         """Return how many workers are in a phase."""
@@ -208,6 +219,8 @@ class Plan:
         member = self.members.pop(number, None)
         if member is None or self._ending is not None or member.phase is Phase.STOPPING:
             return
+        if member.hurry_at < _NEVER:
+            return
         if not self.has_started and member.phase is Phase.STARTING:
             # Others would fail as well, or the set is not what was asked for.
             self.stop(now, START_FAILED)
@@ -234,6 +247,17 @@ class Plan:
         self._is_reloading = True
         self._backoff.forget()
         return self.generation
+
+    def restart(self, now: float) -> None:
+        """Have all workers end soon, and others started once they have.
+
+        So none answers with old code when a new one serves; and two that run at the same time may
+        both need what only one can have, such as a port.
+        """
+        self._is_restarting = True
+        self._backoff.forget()
+        for member in self.members.values():
+            member.hurry_at = min(member.hurry_at, now + _SHORT_DRAIN)
 
     def resize(self, change: int) -> int:
         """Have so many workers more, or fewer; return how many there should be, 1 at least."""
@@ -272,6 +296,7 @@ class Plan:
         """
         actions: list[Action] = []
         if self._ending is None:
+            actions += self._hurry(now)
             actions += self._stop_surplus(now)
             actions += self._start_missing(now)
             self._note_success()
@@ -305,12 +330,24 @@ class Plan:
             self._stop_member(member, now)
             yield Stop(member.number)
 
+    def _hurry(self, now: float) -> Iterator[Action]:
+        for member in self.members.values():
+            if member.hurry_at < _NEVER and member.phase is not Phase.STOPPING:
+                self._stop_member(member, now)
+                yield Stop(member.number)
+            elif now >= member.hurry_at and not member.told_now:
+                member.told_now = True
+                member.kill_at = min(member.kill_at, now + _STOP_NOW)
+                yield StopNow(member.number)
+
     def _stop_member(self, member: Member, now: float) -> None:
         member.phase = Phase.STOPPING
         member.kill_at = now + self.terms.stop_limit
 
     def _start_missing(self, now: float) -> Iterator[Action]:
         if now < self._backoff.until:
+            return
+        if any(member.hurry_at < _NEVER for member in self.members.values()):
             return
         starting, serving = self.count(Phase.STARTING), self._serving()
         missing = self.terms.workers - starting - len(serving)
@@ -340,6 +377,9 @@ class Plan:
         if not self.has_started:
             self.has_started = True
             self._events.append(Event.STARTED)
+        elif self._is_restarting:
+            self._events.append(Event.RESTARTED)
+        self._is_restarting = False
         if self._is_reloading and all(m.generation == self.generation for m in serving):
             self._is_reloading = False
             self._events.append(Event.RELOADED)
@@ -370,8 +410,10 @@ class Plan:
         if self._ending is not None:
             if not self._ending.sockets_are_closed:
                 times.append(self._ending.close_sockets_at)
-        elif now < self._backoff.until:
-            times.append(self._backoff.until)
+        else:
+            times += [m.hurry_at for m in self.members.values() if not m.told_now]
+            if now < self._backoff.until:
+                times.append(self._backoff.until)
         return min(times, default=_NEVER)
 
 
