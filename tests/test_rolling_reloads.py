@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from constant_load import ConstantLoad
@@ -22,7 +23,9 @@ WAYS = ["tcp", "unix", *FRONTS]
 
 
 @contextlib.contextmanager
-def loaded(way: str, folder: Path, *options: str) -> Iterator[tuple[ServedProcess, ConstantLoad]]:
+def loaded(
+    way: str, folder: Path, *options: str, **more: Any
+) -> Iterator[tuple[ServedProcess, ConstantLoad]]:
     """Serve, and ask in one of the ways."""
     kind = FRONTS.get(way)
     if way == "unix":
@@ -33,7 +36,7 @@ def loaded(way: str, folder: Path, *options: str) -> Iterator[tuple[ServedProces
         bind = kind.bind.format(folder=folder)
     with contextlib.ExitStack() as stack:
         process = stack.enter_context(
-            served(folder, ANSWER, "--workers", "2", *options, bind=("--bind", bind))
+            served(folder, ANSWER, "--workers", "2", *options, bind=("--bind", bind), **more)
         )
         place = process.said(r" Serving .* at (?:http://|uwsgi://|uwsgi:)?(\S+) with ")[1]
         if way == "unix":

@@ -1,10 +1,13 @@
 """SIGUSR2: another supervisor takes the place of the one that serves, and no request is lost."""
 
 import contextlib
+import http.client
 import os
+import select
 import signal
 import socket
 import stat
+import subprocess
 import sys
 import tempfile
 import threading
@@ -16,9 +19,10 @@ from typing import Any
 import httpx
 import pytest
 from constant_load import ConstantLoad
-from extent import EXHAUSTIVE
+from extent import EXHAUSTIVE, representative
 from served_process import PATIENCE, ServedProcess, served
-from service_manager import listening, service
+from service_manager import Listening, listening, service
+from test_rolling_reloads import WAYS, loaded
 from test_workers import ask, is_alive, workers_of
 from waiting import eventually
 
@@ -55,12 +59,21 @@ def upgradable(
     folder: Path, *options: str, source: str = SOURCE, **more: Any
 ) -> Iterator[ServedProcess]:
     """Serve with workers; at the end, nothing is left of any supervisor."""
-    with served(folder, source, "--workers", *options, start_new_session=True, **more) as process:
-        try:
-            yield process
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+    with (
+        served(folder, source, "--workers", *options, start_new_session=True, **more) as process,
+        all_killed_at_the_end(process),
+    ):
+        yield process
+
+
+@contextlib.contextmanager
+def all_killed_at_the_end(process: ServedProcess) -> Iterator[None]:
+    """Leave nothing of any supervisor behind. The first one is the leader of a session."""
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def begin(process: ServedProcess, pid: int) -> int:
@@ -95,35 +108,46 @@ def held(folder: Path) -> Iterator[socket.socket]:
             (folder / "gate").unlink(missing_ok=True)
 
 
+def connection_to(port: int, supervisor: int) -> http.client.HTTPConnection:
+    """Return an open connection to a worker of this supervisor, once that serves."""
+    found: list[http.client.HTTPConnection] = []
+
+    def is_found() -> bool:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+        connection.request("GET", "/")
+        if connection.getresponse().read().decode() == str(supervisor):
+            found.append(connection)
+        else:
+            connection.close()
+        return bool(found)
+
+    eventually(is_found, "a worker of it answers")
+    return found[0]
+
+
 # Without a loss.
 
 
 @pytest.mark.parametrize("preload", ["--preload", "--no-preload"])
-@pytest.mark.parametrize("way", ["tcp", "unix"])
+@pytest.mark.parametrize("way", representative(WAYS, "tcp", "unix", "haproxy"))
 def test_every_request_is_answered_during_upgrades(tmp_path: Path, way: str, preload: str) -> None:
-    path = tmp_path / "socket"
-    bind = "127.0.0.1:0" if way == "tcp" else f"unix:{path}"
-    with upgradable(tmp_path, "2", preload, bind=("--bind", bind)) as process:
-        place = process.said(r" Serving .* at (?:http://|unix:)(\S+) with ")[1]
-        load = (
-            ConstantLoad.on_port(int(place.rpartition(":")[2]))
-            if way == "tcp"
-            else ConstantLoad.on_path(place)
-        )
-        pids = [process.pid]
-        workers = set()
-        began = time.monotonic()
-        with load:
+    began = time.monotonic()
+    with loaded(way, tmp_path, preload, start_new_session=True) as (process, load):
+        pids, workers = [process.pid], set[int]()
+        with all_killed_at_the_end(process):
             for _ in range(UPGRADES):
                 workers |= workers_of(process)
                 pids.append(upgrade(process, pids[-1]))
                 load.wait_for_more()
                 eventually(lambda: not is_alive(pids[-2]), "the one before has ended")
-        seconds = time.monotonic() - began
-        assert not any(map(is_alive, workers))
-        assert way == "tcp" or path.is_socket()
-        end(process, pids[-1])
-        assert not path.exists()
+            assert not any(map(is_alive, workers))
+            seconds = time.monotonic() - began
+            for client in load.clients:
+                client.finish()
+            path = tmp_path / "server"
+            assert path.is_socket() == (way == "unix")
+            end(process, pids[-1])
+            assert not path.exists()
     load.assert_nothing_lost()
     print(
         f"{way} {preload}: {UPGRADES} upgrades in {seconds:.1f} s, {load.sent} requests, "
@@ -251,6 +275,11 @@ def test_the_new_one_begins_in_the_directory_as_it_was_named(tmp_path: Path) -> 
         end(process, successor)
 
 
+def heard(systemd: Listening, name: str) -> dict[str, str]:
+    """Wait for a message with this assignment among the next ones: there is always a next one."""
+    return next(message for _ in range(20) if name in (message := systemd.hear()))
+
+
 def test_systemd_hears_which_process_is_the_service(tmp_path: Path) -> None:
     command = (sys.executable, "-m", "aiowsgi", "app:application")
     with (
@@ -262,16 +291,16 @@ def test_systemd_hears_which_process_is_the_service(tmp_path: Path) -> None:
         variables = {"NOTIFY_SOCKET": systemd.address, "WATCHDOG_USEC": "2000000"}
         given = service(command, [sock], variables=variables)
         with upgradable(tmp_path, "1", bind=(), **given) as process:
-            systemd.hear_of("READY")
+            heard(systemd, "READY")
             process.port()
             successor = upgrade(process, process.pid)
-            assert systemd.hear_of("MAINPID")["MAINPID"] == str(successor)
+            assert heard(systemd, "MAINPID")["MAINPID"] == str(successor)
             # The old one says nothing any more, so whatever comes is of the new one.
-            assert "1 worker" in systemd.hear_of("READY")["STATUS"]
-            assert systemd.hear_of("WATCHDOG")["WATCHDOG"] == "1"
+            assert "1 worker" in heard(systemd, "READY")["STATUS"]
+            assert heard(systemd, "WATCHDOG")["WATCHDOG"] == "1"
             assert ask(sock.getsockname()[1]) == f"{successor} one"
             end(process, successor)
-            systemd.hear_of("STOPPING")
+            heard(systemd, "STOPPING")
         assert [m["MAINPID"] for m in systemd.heard if "MAINPID" in m] == [str(successor)]
         assert sum("READY" in message for message in systemd.heard) == 2
 
@@ -378,9 +407,17 @@ def test_one_of_two_new_workers_that_fails_costs_no_request(tmp_path: Path) -> N
         with ConstantLoad.on_port(port, kept=4, fresh=2) as load:
             (tmp_path / "new").touch()
             successor = begin(process, process.pid)
-            eventually(lambda: ask(port) == str(successor), "the first new worker serves")
+            idle = connection_to(port, successor)
             load.wait_for_more()
             (tmp_path / "asked").touch()
+            process.said("aiowsgi: error: a worker ended with exit code 9 before it served")
+            # It is not closed under a request that may be on its way.
+            assert select.select([idle.sock], [], [], 0.5)[0] == []
+            idle.request("GET", "/")
+            response = idle.getresponse()
+            assert response.read().decode() == str(successor)
+            assert response.getheader("Connection") == "close"
+            idle.close()
             process.said("Not upgraded: the new one ended with exit code 3")
             load.wait_for_more()
         load.assert_nothing_lost()
@@ -432,9 +469,14 @@ def test_a_signal_to_stop_stops_both(tmp_path: Path, number: signal.Signals, cod
             successor = begin(process, process.pid)
             inside, _ = gate.accept()
             with inside:
+                os.kill(successor, signal.SIGSTOP)
                 process.signal(number)
+                eventually(lambda: workers_of(process) == {successor}, "the old worker has ended")
+                # The old one waits for the new one.
+                with pytest.raises(subprocess.TimeoutExpired):
+                    process.process.wait(0.3)
+                os.kill(successor, signal.SIGCONT)
                 assert process.process.wait(PATIENCE) == code
-                # The old one has waited for it.
                 assert not is_alive(successor)
                 assert inside.recv(1) == b""
         process.ended()
