@@ -78,10 +78,12 @@ class Operations:
             age = now - member.started_at
             lines.append(f"  worker {child.pid}: {member.phase.value}, for {age:.0f} s")
             child.signal(number)
+        workers = counted(len(lines), "worker")
+        lines += self._upgrade.describe(now)
         error_log.warning(
             "Asked by %s: %s\n%s\n%s",
             number.name,
-            counted(len(lines), "worker"),
+            workers,
             "\n".join(lines),
             SIGNALS,
         )

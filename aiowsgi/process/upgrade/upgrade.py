@@ -67,6 +67,13 @@ class Upgrade:
         """When, by the monotonic clock, ``look`` is due, though nothing has happened."""
         return self._upgrades.wake_at
 
+    def describe(self, now: float) -> list[str]:
+        """Return a line for people that says what the successor is doing, if there is one."""
+        if not self.is_running or self._successor is None:
+            return []
+        state, age = self._upgrades.phase.value, now - self._upgrades.began_at
+        return [f"  upgrade: process {self._successor.pid} {state}, for {age:.0f} s"]
+
     def descriptors(self) -> list[int]:
         """Return what to wait for."""
         channel = None if self._successor is None else self._successor.channel

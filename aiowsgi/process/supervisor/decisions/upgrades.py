@@ -15,10 +15,10 @@ _NEVER = float("inf")
 class Phase(enum.Enum):
     """What a successor is doing."""
 
-    ABSENT = "there is none"
-    STARTING = "it starts, and is waited for"
-    LEAVING = "it was told to end"
-    SERVING = "it has taken over"
+    ABSENT = "is not there"
+    STARTING = "starts"
+    LEAVING = "was told to stop"
+    SERVING = "has taken over"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,7 @@ class Upgrades:
     """
 
     phase: Phase = Phase.ABSENT
+    began_at: float = 0.0
     wake_at: float = _NEVER
     """when ``decide`` must be called again, though nothing has happened"""
     _reason: str = ""
@@ -97,7 +98,7 @@ class Upgrades:
 
     def begin(self, now: float) -> None:
         """Take note that a successor was started."""
-        self.phase, self.wake_at = Phase.STARTING, now + LIMIT
+        self.phase, self.began_at, self.wake_at = Phase.STARTING, now, now + LIMIT
         self._reason, self._is_ready, self._was_told_now, self._end = "", False, False, None
 
     def ready(self) -> None:
