@@ -1,6 +1,7 @@
 """A server in a process of its own, for tests that do not run on an event loop."""
 
 import contextlib
+import os
 import queue
 import re
 import signal
@@ -90,6 +91,14 @@ class ServedProcess:
     def stop(self) -> int:
         self.signal(signal.SIGTERM)
         return self.ended()
+
+
+def without(folder: Path, module: str) -> dict[str, str]:
+    """Return an environment for processes in which a module is as if it were not installed."""
+    (folder / f"without-{module}").mkdir()
+    decoy = folder / f"without-{module}" / f"{module}.py"
+    decoy.write_text("raise ImportError('not installed')\n")
+    return {**os.environ, "PYTHONPATH": str(decoy.parent)}
 
 
 @contextlib.contextmanager

@@ -337,7 +337,9 @@ def test_hardened_service_works(folder: Path, options: tuple[str, ...]) -> None:
             systemd.hear_of("RELOADING")
             assert "not reloaded" not in systemd.hear_of("READY")["STATUS"]
             assert json.loads(ask(sock, "/cart"))["path"] == "/cart"
-    assert "WARNING" not in (folder / "messages").read_text()
+    messages = (folder / "messages").read_text().splitlines()
+    # The stand-in changes no user: where root runs the tests, the service is root's.
+    assert not [line for line in messages if "WARNING" in line and "runs as root" not in line]
 
 
 def test_service_with_workers_reloads_and_stops(folder: Path) -> None:

@@ -114,6 +114,9 @@ RARELY_NEEDED = {
     "tempfile",
 }
 
+# Said where root runs the tests. test_user.py is about it.
+OF_ROOT = "The application runs as root: "
+
 _STARTED = re.compile(
     r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} INFO Serving (?P<name>.+) at (?P<urls>.+)"
     r" with (?P<threads>\d+) threads? on (?P<loop>\w+) with (?P<http>\w+) \(press Ctrl-C to stop\)$"
@@ -141,7 +144,8 @@ class Process:
 
     async def _collect(self, stream: asyncio.StreamReader, lines: list[str]) -> None:
         while line := await stream.readline():
-            lines.append(line.decode().rstrip("\n"))
+            if OF_ROOT not in (text := line.decode()):
+                lines.append(text.rstrip("\n"))
             self._grown.set()
 
     async def said(self, pattern: str) -> re.Match[str]:
@@ -745,7 +749,8 @@ def quiet_logs() -> Iterator["queue.Queue[str]"]:
 
     class Collect(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            messages.put(record.getMessage())
+            if OF_ROOT not in (message := record.getMessage()):
+                messages.put(message)
 
     logger = logging.getLogger("aiowsgi.error")
     access = logging.getLogger("aiowsgi.access")

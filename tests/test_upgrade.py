@@ -20,7 +20,7 @@ import httpx
 import pytest
 from constant_load import ConstantLoad
 from extent import EXHAUSTIVE, representative
-from served_process import PATIENCE, ServedProcess, served
+from served_process import PATIENCE, ServedProcess, served, without
 from service_manager import Listening, listening, service
 from test_rolling_reloads import WAYS, loaded
 from test_workers import ask, is_alive, workers_of
@@ -333,7 +333,10 @@ def test_a_script_is_started_by_the_interpreter_that_it_names_now(tmp_path: Path
 
     script = tmp_path / "serve"
     write(sys.executable)
-    with upgradable(tmp_path, "1", command=(str(script), "app:application")) as process:
+    # Else its title would be shown in place of the command.
+    untitled = without(tmp_path, "setproctitle")
+    command = (str(script), "app:application")
+    with upgradable(tmp_path, "1", command=command, env=untitled) as process:
         port = process.port()
         write(f"{sys.executable} -Xfrozen_modules=off")
         successor = upgrade(process, process.pid)

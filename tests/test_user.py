@@ -507,3 +507,25 @@ def test_files_of_the_application_get_what_the_umask_leaves(
     with served(tmp_path, IDENTITY, "--umask", umask) as process:
         assert _ask(process, "/umask") == mode
         assert process.stop() == 0
+
+
+@needs_root
+@pytest.mark.parametrize("options", [(), ("--workers", "2"), ("--workers", "1", "--preload")])
+def test_root_is_warned_once_and_told_what_to_do(tmp_path: Path, options: tuple[str, ...]) -> None:
+    with served(tmp_path, IDENTITY, *options) as process:
+        process.said(r"WARNING .*The application runs as root: .* \(--user NAME\)")
+        process.port()
+        if options:
+            process.signal(signal.SIGHUP)
+            process.said(" Reloaded: ")
+        assert process.stop() == 0
+        assert sum("runs as root" in line for line in process.lines) == 1
+
+
+@needs_root
+@pytest.mark.parametrize("options", [(), ("--workers", "1")])
+def test_root_that_was_asked_for_is_not_warned(tmp_path: Path, options: tuple[str, ...]) -> None:
+    with served(tmp_path, IDENTITY, "--user", "root", *options) as process:
+        assert json.loads(_ask(process))["users"] == [0, 0, 0]
+        assert process.stop() == 0
+        assert not any(" WARNING " in line for line in process.lines)

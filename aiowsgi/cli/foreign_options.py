@@ -43,6 +43,10 @@ _STRICT = "there is no such option: a request that breaks the standard is refuse
 _SUPERVISOR = "run it under a supervisor, such as systemd or a container"
 _STATIC = "not yet: files are served by a proxy in front, or by the application"
 _SERVER_FIELD = "not yet: responses say Server: aiowsgi, unless the application sets the field"
+_TITLES = (
+    "leave it out: with the extra titles (setproctitle), the processes of --workers are called "
+    "aiowsgi: supervisor, worker or mold, and after the application"
+)
 _ENVIRONMENT = "set the variables before the start: NAME=VALUE python -m aiowsgi"
 
 _BY_NAMES = (
@@ -134,7 +138,7 @@ _BY_NAMES = (
     ("--uid", "it is called --user here"),
     ("--gid", "it is called --group here"),
     ("--initgroups", "leave it out: with --user, the process is in all groups of that user"),
-    ("--name -n --process-name --procname", "not yet: the process is called as it was started"),
+    ("--name -n --process-name --procname", _TITLES),
     ("--vacuum", "leave it out: the file of a Unix socket is removed at the end"),
     ("--die-on-term", "leave it out: SIGTERM stops the server, with requests in flight finished"),
     ("--worker-tmp-dir", "leave it out: there are no such files"),

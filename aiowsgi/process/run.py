@@ -28,6 +28,7 @@ from . import import_path, logs, standard_streams
 from .beginning import Beginning, begun
 from .hooks.hooks import LEAST_SECONDS, Hooks
 from .identity.directory import current_directory
+from .identity.user import warn_of_root
 from .importer import load_application
 from .own_requests.readiness import prove_ready
 from .own_requests.warm_up import warm_up
@@ -283,6 +284,7 @@ async def _serve(
     try:
         beginning.pid_file.write()
         if attendant is None:
+            warn_of_root(config)
             _log.info(
                 "Serving %s at %s with %s on %s (press Ctrl-C to stop)",
                 name,

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from ...config import Config
 from ...errors import ConfigError
+from ...observe.loggers import error_log
 from .directory import current_directory
 
 _NUMBER = re.compile("[0-9]{1,10}", re.ASCII)
@@ -46,6 +47,15 @@ def find_user(config: Config) -> User | None:
             "of it; name one as well (--group)"
         )
     return User(uid, os.getegid() if gid is None else gid, name, home)
+
+
+def warn_of_root(config: Config) -> None:
+    """Warn where the application is going to run as root, unless somebody has asked for that."""
+    if not config.user and os.geteuid() == 0:
+        error_log.warning(
+            "The application runs as root: give it a user of its own (--user NAME), or write "
+            "--user root if that is meant"
+        )
 
 
 def become_configured(config: Config) -> None:

@@ -15,6 +15,7 @@ from ...observe.loggers import FORM_OF_SEVERAL, error_log
 from .. import standard_streams
 from ..ending import end_within, exit_on_signal
 from ..identity.directory import change_directory
+from ..identity.title import Title
 from ..identity.user import become_configured
 from ..own_requests.warm_up import warm_up
 from ..run import load, trim_heaps
@@ -54,6 +55,8 @@ def cast(assignment: Assignment, explain: Callable[[ConfigError], str]) -> int |
     faulthandler.enable(assignment.stacks)
     channel = Channel(assignment.channel)
     config = assignment.config
+    title = Title(f"mold {assignment.path}")
+    title.show("loading")
     # Without a thread, which no fork would take along.
     log.configure(config.log_level, FORM_OF_SEVERAL)
     try:
@@ -80,6 +83,7 @@ def cast(assignment: Assignment, explain: Callable[[ConfigError], str]) -> int |
     _share_memory()
     if not channel.say(LOADED, loaded.name):
         os._exit(0)
+    title.show("ready")
     return Mold(assignment, channel, loaded).serve()
 
 

@@ -12,6 +12,8 @@ from ...observe.loggers import error_log
 from ...observe.scoreboard import Row, Scoreboard
 from ...wording import counted
 from ..identity.pid_file import PidFile
+from ..identity.title import Title
+from ..identity.user import warn_of_root
 from ..systemd.notification import Notifier
 from ..systemd.supervised import SupervisorReport
 from ..upgrade.predecessor import Predecessor
@@ -105,6 +107,7 @@ class Supervisor:
         self._operations = Operations(
             self._plan, self._children, self._generations, self._service, self._upgrade
         )
+        self._title = Title(f"supervisor {path}")
 
     def run(self) -> int | Assignment:
         """Run until the end. See ``supervise``."""
@@ -118,6 +121,7 @@ class Supervisor:
             for step in self._molds.decide(wanted):
                 if (assignment := self._do_with_mold(step)) is not None:
                     return assignment
+            self._title.show(self._plan.state)
             self._wait()
 
     def _leave(self) -> None:
@@ -262,6 +266,7 @@ class Supervisor:
                 return
             case Event.STARTED:
                 self._write_pid_file()
+                warn_of_root(self._generations[self._plan.generation][1])
                 places = [place_of(s.socket, url_of(s.socket, s.protocol)) for s in self._sockets]
                 error_log.info(
                     "Serving %s at %s with %s of %s (press Ctrl-C to stop)",

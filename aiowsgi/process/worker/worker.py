@@ -22,6 +22,7 @@ from ..ending import end_within, exit_on_signal
 from ..hooks.hooks import Hooks
 from ..identity.directory import change_directory
 from ..identity.pid_file import PidFile
+from ..identity.title import Title
 from ..identity.user import become_configured
 from ..run import load, serve_until_signal
 from ..signals import SUPERVISED, Signals
@@ -49,6 +50,8 @@ def work(assignment: Assignment, explain: Callable[[ConfigError], str]) -> int:
     channel = Channel(assignment.channel)
     config = assignment.config
     hooks = Hooks(config)
+    title = Title(f"worker {assignment.path}")
+    title.show("starting")
     try:
         with kept_from_children(assignment):
             if assignment.loaded is None:
@@ -69,7 +72,7 @@ def work(assignment: Assignment, explain: Callable[[ConfigError], str]) -> int:
                 is_warm=assignment.loaded is not None,
                 beginning=Beginning(PidFile(""), None, Notifier("", math.inf)),
                 hooks=hooks,
-                attendant=Worker(assignment, channel, name),
+                attendant=Worker(assignment, channel, name, title),
                 on_stopped=end_within,
             )
         if not standard_streams.flush(logs.AT_EXIT):
@@ -108,14 +111,15 @@ def _load(
 class Worker:
     """Looks after the server of a worker. Implements ``run.Attendant``."""
 
-    def __init__(self, assignment: Assignment, channel: Channel, name: str) -> None:
+    def __init__(self, assignment: Assignment, channel: Channel, name: str, title: Title) -> None:
         self._assignment = assignment
         self._channel = channel
         self._name = name
+        self._title = title
         self._server: Server | None = None
         self._wear: Wear | None = None
-        # Whether the supervisor was told so.
-        self._is_worn = False
+        # What the supervisor was told.
+        self._is_worn = self._is_draining = False
         # Whether the supervisor knows of this worker.
         self._is_known = True
         self._timer: asyncio.TimerHandle | None = None
@@ -154,13 +158,19 @@ class Worker:
         """Tell the supervisor what it should know, now and from time to time."""
         assert self._server is not None  # It has begun.
         assert self._wear is not None
+        server = self._server
         if self._assignment.row is not None:
-            self._assignment.row.beat(time.monotonic_ns(), healthy=self._server.healthy)
-        if not self._server.is_serving():
-            self._channel.say(DRAINING)
-            return
-        if not self._is_worn and (reason := self._wear.reason()):
-            self._is_worn = self._channel.say(WORN, reason)
+            self._assignment.row.beat(time.monotonic_ns(), healthy=server.healthy)
+        busy = f"{server.busy_threads}/{server.threads} threads busy"
+        if server.is_serving():
+            self._title.show(busy)
+            if not self._is_worn and (reason := self._wear.reason()):
+                self._is_worn = self._channel.say(WORN, reason)
+        else:
+            self._title.show(f"draining, {busy}")
+            if not self._is_draining:
+                self._is_draining = True
+                self._channel.say(DRAINING)
         self._timer = asyncio.get_running_loop().call_later(_LOOK_INTERVAL, self._look)
 
     def _end_as_orphan(self) -> None:

@@ -9,6 +9,7 @@ import enum
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from ....wording import counted
 from .backoff import Backoff
 
 _NEVER = float("inf")
@@ -183,6 +184,16 @@ class Plan:
     def is_restarting(self) -> bool:
         """Whether all workers end, and others are started once they have."""
         return self._is_restarting
+
+    @property
+    def state(self) -> str:
+        """What a supervisor is doing, for people, such as "reloading, 4 workers"."""
+        if self.is_ending:
+            return f"stopping, {counted(len(self.members), 'worker')}"
+        workers = counted(self.count(Phase.SERVING), "worker")
+        if not self.has_started:
+            return f"starting, {workers}"
+        return f"reloading, {workers}" if self._is_reloading else workers
 
     def count(self, phase: Phase) -> int:
         """Return how many workers are in a phase."""
