@@ -96,6 +96,10 @@ def end(process: ServedProcess, pid: int) -> None:
     eventually(lambda: not is_alive(pid), "the last one has ended")
 
 
+def descriptors_of(process: ServedProcess) -> set[str]:
+    return set(os.listdir(f"/proc/{process.pid}/fd"))
+
+
 @contextlib.contextmanager
 def held(folder: Path) -> Iterator[socket.socket]:
     """Let no worker load the application, from now on. What is accepted holds one of them."""
@@ -368,6 +372,7 @@ def test_a_new_version_that_cannot_serve_leaves_the_old_one(
     with upgradable(tmp_path, "2", "--pid-file", str(pid_file), bind=bind) as process:
         port = int(process.said(r" Serving .* at http://127\.0\.0\.1:(\d+), unix:")[1])
         before = workers_of(process)
+        descriptors = descriptors_of(process)
         with ConstantLoad.on_port(port) as load:
             (tmp_path / "app.py").write_text(source)
             successor = begin(process, process.pid)
@@ -379,6 +384,7 @@ def test_a_new_version_that_cannot_serve_leaves_the_old_one(
             load.wait_for_more()
             assert not is_alive(successor)
             assert workers_of(process) == before
+            assert descriptors_of(process) == descriptors
             assert pid_file.read_text() == f"{process.pid}\n"
             assert path.is_socket()
             # Later is another time.
