@@ -12,6 +12,9 @@ import pytest
 from served_process import PATIENCE, ServedProcess, served
 from waiting import eventually
 
+from aiowsgi.process.supervisor.decisions.plan import Plan, Terms
+from aiowsgi.process.watch.restarts import Restarts
+
 # Without notifications: watchfiles cannot be imported.
 POLLING = (
     sys.executable,
@@ -165,6 +168,13 @@ def children_of(process: ServedProcess) -> list[int]:
     return [int(pid) for pid in children]
 
 
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def watcher_of(process: ServedProcess, port: int) -> int:
     """Return the child that does not serve."""
     worker = int(ask(port).text.split()[1])
@@ -182,14 +192,29 @@ def test_the_supervisor_stays_one_thread_and_the_watcher_holds_no_port(tmp_path:
         assert f"socket:[{line.split()[9]}]" not in opened
 
 
-def test_a_watcher_that_dies_at_once_is_not_replaced(tmp_path: Path) -> None:
+def test_without_a_watcher_serving_goes_on(tmp_path: Path) -> None:
     with reloading(tmp_path, answering("one")) as (process, port):
         os.kill(watcher_of(process, port), signal.SIGKILL)
-        process.said(
-            r"ERROR .* The watcher was killed by SIGKILL: changes of files are not noticed any more"
-            r"|INFO .* Restarting: the watcher was killed by SIGKILL, and is replaced"
-        )
+        process.said(r" [Tt]he watcher was killed by SIGKILL")
         answers(port, "one")
+
+
+@pytest.mark.parametrize(("soon", "is_replaced"), [(0.0, True), (1e9, False)])
+def test_a_watcher_that_dies_is_replaced_unless_it_would_die_again(
+    monkeypatch: pytest.MonkeyPatch, soon: float, is_replaced: bool
+) -> None:
+    monkeypatch.setattr("aiowsgi.process.watch.restarts._SOON", soon)
+    plan = Plan(Terms(workers=1, stop_limit=1.0))
+    restarts = Restarts(plan)
+    restarts.enable(())
+    restarts.watched()
+    assert restarts.is_beginning
+    assert not restarts.is_due
+    restarts.ended(signal.SIGKILL)
+    assert not restarts.is_beginning
+    assert restarts.is_due is is_replaced
+    # What has changed meanwhile, nobody has seen.
+    assert plan.is_restarting is is_replaced
 
 
 def test_signals_to_all_processes_do_not_end_the_watcher(tmp_path: Path) -> None:
@@ -208,9 +233,7 @@ def test_a_killed_supervisor_leaves_no_watcher_behind(tmp_path: Path) -> None:
         port = process.port()
         children = [watcher_of(process, port), *children_of(process)]
         process.signal(signal.SIGKILL)
-        eventually(
-            lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), "all of them end"
-        )
+        eventually(lambda: not any(map(is_alive, children)), "all of them end")
 
 
 def test_a_warning_says_that_other_machines_can_connect(tmp_path: Path) -> None:

@@ -493,7 +493,8 @@ class TestTheWatcher:
                 write(app, f"x = {10**number}\n")
                 said = watched.said()
             assert said == (
-                "changed app.py has changed, as files do all the time; the next time will be later"
+                "changed app.py has changed; files change all the time, "
+                "so the next restart will be later"
             )
 
     def test_a_name_with_a_line_feed_is_one_message(self, watched: Watched) -> None:

@@ -16,7 +16,7 @@ from ...errors import ConfigError
 from ...wsgi.headers import Fields
 
 _SENTENCE = b"The application cannot be loaded. The log of the server says why.\n"
-_REASON = "reload is on, and until a file changes that the application consists of"
+_REASON = "reload is on, and until a change of a file mends it"
 # Modules whose calls only lead to those of the application.
 _LOADERS = frozenset({"importlib", __name__.partition(".")[0]})
 # Hosts that are this machine by their name: a page of any other name, which a browser has been told

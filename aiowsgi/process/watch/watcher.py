@@ -95,7 +95,7 @@ class Watcher:
                     _forget_bytecode(path)
                 text = self._in_words(changed)
                 if changes.is_frequent:
-                    text += ", as files do all the time; the next time will be later"
+                    text += "; files change all the time, so the next restart will be later"
                 self._tell(CHANGED, text)
 
     def _look(self) -> Snapshot:
