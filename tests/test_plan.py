@@ -316,6 +316,7 @@ def test_a_restart_starts_new_workers_once_all_old_ones_have_ended() -> None:
     assert driver.die(2) == [Start(3, 1), Start(4, 1)]
     assert driver.serve(3) == []
     assert driver.plan.is_restarting
+    assert driver.plan.state == "restarting, 1 worker"
     assert driver.serve(4) == [Announce(Event.RESTARTED)]
     assert not driver.plan.is_restarting
     assert driver.decide(after=1000) == []

@@ -69,6 +69,20 @@ def test_titles_show_roles_and_busy_threads(tmp_path: Path) -> None:
         assert process.ended() == 0
 
 
+def test_titles_show_the_watcher(tmp_path: Path) -> None:
+    with served(tmp_path, WAITING, "--reload", "--threads", "3") as process:
+        process.port()
+        wait_for(
+            process,
+            [
+                "aiowsgi: supervisor app:application, 1 worker",
+                "aiowsgi: watcher app:application, watching",
+                "aiowsgi: worker app:application, 0/3 threads busy",
+            ],
+        )
+        assert process.stop() == 0
+
+
 def test_titles_show_the_mold_and_the_start(tmp_path: Path) -> None:
     source = """
         import os

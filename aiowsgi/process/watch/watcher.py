@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ...wording import counted
+from ..identity.title import Title
 from ..worker.assignment import Assignment
 from ..worker.messages import CHANGED, NOTICE, WARNING, Channel
 from .changes import Changes
@@ -40,6 +41,7 @@ def watch(assignment: Assignment) -> int:
     for name in _IGNORED:
         signal.signal(getattr(signal, name), signal.SIG_IGN)
     faulthandler.enable(assignment.stacks)
+    Title(f"watcher {assignment.path}").show("watching")
     for sock in assignment.sockets:
         # Not the file of a Unix socket with it. Else a client could connect when nobody listens.
         sock.socket.close()

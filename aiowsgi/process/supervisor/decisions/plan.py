@@ -193,6 +193,8 @@ class Plan:
         workers = counted(self.count(Phase.SERVING), "worker")
         if not self.has_started:
             return f"starting, {workers}"
+        if self._is_restarting:
+            return f"restarting, {workers}"
         return f"reloading, {workers}" if self._is_reloading else workers
 
     def count(self, phase: Phase) -> int:
