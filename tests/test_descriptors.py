@@ -1,9 +1,12 @@
 """Connections and the descriptors that a process may have."""
 
 import asyncio
+import contextlib
 import logging
 import os
+import re
 import resource
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +17,7 @@ import pytest
 from raw_client import StartServer, connect, eventually
 from served_process import PATIENCE, served
 
+from aiowsgi.errors import ConfigError
 from aiowsgi.net import descriptors
 
 INFINITY = resource.RLIM_INFINITY
@@ -99,6 +103,21 @@ def test_descriptors_that_are_open_are_counted() -> None:
     before = descriptors._open_now()
     with open(os.devnull):
         assert descriptors._open_now() == before + 1
+
+
+@pytest.mark.parametrize(("soft", "fits"), [(31, False), (32, True)])
+def test_too_few_for_what_needs_them_are_told(set_limit: Any, soft: int, fits: bool) -> None:
+    limit = set_limit(24, hard=soft)
+    with (
+        contextlib.nullcontext()
+        if fits
+        else pytest.raises(
+            ConfigError,
+            match=r"^it needs to have 32 files open, and this process may have 31; raise",
+        )
+    ):
+        descriptors.raise_limit_by(100, 16, "it")
+    assert limit.soft == soft
 
 
 def hello(environ: Any, start_response: Any) -> list[bytes]:
@@ -218,3 +237,64 @@ def test_process_raises_the_limit(tmp_path: Path) -> None:
         assert 500 * 3 + 1024 < found < 4096
         assert process.stop() == 0
         assert not any("room" in line for line in process.lines)
+
+
+needs_proc = pytest.mark.skipif(
+    not os.path.isdir("/proc/self/fd"), reason="nothing tells what is open"
+)
+
+
+def limited(files: int) -> Any:
+    """Return what gives a process so low a limit that it cannot raise it."""
+    return lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+
+
+@needs_proc
+def test_workers_with_few_descriptors_serve_one_connection_each_and_say_so(tmp_path: Path) -> None:
+    with served(tmp_path, OPENING, "--workers", "4", preexec=limited(64)) as process:
+        for _ in range(4):
+            process.said(r"WARNING \[\d+\] There is room for 1 connection, not for max_connect")
+        port = process.port()
+        # Idle ones, which wait for nothing, make room for those that ask.
+        with contextlib.ExitStack() as clients:
+            for _ in range(8):
+                clients.enter_context(socket.create_connection(("127.0.0.1", port), PATIENCE))
+            for _ in range(8):
+                answer = httpx.get(f"http://127.0.0.1:{port}/", timeout=PATIENCE, trust_env=False)
+                assert answer.text == "64"
+        process.signal(signal.SIGHUP)
+        process.said("Reloaded: 4 workers")
+        assert process.stop() == 0
+
+
+@needs_proc
+@pytest.mark.parametrize(
+    ("files", "options", "code", "message"),
+    [
+        (
+            64,
+            ("--workers", "40"),
+            2,
+            "the supervisor of 40 workers needs to have 1[89]. files",
+        ),
+        (20, (), 2, "a server needs to have 2. files open, and this process may have 20; raise"),
+    ],
+)
+def test_a_start_that_needs_more_descriptors_ends_with_one_message(
+    tmp_path: Path, files: int, options: tuple[str, ...], code: int, message: str
+) -> None:
+    with served(tmp_path, OPENING, *options, preexec=limited(files)) as process:
+        assert process.ended() == code
+        (line,) = process.lines
+        assert re.match(f"aiowsgi: error: {message}", line)
+
+
+@needs_proc
+def test_a_supervisor_has_the_descriptors_that_its_workers_need(tmp_path: Path) -> None:
+    def low() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (32, 4096))
+
+    with served(tmp_path, OPENING, "--workers", "12", "--threads", "1", preexec=low) as process:
+        process.said("Serving .* with 12 workers")
+        assert resource.prlimit(process.pid, resource.RLIMIT_NOFILE)[0] < 128
+        assert process.stop() == 0

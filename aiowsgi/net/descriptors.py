@@ -2,6 +2,8 @@
 
 import os
 
+from ..errors import ConfigError
+
 try:
     import resource
 except ImportError:  # Windows has no such limit.
@@ -12,6 +14,10 @@ _MIN_RESERVE = 64
 _MAX_RESERVE = 1024
 # A connection has a socket, and up to two more while a file is sent on it.
 DESCRIPTORS_OF_A_FILE = 2
+# What a server opens for itself, and a few for its first connections and for the application.
+_LEAST = 20
+# What to do where there are too few.
+RAISE_LIMIT = "raise that limit (ulimit -n, LimitNOFILE= of systemd, --ulimit nofile= of Docker)"
 # Some systems that claim to have no limit allow no more than this (macOS: OPEN_MAX).
 _SAFE_LIMIT = 10240
 
@@ -38,13 +44,31 @@ def left_for_connections() -> float:
 def raise_limit(max_connections: int) -> None:
     """Let the process have the descriptors that so many connections need, if it may.
 
+    Raises ConfigError where there are too few for any server.
+    """
+    raise_limit_by(max_connections * (1 + DESCRIPTORS_OF_A_FILE) + _MAX_RESERVE, _LEAST, "a server")
+
+
+def raise_limit_by(wanted: int, least: int, who: str) -> None:
+    """Let the process open ``wanted`` descriptors beside those that are open, if it may.
+
     Not more: some programs that it starts would close each that there could be, and the system
-    call select() knows only the first 1024.
+    call select() knows only the first 1024. Raises ConfigError, which says that ``who`` needs
+    more, where it may not even have ``least`` of them.
     """
     if resource is None:
         return
+    already = _open_now()
+    _raise_limit_to(wanted + already)
+    if (most := limit()) < least + already:
+        raise ConfigError(
+            f"{who} needs to have {least + already} files open, and this process may have "
+            f"{most:.0f}; {RAISE_LIMIT}"
+        )
+
+
+def _raise_limit_to(wanted: int) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = max_connections * (1 + DESCRIPTORS_OF_A_FILE) + _MAX_RESERVE + _open_now()
     for most in (wanted, _SAFE_LIMIT):
         if hard != resource.RLIM_INFINITY:
             most = min(most, hard)

@@ -23,10 +23,11 @@ from ..exchange.report import requests_in_flight
 from ..exchange.stream import Stream
 from ..http.readers.reader import Reader
 from ..net import bind
-from ..net.descriptors import DESCRIPTORS_OF_A_FILE, left_for_connections, limit
+from ..net.descriptors import DESCRIPTORS_OF_A_FILE, RAISE_LIMIT, left_for_connections, limit
 from ..net.listener import Listener
 from ..net.transport import SocketWire
 from ..observe.inspection import Inspection, stacks_of
+from ..wording import counted
 from ..wsgi.application import describe
 from .assembly import Assembly, codecs, new_pool
 from .forked_child import leave_descriptors, leave_signals
@@ -121,12 +122,12 @@ class Server:
         self._descriptors = left_for_connections()
         if self._descriptors < config.max_connections:
             _log.warning(
-                "There is room for %d connections, not for max_connections (%d): the process may "
-                "have %d open files, and keeps some for the application; raise that limit "
-                "(ulimit -n, LimitNOFILE= of systemd, --ulimit nofile= of Docker)",
-                self._descriptors,
+                "There is room for %s, not for max_connections (%d): the process may have %d open "
+                "files, and keeps some for the application; %s",
+                counted(int(self._descriptors), "connection"),
                 config.max_connections,
                 limit(),
+                RAISE_LIMIT,
             )
         self._shutdown = Shutdown(
             assembly, self._listeners, self._context, lambda: self._connections

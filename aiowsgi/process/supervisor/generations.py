@@ -5,13 +5,18 @@ from collections.abc import Callable, Collection
 
 from ...config import Config
 from ...errors import ConfigError
+from ...net.descriptors import raise_limit_by
 from ...observe.loggers import error_log
+from ...wording import counted
 from ..mold.parentage import check_preload
 from .cores import usable_cores
 from .decisions.plan import Plan, Terms
 
 # Seconds that a worker has beyond its own limits.
 _MARGIN = 5.0
+# Those that a supervisor has for each worker, and for itself.
+_DESCRIPTORS = 2
+_OWN_DESCRIPTORS = 16
 
 
 class Generations:
@@ -38,9 +43,12 @@ class Generations:
         """
         try:
             path, config = self._read_again()
-            check_preload(config)
-        except (ConfigError, SystemExit):
+            check(config)
+        except SystemExit:
             error_log.error("Not reloaded: the options are wrong, see above")
+            return False
+        except ConfigError as error:
+            error_log.error("Not reloaded: %s", error)
             return False
         self.began = time.monotonic()
         self._served[plan.reload(terms(config))] = path, config
@@ -49,6 +57,15 @@ class Generations:
     def keep(self, generations: Collection[int]) -> None:
         """Forget all but these."""
         self._served = {number: self._served[number] for number in generations}
+
+
+def check(config: Config) -> None:
+    """Raise ConfigError where this process cannot have such workers."""
+    check_preload(config)
+    count = terms(config).workers
+    # A reload has twice as many for a while.
+    least = 2 * _DESCRIPTORS * count + _OWN_DESCRIPTORS
+    raise_limit_by(least, least, f"the supervisor of {counted(count, 'worker')}")
 
 
 def terms(config: Config) -> Terms:

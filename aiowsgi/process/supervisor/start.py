@@ -11,13 +11,13 @@ from ...observe.loggers import FORM_OF_SEVERAL
 from ..identity.directory import change_directory
 from ..identity.pid_file import PidFile
 from ..identity.user import find_user, set_umask
-from ..mold.parentage import check_preload
 from ..systemd.activation import with_passed_sockets
 from ..systemd.notification import Notifier
 from ..upgrade.inheritance import inheritance_of
 from ..upgrade.predecessor import Predecessor
 from ..worker.assignment import Assignment
 from . import log
+from .generations import check
 from .supervisor import Supervisor
 from .wakeups import Wakeups
 
@@ -43,7 +43,7 @@ def supervise(
     inherited = inheritance_of(os.environ)
     if inherited is None:
         config = with_passed_sockets(config, os.environ)
-    check_preload(config)
+    check(config)
     change_directory(config.chdir)
     set_umask(config)
     user = find_user(config)
