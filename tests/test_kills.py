@@ -8,6 +8,7 @@ import contextlib
 import http.client
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -52,6 +53,8 @@ class Site:
         # The mold and the worker that are of interest in the state that it is in.
         self.mold = 0
         self.worker = 0
+        # What the requests that were held were answered with.
+        self.answers: list[tuple[int, int]] = []
         self._threads: list[threading.Thread] = []
 
     def processes(self) -> set[int]:
@@ -77,7 +80,7 @@ class Site:
         def ask() -> None:
             # It may be answered, or not.
             with contextlib.suppress(OSError, http.client.HTTPException):
-                self.ask("/held")
+                self.answers.append(self.ask("/held"))
 
         self.gates.close("request")
         thread = threading.Thread(target=ask)
@@ -206,6 +209,25 @@ def test_nothing_outlives_a_killed_supervisor(tmp_path: Path, state: str, preloa
         assert time.monotonic() < limit
 
 
+def test_a_request_in_flight_is_answered_when_the_supervisor_was_killed(tmp_path: Path) -> None:
+    with site(tmp_path, "--no-preload") as it:
+        it.serve()
+        it.hold_a_request()
+        it.process.signal(signal.SIGKILL)
+        it.process.said(rf"\[{it.worker}\] The supervisor is gone: stopping")
+        eventually(lambda: can_bind(it.port), "the port is free for the next one")
+        it.finish()
+        assert it.answers == [(it.worker, it.worker)]
+        eventually(lambda: not it.processes(), "the end of all")
+
+
+def can_bind(port: int) -> bool:
+    with contextlib.suppress(OSError):
+        socket.create_server(("127.0.0.1", port)).close()
+        return True
+    return False
+
+
 @PRELOAD
 def test_an_application_that_ignores_signals_does_not_outlive_it_either(
     tmp_path: Path, preload: str
@@ -256,6 +278,23 @@ def test_a_killed_worker_costs_the_requests_that_it_had(
         assert who <= {it.worker}
         if state == "draining":
             assert not load.lost
+        assert it.process.stop() == 0
+
+
+@PRELOAD
+def test_all_that_a_supervisor_has_started_killed_at_once_is_there_again(
+    tmp_path: Path, preload: str
+) -> None:
+    with site_in(tmp_path, "serving", preload) as it:
+        before = it.processes()
+        with ConstantLoad.on_port(it.port) as load:
+            load.wait_for_more()
+            for pid in before - {it.process.pid}:
+                os.kill(pid, signal.SIGKILL)
+            eventually(lambda: before & it.processes() == {it.process.pid}, "their end")
+            eventually(lambda: len(it.processes()) == len(before), "others")
+            load.wait_for_more()
+        assert all(len(client.lost) <= 1 for client in load.clients)
         assert it.process.stop() == 0
 
 

@@ -99,7 +99,7 @@ def is_running(pid: int) -> bool:
 
 
 def test_an_application_that_exits_in_a_request_fails_that_request_alone(tmp_path: Path) -> None:
-    with served(tmp_path, f"{APPLICATION}", "--workers", "1") as process:
+    with served(tmp_path, APPLICATION, "--workers", "1") as process:
         port = process.port()
         worker = ask(port).text
         assert ask(port, "/exit").status_code == 500
@@ -163,38 +163,46 @@ def workers_of(supervisor: int) -> set[int]:
     return set(map(int, children.split()))
 
 
-def test_logs_that_nobody_reads_stop_neither_others_nor_the_end(tmp_path: Path) -> None:
+@pytest.mark.parametrize("log", ["unread", "on a full disk"])
+def test_logs_that_cannot_be_written_stop_neither_others_nor_the_end(
+    tmp_path: Path, log: str
+) -> None:
     (tmp_path / "app.py").write_text(APPLICATION)
-    with Gates(tmp_path), socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    with subprocess.Popen(
-        [
-            *(sys.executable, "-m", "aiowsgi", "app:application", "--workers", "1"),
-            *("--bind", f"127.0.0.1:{port}", "--timeout-graceful", "1"),
-        ],
-        cwd=tmp_path,
-        stderr=subprocess.PIPE,
-    ) as process:
+    with (
+        open("/dev/full", "w") as full,
+        subprocess.Popen(
+            [
+                *(sys.executable, "-m", "aiowsgi", "app:application", "--workers", "1"),
+                *("--bind", "unix:socket", "--timeout-graceful", "1"),
+            ],
+            cwd=tmp_path,
+            stdout=full,
+            stderr=subprocess.PIPE if log == "unread" else full,
+        ) as process,
+    ):
         try:
-            eventually(lambda: can_connect(port), "it listens")
-            before = ask(port).text
-            with pytest.raises(httpx.ReadTimeout):
-                httpx.get(f"http://127.0.0.1:{port}/flood", timeout=1, trust_env=False)
-            assert ask(port).text == before
+            eventually(lambda: (tmp_path / "socket").exists(), "it listens")
+            before = ask_at(tmp_path).text
+            if log == "unread":
+                with pytest.raises(httpx.ReadTimeout):
+                    ask_at(tmp_path, "/flood", timeout=1)
+            else:
+                assert ask_at(tmp_path, "/flood").status_code == 500
+            assert ask_at(tmp_path).text == before
             # Others that the supervisor starts can say nothing either.
             process.send_signal(signal.SIGHUP)
-            eventually(lambda: ask(port).text != before, "it is reloaded")
-            (worker,) = workers_of(process.pid) - {int(before)}
-            os.kill(worker, signal.SIGKILL)
-            eventually(lambda: ask(port).text != str(worker), "another one")
+            eventually(lambda: ask_at(tmp_path).text != before, "it is reloaded")
+            worker = ask_at(tmp_path).text
+            os.kill(int(worker), signal.SIGKILL)
+            eventually(lambda: not is_running(int(worker)), "its end")
+            assert ask_at(tmp_path).text != worker
             process.terminate()
             assert process.wait(PATIENCE) == 0
         finally:
             process.kill()
 
 
-def can_connect(port: int) -> bool:
-    with contextlib.suppress(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", port), PATIENCE).close()
-        return True
-    return False
+def ask_at(folder: Path, path: str = "/", timeout: float = PATIENCE) -> httpx.Response:
+    transport = httpx.HTTPTransport(uds=f"{folder}/socket")
+    with httpx.Client(transport=transport, timeout=timeout) as client:
+        return client.get(f"http://h{path}")
