@@ -165,6 +165,35 @@ def test_deadline_set_when_reached_is_reached_again() -> None:
     assert times == [start + 2, start + 4, start + 6]
 
 
+def test_deadline_passed_while_the_process_was_stopped_is_reached_once_the_loop_has_read() -> None:
+    timers, deadline, reached = new_deadline()
+    deadline.set(5)
+    timers.now += 30
+    timers.advance(0)
+    assert reached.times == []
+    timers.advance(1)
+    assert reached.times == [pytest.approx(1000 + 30.1)]
+    # Though its loop is late all the time.
+    deadline.set(5)
+    timers.now += 30
+    timers.advance(0)
+    timers.now += 30
+    timers.advance(0)
+    assert len(reached.times) == 2
+
+
+def test_deadline_passed_while_the_process_was_stopped_moves_with_what_has_come() -> None:
+    timers, deadline, reached = new_deadline()
+    deadline.set(5)
+    timers.now += 30
+    timers.advance(0)
+    deadline.set(5)
+    timers.advance(4.9)
+    assert reached.times == []
+    timers.advance(1)
+    assert reached.times == [1000 + 35]
+
+
 def test_cancelled_deadline_leaves_no_timer() -> None:
     timers, deadline, reached = new_deadline()
     deadline.set(5)

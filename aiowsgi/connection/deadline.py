@@ -11,10 +11,19 @@ _NEVER = float("inf")
 # early. Not longer than the time between two checks of a queued request (see ``states``): those
 # would start another timer.
 _FIRST_CHECK = 0.5
+# A timer that fires more seconds late than this tells that the process has not run meanwhile: it,
+# or its machine, was stopped, or its loop was blocked. What has come in that time is not read yet.
+# So the loop has so many seconds more to read it, and no client is blamed.
+_LATE = 1.0
+_CATCH_UP = 0.1
+# Loops round their clocks.
+_ROUNDED = 0.0005
 
 
 class Deadline:
     """Calls ``on_reached()`` on the loop thread when the deadline has passed.
+
+    A little later where the process has not run for some time before.
 
     Moving it costs a comparison: the loop's timer stays where it is, and is started again when it
     fires too early.
@@ -61,8 +70,11 @@ class Deadline:
             return
         now = self._timers.time()
         left = self._at - now
-        if left > 0.0005:  # Loops round their clocks.
+        if left > _ROUNDED:
             self._start_timer(now, left)
+        elif now - self._timer_at > _LATE and self._timer_at <= self._at + _ROUNDED:
+            # Only once: this timer is behind the deadline.
+            self._start_timer(now, _CATCH_UP)
         else:
             self._at = _NEVER
             self._on_reached()
