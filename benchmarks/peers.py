@@ -28,7 +28,8 @@ class Peer:
     compiled: bool = False
     """Whether it runs the compiled modules of aiowsgi, in place of the working tree."""
     several: tuple[str, ...] = ()
-    """The command for more than one process, where `command` does not take `{workers}`."""
+    """The command for more than one process, where `command` does not take `{workers}`, or would
+    start a supervisor for a single one."""
     many: tuple[str, ...] = ()
     """Further arguments of `python -m MODULE` for thousands of connections."""
     rows: tuple[str, ...] = ()
@@ -58,21 +59,16 @@ class Peer:
 
 def _aiowsgi(http: str, requirement: str) -> Peer:
     """Return aiowsgi with the parser `http` ("h11" or "httptools")."""
-    options = (
+    command = (
+        *("python", "-m", "aiowsgi", "{application}", "--bind", "127.0.0.1:{port}"),
         *("--http", http, "--threads", "{threads}"),
         *("--no-access-log", "--log-level", "warning"),
     )
     return Peer(
         name=f"aiowsgi-{http}",
         requirements=("--editable", requirement),
-        command=(
-            *("python", "-m", "aiowsgi", "{application}", "--bind", "127.0.0.1:{port}"),
-            *options,
-        ),
-        several=(
-            *("python", "-m", "benchmarks.servers.aiowsgi_workers", "{port}", "{workers}"),
-            *("{application}", *options),
-        ),
+        command=command,
+        several=(*command, "--workers", "{workers}"),
         many=("--max-connections", str(MANY_CONNECTIONS)),
         distributions=("aiowsgi-server", "uvloop", http),
         ours=True,

@@ -108,6 +108,19 @@ class ServerProcess:
                 f"expected 200 with {expected_size} bytes"
             )
 
+    @property
+    def pid(self) -> int:
+        """The process that was started."""
+        return self._process.pid
+
+    def processes(self) -> int:
+        """Return how many processes there are, the server and its children."""
+        return len(_session(self._process.pid))
+
+    def own_resident_bytes(self) -> int:
+        """Return the resident memory of the process that was started, without its children."""
+        return _resident_bytes(self._process.pid)
+
     def resident_bytes(self) -> int:
         """Return the resident memory of the server and its children, in bytes.
 

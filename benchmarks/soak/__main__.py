@@ -6,197 +6,36 @@ run or the server did not start.
 """
 
 import argparse
-import asyncio
 import dataclasses
 import http.client
 import json
 import os
 import signal
 import sys
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import machine
 from benchmarks.figures import number
 from benchmarks.process import ProcessError, ServerProcess, free_port
 from benchmarks.report import markdown
-from benchmarks.soak import app, plot, verdict
-from benchmarks.soak.traffic import VISIT_LIMIT, Tally, Traffic
+from benchmarks.soak import plot
+from benchmarks.soak.faults import TIMEOUT_WORKER
+from benchmarks.soak.runs import Options, Soak, SoakWithFaults, say
+from benchmarks.soak.traffic import VISIT_LIMIT, Tally
 from benchmarks.soak.verdict import Check, Sample
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MIN_SECONDS = 10
-MAX_SAMPLES = 2000
-PROGRESS_SECONDS = 10.0
-SETTLE_SECONDS = 15.0
-"""How long a server may take to let go of everything once all clients have gone."""
-IDLE_SECONDS = 2.0
-SERVE_SECONDS = 1.0
-ASK_TIMEOUT = 10.0
-STOP_SECONDS = 10.0
+
+# Seconds that workers have for requests in flight, where faults befall them.
+_GRACEFUL = 8
 
 # Settings of the C library's allocator and of Python's that are passed on to the server.
 _ALLOCATOR_PREFIXES = ("MALLOC_", "GLIBC_TUNABLES", "PYTHONMALLOC")
 # One heap for all threads, if nothing else is said. With a heap for each, what they keep for later
 # rises for longer than most runs take, and hides what a small leak would add.
 _ALLOCATOR = {"MALLOC_ARENA_MAX": "1"}
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """The command line as data."""
-
-    seconds: int
-    loop: str
-    threads: int
-    seed: int
-    out: Path
-
-
-class Soak:
-    """One run against one server."""
-
-    def __init__(self, server: ServerProcess, *, port: int, options: Options) -> None:
-        self._server = server
-        self._port = port
-        self._options = options
-        self._started = 0.0
-        self.traffic = Traffic(port, seed=options.seed)
-        self.samples: list[Sample] = []
-
-    def run(self) -> list[Check]:
-        """Idle, traffic, idle again, SIGTERM; return the verdict."""
-        self._ask("/hello")
-        idle_threads = self._server.threads()
-        # One visit of each kind brings up what a server makes when it is first needed, so that the
-        # descriptors it has then are those of an idle server.
-        asyncio.run(self.traffic.once())
-        # Threads of the pool stay; those that stood in for others do not.
-        idle_threads = max(idle_threads, 1 + self._options.threads)
-        idle_descriptors = self._least_descriptors()
-        in_use = self._in_use()
-        _say(f"idle: {idle_descriptors} descriptors, at most {idle_threads} threads")
-
-        asyncio.run(self._drive())
-        checks = [
-            verdict.answers(self.traffic.errors),
-            verdict.memory(self.samples, self._options.seconds),
-        ]
-        if not self._server.is_running():
-            ended = Check("alive", False, "the server ended by itself")
-            return [*checks, ended, verdict.log(self._server.log())]
-        self._settle(idle_descriptors, idle_threads)
-        checks += [
-            verdict.back_to_idle("descriptors", self._server.descriptors(), idle_descriptors),
-            verdict.back_to_idle("threads", self._server.threads(), idle_threads),
-            self._idle_load(),
-            self._still_serves(),
-            self._compare_in_use(in_use),
-        ]
-        asked = time.monotonic()
-        status = self._server.terminate(STOP_SECONDS)
-        checks.append(verdict.stopped(status, time.monotonic() - asked))
-        checks.append(verdict.log(self._server.log()))
-        return checks
-
-    async def _drive(self) -> None:
-        """Send the traffic and take samples until both are done."""
-        self._started = time.monotonic()
-        end = self._started + self._options.seconds
-        driving = asyncio.create_task(
-            self.traffic.run(lambda: time.monotonic() >= end or not self._server.is_running())
-        )
-        interval = max(0.5, self._options.seconds / MAX_SAMPLES)
-        progress = 0.0
-        while not driving.done():
-            sample = self._sample()
-            self.samples.append(sample)
-            if sample.at >= progress:
-                self._show(sample, progress)
-                progress += PROGRESS_SECONDS
-            await asyncio.wait({driving}, timeout=interval)
-        await driving
-
-    def _sample(self) -> Sample:
-        return Sample(
-            at=time.monotonic() - self._started,
-            resident_bytes=self._server.resident_bytes(),
-            descriptors=self._server.descriptors(),
-            threads=self._server.threads(),
-            requests=self.traffic.requests,
-            errors=self.traffic.errors,
-        )
-
-    def _show(self, sample: Sample, due: float) -> None:
-        earlier = [other for other in self.samples if other.at <= due - PROGRESS_SECONDS]
-        since = earlier[-1] if earlier else self.samples[0]
-        elapsed = sample.at - since.at
-        answered = (sample.requests - since.requests) / elapsed if elapsed else 0.0
-        kinds = ", ".join(
-            f"{sum(tally.errors.values())} {name}"
-            for name, tally in self.traffic.tallies.items()
-            if tally.errors
-        )
-        _say(
-            f"{sample.at:6.0f} s {number(answered):>7} answers/s "
-            f"{sample.resident_bytes / 2**20:7.1f} MiB {sample.descriptors:4} descriptors "
-            f"{sample.threads:3} threads, errors: {kinds or 'none'}"
-        )
-
-    def _least_descriptors(self) -> int:
-        """Return how many descriptors stay when nobody is connected any more."""
-        deadline = time.monotonic() + SETTLE_SECONDS / 3
-        least = self._server.descriptors()
-        while time.monotonic() < deadline:
-            time.sleep(0.1)
-            least = min(least, self._server.descriptors())
-        return least
-
-    def _settle(self, descriptors: int, threads: int) -> None:
-        """Return when the server is back at these figures, or has had its time."""
-        deadline = time.monotonic() + SETTLE_SECONDS
-        while time.monotonic() < deadline:
-            if self._server.descriptors() <= descriptors and self._server.threads() <= threads:
-                return
-            time.sleep(0.1)
-
-    def _idle_load(self) -> Check:
-        before, started = self._server.cpu_seconds(), time.monotonic()
-        time.sleep(IDLE_SECONDS)
-        elapsed = time.monotonic() - started
-        return verdict.idle_load(self._server.cpu_seconds() - before, elapsed)
-
-    def _still_serves(self) -> Check:
-        started = time.monotonic()
-        try:
-            right = self._ask("/hello") == app.HELLO
-        except (OSError, http.client.HTTPException) as exc:
-            return Check("serves", False, f"a request after the traffic failed: {exc!r}")
-        seconds = time.monotonic() - started
-        text = f"a request after the traffic took {seconds:.3f} s"
-        return Check("serves", right and seconds < SERVE_SECONDS, text)
-
-    def _compare_in_use(self, before: Mapping[str, int]) -> Check:
-        try:
-            return verdict.in_use(before, self._in_use())
-        except (OSError, http.client.HTTPException) as exc:
-            return Check("in use", False, f"no account of it: {exc!r}")
-
-    def _in_use(self) -> dict[str, int]:
-        """Return what the server has in use, by its own account."""
-        counts: dict[str, int] = json.loads(self._ask("/memory"))
-        return counts
-
-    def _ask(self, path: str) -> bytes:
-        """Send one request on a connection of its own and return the body of its answer."""
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=ASK_TIMEOUT)
-        try:
-            connection.request("GET", path)
-            return connection.getresponse().read()
-        finally:
-            connection.close()
 
 
 def main() -> int:
@@ -209,19 +48,24 @@ def main() -> int:
     port = free_port()
     command = [sys.executable, "-m", "aiowsgi", "--bind", f"127.0.0.1:{port}"]
     command += ["--threads", str(options.threads), "--loop", options.loop, "--no-access-log"]
+    if options.workers:
+        command += ["--workers", str(options.workers), "--timeout-worker", str(TIMEOUT_WORKER)]
+        command += ["--timeout-graceful", str(_GRACEFUL)]
+        command += ["--preload"] if options.preload else []
     command.append("benchmarks.soak.app:application")
     given = {n: value for n, value in os.environ.items() if n.startswith(_ALLOCATOR_PREFIXES)}
     allocator = {**_ALLOCATOR, **given}
     kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
     environment = {**kept, **allocator, "PYTHONPATH": str(ROOT)}
     facts = {**machine.describe(ROOT), **allocator}
-    _say(f"{facts['date']}; {facts['kernel']}; {facts['processor']}; load {facts['load']}")
-    _say(f"{facts['python']}; commit {facts['commit']}; {options.loop}, {options.threads} threads")
+    say(f"{facts['date']}; {facts['kernel']}; {facts['processor']}; load {facts['load']}")
+    say(f"{facts['python']}; commit {facts['commit']}; {options.loop}, {options.threads} threads")
     for name, value in allocator.items():
-        _say(f"{name}={value}")
+        say(f"{name}={value}")
     try:
         with ServerProcess(command, port=port, cores=None, env=environment) as server:
-            soak = Soak(server, port=port, options=options)
+            kind = SoakWithFaults if options.workers else Soak
+            soak = kind(server, port=port, options=options)
             checks = soak.run()
     except (ProcessError, OSError, http.client.HTTPException) as exc:
         return _refuse(f"the run ended early: {exc}")
@@ -264,7 +108,8 @@ def _write(
         "kinds": {name: dataclasses.asdict(tally) for name, tally in soak.traffic.tallies.items()},
         "samples": [dataclasses.asdict(sample) for sample in soak.samples],
     }
-    path = options.out / f"soak-{options.loop}.json"
+    mode = f"faults{'-preload' if options.preload else ''}-" if options.workers else ""
+    path = options.out / f"soak-{mode}{options.loop}.json"
     path.write_text(json.dumps(document, indent=1) + "\n")
     print(f"written: {path}")
     picture = path.with_suffix(".png")
@@ -288,6 +133,15 @@ def _parse_options() -> Options:
     add("--seconds", type=int, default=600, metavar="N", help="default: %(default)s")
     add("--loop", choices=("uvloop", "asyncio"), default="uvloop", help="default: %(default)s")
     add("--threads", type=int, default=8, metavar="N", help="of the server (default: %(default)s)")
+    add(
+        "--workers",
+        type=int,
+        default=0,
+        metavar="N",
+        help="below a supervisor, and faults befall them: kill -9 of workers and molds, SIGSTOP, "
+        "reloads, more and fewer workers",
+    )
+    add("--preload", action="store_true", help="fork the workers from a mold")
     add("--seed", type=int, default=1, metavar="N", help="of what the clients choose")
     add(
         "--out",
@@ -301,18 +155,23 @@ def _parse_options() -> Options:
         parser.error(f"--seconds: less than {MIN_SECONDS} says nothing")
     if given.threads < 1:
         parser.error("--threads: at least 1")
-    return Options(given.seconds, given.loop, given.threads, given.seed, given.out)
+    if given.workers < 0 or (given.preload and not given.workers):
+        parser.error("--workers: at least 1 with --preload")
+    return Options(
+        given.seconds,
+        given.loop,
+        given.threads,
+        given.workers,
+        given.preload,
+        given.seed,
+        given.out,
+    )
 
 
 def _refuse(message: str) -> int:
     """Print why there was no run and return exit code 2."""
     print(f"soak: {message}", file=sys.stderr)
     return 2
-
-
-def _say(message: str) -> None:
-    """Print progress at once."""
-    print(message, flush=True)
 
 
 if __name__ == "__main__":

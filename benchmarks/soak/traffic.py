@@ -31,15 +31,19 @@ class Tally:
     """By sort: "wrong" (an answer that must not be), "broken" (a connection that ended too soon),
     "hang" (no end)."""
     messages: list[str] = field(default_factory=list)
-    """What was wrong, of the first few."""
+    """What was wrong, of the first few of each sort."""
 
 
 class Traffic:
-    """The clients of one server. `seed` decides what they choose, not when they do it."""
+    """The clients of one server. `seed` decides what they choose, not when they do it.
 
-    def __init__(self, port: int, *, seed: int) -> None:
+    `may_be_killed` says whether the server may be, meanwhile.
+    """
+
+    def __init__(self, port: int, *, seed: int, may_be_killed: bool) -> None:
         self._port = port
         self._seed = seed
+        self._may_be_killed = may_be_killed
         self.tallies = {kind.name: Tally() for kind in KINDS}
 
     @property
@@ -73,7 +77,7 @@ class Traffic:
     async def _visit(self, kind: Kind, chance: random.Random) -> bool:
         """Make one visit and count it; return whether all was well."""
         tally = self.tallies[kind.name]
-        visitor = Visitor(partial(self._connect, tally), chance)
+        visitor = Visitor(partial(self._connect, tally), chance, self._may_be_killed)
         started = time.monotonic()
         error = ""
         try:
@@ -89,7 +93,7 @@ class Traffic:
         tally.slowest = max(tally.slowest, time.monotonic() - started)
         if error:
             tally.errors[error] = tally.errors.get(error, 0) + 1
-            if len(tally.messages) < _MESSAGES:
+            if tally.errors[error] <= _MESSAGES:
                 tally.messages.append(f"{error}: {message}")
         return not error
 

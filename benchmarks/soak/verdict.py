@@ -2,12 +2,15 @@
 
 import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 MEMORY_SHARE = 0.05
 MEMORY_BYTES = 4 * 1024 * 1024
 """What memory may grow by, from the second fifth of the run to the last: the larger of the two."""
+RENEWED_BYTES = 2 * 1024 * 1024
+"""What memory may grow by from before faults to behind them, with fresh workers, or by that share
+of it: the larger of the two."""
 IN_USE_SHARE = 0.02
 IN_USE_FLOORS = {"objects": 500, "blocks": 2000, "heap": 1024 * 1024}
 """What an idle server may have in use more than before the traffic: the larger of the two."""
@@ -103,9 +106,57 @@ def answers(errors: int) -> Check:
     return Check("answers", errors == 0, f"{errors} errors")
 
 
-def log(text: str) -> Check:
-    """Judge the log of the server: no errors but those the application makes on purpose."""
+def answers_in_spite(
+    errors: Mapping[str, Mapping[str, int]], clients: Mapping[str, int], *, ends: int, losses: int
+) -> Check:
+    """Judge what the clients saw while workers ended.
+
+    `errors` of each kind are by their sorts. A worker that ends breaks off at most one visit of
+    each client, also one that ends in order: some clients do not care what they were told. A client
+    that makes a single request can lose it only to a worker that was killed: there are `losses`
+    of these among the `ends`. No answer is ever wrong, and no visit hangs.
+    """
+    broken = sum(sorts.get("broken", 0) for sorts in errors.values())
+    others = sum(sum(sorts.values()) for sorts in errors.values()) - broken
+    single = errors["hello-once"].get("broken", 0)
+    allowed, allowed_single = ends * sum(clients.values()), losses * clients["hello-once"]
+    passed = not others and broken <= allowed and single <= allowed_single
+    text = (
+        f"{others} wrong or without an end; {broken} broken of {allowed} allowed; "
+        f"{single} of single requests broken, of {allowed_single} allowed"
+    )
+    return Check("answers", passed, text)
+
+
+def same(name: str, before: int, after: int) -> Check:
+    """Judge whether a number is what it was."""
+    return Check(name, after == before, f"{before} before, {after} after")
+
+
+def settled(processes: int, expected: Collection[int]) -> Check:
+    """Judge whether there are as many processes as there may be when nothing happens any more."""
+    allowed = " or ".join(map(str, sorted(set(expected))))
+    return Check("settled", processes in expected, f"{processes} processes, expected {allowed}")
+
+
+def not_grown(name: str, before: int, after: int) -> Check:
+    """Judge whether memory, in bytes, is hardly more than it was: 5% or 2 MiB, the larger."""
+    allowed = max(before * MEMORY_SHARE, RENEWED_BYTES)
+    text = (
+        f"{before / _MIB:.1f} MiB before, {after / _MIB:.1f} after: "
+        f"{(after - before) / _MIB:+.1f} of {allowed / _MIB:.1f} allowed"
+    )
+    return Check(name, after <= before + allowed, text)
+
+
+def log(text: str, expected: str = "") -> Check:
+    """Judge the log of the server: no errors but those the application makes on purpose.
+
+    `expected` is a pattern of others that are due.
+    """
     odd = unexpected_records(text)
+    if expected:
+        odd = [record for record in odd if not re.search(expected, record)]
     shown = "\n    ".join(["", *odd[0].splitlines()[:30]]) if odd else ""
     return Check("log", not odd, f"{len(odd)} unexpected records{shown}")
 
