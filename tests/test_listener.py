@@ -30,12 +30,17 @@ class Loop:
 
     def __init__(self) -> None:
         self.on_readable: Callable[[], None] = lambda: None
+        # How long it was asked to wait.
+        self.pauses: list[float] = []
 
     def add_reader(self, sock: socket.socket, callback: Callable[[], None]) -> None:
         self.on_readable = callback
 
     def remove_reader(self, sock: socket.socket) -> None:
         self.on_readable = lambda: None
+
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
+        self.pauses.append(seconds)
 
     def create_task(self, coroutine: Coroutine[Any, Any, None]) -> Task:
         """Let it begin: it connects what was accepted."""
@@ -53,6 +58,7 @@ def new_listener(
     *,
     inherited: bool = False,
     on_broken: Callable[[], None] = lambda: None,
+    turn: Callable[[], float] | None = None,
     make_protocol: Callable[[socket.socket, object], asyncio.Protocol] = lambda *_: (
         asyncio.Protocol()
     ),
@@ -66,6 +72,7 @@ def new_listener(
         make_room=lambda: None,
         on_broken=on_broken,
         make_protocol=make_protocol,
+        turn=turn,
     )
 
 
@@ -89,6 +96,34 @@ def test_other_processes_get_their_share_of_what_waits_on_a_socket_that_they_may
         new_listener(loop, sock, inherited=inherited, make_protocol=make_protocol).resume()
         loop.on_readable()
     assert protocols == accepted
+
+
+@pytest.mark.parametrize(("turns", "accepted", "pauses"), [([0, 0, 1], 2, []), ([1], 0, [1])])
+def test_a_listener_accepts_as_long_as_it_is_its_turn(
+    turns: list[float], accepted: int, pauses: list[float]
+) -> None:
+    loop = Loop()
+    protocols = []
+
+    def make_protocol(_: socket.socket, peer: object) -> asyncio.Protocol:
+        protocols.append(peer)
+        return asyncio.Protocol()
+
+    with contextlib.ExitStack() as stack:
+        sock = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        for _ in range(3):
+            stack.enter_context(socket.create_connection(sock.getsockname(), TIMEOUT))
+        assert select.select([sock], [], [], TIMEOUT)[0]
+        left = iter(turns)
+        new_listener(
+            loop, sock, inherited=True, make_protocol=make_protocol, turn=lambda: next(left)
+        ).resume()
+        on_readable = loop.on_readable
+        on_readable()
+        assert len(protocols) == accepted
+        assert loop.pauses == pauses
+        # The loop looks for further ones, or a timer does.
+        assert (loop.on_readable == on_readable) == (not pauses)
 
 
 def test_connections_send_small_pieces_at_once() -> None:

@@ -22,23 +22,23 @@ def test_a_row_says_what_its_process_has_written() -> None:
     row.begin(4711, queue_size=6)
     row.set_state(State.SERVING)
     row.beat(10**18, healthy=True)
-    row.note_load(threads=8, busy=3, queued=5, queued_since=10**17, lost=2)
-    row.note_connections(64, silent=7, has_room=True)
+    row.note_threads(8, lost=2)
+    row.note_jobs(9)
+    row.note_connections(64, has_room=True)
+    row.note_silent(7)
     row.note_accepted(10**18 + 1)
     row.note_accepted(10**18 + 2)
-    row.begin_request(1, 10**18 + 3, "GET / [1]")
+    row.begin_request(1, 10**18 + 3, 10**17, "GET / [1]")
     assert row.read() == Reading(
         pid=4711,
         generation=1,
         state=State.SERVING,
         heartbeat=10**18,
         threads=8,
-        busy=3,
-        queued=5,
-        queued_since=10**17,
+        jobs=9,
+        queued_at=10**17,
         queue_size=6,
         lost=2,
-        requests=1,
         connections=64,
         silent=7,
         accepted_at=10**18 + 2,
@@ -47,6 +47,7 @@ def test_a_row_says_what_its_process_has_written() -> None:
         healthy=1,
         slots=2,
     )
+    assert (row.read().busy, row.read().queued) == (8, 1)
 
 
 def test_rows_keep_out_of_each_others_way() -> None:
@@ -55,9 +56,9 @@ def test_rows_keep_out_of_each_others_way() -> None:
     for row in rows:
         assert board.take(generation=0) is row
         row.begin(100 + row.number, queue_size=6)
-        row.note_connections(200 + row.number, silent=0, has_room=True)
+        row.note_connections(200 + row.number, has_room=True)
         for slot in range(2):
-            row.begin_request(slot, 1 + slot, f"{row.number}{slot}" * MAX_TEXT)
+            row.begin_request(slot, 1 + slot, 0, f"{row.number}{slot}" * MAX_TEXT)
     for row in rows:
         reading = row.read()
         assert (reading.pid, reading.connections) == (100 + row.number, 200 + row.number)
@@ -76,7 +77,7 @@ def test_a_row_is_taken_once_and_again_when_it_was_cleared() -> None:
     assert board.rows() == [first, second]
     assert board.take(3) is None
     first.begin(4711, queue_size=6)
-    first.begin_request(0, 5, "GET /")
+    first.begin_request(0, 5, 0, "GET /")
     first.clear()
     assert board.rows() == [second]
     assert board.take(3) is first
@@ -88,33 +89,31 @@ def test_a_row_is_taken_once_and_again_when_it_was_cleared() -> None:
 
 def test_requests_in_flight_are_told_the_oldest_first() -> None:
     row = new_row()
-    row.begin_request(0, 300, "GET /young")
-    row.begin_request(3, 100, "GET /old")
-    row.begin_request(1, 200, "GET /ended")
+    row.begin_request(0, 300, 0, "GET /young")
+    row.begin_request(3, 100, 0, "GET /old")
+    row.begin_request(1, 200, 0, "GET /ended")
     row.end_request(1)
     assert row.requests() == [RequestReading(100, "GET /old"), RequestReading(300, "GET /young")]
-    assert row.read().requests == 3
 
 
 @pytest.mark.parametrize("text", ["x" * (MAX_TEXT + 1), "\N{SNOWMAN}" * MAX_TEXT, "\udc80"])
 def test_a_request_has_the_room_of_its_slot(text: str) -> None:
     row = new_row()
-    row.begin_request(1, 1, "GET /neighbour")
-    row.begin_request(0, 2, text)
+    row.begin_request(1, 1, 0, "GET /neighbour")
+    row.begin_request(0, 2, 0, text)
     neighbour, cut = row.requests()
     assert neighbour.text == "GET /neighbour"
     assert len(cut.text.encode()) <= MAX_TEXT + 2  # A character that was cut through has a mark.
     assert cut.text[:20] in (text[:20], "?")
 
 
-def test_a_request_without_a_slot_is_counted() -> None:
+def test_a_request_without_a_slot_is_left_out() -> None:
     board = Scoreboard(2, 1)
     row, neighbour = board.row(0), board.row(1)
-    neighbour.begin_request(0, 1, "GET /neighbour")
-    row.begin_request(1, 2, "GET /more")
+    neighbour.begin_request(0, 1, 0, "GET /neighbour")
+    row.begin_request(1, 2, 0, "GET /more")
     row.end_request(1)
     assert row.requests() == []
-    assert row.read().requests == 1
     assert neighbour.requests() == [RequestReading(1, "GET /neighbour")]
 
 
@@ -189,7 +188,7 @@ requests = [RequestReading(1, "a" * MAX_TEXT), RequestReading(2, "b" * (MAX_TEXT
 
 def write():
     for request in requests:
-        row.begin_request(0, *request)
+        row.begin_request(0, request.began, 0, request.text)
         row.end_request(0)
 
 writer = fork(write)
@@ -205,7 +204,7 @@ ready, tell = os.pipe()
 def write():
     row.begin(os.getpid(), queue_size=6)
     row.set_state(State.SERVING)
-    row.begin_request(0, 7, "GET /slow [1]")
+    row.begin_request(0, 7, 0, "GET /slow [1]")
     os.write(tell, b"x")
     signal.pause()
 
@@ -235,11 +234,11 @@ class Text(bytes):
     def __len__(self):
         os.kill(os.getpid(), signal.SIGKILL)
 
-pid = fork(lambda: row.begin_request(0, 7, Killer("GET /")))
+pid = fork(lambda: row.begin_request(0, 7, 0, Killer("GET /")))
 os.waitpid(pid, 0)
 assert row.requests() == []
 row.clear()
 assert board.take(2) is row
-row.begin_request(0, 8, "GET /next")
+row.begin_request(0, 8, 0, "GET /next")
 assert row.requests() == [RequestReading(8, "GET /next")]
 """)

@@ -276,9 +276,10 @@ def test_status_adds_up_what_the_workers_do(four: Service, systemd: Listening) -
     # They have not said yet what they do.
     assert status() == "4 workers"
     for busy, row in enumerate(four.rows.values()):
-        row.note_load(threads=8, busy=busy, queued=0, queued_since=0, lost=0)
+        row.note_threads(8, lost=0)
+        row.note_jobs(busy)
     assert status() == "4 workers, 6/32 threads busy"
-    four.rows[4].note_load(threads=8, busy=8, queued=2, queued_since=1, lost=0)
+    four.rows[4].note_jobs(10)
     assert status() == "4 workers, 11/32 threads busy, 2 requests queued"
     # One that has ended, and one that is about to.
     four.plan.died(1, 20.0)

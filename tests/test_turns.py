@@ -33,24 +33,20 @@ class House:
             row.set_state(State.SERVING)
             row.beat(self.now, healthy=True)
             self.loads(row)
-            row.note_connections(0, silent=0, has_room=True)
+            row.note_connections(0, has_room=True)
         self.first, self.second = self.rows[0], self.rows[-1]
         self.turns = Turns(self.first, lambda: self.now)
 
     def loads(
         self, row: Row, *, threads: int = 2, busy: int = 0, queued: int = 0, since: int = 0
     ) -> None:
-        since = since or self.now
-        row.note_load(
-            threads=threads,
-            busy=busy,
-            queued=queued,
-            queued_since=since if queued else 0,
-            lost=0,
-        )
+        row.note_threads(threads, lost=0)
+        row.note_jobs(busy + queued)
+        # The one that began last, in a slot that nobody looks at.
+        row.begin_request(9, self.now, since or self.now, "")
 
     def connects(self, row: Row, connections: int) -> None:
-        row.note_connections(connections, silent=0, has_room=True)
+        row.note_connections(connections, has_room=True)
 
     def accepts(self, row: Row) -> None:
         row.note_accepted(self.now)
@@ -103,10 +99,21 @@ def test_where_no_thread_is_free_they_are_left_to_one_with_a_shorter_queue() -> 
     house = House()
     waits_for_long = house.now - 100 * MILLISECOND
     house.loads(house.first, busy=2, queued=3, since=waits_for_long)
-    house.loads(house.second, busy=2, queued=2)
+    house.loads(house.second, busy=2, queued=2, since=waits_for_long)
     house.connects(house.second, 50)
     assert house.turns.pause()
     house.loads(house.first, busy=2, queued=2, since=waits_for_long)
+    assert not house.turns.pause()
+
+
+def test_threads_that_are_busy_for_long_are_less_likely_to_become_free() -> None:
+    """Perhaps a thread elsewhere has just answered, and is about to say so."""
+    house = House()
+    house.loads(house.first, busy=2, since=house.now - 100 * MILLISECOND)
+    house.loads(house.second, busy=2)
+    house.connects(house.second, 50)
+    assert house.turns.pause()
+    house.loads(house.second, busy=2, since=house.now - 100 * MILLISECOND)
     assert not house.turns.pause()
 
 
@@ -132,7 +139,8 @@ def test_a_request_is_refused_only_where_all_queues_are_full() -> None:
 
 def test_requests_that_are_about_to_come_count() -> None:
     house = House()
-    house.first.note_connections(2, silent=2, has_room=True)
+    house.connects(house.first, 2)
+    house.first.note_silent(2)
     house.accepts(house.first)
     assert house.turns.pause()
     # They are connections in advance.
@@ -158,7 +166,7 @@ def test_nothing_is_left_to_one_that_cannot_take_it(why: str) -> None:
         case "gone":
             house.second.clear()
         case "full":
-            house.second.note_connections(9, silent=0, has_room=False)
+            house.second.note_connections(9, has_room=False)
         case "unhealthy":
             house.second.beat(house.now, healthy=False)
     assert house.waits() == 0
@@ -235,7 +243,7 @@ def test_one_that_is_stopped_is_not_waited_for_because_others_accept() -> None:
         waited += 1
         house.accepts(other)
     assert waited <= 25
-    assert stopped.read().busy == 0
+    assert stopped.read().jobs == 0
 
 
 # --- all at once ----------------------------------------------------------------------------------
@@ -244,9 +252,8 @@ readings = st.builds(
     lambda **numbers: Reading._make([0] * len(Reading._fields))._replace(healthy=1, **numbers),
     state=st.sampled_from([State.SERVING, State.SERVING, State.DRAINING]),
     threads=st.just(2),
-    busy=st.integers(0, 3),
-    queued=st.integers(0, 3),
-    queued_since=st.sampled_from([0, START - 100 * MILLISECOND, START]),
+    jobs=st.integers(0, 6),
+    queued_at=st.sampled_from([0, START - 100 * MILLISECOND, START]),
     queue_size=st.integers(0, 3),
     connections=st.integers(0, 5),
     silent=st.integers(0, 2),

@@ -13,7 +13,8 @@ from .bind import ListeningSocket
 _log = logging.getLogger("aiowsgi.error")
 
 # Connections accepted before other work of the loop has its turn. On a socket that other processes
-# may have too, each takes one at a time: otherwise the first would take all that are waiting.
+# may have too, each takes one at a time: otherwise the first would take all that are waiting. Where
+# they take turns, that says when to stop.
 _ACCEPTS_PER_PASS = 64
 _ACCEPTS_PER_PASS_SHARED = 1
 # The process or the system has run out of descriptors or buffers. It may have some later.
@@ -119,11 +120,14 @@ class Listener:
             self._pause(_FULL_PAUSE)
             self._make_room()
             return
-        if self._turn is not None and (seconds := self._turn()):
-            self._pause(seconds)
-            return
-        most = _ACCEPTS_PER_PASS_SHARED if self._listening.inherited else _ACCEPTS_PER_PASS
-        for _ in range(int(min(room, most))):
+        turn = self._turn
+        is_shared = self._listening.inherited and turn is None
+        most = _ACCEPTS_PER_PASS_SHARED if is_shared else _ACCEPTS_PER_PASS
+        for number in range(int(min(room, most))):
+            if turn is not None and (seconds := turn()):
+                if number == 0:  # Else there may be none that waits.
+                    self._pause(seconds)
+                return
             try:
                 connection, peer = self.sock.accept()
             except (BlockingIOError, InterruptedError):

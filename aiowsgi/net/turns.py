@@ -25,6 +25,7 @@ _PATIENCE_WITHOUT_THREAD = 20 * _MILLISECOND
 # something: it is stopped or dead, or its event loop is blocked.
 _ABSENT = 25 * _MILLISECOND
 # The lengths of queues tell little, unless one waits for longer in one of them, or one is full.
+# Where none has begun for longer, all threads are busy with requests that take long.
 _QUICK = 25 * _MILLISECOND
 # One may have this many connections more than another one. Else none could accept two in a row, and
 # each would often wait for the other.
@@ -51,7 +52,7 @@ class Turns:
     def pause(self) -> float:
         """Return for how many seconds connections are left to others; 0 where one is accepted.
 
-        Called when one is there.
+        Called when one is there, or may be.
         """
         now = self._clock()
         step, self._asked_at = min(now - self._asked_at, _MOST_PER_LOOK), now
@@ -60,6 +61,8 @@ class Turns:
         self._waited = self._waited + step if accepted == self._accepted else 0
         self._accepted = accepted
         own = others.pop(self._row.number)
+        if not others:
+            return 0.0
         patience = _PATIENCE_WITHOUT_THREAD if queue(own, now) else _PATIENCE
         is_anybody_there = self._are_present(better(own, others, now), step)
         return _PAUSE if is_anybody_there and self._waited < patience else 0.0
@@ -80,8 +83,8 @@ def better(own: Reading, others: dict[int, Reading], now: int) -> dict[int, Read
     """Return those of the others to whom a connection is better left, by the numbers of their rows.
 
     They have a free thread, and all of the own ones are busy; or no process has one, and their
-    queue is shorter; else they have fewer connections. ``now`` is in nanoseconds of
-    ``time.monotonic_ns``.
+    queue is shorter, or threads are more likely to become free there; else they have fewer
+    connections. ``now`` is in nanoseconds of ``time.monotonic_ns``.
     """
     welcoming = {
         number: other
@@ -92,10 +95,14 @@ def better(own: Reading, others: dict[int, Reading], now: int) -> dict[int, Read
         return welcoming
     everybody = (own, *welcoming.values())
     # Else the length of a queue only says who has read last.
-    queues_count = any(is_slow(reading, now) or is_full(reading, now) for reading in everybody)
+    queues_count = any(
+        is_full(reading, now) or (reading.queued and is_stuck(reading, now))
+        for reading in everybody
+    )
 
-    def load(reading: Reading) -> int:
-        return queue(reading, now) if queues_count else min(queue(reading, now), 1)
+    def load(reading: Reading) -> tuple[int, bool]:
+        waiting = queue(reading, now)
+        return waiting if queues_count else min(waiting, 1), is_stuck(reading, now)
 
     own_load = load(own)
     return {
@@ -106,9 +113,12 @@ def better(own: Reading, others: dict[int, Reading], now: int) -> dict[int, Read
     }
 
 
-def is_slow(reading: Reading, now: int) -> bool:
-    """Return whether requests wait for a thread for longer than it takes to read a few of them."""
-    return 0 < reading.queued_since < now - _QUICK
+def is_stuck(reading: Reading, now: int) -> bool:
+    """Return whether all threads are busy, and requests for longer than a few of them usually take.
+
+    Either the last one that began had waited for long, or none has begun since.
+    """
+    return reading.jobs >= reading.threads and now - reading.queued_at > _QUICK
 
 
 def is_full(reading: Reading, now: int) -> bool:
@@ -122,4 +132,4 @@ def queue(reading: Reading, now: int) -> int:
     Those count that are about to come: their connections were accepted just now.
     """
     coming = reading.silent if now - reading.accepted_at < MOMENT else 0
-    return max(0, reading.busy + reading.queued + coming + 1 - reading.threads)
+    return max(0, reading.jobs + coming + 1 - reading.threads)

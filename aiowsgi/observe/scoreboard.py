@@ -47,18 +47,15 @@ class Reading(NamedTuple):
     state: int
     # When the event loop last ran.
     heartbeat: int
-    # How many requests may run at the same time, how many do, and how many wait for a thread; and
-    # since when the first of these does, 0 where there is none.
+    # How many requests may run at the same time; how many do, or wait for a thread; and since when
+    # the one that began last had waited.
     threads: int
-    busy: int
-    queued: int
-    queued_since: int
+    jobs: int
+    queued_at: int
     # How many may wait.
     queue_size: int
     # How many threads were given up and still run.
     lost: int
-    # How many requests have begun since the process started.
-    requests: int
     connections: int
     # How many were accepted just before the last one and have sent nothing so far, that one
     # included; and when it was accepted.
@@ -72,6 +69,16 @@ class Reading(NamedTuple):
     # How many of the slots for requests were ever used.
     slots: int
 
+    @property
+    def busy(self) -> int:
+        """How many requests run."""
+        return min(self.jobs, self.threads)
+
+    @property
+    def queued(self) -> int:
+        """How many wait for a thread."""
+        return self.jobs - self.busy
+
 
 _ROW_WORDS = len(Reading._fields)
 (
@@ -80,12 +87,10 @@ _ROW_WORDS = len(Reading._fields)
     _STATE,
     _HEARTBEAT,
     _THREADS,
-    _BUSY,
-    _QUEUED,
-    _QUEUED_SINCE,
+    _JOBS,
+    _QUEUED_AT,
     _QUEUE_SIZE,
     _LOST,
-    _REQUESTS,
     _CONNECTIONS,
     _SILENT,
     _ACCEPTED_AT,
@@ -147,11 +152,14 @@ class Row:
         self._numbers[_HEALTHY] = healthy
         self._numbers[_HEARTBEAT] = now
 
-    def note_connections(self, connections: int, *, silent: int, has_room: bool) -> None:
-        """Say how many there are, how many are silent, and whether another one is welcome."""
+    def note_connections(self, connections: int, *, has_room: bool) -> None:
+        """Say how many there are, and whether another one is welcome."""
         self._numbers[_CONNECTIONS] = connections
-        self._numbers[_SILENT] = silent
         self._numbers[_HAS_ROOM] = has_room
+
+    def note_silent(self, connections: int) -> None:
+        """Say how many connections are silent."""
+        self._numbers[_SILENT] = connections
 
     def note_accepted(self, now: int) -> None:
         """Count a connection that was accepted at ``now``."""
@@ -160,25 +168,24 @@ class Row:
 
     # Written under the lock of the pool.
 
-    def note_load(
-        self, *, threads: int, busy: int, queued: int, queued_since: int, lost: int
-    ) -> None:
-        """Say how many requests may run at the same time, how many do, and how many wait."""
-        numbers = self._numbers
-        numbers[_THREADS] = threads
-        numbers[_BUSY] = busy
-        numbers[_QUEUED] = queued
-        numbers[_QUEUED_SINCE] = queued_since
-        numbers[_LOST] = lost
+    def note_threads(self, threads: int, *, lost: int) -> None:
+        """Say how many requests may run at the same time, and how many threads are lost."""
+        self._numbers[_THREADS] = threads
+        self._numbers[_LOST] = lost
 
-    def begin_request(self, slot: int, began: int, text: str) -> None:
-        """Count a request, and put it into a slot that is not in use; the lowest are best.
+    def note_jobs(self, jobs: int) -> None:
+        """Say how many requests run, or wait for a thread."""
+        self._numbers[_JOBS] = jobs
 
-        Where there is no such slot, it is only counted: the options of a process may have changed
-        since the scoreboard was made. ``began`` is in nanoseconds of ``time.monotonic_ns``.
+    def begin_request(self, slot: int, began: int, queued_at: int, text: str) -> None:
+        """Put a request that begins into a slot that is not in use; the lowest are best.
+
+        ``began``, and ``queued_at``, since when it has waited for a thread, are in nanoseconds of
+        ``time.monotonic_ns``. Where there is no such slot, it is left out: the options of a process
+        may have changed since the scoreboard was made.
         """
         numbers = self._numbers
-        numbers[_REQUESTS] += 1
+        numbers[_QUEUED_AT] = queued_at
         if slot >= self._most_slots:
             return
         if slot >= numbers[_SLOTS]:
@@ -186,11 +193,12 @@ class Row:
         words, first = self._slots, slot * _SLOT_WORDS
         encoded = text.encode(errors="replace")[:MAX_TEXT]
         start = (first + _TEXT) * _WORD_SIZE
-        words[first + _SEQUENCE] += 1  # Odd while it is written.
+        sequence = words[first + _SEQUENCE]
+        words[first + _SEQUENCE] = sequence + 1  # Odd while it is written.
         words[first + _LENGTH] = len(encoded)
         self._texts[start : start + len(encoded)] = encoded
         words[first + _BEGAN] = began
-        words[first + _SEQUENCE] += 1
+        words[first + _SEQUENCE] = sequence + 2
 
     def end_request(self, slot: int) -> None:
         """Free a slot."""

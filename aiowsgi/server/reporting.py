@@ -35,7 +35,7 @@ class Reporter:
         self._resources = resources
         self._connections = connections
         self._room = room
-        self._silence = Silence(self.note_connections)
+        self._silence = Silence(self._note_silence)
         # Whether this is a forked child: the row is its parent's.
         self._is_over = False
 
@@ -56,6 +56,7 @@ class Reporter:
         Until something comes.
         """
         now = time.monotonic_ns()
+        self.note_connections()
         self._row.note_accepted(now)
         return self._silence.watch(protocol, now)
 
@@ -64,9 +65,12 @@ class Reporter:
         if not self._is_over:
             self._row.note_connections(
                 self._connections(),
-                silent=self._silence.count,
                 has_room=self._room() > 0 and not self._resources.has_broken_listener,
             )
+
+    def _note_silence(self) -> None:
+        if not self._is_over:
+            self._row.note_silent(self._silence.count)
 
     def drain(self) -> None:
         """Say that the server is about to end."""

@@ -83,19 +83,17 @@ class LoadReport(Protocol):
     Each takes a moment, and raises nothing.
     """
 
-    def note_load(
-        self, *, threads: int, busy: int, queued: int, queued_since: int, lost: int
-    ) -> None:
-        """Take note how many jobs may run at the same time, run, and wait, and of the lost ones.
+    def note_threads(self, threads: int, *, lost: int) -> None:
+        """Take note how many jobs may run at the same time, and how many are lost."""
 
-        ``queued_since`` is since when the first one waits, in nanoseconds of ``time.monotonic``; 0
-        where none does.
-        """
+    def note_jobs(self, jobs: int) -> None:
+        """Take note how many jobs run or wait."""
 
-    def begin_request(self, slot: int, began: int, text: str) -> None:
-        """Take note of a job that begins, at a time in the same unit.
+    def begin_request(self, slot: int, began: int, queued_at: int, text: str) -> None:
+        """Take note of a job that begins, and when it was queued.
 
-        ``slot`` is the lowest number, from 0, that no other running job has.
+        Both are in nanoseconds of ``time.monotonic``. ``slot`` is a number, from 0, that no other
+        running job has, and a low one.
         """
 
     def end_request(self, slot: int) -> None:

@@ -10,7 +10,7 @@ from .threads import PoolThread, QueuedJob
 
 
 class ReportingPool(JobPool):
-    """A ``JobPool`` that reports each change of its load, and each job that begins or ends.
+    """A ``JobPool`` that reports how many jobs it has, and each that begins or ends.
 
     Arguments: those of ``JobPool``; the report; and ``describe(run)``, which returns what is
     reported of a job that runs ``run``. A class of its own, so that a pool without a report takes
@@ -39,10 +39,9 @@ class ReportingPool(JobPool):
         )
         self._report = report
         self._describe = describe
-        # The jobs whose beginning was reported, each at the number of its slot. Protected by the
-        # lock of the pool.
-        self._reported: list[QueuedJob | None] = []
-        self._note_load()
+        # The slot of each thread that has run a job. Protected by the lock of the pool.
+        self._slots: dict[PoolThread, int] = {}
+        self._note_threads()
 
     def enqueue(
         self,
@@ -54,65 +53,79 @@ class ReportingPool(JobPool):
     ) -> Job:
         """See ``JobPool``."""
         job = super().enqueue(run, failed, wake=wake, future=future)
-        self._note_load()
+        with self._lock:
+            self._note_jobs()
         return job
 
     def release_slot(self) -> None:
         """See ``ThreadSlots``."""
         super().release_slot()
-        self._note_load()
+        with self._lock:
+            self._note_threads()
 
     def reclaim_slot(self) -> None:
         """See ``ThreadSlots``."""
         super().reclaim_slot()
-        self._note_load()
+        with self._lock:
+            self._note_threads()
 
     def cancel_job(self, job: QueuedJob) -> bool:
         """See ``Job.cancel``."""
         cancelled = super().cancel_job(job)
-        self._note_load()
+        with self._lock:
+            self._note_jobs()
         return cancelled
 
     def write_off_job(self, job: QueuedJob) -> bool:
         """See ``Job.write_off``."""
         written_off = super().write_off_job(job)
-        self._note_load()
+        with self._lock:
+            self._note_threads()
         return written_off
 
     def _next_job(self, thread: PoolThread) -> QueuedJob | None:
         job = super()._next_job(thread)
         if job is not None:
             # If the thread ends in here, ``_clean_up`` finds the job, and this is undone.
-            if None not in self._reported:
-                self._reported.append(None)
-            slot = self._reported.index(None)
-            self._reported[slot] = job
+            slot = self._slots.get(thread)
+            if slot is None:
+                slot = self._slots[thread] = self._free_slot()
             assert job.run is not None  # It was taken out of the queue just now.
-            self._report.begin_request(slot, int(job.taken_at * 1e9), self._describe(job.run))
-        self._note_load()
+            # By position here and below, because each request comes along.
+            self._report.begin_request(
+                slot, int(job.taken_at * 1e9), int(job.queued_at * 1e9), self._describe(job.run)
+            )
         return job
 
     def _note_end(self, job: QueuedJob, thread: PoolThread) -> None:
-        # Before the pool forgets the job, so that a thread that ends in here is cleaned up after.
-        if job in self._reported:
-            slot = self._reported.index(job)
+        # Before the pool forgets the job: if the thread ends in here, this is done again.
+        slot = self._slots.get(thread)
+        if slot is not None:
             self._report.end_request(slot)
-            self._reported[slot] = None
+        may_change = self._lost or self._waiting_for_clients
         super()._note_end(job, thread)
+        self._note_jobs()
+        if may_change:
+            self._note_threads()
 
     def _clean_up(self, thread: PoolThread, on_stopped: list[Callable[[], None]]) -> None:
         super()._clean_up(thread, on_stopped)
-        self._note_load()
-
-    def _note_load(self) -> None:
-        # Under the lock, so that no older numbers follow newer ones.
         with self._lock:
-            if not self.abandoned:  # Else they would be taken for those of the parent.
-                running = len(self._running)
-                self._report.note_load(
-                    threads=running + self._free_slots(),
-                    busy=running,
-                    queued=len(self._jobs),
-                    queued_since=int(self._jobs[0].queued_at * 1e9) if self._jobs else 0,
-                    lost=len(self._lost),
-                )
+            self._slots.pop(thread, None)
+            self._note_threads()
+            self._note_jobs()
+
+    # The lock is held in these, so that no older numbers follow newer ones. In a forked child they
+    # would be taken for those of its parent.
+
+    def _free_slot(self) -> int:
+        taken = set(self._slots.values())
+        return next(slot for slot in range(len(taken) + 1) if slot not in taken)
+
+    def _note_jobs(self) -> None:
+        if not self.abandoned:
+            self._report.note_jobs(len(self._jobs) + len(self._running))
+
+    def _note_threads(self) -> None:
+        if not self.abandoned:
+            self._report.note_threads(len(self._running) + self._free_slots(), lost=len(self._lost))
