@@ -1,13 +1,20 @@
-"""Interpreters that were built elsewhere, against older headers or without some library."""
+"""Interpreters that were built elsewhere, against older headers or without some library.
 
+And those with faults that the code has to avoid.
+"""
+
+import ast
 import ctypes
+import re
 import socket
 import subprocess
 import sys
+from pathlib import Path
 from textwrap import dedent
 
 import pytest
 
+import aiowsgi
 from aiowsgi import libc
 
 # Fail-safe, in seconds.
@@ -94,3 +101,33 @@ def test_function_of_the_c_library_is_found_with_its_types() -> None:
 
 def test_function_that_the_c_library_lacks_is_none() -> None:
     assert libc.find("no_such_function", "c_int") is None
+
+
+SOURCES = sorted(Path(aiowsgi.__file__).parent.rglob("*.py"))
+
+
+def possessive_groups(source: str) -> list[str]:
+    """Return the regular expressions in a module that have a group which is possessive or atomic.
+
+    Of each, the text of one literal. A parenthesis in square brackets closes no group.
+    """
+    texts = [
+        node.value.decode("latin-1") if isinstance(node.value, bytes) else node.value
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str | bytes)
+    ]
+    return [
+        text for text in texts if re.search(r"\)[*+?]\+|\(\?>", re.sub(r"\[[^\]]*\]", "[]", text))
+    ]
+
+
+def test_possessive_groups_are_found() -> None:
+    assert possessive_groups('a = rb"(?:ab?c)*+"') == ["(?:ab?c)*+"]
+    assert possessive_groups('a = "(?>ab)"') == ["(?>ab)"]
+    assert possessive_groups("a = '[()*+,;]++(?:a*+b)*'") == []
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_no_group_is_possessive(path: Path) -> None:
+    """Before Python 3.11.5 one may match where it ends half way (cpython issue 106052)."""
+    assert possessive_groups(path.read_text(encoding="utf-8")) == []

@@ -28,10 +28,10 @@ _SINGLETONS = frozenset(
 
 _CODING = (
     rf"({TOKEN})"
-    rf"(?:[ \t]*+;[ \t]*+{TOKEN}[ \t]*+=[ \t]*+(?:{TOKEN}|{QUOTED_STRING}))*+"
+    rf"(?:[ \t]*+;[ \t]*+{TOKEN}[ \t]*+=[ \t]*+(?:{TOKEN}|{QUOTED_STRING}))*"
 )
 # RFC 9110 §5.6.1.2: recipients ignore empty elements of a list.
-_CODING_LIST = re.compile(rf"[ \t]*+(?:{_CODING})?+(?:[ \t]*+,[ \t]*+(?:{_CODING})?+)*+[ \t]*+")
+_CODING_LIST = re.compile(rf"[ \t]*+(?:{_CODING})?(?:[ \t]*+,[ \t]*+(?:{_CODING})?)*[ \t]*+")
 _EACH_CODING = re.compile(_CODING)
 
 

@@ -25,16 +25,16 @@ _VALUE = rb"[\t\x20-\x7e\x80-\xff]*+"
 # The part before " HTTP/", in latin-1. The groups are the method, the target, and the path and
 # query of the target, as ``split_target`` finds them.
 match_ordinary_request = re.compile(
-    rf"(?!CONNECT )({TOKEN}) ((/[!\"$->@-~]*+)(?:\?([!\"$-~]*+))?+)"
+    rf"(?!CONNECT )({TOKEN}) ((/[!\"$->@-~]*+)(?:\?([!\"$-~]*+))?)"
 ).fullmatch
 # The part between "HTTP/" and the empty line.
-match_ordinary_section = re.compile(rb"1\.[01](?:\r\n%b:%b)*+" % (_TOKEN, _VALUE)).fullmatch
+match_ordinary_section = re.compile(rb"1\.[01](?:\r\n%b:%b)*" % (_TOKEN, _VALUE)).fullmatch
 _REQUEST_LINE = re.compile(rb"%b [\x21-\x7e]+ HTTP/([0-9])\.([0-9])" % _TOKEN)
 _FIELD_LINE = re.compile(rb"%b:%b" % (_TOKEN, _VALUE))
 _SPACE_BEFORE_COLON = re.compile(rb"%b[ \t]+:" % _TOKEN)
 # RFC 9112 §7.1.1, and the white space that recipients must accept.
 _CHUNK_LINE = re.compile(
-    rb"([0-9A-Fa-f]++)((?:[ \t]*+;[ \t]*+%b(?:[ \t]*+=[ \t]*+(?:%b|%b))?+)*+)"
+    rb"([0-9A-Fa-f]++)((?:[ \t]*+;[ \t]*+%b(?:[ \t]*+=[ \t]*+(?:%b|%b))?)*)"
     % (_TOKEN, _TOKEN, QUOTED_STRING.encode("latin-1"))
 )
 _CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]+")

@@ -4,8 +4,9 @@ import re
 
 from ..errors import Refusal
 
+_NAME = r"[A-Za-z0-9\-._~!$&'()*+,;=]*+"
 _AUTHORITY = re.compile(
-    r"(?:\[([^\]]*)\]|(?:[A-Za-z0-9\-._~!$&'()*+,;=]++|%[0-9A-Fa-f]{2})*+)"
+    rf"(?:\[([^\]]*)\]|{_NAME}(?:%[0-9A-Fa-f]{{2}}{_NAME})*)"
     r"(?::[0-9]*+)?"
 )
 _FUTURE_LITERAL = re.compile(r"v[0-9A-Fa-f]+\.[A-Za-z0-9\-._~!$&'()*+,;=:]+")
