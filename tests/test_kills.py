@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from constant_load import ConstantLoad
-from extent import representative
+from extent import exhaustive, representative
 from gates import SOURCE, Gates
 from served_process import PATIENCE, ServedProcess, served
 from waiting import eventually
@@ -360,6 +360,16 @@ def test_a_mold_killed_while_its_workers_start_leaves_them(tmp_path: Path) -> No
         it.gates.open()
         it.serve()
         assert it.mold == mold
+        assert it.process.stop() == 0
+
+
+@exhaustive  # Ten seconds.
+def test_a_mold_that_is_stopped_is_replaced_when_a_worker_is_to_be_forked(tmp_path: Path) -> None:
+    with site_in(tmp_path, "serving", "--preload") as it:
+        os.kill(it.mold, signal.SIGSTOP)
+        os.kill(it.worker, signal.SIGKILL)
+        it.process.said(rf"The mold {it.mold} has forked no worker for 10 s, and is killed$")
+        eventually(lambda: it.ask()[1] != it.mold, "an answer of a worker of the next one")
         assert it.process.stop() == 0
 
 

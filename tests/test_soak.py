@@ -43,6 +43,7 @@ def test_memory_may_grow_a_little_and_processes_may_become_neither_more_nor_fewe
     [
         ("ERROR [7] Worker 12 was killed by SIGKILL after 3.1 s, and is replaced", True),
         ("ERROR [7] The mold 12 was killed by SIGKILL", True),
+        ("ERROR [7] The mold 12 has forked no worker for 10 s, and is killed", True),
         ("ERROR [7] Worker 12 was killed by SIGSEGV after 3.1 s, and is replaced", False),
         ("ERROR [7] Cannot start a worker: Too many open files", False),
         ("ERROR [9] Traceback", False),

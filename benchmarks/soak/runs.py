@@ -32,7 +32,8 @@ STOP_SECONDS = 10.0
 _WARM_UPS = 3
 _RELOADED = " Reloaded: "
 DUE = (
-    r"ERROR \[\d+\] (Worker \d+ was killed by SIG(KILL|ABRT)|The mold \d+ was killed by SIGKILL"
+    r"ERROR \[\d+\] (Worker \d+ was killed by SIG(KILL|ABRT)"
+    r"|The mold \d+ (was killed by SIGKILL|has forked no worker)"
     r"|Worker \d+ has not answered for|Worker \d+ did not end in time|Not reloaded:)"
 )
 

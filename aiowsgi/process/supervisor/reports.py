@@ -66,7 +66,7 @@ class Reports:
         elif mold.failure:
             error_log.error("A new mold cannot load the application:\n%s", mold.failure.rstrip())
         else:
-            ended = describe_status(status)
+            ended = mold.verdict or describe_status(status)
             if was_killed(status) and self._out_of_memory.has_struck():
                 ended += ": the kernel has run out of memory (see memory.max of its cgroup)"
             stacks = mold.written.decode(errors="replace").rstrip()

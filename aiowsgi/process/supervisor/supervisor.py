@@ -34,7 +34,15 @@ from ..worker.messages import (
     Message,
 )
 from .children import WATCHER, Child, Children
-from .decisions.molds import EndMold, ForkWithout, MakeMold, MoldAction, Molds, Order
+from .decisions.molds import (
+    ANSWER_TIMEOUT,
+    EndMold,
+    ForkWithout,
+    MakeMold,
+    MoldAction,
+    Molds,
+    Order,
+)
 from .decisions.molds import Phase as MoldPhase
 from .decisions.plan import (
     Action,
@@ -118,7 +126,7 @@ class Supervisor:
                 if (outcome := self._do(action)) is not None:
                     return outcome
             wanted = set[int]() if self._plan.is_ending else self._plan.wanted
-            for step in self._molds.decide(wanted):
+            for step in self._molds.decide(wanted, time.monotonic()):
                 if (assignment := self._do_with_mold(step)) is not None:
                     return assignment
             self._title.show(self._plan.state)
@@ -250,11 +258,13 @@ class Supervisor:
                     if mold is not None:  # It may have ended a moment ago.
                         self._children.order(number, row, mold)
                 except OSError as error:
-                    self._molds.answered(number, generation)
+                    self._molds.answered(number, generation, time.monotonic())
                     self._fail_to_start(number, error.strerror)
             case ForkWithout(number, generation):
                 return self._fork(number, generation)
             case EndMold() if mold is not None:
+                if action.is_stuck:
+                    mold.verdict = f"has forked no worker for {ANSWER_TIMEOUT:g} s, and is killed"
                 mold.signal(signal.SIGKILL)
         return None
 
@@ -320,7 +330,8 @@ class Supervisor:
                 owners[descriptor] = child
         for descriptor in (*self._predecessor.descriptors(), *self._upgrade.descriptors()):
             poll.register(descriptor, select.POLLIN)
-        wake_at = min(self._plan.wake_at, self._heartbeats.next_check(), self._upgrade.next_look)
+        looks = self._heartbeats.next_check(), self._upgrade.next_look, self._molds.wake_at
+        wake_at = min(self._plan.wake_at, *looks)
         if not self._predecessor.serves:
             wake_at = min(wake_at, self._service.next_look)
         seconds = min(wake_at - time.monotonic(), _LONGEST_WAIT)
@@ -376,7 +387,7 @@ class Supervisor:
             case Message(word, (text,)) if word == FAILED:
                 mold.failure = text
             case Message(word, (number, rest)) if word in (FORKED, UNFORKED):
-                if number.isdecimal() and self._molds.answered(int(number), mold.generation):
+                if number.isdecimal() and self._molds.answered(int(number), mold.generation, now):
                     self._take(int(number), word, rest)
         # There may be something to do.
         self._plan.wake_at = now

@@ -11,6 +11,10 @@ from dataclasses import dataclass, field
 # A mold that has ended sooner after it was ready, in seconds, is made again only once a worker is
 # to be forked from it: it would end again.
 _PROVEN = 10.0
+# A mold that does not answer for so many seconds is stopped, or stuck in what the application does
+# around a fork. A fork takes milliseconds.
+ANSWER_TIMEOUT = 10.0
+_NEVER = float("inf")
 
 
 class Phase(enum.Enum):
@@ -33,6 +37,13 @@ class Mold:
     # Workers, by their numbers: those that wait, and those that it was told to fork.
     waiting: list[int] = field(default_factory=list)
     ordered: list[int] = field(default_factory=list)
+    # Since when an answer is waited for, if any is.
+    silent_since: float = 0.0
+
+    @property
+    def give_up_at(self) -> float:
+        """When it is ended, unless it answers."""
+        return self.silent_since + ANSWER_TIMEOUT if self.ordered else _NEVER
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +74,8 @@ class EndMold:
     """End the process of a mold."""
 
     generation: int
+    is_stuck: bool = False
+    """whether it was to fork a worker, and does not answer"""
 
 
 MoldAction = MakeMold | Order | ForkWithout | EndMold
@@ -90,12 +103,13 @@ class Molds:
         if (mold := self._molds.get(generation)) is not None:
             mold.phase = Phase.UNFIT
 
-    def answered(self, number: int, generation: int) -> bool:
+    def answered(self, number: int, generation: int, now: float) -> bool:
         """Take note that a mold has forked a worker, or cannot. Return whether it was asked to."""
         mold = self._molds.get(generation)
         if mold is None or number not in mold.ordered:
             return False
         mold.ordered.remove(number)
+        mold.silent_since = now
         return True
 
     def cancel(self, number: int, generation: int) -> bool:
@@ -124,21 +138,29 @@ class Molds:
 
     # What follows.
 
-    def decide(self, wanted: Collection[int]) -> list[MoldAction]:
+    @property
+    def wake_at(self) -> float:
+        """When ``decide`` must be called again, though nothing has happened."""
+        return min((mold.give_up_at for mold in self._molds.values()), default=_NEVER)
+
+    def decide(self, wanted: Collection[int], now: float) -> list[MoldAction]:
         """Return what is to be done. Each is returned once, and is taken for done.
 
         ``wanted`` are the generations of which workers may still be started.
         """
         actions: list[MoldAction] = []
         for generation, mold in list(self._molds.items()):
-            actions += self._serve_waiting(generation, mold)
+            actions += self._serve_waiting(generation, mold, now)
+            if now >= mold.give_up_at:
+                mold.silent_since = now
+                actions.append(EndMold(generation, is_stuck=True))
             if generation not in wanted and not mold.waiting and not mold.ordered:
                 if mold.phase in (Phase.LOADING, Phase.READY):
                     actions.append(EndMold(generation))
                 del self._molds[generation]
         return actions
 
-    def _serve_waiting(self, generation: int, mold: Mold) -> Iterator[MoldAction]:
+    def _serve_waiting(self, generation: int, mold: Mold, now: float) -> Iterator[MoldAction]:
         match mold.phase:
             case Phase.ABSENT if mold.waiting or mold.is_missed:
                 mold.phase, mold.is_missed = Phase.LOADING, False
@@ -146,6 +168,8 @@ class Molds:
             case Phase.READY:
                 for number in mold.waiting:
                     yield Order(number, generation)
+                if not mold.ordered:
+                    mold.silent_since = now
                 mold.ordered += mold.waiting
                 mold.waiting = []
             case Phase.UNFIT:
