@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uwsgi_packets
 from conftest import StartServer
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -20,6 +21,7 @@ from served_process import served
 
 import aiowsgi
 from aiowsgi.answers.debug import html_page, plain_text, report
+from aiowsgi.answers.debug.local_host import asks_for_this_machine
 from aiowsgi.answers.debug.report import accepts_html
 from aiowsgi.answers.debug.traces import ShownError, ShownFrame, shown_errors
 from aiowsgi.answers.debug.view import View, visible
@@ -64,12 +66,13 @@ async def ask(
     *,
     request_line: str = "GET / HTTP/1.1",
     debug: bool = True,
+    host: str = "localhost",
 ) -> Response:
     server = await start_server(app, validate=False, debug=debug)
     method = request_line.partition(" ")[0]
     async with await connect(server) as client:
         return await client.request(
-            f"{request_line}\r\nHost: h\r\n{fields}\r\n".encode("latin-1"), method
+            f"{request_line}\r\nHost: {host}\r\n{fields}\r\n".encode("latin-1"), method
         )
 
 
@@ -390,7 +393,7 @@ async def test_a_response_that_has_begun_is_cut_and_only_the_log_tells(
 
     server = await start_server(app, validate=False, debug=True)
     async with await connect(server) as client:
-        await client.send(b"GET / HTTP/1.1\r\nHost: h\r\n" + HTML.encode() + b"\r\n")
+        await client.send(b"GET / HTTP/1.1\r\nHost: localhost\r\n" + HTML.encode() + b"\r\n")
         await client.read_until(b"begun")
         try:
             rest = await client.read_until_eof()
@@ -422,11 +425,75 @@ def test_nothing_of_it_is_imported_without_the_option(tmp_path: Path) -> None:
     for option, modules in expected.items():
         with served(tmp_path, source, option) as server:
             with socket.create_connection(("127.0.0.1", server.port()), timeout=20) as client:
-                client.sendall(b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+                client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
                 answer = b"".join(iter(lambda: client.recv(65536), b""))
             server.said(rf"^modules:{modules}{'' if modules else '$'}")
             assert (b"ValueError: x" in answer) is (option == "--debug")
             assert server.stop() == 0
+
+
+# Who is told nothing: other websites.
+
+
+@pytest.mark.parametrize(
+    ("host", "told"),
+    [
+        ("localhost", True),
+        ("LOCALHOST:8000", True),
+        ("shop.localhost:8000", True),
+        ("127.0.0.1", True),
+        ("[::1]:8000", True),
+        ("", True),
+        (None, True),
+        ("evil.example", False),
+        ("evil.example:8000", False),
+        ("localhost.evil.example", False),
+        ("127.0.0.1.evil.example", False),
+        ("evillocalhost", False),
+    ],
+)
+def test_a_website_cannot_take_the_names_of_this_machine(host: str | None, told: bool) -> None:
+    assert asks_for_this_machine(host, "127.0.0.1") is told
+
+
+@pytest.mark.parametrize(
+    ("host", "request_line"),
+    [
+        ("evil.example", "GET / HTTP/1.1"),
+        ("localhost", "GET http://evil.example/ HTTP/1.1"),
+    ],
+)
+@pytest.mark.parametrize("accept", ["", HTML], ids=["text", "html"])
+async def test_a_page_under_another_name_cannot_read_it(
+    start_server: StartServer, host: str, request_line: str, accept: str
+) -> None:
+    response = await ask(
+        start_server, raising(ValueError("x")), accept, request_line=request_line, host=host
+    )
+    assert (response.status, response.get("content-type")) == (500, "text/plain; charset=utf-8")
+    assert response.body.decode() == (
+        "500 Internal Server Error\n"
+        "The log of the server says why. debug shows it under names such as localhost only.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("protocol", "shown"), [("", True), ("uwsgi:", False)], ids=["http", "uwsgi"]
+)
+async def test_on_a_unix_socket_only_clients_of_a_web_server_are_asked_for_the_host(
+    protocol: str, shown: bool
+) -> None:
+    sent = b"GET / HTTP/1.0\r\nHost: shop.example\r\n\r\n"
+    if protocol:
+        sent = uwsgi_packets.request(REMOTE_ADDR="127.0.0.1", HTTP_HOST="shop.example")
+    with tempfile.TemporaryDirectory() as folder:
+        config = aiowsgi.Config(bind=(f"{protocol}unix:{folder}/s",), debug=True)
+        async with asyncio.timeout(20), aiowsgi.serve(raising(ValueError("x")), config=config):
+            reader, writer = await asyncio.open_unix_connection(f"{folder}/s")
+            writer.write(sent)
+            answer = await reader.read()
+            writer.close()
+    assert (b"ValueError: x" in answer) is shown
 
 
 # Nothing from elsewhere becomes a part of the page.

@@ -31,8 +31,8 @@ class WsgiAnswerer:
     Arguments: the application; what the streams share; the environ that all requests have in
     common; the context of which each request gets a copy; what runs coroutines of the application;
     what is told of requests that found no thread; ``wake_pool()``, called when a request was
-    queued; and ``report(head, describe)``, which makes what explains a failure to the client of one
-    request, if anything does.
+    queued; and ``report(head, client, describe)``, if there is one, which makes what explains a
+    failure to the client of one request.
     """
 
     __slots__ = (
@@ -57,7 +57,7 @@ class WsgiAnswerer:
         coroutine_runner: CoroutineRunner,
         waits: Waits,
         wake_pool: Callable[[], None],
-        report: Callable[[RequestHead, Callable[[], str]], FailureReport] | None = None,
+        report: Callable[[RequestHead, str, Callable[[], str]], FailureReport] | None = None,
     ) -> None:
         self.app = app
         self.resources = resources
@@ -158,7 +158,10 @@ class WsgiCall:
         environ["aiowsgi.deadline"] = self.seconds_left
         environ["aiowsgi.stopping"] = self.is_stopping
         describe = stream.describe
-        report = None if answerer.report is None else answerer.report(stream.head, describe)
+        report = None
+        if answerer.report is not None:
+            # Where a web server in front has told the client, that is the one that counts.
+            report = answerer.report(stream.head, environ["REMOTE_ADDR"], describe)
         # By position: keywords cost a dictionary.
         Task(answerer.app, environ, stream, answerer.checks, describe, report).run()
         if spool is not None:

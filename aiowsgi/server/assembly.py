@@ -175,7 +175,7 @@ def _describe(run: Callable[[], None]) -> str:
     return "" if stream is None else stream.describe()
 
 
-def _debug_report() -> Callable[[RequestHead, Callable[[], str]], FailureReport]:
+def _debug_report() -> Callable[[RequestHead, str, Callable[[], str]], FailureReport]:
     """Return what makes the reports of ``debug``. Nothing of it is imported without the option."""
     from ..answers.debug.report import DebugReport
 

@@ -8,6 +8,7 @@ from ...http.response import LENGTH, response_framing
 from ...wsgi.failure import Failure, wrong_length
 from ...wsgi.headers import Fields
 from . import html_page, plain_text
+from .local_host import asks_for_this_machine
 from .traces import shown_errors
 from .view import View
 
@@ -15,17 +16,24 @@ _log = logging.getLogger("aiowsgi.error")
 
 # Whoever has the value of one of these can act in the name of the client.
 _HIDDEN = frozenset({b"authorization", b"cookie"})
+# For whoever has given this machine a name of their own.
+_NOT_SHOWN = (
+    b"500 Internal Server Error\n"
+    b"The log of the server says why. debug shows it under names such as localhost only.\n"
+)
 _HTML = frozenset({"text/html", "application/xhtml+xml"})
 
 
 class DebugReport:
     """Explains a failure to the client of one request. Implements ``wsgi.failure.FailureReport``.
 
-    Arguments: the head of the request, and ``request()``, its description for the error log.
+    Arguments: the head of the request; the address of its client, empty on a Unix socket; and
+    ``request()``, its description for the error log.
     """
 
-    def __init__(self, head: RequestHead, request: Callable[[], str]) -> None:
+    def __init__(self, head: RequestHead, client: str, request: Callable[[], str]) -> None:
         self._head = head
+        self._client = client
         self._request = request
 
     def objection_to_length(
@@ -52,6 +60,8 @@ class DebugReport:
     def make(self, failure: Failure) -> tuple[Fields, bytes] | None:
         """Return the header fields and the body of the answer. See ``FailureReport``."""
         head = self._head
+        if not asks_for_this_machine(head.host, self._client):
+            return plain_text.FIELDS, _NOT_SHOWN
         try:
             view = View(
                 summary=failure.summary(self._request()),

@@ -3,12 +3,12 @@
 With ``--reload`` only. It runs on pool threads, and is never changed once it is made.
 """
 
-import re
 from collections.abc import Iterable
 from types import TracebackType
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 from ...answers.debug import html_page, plain_text
+from ...answers.debug.local_host import asks_for_this_machine
 from ...answers.debug.report import accepts_html
 from ...answers.debug.traces import shown_errors
 from ...answers.debug.view import View
@@ -19,9 +19,6 @@ _SENTENCE = b"The application cannot be loaded. The log of the server says why.\
 _REASON = "reload is on, and until a change of a file mends it"
 # Modules whose calls only lead to those of the application.
 _LOADERS = frozenset({"importlib", __name__.partition(".")[0]})
-# Hosts that are this machine by their name: a page of any other name, which a browser has been told
-# is here, must not read source code. As Django has it while DEBUG is on.
-_LOCAL_HOST = re.compile(r"(?:(?:.+\.)?localhost|[0-9.]+|\[[0-9a-f:.]+\])(?::[0-9]*)?", re.I | re.A)
 
 
 class FailurePage:
@@ -53,17 +50,12 @@ class FailurePage:
         return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
 
     def _answer(self, environ: WSGIEnvironment) -> tuple[Fields, bytes]:
-        if not self._is_local or not _is_local_host(environ):
+        host, client = environ.get("HTTP_HOST"), environ.get("REMOTE_ADDR", "")
+        if not self._is_local or not asks_for_this_machine(host, client):
             return plain_text.FIELDS, _SENTENCE
         if accepts_html([(b"accept", environ.get("HTTP_ACCEPT", "").encode("latin-1"))]):
             return html_page.FIELDS, self._html
         return plain_text.FIELDS, self._text
-
-
-def _is_local_host(environ: WSGIEnvironment) -> bool:
-    # A request on a Unix socket comes from no browser, and neither does one without this field.
-    host = environ.get("HTTP_HOST")
-    return not environ.get("REMOTE_ADDR") or not host or _LOCAL_HOST.fullmatch(host) is not None
 
 
 def _own_part(trace: TracebackType | None) -> TracebackType | None:
