@@ -142,6 +142,8 @@ class Worker:
         self._server = server
         self._wear = Wear(server, self._assignment.config)
         lifeline.watch(self._assignment.lifeline, self._end_as_orphan)
+        # First: siblings leave no connections to one that has not said so.
+        self._beat(server)
         threads = counted(server.threads, "thread")
         if not self._channel.say(READY, self._name, f"{threads} on {machinery}"):
             # The mold was killed before it could tell of its fork. Another worker has its place.
@@ -159,8 +161,7 @@ class Worker:
         assert self._server is not None  # It has begun.
         assert self._wear is not None
         server = self._server
-        if self._assignment.row is not None:
-            self._assignment.row.beat(time.monotonic_ns(), healthy=server.healthy)
+        self._beat(server)
         busy = f"{server.busy_threads}/{server.threads} threads busy"
         if server.is_serving():
             self._title.show(busy)
@@ -172,6 +173,11 @@ class Worker:
                 self._is_draining = True
                 self._channel.say(DRAINING)
         self._timer = asyncio.get_running_loop().call_later(_LOOK_INTERVAL, self._look)
+
+    def _beat(self, server: Server) -> None:
+        """Say on the scoreboard that the event loop runs, and whether it may go on."""
+        if self._assignment.row is not None:
+            self._assignment.row.beat(time.monotonic_ns(), healthy=server.healthy)
 
     def _end_as_orphan(self) -> None:
         """Stop, because nobody would replace this worker. Called on a thread of its own."""
