@@ -1,5 +1,6 @@
-"""The command line: `python -m benchmarks ROW...`, `report` or `regress`, run from the root of the
-repository.
+"""The command line: `python -m benchmarks ROW...`, `report`, `regress` or `footprint`.
+
+Run from the root of the repository.
 
 Exit codes: 0 everything was measured, 1 a server could not be installed, started or measured,
 2 the machine or the command line does not allow a measurement.
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from benchmarks import machine, publish, regress, report
+from benchmarks import footprint, machine, publish, regress, report
 from benchmarks.client import Client, ClientError
 from benchmarks.installation import Installation, InstallationError
 from benchmarks.peers import PEERS, Peer
@@ -33,6 +34,8 @@ def main(arguments: Sequence[str]) -> int:
             return publish.main(rest)
         case ["regress", *rest]:
             return regress.main(rest)
+        case ["footprint", *rest]:
+            return footprint.main(rest)
     parser = build_parser()
     options = parser.parse_args(arguments)
     try:
@@ -112,7 +115,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks",
         description="Measure aiowsgi beside its peers, interleaved, in one run.",
         epilog="commands instead of rows: report (shows a run again), regress (the cost of a "
-        "request, where time is too noisy). rows: "
+        "request, where time is too noisy), footprint (the memory of several workers). rows: "
         + "; ".join(f"{row.name} ({row.title})" for row in ROWS)
         + ". servers: "
         + ", ".join(peer.name for peer in PEERS)

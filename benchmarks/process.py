@@ -128,6 +128,13 @@ class ServerProcess:
         """
         return sum(_resident_bytes(pid) for pid in _session(self._process.pid))
 
+    def proportional_bytes(self) -> int:
+        """Return the memory of the server and its children, in bytes.
+
+        A page that several processes share counts once, divided among them (PSS).
+        """
+        return sum(_memory(pid, "Pss:") for pid in _session(self._process.pid))
+
     def descriptors(self) -> int:
         """Return how many files and sockets the server and its children have open."""
         return sum(_entries(f"/proc/{pid}/fd") for pid in _session(self._process.pid))
@@ -233,12 +240,17 @@ def _entries(path: str) -> int:
 
 def _resident_bytes(pid: int) -> int:
     """Return the resident memory of one process in bytes, 0 if it has ended."""
+    return _memory(pid, "Rss:")
+
+
+def _memory(pid: int, kind: str) -> int:
+    """Return a line of proc_pid_smaps(5) for one process in bytes, 0 if it has ended."""
     # Not VmRSS of /proc/PID/status: kernels since 6.2 keep that figure per core and a little late.
     try:
         rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return 0
     for line in rollup.splitlines():
-        if line.startswith("Rss:"):
+        if line.startswith(kind):
             return int(line.split()[1]) * 1024
     return 0

@@ -7,18 +7,29 @@ import json
 import re
 import socket
 import statistics
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from waiting import eventually
 
 from benchmarks import __main__ as command_line
-from benchmarks import client, instructions, offered, publish, readme, regress, report
+from benchmarks import (
+    client,
+    footprint,
+    instructions,
+    offered,
+    publish,
+    readme,
+    regress,
+    report,
+)
 from benchmarks.apps import HELLO_BODY
 from benchmarks.figures import RATE, Spread, number
 from benchmarks.peers import PEERS, Peer
-from benchmarks.process import ProcessError
+from benchmarks.process import ProcessError, ServerProcess, free_port
 from benchmarks.results import RowResult, Run, Sample, summarise
 from benchmarks.rows import ROWS, Row
 from benchmarks.run import Benchmark, Conditions
@@ -547,6 +558,111 @@ def test_a_report_that_cannot_be_made_says_why(
     monkeypatch.setattr(instructions, "program", lambda name: str(valgrind))
     assert command_line.main(["regress"]) == 1
     assert "this is broken" in capsys.readouterr().err
+
+
+# What several workers weigh.
+
+
+def test_each_variant_starts_as_many_workers_for_the_same_site() -> None:
+    for variant in footprint.VARIANTS:
+        line = footprint.command(variant, 4321)
+        assert line[line.index("--workers") + 1] == str(footprint.WORKERS)
+        assert line.count("--workers") == 1
+        assert footprint.SITE.application in line
+        assert ("preload" in variant.name) == ("--preload" in line)
+
+
+class Weighed(footprint.Installation):
+    """Installs nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(ROOT, ROOT / "none")
+
+    def prepare(self) -> None:
+        pass
+
+    def install(self, name: str, requirements: object) -> None:
+        pass
+
+    def versions(self, distributions: object) -> dict[str, str]:
+        return {"django": "5.2"}
+
+
+def weights(monkeypatch: pytest.MonkeyPatch, broken: str = "") -> footprint.Footprints:
+    """Return what is found where each variant weighs as many MiB as there were before, and one."""
+    count = itertools.count(1)
+
+    def weigh(variant: footprint.Variant, *_: object) -> int:
+        if variant.name == broken:
+            raise ProcessError("ended")
+        return next(count) << 20
+
+    monkeypatch.setattr(footprint, "weigh", weigh)
+    monkeypatch.setattr(footprint, "Client", lambda: None)
+    return footprint.measure(Weighed(), 2)
+
+
+def test_the_table_has_a_line_for_each_variant_and_the_least_is_bold(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lines = footprint.table(weights(monkeypatch)).splitlines()
+    assert [line.split("|")[1].strip() for line in lines[2:]] == [
+        variant.name for variant in footprint.VARIANTS
+    ]
+    assert "**4.0 (1.0-7.0)**" in lines[2]
+    assert sum("**" in line for line in lines) == 1
+
+
+def test_a_variant_that_fails_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = weights(monkeypatch, broken="granian")
+    assert list(found.samples) == [v.name for v in footprint.VARIANTS if v.name != "granian"]
+
+
+def test_weights_replace_those_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = weights(monkeypatch)
+    page, path = tmp_path / "page.md", tmp_path / "footprint.json"
+    page.write_text("before\n<!-- footprint -->\nold\n<!-- end -->\nbehind\n")
+    found.write(path)
+    assert footprint.Footprints.read(path) == found
+    footprint.show(found, path, page)
+    text = page.read_text()
+    assert text.startswith("before\n<!-- footprint -->\n| server ")
+    assert text.endswith("<!-- end -->\nbehind\n")
+    assert "(footprint.json)" in text
+    page.write_text("nothing")
+    with pytest.raises(ValueError, match="0 places"):
+        footprint.show(found, path, page)
+
+
+def test_the_page_shows_weights_as_they_were_taken() -> None:
+    text = footprint.PAGE.read_text()
+    match = re.search(r"<!-- footprint -->\n(.*?)<!-- end -->", text, re.DOTALL)
+    assert match is not None
+    link = re.search(r"\((\S+/results/footprint-\S+\.json)\)", match[1])
+    assert link is not None
+    found = footprint.Footprints.read(footprint.PAGE.parent / link[1])
+    assert match[1] == footprint.block(found, link[1])
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/smaps_rollup").exists(), reason="nothing tells what is shared"
+)
+def test_a_page_that_processes_share_counts_once() -> None:
+    # 64 MiB that the child shares with its parent.
+    source = (
+        "import mmap, os, socket, time\n"
+        "page = mmap.mmap(-1, 64 << 20)\n"
+        "for place in range(0, 64 << 20, 4096): page[place] = 1\n"
+        "os.fork()\n"
+        "sum(page[place] for place in range(0, 64 << 20, 4096))\n"
+        "sock = socket.create_server(('127.0.0.1', {port}), reuse_port=True)\n"
+        "time.sleep(600)\n"
+    )
+    port = free_port()
+    command = [sys.executable, "-c", source.format(port=port)]
+    with ServerProcess(command, port=port, cores=None, env={}) as server:
+        eventually(lambda: server.resident_bytes() > 128 << 20, "both have all of it")
+        assert 64 << 20 < server.proportional_bytes() < 128 << 20
 
 
 # What the page about the benchmark promises.
