@@ -18,6 +18,9 @@ from defects import check_log
 # Long enough for a busy machine; a test that passes never waits for it.
 PATIENCE = 20.0
 
+# A worker that was stuck. Tests are as patient as supervisors are with such, and so would pass.
+_KILLED = re.compile(r"Worker \d+ (has not answered for|did not end in time)")
+
 # To be put behind what else a test has its application do.
 ANSWER = """
 def application(environ, start_response):
@@ -50,6 +53,8 @@ class ServedProcess:
         self.lines: list[str] = []
         self._new: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._all: list[str] = []
+        # Those that a test has waited for.
+        self._awaited: set[str] = set()
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
 
@@ -65,6 +70,7 @@ class ServedProcess:
         while (line := self._new.get(timeout=PATIENCE)) is not None:
             self.lines.append(line)
             if match := re.search(pattern, line):
+                self._awaited.add(line)
                 return match
         raise AssertionError(f"it ended, did not say {pattern!r}, but:\n" + "\n".join(self.lines))
 
@@ -83,10 +89,16 @@ class ServedProcess:
         return code
 
     def check_log(self) -> None:
-        """Fail where it has logged a defect. Called once it has ended."""
+        """Fail where it has logged a defect, or killed a worker for which the test did not wait.
+
+        Called once it has ended.
+        """
         # Its children may still have its standard error.
         self._reader.join(1.0)
-        check_log(list(self._all))
+        lines = list(self._all)
+        check_log(lines)
+        killed = [line for line in lines if _KILLED.search(line)]
+        assert {line.rstrip("\n") for line in killed} <= self._awaited, killed
 
     def stop(self) -> int:
         self.signal(signal.SIGTERM)

@@ -82,6 +82,12 @@ class Listening:
             pass
         return message
 
+    def hear_status(self, status: str) -> dict[str, str]:
+        """Wait for the message with this STATUS; others may come before, as things go on."""
+        while (message := self.hear_of("STATUS"))["STATUS"] != status:
+            pass
+        return message
+
     def is_silent_for(self, seconds: float) -> bool:
         """Return whether nothing is heard for so long."""
         return not select.select([self._socket], [], [], seconds)[0]

@@ -21,6 +21,7 @@ from aiowsgi.cli.foreign_options import HINTS
 from aiowsgi.config import Config, Option, Origin, help_texts
 from aiowsgi.net import bind
 from aiowsgi.net.bind import address_of
+from aiowsgi.process import import_path
 from aiowsgi.process.run import load
 
 Write = Callable[[str, str], None]
@@ -45,6 +46,8 @@ APPLICATION = """
 def clean_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Take back what the command changes in its process, which is its own elsewhere."""
     monkeypatch.setattr(sys, "path", list(sys.path))
+    for name in ("_with_current_directory", "_outside_application"):
+        monkeypatch.setattr(import_path, name, [])
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.delenv("PORT", raising=False)

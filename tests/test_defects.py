@@ -47,3 +47,22 @@ def ask_and_stop(folder: Path, source: str) -> None:
         assert client.getresponse().status == 204
         client.close()
         assert server.stop() == 0
+
+
+# As a supervisor says it of a worker that its test knows nothing of.
+KILLED = """
+import sys
+print("ERROR Worker 7 has not answered for 60 s (--timeout-worker)", file=sys.stderr, flush=True)
+def application(environ, start_response):
+    start_response("204 No Content", [])
+    return []
+"""
+
+
+def test_a_worker_that_was_killed_is_found_where_nobody_waits_for_that(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="Worker 7 has not answered for 60 s"):
+        ask_and_stop(tmp_path, KILLED)
+    with served(tmp_path, KILLED) as server:
+        server.said("Worker 7 has not answered")
+        server.port()
+        assert server.stop() == 0

@@ -415,12 +415,14 @@ def test_a_supervisor_says_nothing_of_hooks_that_leave_nothing_behind(folder: Pa
 
 
 def test_a_folder_is_added_for_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = sys.path[:]
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["/elsewhere"])
+    before = import_path._outside_application[:]
     with import_path.FolderAdded(str(tmp_path)):
-        assert sys.path[0] == str(tmp_path)
-    assert sys.path == before
-    assert import_path._outside_application == []
+        assert sys.path == [str(tmp_path), "/elsewhere"]
+        assert import_path._outside_application == ["/elsewhere"]
+    assert sys.path == ["/elsewhere"]
+    assert import_path._outside_application == before
 
 
 # What is said of a name that is wrong.

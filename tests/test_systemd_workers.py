@@ -202,11 +202,9 @@ def test_status_says_how_busy_the_workers_are(folder: Path, systemd: Listening) 
             client.sendall(f"GET {path} HTTP/1.1\r\nHost: h\r\n\r\n".encode())
             inside, _ = gate.accept()
             with inside:
-                while systemd.hear_of("STATUS")["STATUS"] != "2 workers, 1/6 threads busy":
-                    pass
+                systemd.hear_status("2 workers, 1/6 threads busy")
             assert client.recv(1)
-        while systemd.hear_of("STATUS")["STATUS"] != "2 workers, 0/6 threads busy":
-            pass
+        systemd.hear_status("2 workers, 0/6 threads busy")
         assert server.stop() == 0
 
 

@@ -173,7 +173,8 @@ def test_logs_that_cannot_be_written_stop_neither_others_nor_the_end(
         subprocess.Popen(
             [
                 *(sys.executable, "-m", "aiowsgi", "app:application", "--workers", "1"),
-                *("--bind", "unix:socket", "--timeout-graceful", "1"),
+                # One that waits for its log is not replaced.
+                *("--bind", "unix:socket", "--timeout-graceful", "1", "--timeout-worker", "0"),
             ],
             cwd=tmp_path,
             stdout=full,
