@@ -61,6 +61,31 @@ def test_the_workers_are_the_supervisors_and_share_what_the_mold_has_loaded(
         assert server.stop() == 0
 
 
+def test_a_worker_loads_nothing_more_of_the_server(tmp_path: Path) -> None:
+    source = """
+    import sys
+
+    LOADED = set(sys.modules)
+
+    def application(environ, start_response):
+        more = " ".join(set(sys.modules) - LOADED).encode()
+        start_response("200 OK", [("Content-Length", str(len(more)))])
+        return [more]
+
+    def hook():
+        pass
+    """
+    hooks = ("--on-worker-start", "app:hook", "--on-worker-stop", "app:hook")
+    with start(tmp_path, source, *hooks, "--warm-up", "/", "--ready-path", "/") as server:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port(), timeout=20)
+        connection.request("GET", "/", headers={"Connection": "close"})
+        more = connection.getresponse().read().decode().split()
+        connection.close()
+        # It is the application itself.
+        assert [name for name in more if name != "app"] == []
+        assert server.stop() == 0
+
+
 def test_the_mold_has_warmed_the_application_up(tmp_path: Path) -> None:
     with start(tmp_path, SOURCE, "--warm-up", "/a", "--warm-up", "/b") as server:
         server.said(r"Warm-up: GET /a")

@@ -101,13 +101,27 @@ HOLES = """
 """
 
 # Modules that take much memory, often by what they import in turn, and that a server can do without
-# as long as it has no mistake to explain, no help to show and no unusual request to read.
+# as long as it has no mistake to explain, no help to show and no unusual request to read, is alone
+# and is no service of systemd.
 RARELY_NEEDED = {
+    "aiowsgi.bridge.pool.executor_queue",
+    "aiowsgi.bridge.pool.reporting_pool",
     "aiowsgi.cli.foreign_options",
+    "aiowsgi.net.silence",
+    "aiowsgi.net.turns",
+    "aiowsgi.observe.scoreboard",
+    "aiowsgi.process.hooks.hook",
+    "aiowsgi.process.own_requests.request",
+    "aiowsgi.process.supervisor.wakeups",
+    "aiowsgi.process.systemd.activation",
+    "aiowsgi.process.systemd.notification",
+    "aiowsgi.process.systemd.report",
+    "aiowsgi.server.reporting",
     "difflib",
     "email.utils",
     "encodings.idna",
     "importlib.metadata",
+    "mmap",
     "pkgutil",
     "platform",
     "shutil",

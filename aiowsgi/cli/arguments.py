@@ -16,13 +16,12 @@ from ..config import Config, Option, Origin, help_texts
 from ..config.values import parse_port, parse_workers
 from ..errors import ConfigError
 from ..net.address import with_address
-from ..process.supervisor.wakeups import SIGNALS
 from .parser import HelpFormatter, Parser
 
 _T = TypeVar("_T")
 
 _DESCRIPTION = "Serve a WSGI application (PEP 3333) from an asyncio event loop and a thread pool."
-_EPILOG = f"""\
+_EPILOG = """\
 examples:
   aiowsgi app:application
   aiowsgi "shop.web:create_app()" --bind 0.0.0.0:8000 --threads 16
@@ -32,14 +31,19 @@ examples:
 Without --bind, --host and --port, the variable PORT is the port, on all interfaces.
 Durations are seconds, or 500ms, 30s, 2m, 1h. Sizes are bytes, or 64K, 1M, 2G.
 
-{SIGNALS}"""
+{signals}"""
 
 
 class _ShowHelp(argparse.Action):
     """The option that prints the help."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        build_parser(help_texts()).print_help()
+        # Here, because they are a supervisor's, and only the help shows them in one process.
+        from ..process.supervisor.wakeups import SIGNALS
+
+        complete = build_parser(help_texts())
+        complete.epilog = _EPILOG.format(signals=SIGNALS)
+        complete.print_help()
         parser.exit()
 
 
@@ -92,7 +96,6 @@ def build_parser(texts: Mapping[str, str] = MappingProxyType({})) -> Parser:
         prog="python -m aiowsgi",
         usage="python -m aiowsgi [options] module:callable",
         description=_DESCRIPTION,
-        epilog=_EPILOG,
         formatter_class=HelpFormatter,
         allow_abbrev=False,
         add_help=False,

@@ -22,7 +22,7 @@ from ..process.identity.directory import change_directory
 from ..process.importer import load_application
 from ..process.run import make_importable, serve_until_signal
 from ..process.signals import Signals
-from ..process.systemd.activation import with_passed_sockets
+from ..process.systemd.service import with_passed_sockets
 from .messages import FAILURE, HOOK_FAILED, INTERRUPTED, USAGE, describe_cause, print_error
 
 

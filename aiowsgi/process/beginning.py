@@ -7,13 +7,16 @@ while it is imported.
 import contextlib
 import os
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..config import Config
 from ..net.bind import ListeningSocket, bind_all
 from .identity.pid_file import PidFile
 from .identity.user import become, find_user, set_umask
-from .systemd.notification import Notifier
+from .systemd.service import notifier_of
+
+if TYPE_CHECKING:
+    from .systemd.notification import Notifier
 
 
 class Beginning(NamedTuple):
@@ -22,7 +25,8 @@ class Beginning(NamedTuple):
     pid_file: PidFile
     # None where they are bound when the application is there, so that no client waits for it.
     sockets: tuple[ListeningSocket, ...] | None
-    notifier: Notifier
+    # None where nobody listens.
+    notifier: "Notifier | None"
 
 
 @contextlib.contextmanager
@@ -31,7 +35,7 @@ def begun(config: Config) -> Iterator[Beginning]:
 
     At the end, the sockets are closed, if nobody has done so.
     """
-    notifier = Notifier.of_process(os.environ)
+    notifier = notifier_of(os.environ)
     set_umask(config)
     user = find_user(config)
     sockets = None if user is None else tuple(bind_all(config.listeners))
@@ -46,4 +50,5 @@ def begun(config: Config) -> Iterator[Beginning]:
     finally:
         for sock in sockets or ():
             sock.close()
-        notifier.close()
+        if notifier is not None:
+            notifier.close()

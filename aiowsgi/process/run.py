@@ -6,8 +6,8 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable
-from typing import Never, Protocol
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Never, Protocol
 from wsgiref.types import WSGIApplication
 
 from .. import libc
@@ -30,12 +30,12 @@ from .hooks.hooks import LEAST_SECONDS, Hooks
 from .identity.directory import current_directory
 from .identity.user import warn_of_root
 from .importer import load_application
-from .own_requests.readiness import prove_ready
-from .own_requests.warm_up import warm_up
 from .scheduling import find_scheduling
 from .signals import Signals
-from .systemd.activation import with_passed_sockets
-from .systemd.report import Report
+from .systemd.service import with_passed_sockets
+
+if TYPE_CHECKING:
+    from .systemd.report import Report
 
 _log = logging.getLogger("aiowsgi.error")
 
@@ -141,13 +141,31 @@ def prepare(config: Config) -> None:
     """
     _loop_factory(config)
     find_reader(config.http)
-    for name in _LATE_IMPORTS:
+    for name in _late_imports(config):
         importlib.import_module(name)
+
+
+def _late_imports(config: Config) -> Iterator[str]:
+    """Yield the modules that are imported later, and only with these options if they take memory.
+
+    A mold has all of them, so that its workers need not load them, each for itself.
+    """
+    yield from _LATE_IMPORTS
     if config.body_spool:
-        importlib.import_module("tempfile")
+        yield "tempfile"
     if not "".join(config.bind).isascii():
         # The codec for international host names, with its tables.
-        importlib.import_module("encodings.idna")
+        yield "encodings.idna"
+    package = __package__.rpartition(".")[0]
+    if config.warm_up:
+        yield f"{package}.process.own_requests.warm_up"
+    if config.ready_path:
+        yield f"{package}.process.own_requests.readiness"
+    if config.processes is not None:
+        yield f"{package}.server.reporting"
+        yield f"{package}.bridge.pool.reporting_pool"
+    if config.on_start or config.on_stop or config.on_worker_start or config.on_worker_stop:
+        yield f"{package}.process.hooks.hook"
 
 
 def serve_until_signal(
@@ -189,9 +207,7 @@ def serve_until_signal(
     deadline = 0.0
     try:
         hooks.begin_worker()
-        if not is_warm:
-            warm_up(app, config, multiprocess=attendant is not None)
-        prove_ready(app, config, multiprocess=attendant is not None)
+        _ask_itself(app, config, is_warm=is_warm, multiprocess=attendant is not None)
         with asyncio.Runner(loop_factory=loop_factory) as runner:
             serving = _serve(
                 app,
@@ -218,6 +234,21 @@ def serve_until_signal(
         # Slow readers of the logs have the rest of the time for shutdown.
         logs.flush(deadline - time.monotonic())
     return signals.exit_code
+
+
+def _ask_itself(app: WSGIApplication, config: Config, *, is_warm: bool, multiprocess: bool) -> None:
+    """Make the requests to the application that come before those of clients. Raises ConfigError.
+
+    What makes them is imported only where there are any.
+    """
+    if config.warm_up and not is_warm:
+        from .own_requests.warm_up import warm_up
+
+        warm_up(app, config, multiprocess=multiprocess)
+    if config.ready_path:
+        from .own_requests.readiness import prove_ready
+
+        prove_ready(app, config, multiprocess=multiprocess)
 
 
 def _set_up_heaps() -> None:
@@ -278,8 +309,11 @@ async def _serve(
     server = await Serving(app, config, None, None, surroundings)
     trim_heaps()
     closed = asyncio.ensure_future(server.wait_closed())
-    report = Report(beginning.notifier, server)
-    signals.attach(server, report.on_stop)
+    report = _report(beginning, server)
+    if report is None:
+        signals.attach(server)
+    else:
+        signals.attach(server, report.on_stop)
     forced = asyncio.ensure_future(signals.forced.wait())
     try:
         beginning.pid_file.write()
@@ -294,7 +328,8 @@ async def _serve(
             )
         else:
             attendant.begin(server, machinery)
-        report.begin()
+        if report is not None:
+            report.begin()
         await asyncio.wait({closed, forced}, return_when=asyncio.FIRST_COMPLETED)
         left = server.time_left
     finally:
@@ -309,8 +344,18 @@ async def _serve(
         if attendant is not None:
             attendant.end()
         beginning.pid_file.remove()
-        report.end()
+        if report is not None:
+            report.end()
     # The second signal may also have come after the server had stopped.
     if signals.forced.is_set():
         left = 0.0
     return left, stuck
+
+
+def _report(beginning: Beginning, server: Server) -> "Report | None":
+    """Return what tells systemd about the server; None where nobody listens."""
+    if beginning.notifier is None:
+        return None
+    from .systemd.report import Report
+
+    return Report(beginning.notifier, server)

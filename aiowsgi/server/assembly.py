@@ -5,7 +5,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable
 from contextvars import Context
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from wsgiref.types import WSGIApplication
 
 from ..answers.coroutines import CoroutineRunner, current_coroutines
@@ -17,7 +17,6 @@ from ..bridge.budget import Budget
 from ..bridge.mailbox import Mailbox
 from ..bridge.pool.job_pool import JobPool
 from ..bridge.pool.jobs import JobQueue, Scheduling
-from ..bridge.pool.reporting_pool import ReportingPool
 from ..bridge.spool import Spooler
 from ..config import Config, ListenerProtocol
 from ..connection.shared import Shared
@@ -36,6 +35,10 @@ from ..observe.refusals import DroppedFields
 from ..wsgi.environ import base_environ
 from ..wsgi.failure import FailureReport
 from .surroundings import Surroundings
+
+if TYPE_CHECKING:
+    from ..observe.scoreboard import Row
+    from .reporting import Reporter
 
 PRODUCT = "aiowsgi"
 
@@ -167,7 +170,26 @@ def new_pool(config: Config, surroundings: Surroundings) -> JobPool:
     }
     if surroundings.row is None:
         return JobPool(config.threads, **options)
+    # Here, because it comes with workers only.
+    from ..bridge.pool.reporting_pool import ReportingPool
+
     return ReportingPool(config.threads, report=surroundings.row, describe=_describe, **options)
+
+
+def new_reporter(
+    row: "Row | None",
+    resources: Resources,
+    *,
+    connections: Callable[[], int],
+    room: Callable[[], float],
+) -> "Reporter | None":
+    """Return what keeps a row up to date; None where there is none. See ``Reporter``."""
+    if row is None:
+        return None
+    # Here, because it comes with workers only.
+    from .reporting import Reporter
+
+    return Reporter(row, resources, connections=connections, room=room)
 
 
 def _describe(run: Callable[[], None]) -> str:

@@ -14,7 +14,6 @@ from wsgiref.types import WSGIApplication
 from ..answers.wsgi import stream_of
 from ..bridge import forks
 from ..bridge.mailbox import Mailbox
-from ..bridge.pool.executor_queue import ExecutorQueue
 from ..bridge.pool.jobs import JobQueue
 from ..config import Config
 from ..errors import ClientDisconnected
@@ -29,10 +28,9 @@ from ..net.transport import SocketWire
 from ..observe.inspection import Inspection, stacks_of
 from ..wording import counted
 from ..wsgi.application import describe
-from .assembly import Assembly, codecs, new_pool
+from .assembly import Assembly, codecs, new_pool, new_reporter
 from .forked_child import leave_descriptors, leave_signals
 from .loop_end import LoopEnd
-from .reporting import Reporter
 from .shutdown import Shutdown
 from .surroundings import Surroundings
 
@@ -66,6 +64,9 @@ class Server:
         if executor is None:
             pool = new_pool(config, surroundings)
         else:
+            # Here, because most servers have a pool of their own.
+            from ..bridge.pool.executor_queue import ExecutorQueue
+
             pool = ExecutorQueue(executor, queue_size=config.queue_size)
         self._assembly = assembly = Assembly(
             app,
@@ -87,14 +88,12 @@ class Server:
         # Accepted and not gone: also those that are being set up.
         self._connections = 0
         # Tells siblings in other processes how this server is, if there may be any.
-        self._reporter: Reporter | None = None
-        if surroundings.row is not None:
-            self._reporter = Reporter(
-                surroundings.row,
-                self._resources,
-                connections=lambda: self._connections,
-                room=self._room,
-            )
+        self._reporter = new_reporter(
+            surroundings.row,
+            self._resources,
+            connections=lambda: self._connections,
+            room=self._room,
+        )
         spoken = codecs(config, reader, (sock.protocol for sock in sockets))
         self._listeners = [
             Listener(

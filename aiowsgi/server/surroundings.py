@@ -2,10 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ..bridge.pool.jobs import Scheduling
 from ..net.bind import ListeningSocket
-from ..observe.scoreboard import Row
+
+if TYPE_CHECKING:
+    from ..observe.scoreboard import Row  # Loaded only where there is one.
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,7 +21,7 @@ class Surroundings:
     """what the server accepts on, bound already; None where it binds the addresses of its options.
     The server closes them
     """
-    row: Row | None = None
+    row: "Row | None" = None
     """where the server says what it is doing; None where nobody looks"""
     is_replaced: Callable[[], bool] = lambda: False
     """asked once, on the loop thread, when the server begins to stop: whether other processes go on

@@ -1,10 +1,13 @@
 """The hooks of one process: those that have been called at its beginning have a counterpart."""
 
 import logging
+from typing import TYPE_CHECKING
 
 from ...config import Config
 from ...errors import HookError
-from .hook import Hook, load_hook
+
+if TYPE_CHECKING:
+    from .hook import Hook
 
 _log = logging.getLogger("aiowsgi.error")
 
@@ -64,6 +67,11 @@ class Hooks:
             hook.call()
         self._due[:0] = ending
 
-    def _load(self, name: str) -> list[Hook]:
+    def _load(self, name: str) -> "list[Hook]":
         paths: tuple[str, ...] = getattr(self._config, name)
+        if not paths:
+            return []
+        # Here, because most processes have none.
+        from .hook import load_hook
+
         return [load_hook(path, self._config.spelling(name)) for path in paths]

@@ -11,8 +11,8 @@ from ...observe.loggers import FORM_OF_SEVERAL
 from ..identity.directory import change_directory
 from ..identity.pid_file import PidFile
 from ..identity.user import find_user, set_umask
-from ..systemd.activation import with_passed_sockets
 from ..systemd.notification import Notifier
+from ..systemd.service import with_passed_sockets
 from ..upgrade.inheritance import inheritance_of
 from ..upgrade.predecessor import Predecessor
 from ..worker.assignment import Assignment

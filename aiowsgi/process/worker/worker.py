@@ -2,7 +2,6 @@
 
 import asyncio
 import faulthandler
-import math
 import os
 import time
 from collections.abc import Callable
@@ -26,7 +25,6 @@ from ..identity.title import Title
 from ..identity.user import become_configured
 from ..run import load, serve_until_signal
 from ..signals import SUPERVISED, Signals
-from ..systemd.notification import Notifier
 from . import lifeline
 from .assignment import Assignment
 from .belongings import kept_from_children
@@ -70,7 +68,7 @@ def work(assignment: Assignment, explain: Callable[[ConfigError], str]) -> int:
                 name=name,
                 signals=signals,
                 is_warm=assignment.loaded is not None,
-                beginning=Beginning(PidFile(""), None, Notifier("", math.inf)),
+                beginning=Beginning(PidFile(""), None, None),
                 hooks=hooks,
                 attendant=Worker(assignment, channel, name, title),
                 on_stopped=end_within,
