@@ -3,22 +3,23 @@
 It is made before the first fork. Each process that serves has a row and is the only one that writes
 there; all others read it at any time, without a lock. So a number is eight bytes, aligned, and is
 stored and loaded at once; several numbers of one row may be of slightly different moments. What is
-longer, a request in flight, has a sequence number against reading half of it.
+longer, a request in flight, begins and ends with the same number, against reading half of it.
 
 This module knows nothing of processes. Who makes a scoreboard, who gets which row, and what follows
 from the numbers is decided elsewhere.
 """
 
 import mmap
+import struct
 from enum import IntEnum
 from typing import NamedTuple
 
 _WORD_SIZE = 8
-# A slot holds a request: its sequence number, when it began, how many bytes its text has, and the
-# text. No request began at 0.
-_SLOT_WORDS = 32
-_SEQUENCE, _BEGAN, _LENGTH, _TEXT = range(4)
-MAX_TEXT = (_SLOT_WORDS - _TEXT) * _WORD_SIZE
+# A slot holds a request: when it began, its text, filled up with zeros, and again when it began.
+# That is written last: where the two differ, it is being written. No request began at 0.
+MAX_TEXT = 240
+_SLOT = struct.Struct(f"q{MAX_TEXT}sq")
+_BEGAN = struct.Struct("q")
 # How often a request that changes meanwhile is read again. A process that was killed while it wrote
 # would be waited for in vain.
 _ATTEMPTS = 8
@@ -123,9 +124,8 @@ class Row:
         self.board = board
         self.number = number
         self._numbers = numbers.cast("q")
-        self._slots = slots.cast("q")
-        self._texts = slots
-        self._most_slots = len(self._slots) // _SLOT_WORDS
+        self._slots = slots
+        self._most_slots = len(slots) // _SLOT.size
 
     def read(self) -> Reading:
         """Return the numbers of the row."""
@@ -190,20 +190,13 @@ class Row:
             return
         if slot >= numbers[_SLOTS]:
             numbers[_SLOTS] = slot + 1
-        words, first = self._slots, slot * _SLOT_WORDS
-        encoded = text.encode(errors="replace")[:MAX_TEXT]
-        start = (first + _TEXT) * _WORD_SIZE
-        sequence = words[first + _SEQUENCE]
-        words[first + _SEQUENCE] = sequence + 1  # Odd while it is written.
-        words[first + _LENGTH] = len(encoded)
-        self._texts[start : start + len(encoded)] = encoded
-        words[first + _BEGAN] = began
-        words[first + _SEQUENCE] = sequence + 2
+        encoded = text.encode(errors="replace")
+        _SLOT.pack_into(self._slots, slot * _SLOT.size, began, encoded, began)
 
     def end_request(self, slot: int) -> None:
         """Free a slot."""
         if slot < self._most_slots:
-            self._slots[slot * _SLOT_WORDS + _BEGAN] = 0
+            _BEGAN.pack_into(self._slots, slot * _SLOT.size, 0)
 
     # Called by others.
 
@@ -216,22 +209,21 @@ class Row:
         return sorted(request for request in found if request is not None)
 
     def _read_slot(self, slot: int) -> RequestReading | None:
-        words, first = self._slots, slot * _SLOT_WORDS
-        start = (first + _TEXT) * _WORD_SIZE
+        start = slot * _SLOT.size
+        data = bytes(self._slots[start : start + _SLOT.size])
         for _ in range(_ATTEMPTS):
-            sequence = words[first + _SEQUENCE]
-            began, length = words[first + _BEGAN], words[first + _LENGTH]
-            text = bytes(self._texts[start : start + length])
-            if sequence % 2 == 0 and words[first + _SEQUENCE] == sequence:
-                return RequestReading(began, text.decode(errors="replace")) if began else None
+            before, data = data, bytes(self._slots[start : start + _SLOT.size])
+            began, text, end = _SLOT.unpack(data)
+            if not began:
+                return None
+            if data == before and began == end:
+                return RequestReading(began, text.rstrip(b"\0").decode(errors="replace"))
         return None
 
     def clear(self) -> None:
         """Free the row, whose process has ended. Called by the one that has started it."""
         for slot in range(self._numbers[_SLOTS]):
-            first = slot * _SLOT_WORDS
-            # It may have been killed while it wrote, and the number is odd.
-            self._slots[first + _BEGAN] = self._slots[first + _SEQUENCE] = 0
+            self.end_request(slot)
         for number in range(_ROW_WORDS):
             if number != _STATE:
                 self._numbers[number] = 0
@@ -246,7 +238,7 @@ class Scoreboard:
     """
 
     def __init__(self, rows: int, slots: int) -> None:
-        row_size, slots_size = _ROW_WORDS * _WORD_SIZE, slots * _SLOT_WORDS * _WORD_SIZE
+        row_size, slots_size = _ROW_WORDS * _WORD_SIZE, slots * _SLOT.size
         # Before the rows there is one word, in as much room as a row: how many were ever used.
         start = row_size * (rows + 1)
         page = memoryview(mmap.mmap(-1, start + slots_size * rows))

@@ -84,10 +84,12 @@ class ReportingPool(JobPool):
         return written_off
 
     def _next_job(self, thread: PoolThread) -> QueuedJob | None:
+        # The job before has ended by now, if there was one. Its end is told here, because a job
+        # that follows at once takes its slot, and the number of jobs is told once for both.
         job = super()._next_job(thread)
+        slot = self._slots.get(thread)
         if job is not None:
             # If the thread ends in here, ``_clean_up`` finds the job, and this is undone.
-            slot = self._slots.get(thread)
             if slot is None:
                 slot = self._slots[thread] = self._free_slot()
             assert job.run is not None  # It was taken out of the queue just now.
@@ -95,23 +97,23 @@ class ReportingPool(JobPool):
             self._report.begin_request(
                 slot, int(job.taken_at * 1e9), int(job.queued_at * 1e9), self._describe(job.run)
             )
+        elif slot is not None:
+            self._report.end_request(slot)
+        self._note_jobs()
         return job
 
     def _note_end(self, job: QueuedJob, thread: PoolThread) -> None:
-        # Before the pool forgets the job: if the thread ends in here, this is done again.
-        slot = self._slots.get(thread)
-        if slot is not None:
-            self._report.end_request(slot)
         may_change = self._lost or self._waiting_for_clients
         super()._note_end(job, thread)
-        self._note_jobs()
         if may_change:
             self._note_threads()
 
     def _clean_up(self, thread: PoolThread, on_stopped: list[Callable[[], None]]) -> None:
         super()._clean_up(thread, on_stopped)
         with self._lock:
-            self._slots.pop(thread, None)
+            slot = self._slots.pop(thread, None)
+            if slot is not None:
+                self._report.end_request(slot)
             self._note_threads()
             self._note_jobs()
 
