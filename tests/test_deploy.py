@@ -25,6 +25,7 @@ from tools import tool
 from waiting import eventually
 
 import aiowsgi
+from aiowsgi.cli.arguments import parse_arguments
 
 PAGE = Path(__file__).parent.parent / "docs" / "deploy.md"
 
@@ -113,7 +114,7 @@ def moved(text: str, folder: Path) -> str:
 
 @contextlib.contextmanager
 def running(
-    command: Sequence[str], folder: Path, **options: Any
+    command: Sequence[str], folder: Path, *, exit_code: int = 0, **options: Any
 ) -> Iterator["subprocess.Popen[bytes]"]:
     """Run a server; its messages go to the file ``messages``, where no error may be."""
     messages = folder / "messages"
@@ -124,7 +125,7 @@ def running(
     try:
         yield process
         process.send_signal(signal.SIGTERM)
-        assert process.wait(TIMEOUT) == 0
+        assert process.wait(TIMEOUT) == exit_code
     finally:
         process.kill()
         process.wait(TIMEOUT)
@@ -511,6 +512,79 @@ def test_command_of_the_container_serves_and_stops(folder: Path) -> None:
         url = re.search(r"http://127\.0\.0\.1:(\d+)", messages.read_text())
         assert url is not None
         assert fetch(socket.create_connection(("127.0.0.1", int(url[1])), TIMEOUT), "/cart")
+
+
+def test_image_runs_the_server_without_a_shell_and_not_as_root() -> None:
+    lines = [line.partition(" ") for line in example("Dockerfile").splitlines()]
+    instructions = {name: text for name, _, text in lines}
+    assert list(instructions)[-1] == "CMD"
+    assert "ENTRYPOINT" not in instructions
+    # Kubernetes cannot tell of a name whether it is root's.
+    assert int(instructions["USER"]) > 0
+    assert f"useradd --system --uid {instructions['USER']} shop" in example("Dockerfile")
+    assert instructions["STOPSIGNAL"] == "SIGTERM"
+    # docker stop kills after ten seconds.
+    _, config = parse_arguments(json.loads(instructions["CMD"])[1:])
+    assert config.drain_delay + config.timeout_graceful < 10
+
+
+def manifests() -> dict[str, Any]:
+    """Return the parts of the example for Kubernetes by their kinds."""
+    yaml = pytest.importorskip("yaml", reason="PyYAML is of the extra test")
+    return {part["kind"]: part for part in yaml.safe_load_all(example("shop.yaml"))}
+
+
+def test_times_and_names_in_the_manifest_fit_each_other() -> None:
+    parts = manifests()
+    deployment, pod = parts["Deployment"], parts["Deployment"]["spec"]["template"]
+    (container,) = pod["spec"]["containers"]
+    program, *arguments = container["args"]
+    assert program == "aiowsgi"
+    _, config = parse_arguments(arguments)
+    # A worker is killed five seconds after its time is over.
+    longest = config.drain_delay + config.timeout_graceful + 5
+    assert longest < pod["spec"]["terminationGracePeriodSeconds"]
+    (port,) = container["ports"]
+    assert config.bind == (f"0.0.0.0:{port['containerPort']}",)
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        asked = container[probe]["httpGet"]
+        assert (asked["path"], asked["port"]) == (config.health_path, port["name"])
+    readiness = container["readinessProbe"]
+    assert readiness["periodSeconds"] * readiness["failureThreshold"] < config.drain_delay
+    assert container["securityContext"]["runAsNonRoot"]
+    assert {mount["name"] for mount in container["volumeMounts"]} == {
+        volume["name"] for volume in pod["spec"]["volumes"]
+    }
+    labels = pod["metadata"]["labels"]
+    assert deployment["spec"]["selector"]["matchLabels"] == labels
+    assert parts["Service"]["spec"]["selector"] == labels
+    assert parts["Service"]["spec"]["ports"][0]["targetPort"] == port["name"]
+    scaled = parts["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]
+    assert (scaled["kind"], scaled["name"]) == ("Deployment", deployment["metadata"]["name"])
+
+
+def test_command_of_the_manifest_is_ready_and_says_so_while_it_stops(folder: Path) -> None:
+    container = manifests()["Deployment"]["spec"]["template"]["spec"]["containers"][0]
+    path = container["readinessProbe"]["httpGet"]["path"]
+    arguments = [text.replace("0.0.0.0:8000", "127.0.0.1:0") for text in container["args"]]
+    command = [sys.executable, "-m", *(a for a in arguments if "--drain-delay" not in a)]
+    command += ["--drain-delay", "60"]
+    # The test does not wait for the delay: a second signal ends it.
+    with running(command, folder, exit_code=128 + signal.SIGTERM) as process:
+        messages = folder / "messages"
+        eventually(lambda: "Serving" in messages.read_text(), messages.read_text)
+        url = re.search(r"http://127\.0\.0\.1:(\d+)", messages.read_text())
+        assert url is not None
+
+        def status() -> int:
+            client = HTTPConnection("127.0.0.1", int(url[1]), timeout=TIMEOUT)
+            with contextlib.closing(client):
+                client.request("GET", path)
+                return client.getresponse().status
+
+        assert status() == 200
+        process.send_signal(signal.SIGTERM)
+        eventually(lambda: status() == 503, "the probe notices the end")
 
 
 def test_image_installs_the_wheel_of_this_version() -> None:

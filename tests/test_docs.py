@@ -37,7 +37,7 @@ PEP_3333 = {
 # Where options are those of other programs: their commands, and their column of a table.
 OTHERS = (
     r"^.*\b(?:pip|systemctl|systemd-socket-activate|useradd|docker)\b.*$|^\| `--?[a-z].*?(?=\| )"
-    r"|^`(?:gunicorn|uwsgi) -.*? becomes"
+    r"|^`(?:gunicorn|uwsgi|waitress-serve) -.*? becomes"
 )
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")]
 
