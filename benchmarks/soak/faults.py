@@ -41,6 +41,8 @@ class Faults:
                             stops.create_task(_go_on(pid, self._chance.choice(STOPS)))
                     case "SIGHUP":
                         self._tell(signal.SIGHUP, RELOAD)
+                        # It brings the number of the options back.
+                        self._more = 0
                     case _:
                         self._change_number()
         if self._more:
