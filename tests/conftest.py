@@ -19,6 +19,7 @@ from descriptors import open_descriptors
 from extent import EXHAUSTIVE, examples
 from hypothesis import HealthCheck, settings
 from raw_client import be_patient
+from service_manager import Listening, listening
 
 import aiowsgi
 from aiowsgi.observe.loggers import access_log, error_log
@@ -131,6 +132,20 @@ def no_descriptor_is_left() -> Iterator[None]:
     before = open_descriptors()
     yield
     assert open_descriptors() == before
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Return a folder with a short name: the path of a Unix socket has about 100 bytes."""
+    with tempfile.TemporaryDirectory() as name:
+        yield Path(name)
+
+
+@pytest.fixture
+def systemd(folder: Path) -> Iterator[Listening]:
+    """Return what a service can tell something, whose address is its NOTIFY_SOCKET."""
+    with listening(folder) as listener:
+        yield listener
 
 
 @pytest.fixture

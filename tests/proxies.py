@@ -31,7 +31,8 @@ TIMEOUT = 30.0
 # Where the application finds the id of a request; a front overwrites what a client sends.
 ID_KEY = "HTTP_X_FRONT_ID"
 
-_NGINX = """
+# What nginx has to be told whatever it speaks with the server.
+_NGINX_BEGINNING = """
 daemon off;
 master_process off;
 pid pid;
@@ -47,7 +48,11 @@ http {{
     access_log log front;
     client_max_body_size 0;
     keepalive_requests 1000000;
-    upstream server {{
+"""
+
+_NGINX = (
+    _NGINX_BEGINNING
+    + """    upstream server {{
         server {server};
         keepalive 4;
     }}
@@ -71,6 +76,7 @@ http {{
     }}
 }}
 """
+)
 
 _HAPROXY = """
 global
@@ -116,23 +122,8 @@ UWSGI_PARAMS = """
 """
 
 _NGINX_UWSGI = (
-    """
-daemon off;
-master_process off;
-pid pid;
-error_log stderr warn;
-events {{ worker_connections 512; }}
-http {{
-    client_body_temp_path body;
-    proxy_temp_path proxy;
-    fastcgi_temp_path fastcgi;
-    uwsgi_temp_path uwsgi;
-    scgi_temp_path scgi;
-    log_format front "request $request_id $status $upstream_status";
-    access_log log front;
-    client_max_body_size 0;
-    keepalive_requests 1000000;
-    server {{
+    _NGINX_BEGINNING
+    + """    server {{
         listen unix:front;
         # So that a client has an address, which a Unix socket does not give it.
         set_real_ip_from unix:;

@@ -13,6 +13,7 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
+import httpx
 from defects import check_log
 
 # Long enough for a busy machine; a test that passes never waits for it.
@@ -103,6 +104,11 @@ class ServedProcess:
     def stop(self) -> int:
         self.signal(signal.SIGTERM)
         return self.ended()
+
+
+def ask(port: int, path: str = "/") -> str:
+    """Return the text of an answer, on a connection of its own."""
+    return httpx.get(f"http://127.0.0.1:{port}{path}", timeout=PATIENCE, trust_env=False).text
 
 
 def without(folder: Path, module: str) -> dict[str, str]:

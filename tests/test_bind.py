@@ -5,7 +5,6 @@ import os
 import re
 import socket
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -49,13 +48,6 @@ def bound() -> Iterator[Bind]:
     yield make
     for item in listening:
         item.close()
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """Return a folder with a short name: the path of a Unix socket has about 100 bytes."""
-    with tempfile.TemporaryDirectory() as name:
-        yield Path(name)
 
 
 def _resolve_to(monkeypatch: pytest.MonkeyPatch, *hosts: str) -> None:

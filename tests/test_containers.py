@@ -12,7 +12,8 @@ from pathlib import Path
 import httpx
 import pytest
 from gates import SOURCE, Gates
-from served_process import PATIENCE, ServedProcess, served
+from processes import children_of
+from served_process import PATIENCE, ServedProcess, ask, served
 from tools import tool
 from waiting import eventually
 
@@ -44,15 +45,6 @@ def leave_an_orphan():
 """
 
 
-def ask(port: int, path: str = "/") -> str:
-    return httpx.get(f"http://127.0.0.1:{port}{path}", timeout=PATIENCE, trust_env=False).text
-
-
-def children(pid: int) -> set[int]:
-    """Return the children of a process; those that nobody has waited for are among them."""
-    return {int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
-
-
 # --- PID 1 ---------------------------------------------------------------------------------------
 
 
@@ -66,8 +58,8 @@ def first_process(
         pytest.skip("needs the right to make a PID namespace")
     command = (*unshare, "--kill-child", sys.executable, "-m", "aiowsgi", "app:application")
     with served(folder, source, *options, command=command, env=gates.environment) as process:
-        eventually(lambda: children(process.pid), "it is started")
-        (first,) = children(process.pid)
+        eventually(lambda: children_of(process.pid), "it is started")
+        (first,) = children_of(process.pid)
         yield process, first
 
 
@@ -106,13 +98,13 @@ def test_the_first_process_of_a_container_waits_for_orphans(tmp_path: Path, prel
         first_process(tmp_path, gates, "--workers", "1", preload) as (process, first),
     ):
         port = process.port()
-        before = children(first)
+        before = children_of(first)
         gates.close("orphan")
         ask(port, "/orphan")
         gates.wait_for("orphan")
-        assert len(children(first)) == len(before) + 1
+        assert len(children_of(first)) == len(before) + 1
         gates.open()
-        eventually(lambda: children(first) == before, "nothing is left of it")
+        eventually(lambda: children_of(first) == before, "nothing is left of it")
         os.kill(first, signal.SIGTERM)
         assert process.ended() == 0
 
@@ -159,13 +151,13 @@ def test_a_worker_that_the_kernel_ends_for_its_memory_is_replaced_and_the_log_sa
 
         with served(*(tmp_path, APPLICATION, "--workers", "2", preload), preexec=join) as process:
             port = process.port()
-            before = children(process.pid)
+            before = children_of(process.pid)
             with pytest.raises(httpx.HTTPError):
                 ask(port, "/eat")
             process.said(
                 r"Worker \d+ was killed by SIGKILL: the kernel has run out of memory \(see "
             )
             process.said("GET /eat")
-            eventually(lambda: len(children(process.pid)) == len(before), "another one")
+            eventually(lambda: len(children_of(process.pid)) == len(before), "another one")
             assert ask(port)
             assert process.stop() == 0

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import children_of, is_alive
 from served_process import ServedProcess, served
 from waiting import eventually
 
@@ -38,10 +39,6 @@ def ask(port: int, path: str = "/") -> list[int]:
         connection.close()
 
 
-def children(pid: int) -> set[int]:
-    return {int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
-
-
 def start(
     folder: Path, source: str, *options: str, **more: Any
 ) -> AbstractContextManager[ServedProcess]:
@@ -56,8 +53,8 @@ def test_the_workers_are_the_supervisors_and_share_what_the_mold_has_loaded(
         port = server.port()
         loader, worker, parent, _ = ask(port)
         assert parent == server.pid
-        assert {loader, worker} < children(server.pid)
-        assert len(children(server.pid)) == 3
+        assert {loader, worker} < children_of(server.pid)
+        assert len(children_of(server.pid)) == 3
         assert server.stop() == 0
 
 
@@ -100,11 +97,11 @@ def test_a_worker_that_dies_is_forked_again(tmp_path: Path) -> None:
     with start(tmp_path, SOURCE) as server:
         port = server.port()
         loader, worker, *_ = ask(port)
-        before = children(server.pid)
+        before = children_of(server.pid)
         os.kill(worker, signal.SIGKILL)
         server.said(rf"Worker {worker} was killed by SIGKILL")
-        eventually(lambda: len(children(server.pid) - before) == 1, "another worker")
-        (new,) = children(server.pid) - before
+        eventually(lambda: len(children_of(server.pid) - before) == 1, "another worker")
+        (new,) = children_of(server.pid) - before
         eventually(lambda: ask(port)[1] == new, "an answer of the new worker")
         assert ask(port)[0] == loader
         assert server.stop() == 0
@@ -132,8 +129,10 @@ def test_a_reload_makes_a_new_mold_and_ends_the_old_one(tmp_path: Path, workers:
         server.said(FORKING)
         server.said(f"Reloaded: {workers} worker")
         eventually(lambda: ask(port)[0] != loader, "an answer of a new worker")
-        eventually(lambda: loader not in children(server.pid), "the end of the old mold")
-        eventually(lambda: len(children(server.pid)) == 1 + workers, "the end of the old workers")
+        eventually(lambda: loader not in children_of(server.pid), "the end of the old mold")
+        eventually(
+            lambda: len(children_of(server.pid)) == 1 + workers, "the end of the old workers"
+        )
         assert server.stop() == 0
 
 
@@ -148,7 +147,7 @@ def test_a_broken_new_version_leaves_the_old_workers_and_their_mold(tmp_path: Pa
         server.said("Not reloaded: 2 workers of before stay")
         os.kill(worker, signal.SIGKILL)
         server.said(rf"Worker {worker} was killed")
-        eventually(lambda: len(children(server.pid)) == 3, "another worker")
+        eventually(lambda: len(children_of(server.pid)) == 3, "another worker")
         assert ask(port)[0] == loader
         assert server.stop() == 0
 
@@ -181,7 +180,7 @@ threading.Thread(target=threading.Event().wait, name="poller", daemon=True).star
         loader, worker, parent, _ = ask(port)
         assert loader == worker
         assert parent == server.pid
-        eventually(lambda: len(children(server.pid)) == 2, "the end of the mold")
+        eventually(lambda: len(children_of(server.pid)) == 2, "the end of the mold")
         assert server.stop() == 0
 
 
@@ -213,17 +212,10 @@ def test_preload_without_workers_is_refused(tmp_path: Path) -> None:
 def test_nothing_outlives_the_supervisor(tmp_path: Path) -> None:
     with start(tmp_path, SOURCE) as server:
         server.port()
-        left = children(server.pid)
+        left = children_of(server.pid)
         server.signal(signal.SIGKILL)
         server.process.wait(20)
-        eventually(lambda: not any(map(_runs, left)), "the end of mold and workers")
-
-
-def _runs(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+        eventually(lambda: not any(map(is_alive, left)), "the end of mold and workers")
 
 
 def test_an_application_that_prints_while_it_is_loaded_is_heard_once(tmp_path: Path) -> None:

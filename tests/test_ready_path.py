@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from served_process import served
-from test_workers import ask, workers_of
+from processes import children_of
+from served_process import ask, served
 from waiting import eventually
 
 from aiowsgi import Config
@@ -149,7 +149,7 @@ def test_a_reload_that_proves_nothing_leaves_the_old_workers(tmp_path: Path, pre
     options = ("--ready-path", "/health", "--workers", "2", preload)
     with served(tmp_path, SOURCE, *options) as process:
         port = process.port()
-        before = workers_of(process)
+        before = children_of(process.pid)
         (tmp_path / "broken").touch()
         process.signal(signal.SIGHUP)
         process.said("A new worker cannot serve:")
@@ -159,7 +159,7 @@ def test_a_reload_that_proves_nothing_leaves_the_old_workers(tmp_path: Path, pre
         (tmp_path / "broken").unlink()
         process.signal(signal.SIGHUP)
         process.said("Reloaded: 2 workers")
-        eventually(lambda: not before & workers_of(process), "the old ones have ended")
+        eventually(lambda: not before & children_of(process.pid), "the old ones have ended")
         assert process.stop() == 0
 
 
@@ -168,7 +168,7 @@ def test_a_replacement_is_tried_until_it_is_ready(tmp_path: Path) -> None:
     with served(tmp_path, SOURCE, *options) as process:
         port = process.port()
         (tmp_path / "broken").touch()
-        os.kill(min(workers_of(process)), signal.SIGKILL)
+        os.kill(min(children_of(process.pid)), signal.SIGKILL)
         process.said("A new worker cannot serve:")
         process.said(_REASON)
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
@@ -176,5 +176,5 @@ def test_a_replacement_is_tried_until_it_is_ready(tmp_path: Path) -> None:
         assert connection.getresponse().read() == b"hello"
         connection.close()
         (tmp_path / "broken").unlink()
-        eventually(lambda: len(workers_of(process)) == 2, "it is replaced")
+        eventually(lambda: len(children_of(process.pid)) == 2, "it is replaced")
         assert process.stop() == 0

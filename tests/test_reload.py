@@ -9,6 +9,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from processes import children_of, is_alive
 from served_process import PATIENCE, ServedProcess, served
 from waiting import eventually
 
@@ -163,22 +164,10 @@ def test_an_endless_response_does_not_hold_a_restart_up(tmp_path: Path) -> None:
         answers(port, "two")
 
 
-def children_of(process: ServedProcess) -> list[int]:
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    return [int(pid) for pid in children]
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
 def watcher_of(process: ServedProcess, port: int) -> int:
     """Return the child that does not serve."""
     worker = int(ask(port).text.split()[1])
-    (watcher,) = [pid for pid in children_of(process) if pid != worker]
+    (watcher,) = [pid for pid in children_of(process.pid) if pid != worker]
     return watcher
 
 
@@ -225,13 +214,13 @@ def test_signals_to_all_processes_do_not_end_the_watcher(tmp_path: Path) -> None
         (tmp_path / "app.py").write_text(answering("two"))
         process.said(r"Restarting: app\.py has changed$")
         process.said(r"Restarted in ")
-        assert watcher in children_of(process)
+        assert watcher in children_of(process.pid)
 
 
 def test_a_killed_supervisor_leaves_no_watcher_behind(tmp_path: Path) -> None:
     with served(tmp_path, answering("one"), "--reload") as process:
         port = process.port()
-        children = [watcher_of(process, port), *children_of(process)]
+        children = [watcher_of(process, port), *children_of(process.pid)]
         process.signal(signal.SIGKILL)
         eventually(lambda: not any(map(is_alive, children)), "all of them end")
 
@@ -248,7 +237,7 @@ def test_nothing_is_watched_without_the_option(tmp_path: Path) -> None:
     with served(tmp_path, answering("one"), "--workers", "1") as process:
         port = process.port()
         worker = int(ask(port).text.split()[1])
-        assert children_of(process) == [worker]
+        assert children_of(process.pid) == {worker}
         assert process.stop() == 0
 
 

@@ -23,6 +23,7 @@ from typing import cast
 
 import httpx
 import pytest
+from processes import children_of
 from raw_client import eventually
 from served_process import ANSWER, PATIENCE, served
 
@@ -78,8 +79,7 @@ def test_first_process_of_a_container_is_ended_while_importing(
     command = (*unshare, sys.executable, "-m", "aiowsgi", "app:application")
     with served(tmp_path, SLOW_IMPORT, command=command) as process:
         process.said("importing")
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
-        (first,) = map(int, children.split())
+        (first,) = children_of(process.pid)
         os.kill(first, number)
         assert process.ended() == code
 

@@ -6,7 +6,6 @@ import re
 import signal
 import socket
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from http.client import HTTPConnection
@@ -19,19 +18,6 @@ from service_manager import Listening, listening, service
 from aiowsgi.process.systemd.notification import Notifier, load
 
 COMMAND = (sys.executable, "-m", "aiowsgi", "app:application")
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """Return a folder with a short name: the path of a Unix socket has about 100 bytes."""
-    with tempfile.TemporaryDirectory() as name:
-        yield Path(name)
-
-
-@pytest.fixture
-def systemd(folder: Path) -> Iterator[Listening]:
-    with listening(folder) as listener:
-        yield listener
 
 
 # A service.

@@ -4,15 +4,15 @@ import os
 import signal
 import socket
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
+from processes import children_of
 from served_process import ANSWER, PATIENCE, WAITING, ServedProcess, served
-from service_manager import Listening, listening, service
+from service_manager import Listening, service
 
 from aiowsgi import Config
 from aiowsgi.errors import ConfigError
@@ -33,30 +33,12 @@ LONG = 0.4
 
 
 @pytest.fixture
-def folder() -> Iterator[Path]:
-    """Return a folder with a short name: the path of a Unix socket has about 100 bytes."""
-    with tempfile.TemporaryDirectory() as name:
-        yield Path(name)
-
-
-@pytest.fixture
-def systemd(folder: Path) -> Iterator[Listening]:
-    with listening(folder) as listener:
-        yield listener
-
-
-@pytest.fixture
 def two(folder: Path, systemd: Listening) -> Iterator[ServedProcess]:
     """Two workers that are a service with a watchdog, and that are not replaced."""
     given = service(COMMAND, variables={"NOTIFY_SOCKET": systemd.address, **WATCHED})
     with served(folder, ANSWER, "--workers", "2", "--timeout-worker", "0", **given) as server:
         systemd.hear_of("READY")
         yield server
-
-
-def workers_of(server: ServedProcess) -> set[int]:
-    children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
-    return {int(pid) for pid in children}
 
 
 def falls_silent(systemd: Listening) -> bool:
@@ -211,7 +193,7 @@ def test_status_says_how_busy_the_workers_are(folder: Path, systemd: Listening) 
 def test_service_is_alive_as_long_as_one_of_its_workers_answers(
     two: ServedProcess, systemd: Listening
 ) -> None:
-    first, second = workers_of(two)
+    first, second = children_of(two.pid)
     systemd.hear_of("WATCHDOG")
     try:
         os.kill(first, signal.SIGSTOP)

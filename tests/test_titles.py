@@ -9,6 +9,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from processes import children_of
 from served_process import PATIENCE, WAITING, ServedProcess, served, without
 from waiting import eventually
 
@@ -29,8 +30,7 @@ def shown(pid: int) -> str:
 
 def titles(process: ServedProcess) -> list[str]:
     """Return what is shown of the supervisor and of the processes below it, sorted."""
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    return sorted(shown(pid) for pid in (process.pid, *map(int, children)))
+    return sorted(shown(pid) for pid in (process.pid, *children_of(process.pid)))
 
 
 def wait_for(process: ServedProcess, expected: list[str]) -> None:

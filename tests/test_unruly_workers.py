@@ -158,11 +158,6 @@ def test_a_worker_that_leaks_is_replaced_and_no_request_is_lost(tmp_path: Path) 
         assert process.stop() == 0
 
 
-def workers_of(supervisor: int) -> set[int]:
-    children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text()
-    return set(map(int, children.split()))
-
-
 @pytest.mark.parametrize("log", ["unread", "on a full disk"])
 def test_logs_that_cannot_be_written_stop_neither_others_nor_the_end(
     tmp_path: Path, log: str

@@ -16,14 +16,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from constant_load import ConstantLoad
 from extent import EXHAUSTIVE, representative
-from served_process import PATIENCE, ServedProcess, served, without
+from processes import children_of, is_alive
+from served_process import PATIENCE, ServedProcess, ask, served, without
 from service_manager import Listening, listening, service
 from test_rolling_reloads import WAYS, loaded
-from test_workers import ask, is_alive, workers_of
+from test_workers import request_in_vain
 from waiting import eventually
 
 UPGRADES = 20 if EXHAUSTIVE else 3
@@ -89,6 +89,11 @@ def upgrade(process: ServedProcess, pid: int) -> int:
     return successor
 
 
+def wait_for_answer(port: int, text: str) -> None:
+    """Wait until the new one answers. The old one may accept when that says that it serves."""
+    eventually(lambda: ask(port) == text, lambda: f"{text!r}, not {ask(port)!r}")
+
+
 def end(process: ServedProcess, pid: int) -> None:
     """Stop the supervisor that serves now, in order."""
     os.kill(pid, signal.SIGTERM)
@@ -142,7 +147,7 @@ def test_every_request_is_answered_during_upgrades(tmp_path: Path, way: str, pre
         has_file = path.exists()
         with all_killed_at_the_end(process):
             for _ in range(UPGRADES):
-                workers |= workers_of(process)
+                workers |= children_of(process.pid)
                 pids.append(upgrade(process, pids[-1]))
                 load.wait_for_more()
                 eventually(lambda: not is_alive(pids[-2]), "the one before has ended")
@@ -174,7 +179,7 @@ def test_requests_in_flight_are_finished_by_the_old_one(tmp_path: Path) -> None:
         inside, _ = gate.accept()
         with inside:
             successor = upgrade(process, process.pid)
-            assert ask(port) == f"{successor} one"
+            wait_for_answer(port, f"{successor} one")
             # A service manager sends it to all processes of a service.
             os.kill(process.pid, signal.SIGTERM)
             process.said(rf"\[{process.pid}\] Stopping on SIGTERM: finishing requests in flight")
@@ -187,27 +192,14 @@ def test_requests_in_flight_are_finished_by_the_old_one(tmp_path: Path) -> None:
 
 
 def test_a_second_signal_ends_the_old_one_now(tmp_path: Path) -> None:
-    with (
-        socket.create_server(("127.0.0.1", 0)) as gate,
-        upgradable(tmp_path, "1") as process,
-    ):
-        gate.settimeout(PATIENCE)
+    with upgradable(tmp_path, "1") as process:
         port = process.port()
-
-        def wait_in_vain() -> None:
-            with pytest.raises(httpx.HTTPError):
-                ask(port, f"/wait?{gate.getsockname()[1]}")
-
-        thread = threading.Thread(target=wait_in_vain)
-        thread.start()
-        inside, _ = gate.accept()
-        with inside:
+        with request_in_vain(port):
             successor = upgrade(process, process.pid)
             process.signal(signal.SIGTERM)
             process.said(rf"\[{process.pid}\] Stopping on SIGTERM")
             process.signal(signal.SIGTERM)
             assert process.process.wait(PATIENCE) == 143
-        thread.join(PATIENCE)
         assert ask(port) == f"{successor} one"
         end(process, successor)
 
@@ -219,7 +211,7 @@ def test_the_new_one_has_new_code_and_nothing_of_the_old_one_in_its_environment(
         port = process.port()
         (tmp_path / "app.py").write_text(SOURCE.replace(" one", " another"))
         successor = upgrade(process, process.pid)
-        assert ask(port) == f"{successor} another"
+        wait_for_answer(port, f"{successor} another")
         variables = ask(port, "/variables").split()
         assert "PATH" in variables
         assert not [name for name in variables if name.startswith("AIOWSGI")]
@@ -276,7 +268,7 @@ def test_the_new_one_begins_in_the_directory_as_it_was_named(tmp_path: Path) -> 
         (tmp_path / "next").symlink_to("2")
         (tmp_path / "next").replace(current)
         successor = upgrade(process, process.pid)
-        assert ask(port) == f"{successor} another"
+        wait_for_answer(port, f"{successor} another")
         end(process, successor)
 
 
@@ -349,7 +341,7 @@ def test_a_script_is_started_by_the_interpreter_that_it_names_now(tmp_path: Path
         script.unlink()
         begin(process, successor)
         process.said(rf"Not upgraded: the command cannot be run: {script}: No such file or")
-        assert ask(port) == f"{successor} one"
+        wait_for_answer(port, f"{successor} one")
         end(process, successor)
 
 
@@ -371,7 +363,7 @@ def test_a_new_version_that_cannot_serve_leaves_the_old_one(
     bind = ("--bind", "127.0.0.1:0", "--bind", f"unix:{path}")
     with upgradable(tmp_path, "2", "--pid-file", str(pid_file), bind=bind) as process:
         port = int(process.said(r" Serving .* at http://127\.0\.0\.1:(\d+), unix:")[1])
-        before = workers_of(process)
+        before = children_of(process.pid)
         descriptors = descriptors_of(process)
         with ConstantLoad.on_port(port) as load:
             (tmp_path / "app.py").write_text(source)
@@ -383,7 +375,7 @@ def test_a_new_version_that_cannot_serve_leaves_the_old_one(
             )
             load.wait_for_more()
             assert not is_alive(successor)
-            assert workers_of(process) == before
+            assert children_of(process.pid) == before
             assert descriptors_of(process) == descriptors
             assert pid_file.read_text() == f"{process.pid}\n"
             assert path.is_socket()
@@ -483,7 +475,9 @@ def test_a_signal_to_stop_stops_both(tmp_path: Path, number: signal.Signals, cod
             with inside:
                 os.kill(successor, signal.SIGSTOP)
                 process.signal(number)
-                eventually(lambda: workers_of(process) == {successor}, "the old worker has ended")
+                eventually(
+                    lambda: children_of(process.pid) == {successor}, "the old worker has ended"
+                )
                 # The old one waits for the new one.
                 with pytest.raises(subprocess.TimeoutExpired):
                     process.process.wait(0.3)
@@ -507,7 +501,7 @@ def test_if_the_old_one_is_killed_the_new_one_takes_over(tmp_path: Path) -> None
             inside.close()
         process.said(rf"\[{successor}\] Serving")
         assert pid_file.read_text() == f"{successor}\n"
-        eventually(lambda: ask(port) == f"{successor} one", "the old worker ends")
+        wait_for_answer(port, f"{successor} one")
         end(process, successor)
 
 

@@ -7,7 +7,7 @@ from wsgiref.validate import check_environ
 import http_streams
 import pytest
 from extent import examples
-from http_streams import cut_lists, properties, split
+from http_streams import cut_lists, properties, small_limits, split
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from uwsgi_packets import block, packet, request, stock_variables
@@ -515,16 +515,6 @@ def damaged(draw: st.DrawFn) -> bytes:
     start = draw(st.integers(0, len(data)))
     end = min(len(data), start + draw(st.integers(0, 3)))
     return data[:start] + draw(st.binary(max_size=3)) + data[end:]
-
-
-small_limits = st.builds(
-    Limits,
-    request_line=st.integers(1, 40),
-    fields=st.integers(1, 4),
-    field_size=st.integers(1, 40),
-    head=st.integers(1, 90),
-    body=st.integers(0, 8),
-)
 
 
 @given(

@@ -53,6 +53,24 @@ def test_a_long_text_loses_its_middle() -> None:
     assert len(encode(FAILED, text)) < MAX_LINE
 
 
+def test_a_supervisor_reads_what_is_there_and_closes_what_is_at_its_end() -> None:
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    lines = Lines()
+    with ours, theirs:
+        assert lines.receive(ours) == []
+        theirs.send(encode(READY) + encode(FAILED)[:3])
+        assert lines.receive(ours) == [Message(READY, ())]
+        assert ours.fileno() >= 0
+        theirs.send(encode(FAILED)[3:])
+        theirs.close()
+        assert lines.receive(ours) == [Message(FAILED, ())]
+        assert lines.receive(ours) == []
+        assert ours.fileno() == -1
+        # As it is where the other end is gone with something unread.
+        assert lines.receive(ours) == []
+
+
 def test_a_supervisor_that_does_not_read_is_given_up() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:

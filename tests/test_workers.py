@@ -6,15 +6,16 @@ import os
 import select
 import signal
 import socket
-import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
 from constant_load import ConstantLoad
-from served_process import PATIENCE, ServedProcess, served
+from processes import children_of, is_alive, state_of
+from served_process import PATIENCE, ServedProcess, ask, served
 from waiting import eventually
 
 APPLICATION = """
@@ -40,18 +41,19 @@ def application(environ, start_response):
 """
 
 
-def ask(port: int, path: str = "/") -> str:
-    return httpx.get(f"http://127.0.0.1:{port}{path}", timeout=PATIENCE, trust_env=False).text
-
-
-def workers_of(process: ServedProcess) -> set[int]:
-    """Return the processes whose parent is the supervisor, which have not ended."""
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    return {int(pid) for pid in children}
-
-
-def state_of(pid: int) -> str:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+@contextlib.contextmanager
+def request_in_vain(port: int) -> Iterator[None]:
+    """Have a request wait in the application, which is cut inside of ``with``."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as gate,
+        ThreadPoolExecutor(1) as executor,
+    ):
+        gate.settimeout(PATIENCE)
+        answer = executor.submit(ask, port, f"/wait?{gate.getsockname()[1]}")
+        with gate.accept()[0]:
+            yield
+        with pytest.raises(httpx.HTTPError):
+            answer.result(PATIENCE)
 
 
 def sockets_of(pid: int) -> int:
@@ -60,13 +62,6 @@ def sockets_of(pid: int) -> int:
         with contextlib.suppress(FileNotFoundError):  # It was closed meanwhile.
             number += os.readlink(file).startswith("socket:")
     return number
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return state_of(pid) != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 @pytest.fixture
@@ -83,7 +78,7 @@ def test_workers_serve_and_end_with_their_supervisor(tmp_path: Path) -> None:
         match = process.said(r"\[(\d+)\] Serving app:application at http://127.0.0.1:(\d+) (.*)$")
         assert int(match[1]) == process.pid
         assert match[3].startswith("with 2 workers of ")
-        pids = workers_of(process)
+        pids = children_of(process.pid)
         assert len(pids) == 2
         assert int(ask(int(match[2])).split()[0]) in pids
         assert process.stop() == 0
@@ -94,7 +89,7 @@ def test_number_of_workers_may_come_from_the_environment(tmp_path: Path) -> None
     environment = {**os.environ, "WEB_CONCURRENCY": "1"}
     with served(tmp_path, APPLICATION, env=environment) as process:
         process.said(r"Serving .* with 1 worker of ")
-        assert len(workers_of(process)) == 1
+        assert len(children_of(process.pid)) == 1
         assert process.stop() == 0
 
 
@@ -108,7 +103,7 @@ def test_a_worker_that_crashes_is_replaced_and_its_stacks_are_told(
     process.said(r"^It was answering:$")
     process.said(r"^  GET /segfault \[.+\] \(for \d+\.\d s\)$")
     process.said(r"in application$")
-    eventually(lambda: len(workers_of(process)) == 2, "it is replaced")
+    eventually(lambda: len(children_of(process.pid)) == 2, "it is replaced")
     assert ask(port).endswith("one")
 
 
@@ -137,14 +132,14 @@ def test_a_worker_that_exits_is_replaced(two: tuple[ServedProcess, int]) -> None
     with pytest.raises(httpx.HTTPError):
         ask(port, "/exit")
     process.said(r"Worker \d+ ended with exit code 7 after ")
-    eventually(lambda: len(workers_of(process)) == 2, "it is replaced")
+    eventually(lambda: len(children_of(process.pid)) == 2, "it is replaced")
     assert ask(port).endswith("one")
 
 
 def test_a_killed_supervisor_leaves_nobody_behind(tmp_path: Path) -> None:
     with served(tmp_path, APPLICATION, "--workers", "2") as process:
         process.port()
-        pids = workers_of(process)
+        pids = children_of(process.pid)
         process.signal(signal.SIGKILL)
         eventually(lambda: not any(map(is_alive, pids)), "the workers end")
 
@@ -153,7 +148,7 @@ def test_a_supervisor_that_is_killed_during_the_start_leaves_nobody_behind(tmp_p
     source = "import sys, time\nprint('importing', file=sys.stderr, flush=True)\ntime.sleep(600)"
     with served(tmp_path, source, "--workers", "1") as process:
         process.said("importing")
-        pids = workers_of(process)
+        pids = children_of(process.pid)
         assert pids
         process.signal(signal.SIGKILL)
         eventually(lambda: not any(map(is_alive, pids)), "the worker ends")
@@ -184,25 +179,11 @@ def test_an_application_that_cannot_be_loaded_ends_the_start_with_one_message(
 def test_a_quick_end_does_not_wait_for_requests(
     tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
-    with (
-        socket.create_server(("127.0.0.1", 0)) as gate,
-        served(tmp_path, APPLICATION, "--workers", "2") as process,
-    ):
-        gate.settimeout(PATIENCE)
-        port = process.port()
-
-        def wait_in_vain() -> None:
-            with pytest.raises(httpx.HTTPError):
-                ask(port, f"/wait?{gate.getsockname()[1]}")
-
-        thread = threading.Thread(target=wait_in_vain)
-        thread.start()
-        inside, _ = gate.accept()
-        with inside:
-            pids = workers_of(process)
+    with served(tmp_path, APPLICATION, "--workers", "2") as process:
+        with request_in_vain(process.port()):
+            pids = children_of(process.pid)
             process.signal(number)
             assert process.ended() == code
-        thread.join(PATIENCE)
         assert not any(map(is_alive, pids))
 
 
@@ -210,13 +191,13 @@ def test_hangup_replaces_all_workers_by_ones_with_new_code(
     tmp_path: Path, two: tuple[ServedProcess, int]
 ) -> None:
     process, port = two
-    before = workers_of(process)
+    before = children_of(process.pid)
     # Later than the bytecode that is there, and of another size.
     (tmp_path / "app.py").write_text(APPLICATION.replace(" one", " another"))
     process.signal(signal.SIGHUP)
     process.said(r"INFO .* Reloaded: 2 workers, in ")
-    eventually(lambda: not before & workers_of(process), "the old ones have ended")
-    assert len(workers_of(process)) == 2
+    eventually(lambda: not before & children_of(process.pid), "the old ones have ended")
+    assert len(children_of(process.pid)) == 2
     assert ask(port).endswith("another")
 
 
@@ -234,10 +215,10 @@ def test_worn_workers_are_replaced_and_no_request_is_lost(
 ) -> None:
     with served(tmp_path, APPLICATION, "--workers", "1", *options) as process:
         port = process.port()
-        before = workers_of(process)
+        before = children_of(process.pid)
         with ConstantLoad.on_port(port, kept=1, fresh=0) as load:
             process.said(rf"Worker \d+ is to be replaced: {reason}\(--max-")
-            eventually(lambda: not before & workers_of(process), "it is replaced")
+            eventually(lambda: not before & children_of(process.pid), "it is replaced")
             load.wait_for_more()
         load.assert_nothing_lost()
         assert process.stop() == 0
@@ -250,10 +231,10 @@ def test_a_worker_that_has_lost_its_threads_is_replaced(tmp_path: Path) -> None:
         served(tmp_path, APPLICATION, *options, "--timeout-graceful", "0.5") as process,
     ):
         port = process.port()
-        before = workers_of(process)
+        before = children_of(process.pid)
         assert ask(port, f"/wait?{gate.getsockname()[1]}").startswith("504 ")
         process.said(r"is to be replaced: too many threads are lost")
-        eventually(lambda: not before & workers_of(process), "it is replaced")
+        eventually(lambda: not before & children_of(process.pid), "it is replaced")
         assert ask(port).endswith("one")
         assert process.stop() == 0
 
@@ -267,7 +248,7 @@ def test_a_worker_that_is_stuck_is_killed_and_its_stacks_are_told(tmp_path: Path
         process.said(r"ERROR .* Worker \d+ has not answered for 1 s \(--timeout-worker\), and is ")
         process.said(r"^  GET /stuck \[.+\] \(for \d+\.\d s\)$")
         process.said(r"in application$")
-        eventually(lambda: len(workers_of(process)) == 2, "it is replaced")
+        eventually(lambda: len(children_of(process.pid)) == 2, "it is replaced")
         assert ask(port).endswith("one")
         assert process.stop() == 0
 
@@ -276,13 +257,13 @@ def test_a_broken_new_version_leaves_the_old_workers(
     tmp_path: Path, two: tuple[ServedProcess, int]
 ) -> None:
     process, port = two
-    before = workers_of(process)
+    before = children_of(process.pid)
     (tmp_path / "app.py").write_text("import missing_module")
     process.signal(signal.SIGHUP)
     process.said(r"A new worker cannot serve:")
     process.said(r"No module named 'missing_module'")
     process.said(r"Not reloaded: 2 workers of before stay")
-    assert workers_of(process) == before
+    assert children_of(process.pid) == before
     assert ask(port).endswith("one")
 
 
@@ -309,10 +290,10 @@ def test_workers_may_become_more_and_fewer(two: tuple[ServedProcess, int]) -> No
     process, _ = two
     process.signal(signal.SIGTTIN)
     process.said("3 workers on SIGTTIN")
-    eventually(lambda: len(workers_of(process)) == 3, "there is one more")
+    eventually(lambda: len(children_of(process.pid)) == 3, "there is one more")
     process.signal(signal.SIGTTOU)
     process.said("2 workers on SIGTTOU")
-    eventually(lambda: len(workers_of(process)) == 2, "there is one less")
+    eventually(lambda: len(children_of(process.pid)) == 2, "there is one less")
 
 
 def test_it_tells_what_workers_do_and_what_signals_mean(two: tuple[ServedProcess, int]) -> None:
@@ -393,7 +374,7 @@ def test_connections_go_to_the_worker_that_has_fewer(two: tuple[ServedProcess, i
     process, port = two
     with contextlib.ExitStack() as stack:
         held = hold(stack, port, 20)
-        one, other = workers_of(process)
+        one, other = children_of(process.pid)
         assert len(held[one]) >= 7
         assert len(held[other]) >= 7
         for client in held[other]:
@@ -409,7 +390,7 @@ def test_clients_do_not_wait_for_a_worker_that_does_not_accept(
     process, port = two
     with contextlib.ExitStack() as stack:
         held = hold(stack, port, 8)
-        stopped, other = workers_of(process)
+        stopped, other = children_of(process.pid)
         # It has fewer connections, and so connections are better left to it.
         for client in held.get(stopped, []):
             client.close()
@@ -426,7 +407,7 @@ def test_a_stopped_supervisor_and_a_killed_worker_cost_nobody_else(
 ) -> None:
     process, port = two
     process.signal(signal.SIGSTOP)
-    os.kill(min(workers_of(process)), signal.SIGKILL)
+    os.kill(min(children_of(process.pid)), signal.SIGKILL)
     limit = time.monotonic() + 1
     while time.monotonic() < limit:
         assert ask(port).endswith("one")

@@ -60,15 +60,7 @@ class Child:
         if descriptor == self.stacks:
             self._read_stacks()
             return []
-        try:
-            data = self.channel.recv(_READ_SIZE)
-        except (BlockingIOError, InterruptedError):
-            return []
-        except OSError:
-            data = b""
-        if not data:
-            self.channel.close()
-        return self.lines.feed(data)
+        return self.lines.receive(self.channel)
 
     def _read_stacks(self) -> None:
         try:

@@ -11,7 +11,6 @@ from ...net.bind import ListeningSocket
 from ..worker.messages import FAILED, Lines, Message, encode
 from .inheritance import VARIABLE, describe
 
-_READ_SIZE = 4096
 _ALL_SIGNALS = signal.valid_signals()
 # As a shell answers where there is no such command.
 _NO_COMMAND = 127
@@ -74,15 +73,7 @@ class Successor:
 
     def read(self) -> list[Message]:
         """Return the messages that have come. Closes the channel at its end."""
-        try:
-            data = self.channel.recv(_READ_SIZE)
-        except (BlockingIOError, InterruptedError):
-            return []
-        except OSError:
-            data = b""
-        if not data:
-            self.channel.close()
-        return self.lines.feed(data)
+        return self.lines.receive(self.channel)
 
     def tell(self, word: str) -> bool:
         """Send a message; return False where nobody is there any more."""

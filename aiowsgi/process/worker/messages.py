@@ -70,6 +70,21 @@ class Lines:
             self._rest, self._skipping = b"", True
         return found
 
+    def receive(self, sock: socket.socket) -> list[Message]:
+        """Return the messages that are complete with what has come. Does not block.
+
+        Closes the socket, which does not block either, at its end.
+        """
+        try:
+            data = sock.recv(MAX_LINE)
+        except (BlockingIOError, InterruptedError):
+            return []
+        except OSError:
+            data = b""
+        if not data:
+            sock.close()
+        return self.feed(data)
+
 
 def _decode(line: bytes) -> Message | None:
     try:
