@@ -4,6 +4,7 @@ import math
 
 from aiowsgi.process.supervisor.decisions.molds import (
     ANSWER_TIMEOUT,
+    MOST_ORDERED,
     EndMold,
     ForkWithout,
     MakeMold,
@@ -21,6 +22,21 @@ def test_workers_wait_until_the_mold_is_ready() -> None:
     assert molds.decide({1}, 0.0) == []
     molds.loaded(1, 0.0)
     assert molds.decide({1}, 0.0) == [Order(1, 1), Order(2, 1)]
+    assert molds.decide({1}, 0.0) == []
+
+
+def test_a_mold_gets_some_orders_at_once_and_further_ones_as_it_answers() -> None:
+    molds = Molds()
+    for number in range(MOST_ORDERED + 2):
+        molds.start(number, 1)
+    molds.decide({1}, 0.0)
+    molds.loaded(1, 0.0)
+    assert molds.decide({1}, 0.0) == [Order(number, 1) for number in range(MOST_ORDERED)]
+    assert molds.decide({1}, 0.0) == []
+    assert molds.answered(7, 1, 0.0)
+    assert molds.decide({1}, 0.0) == [Order(MOST_ORDERED, 1)]
+    assert molds.cancel(MOST_ORDERED + 1, 1)
+    assert molds.answered(8, 1, 0.0)
     assert molds.decide({1}, 0.0) == []
 
 

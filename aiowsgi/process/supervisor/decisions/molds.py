@@ -14,6 +14,9 @@ _PROVEN = 10.0
 # A mold that does not answer for so many seconds is stopped, or stuck in what the application does
 # around a fork. A fork takes milliseconds.
 ANSWER_TIMEOUT = 10.0
+# A mold gets so many orders at once. Its socket holds a few hundred, and who finds no room there is
+# not to wait.
+MOST_ORDERED = 32
 _NEVER = float("inf")
 
 
@@ -166,12 +169,11 @@ class Molds:
                 mold.phase, mold.is_missed = Phase.LOADING, False
                 yield MakeMold(generation)
             case Phase.READY:
-                for number in mold.waiting:
-                    yield Order(number, generation)
                 if not mold.ordered:
                     mold.silent_since = now
-                mold.ordered += mold.waiting
-                mold.waiting = []
+                while mold.waiting and len(mold.ordered) < MOST_ORDERED:
+                    mold.ordered.append(number := mold.waiting.pop(0))
+                    yield Order(number, generation)
             case Phase.UNFIT:
                 for number in mold.waiting:
                     yield ForkWithout(number, generation)
