@@ -296,11 +296,14 @@ def test_a_process_that_cannot_listen_writes_no_file(tmp_path: Path) -> None:
     assert not (tmp_path / "pid").exists()
 
 
-def test_a_file_that_cannot_be_written_any_more_ends_the_start(tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [(), ("--workers", "1")])
+def test_a_file_that_cannot_be_written_any_more_ends_the_start(
+    tmp_path: Path, options: tuple[str, ...]
+) -> None:
     # The folder goes between the check and the time when the process serves.
     source = f"import os\nos.rmdir('gone')\n{ANSWER}"
     (tmp_path / "gone").mkdir()
-    with served(tmp_path, source, "--pid-file", "gone/pid") as process:
+    with served(tmp_path, source, "--pid-file", "gone/pid", *options) as process:
         assert process.ended() == 1
         assert process.lines[-1].startswith("aiowsgi: error: cannot write the PID file ")
         assert not any("Traceback" in line or "Serving" in line for line in process.lines)

@@ -33,6 +33,7 @@ from ..worker.messages import (
     WORN,
     Message,
 )
+from . import log
 from .children import WATCHER, Child, Children
 from .decisions.molds import (
     ANSWER_TIMEOUT,
@@ -66,6 +67,8 @@ from .wakeups import Wakeups
 # Rows of the scoreboard beside those of all workers and of what replaces them.
 _SPARE_ROWS = 64
 _LONGEST_WAIT = 3600.0
+# The exit code where the PID file is that of another process by now.
+_FAILED = 1
 
 
 class Supervisor:
@@ -274,8 +277,9 @@ class Supervisor:
             case Event.STARTED if self._predecessor.serves:
                 self._predecessor.say_ready()
                 return
+            case Event.STARTED if not self._has_written_pid_file():
+                return
             case Event.STARTED:
-                self._write_pid_file()
                 warn_of_root(self._generations[self._plan.generation][1])
                 places = [place_of(s.socket, url_of(s.socket, s.protocol)) for s in self._sockets]
                 error_log.info(
@@ -295,14 +299,20 @@ class Supervisor:
                 error_log.error("Not reloaded: %s of before stay, see above", workers)
         self._service.announce(event)
 
-    def _write_pid_file(self) -> None:
+    def _has_written_pid_file(self) -> bool:
+        """Write it; if that cannot be done, have everything stop, and return False."""
         try:
             self._pid_file.write()
         except PidFileError as error:
             if not self._predecessor.was_there:
-                raise
+                log.write(f"aiowsgi: error: {error}\n")
+                self._plan.stop(time.monotonic(), _FAILED)
+                # To decide again at once.
+                self._plan.wake_at = time.monotonic()
+                return False
             # There was another one, whose workers end: to end as well would leave nobody.
             error_log.error("%s", error)
+        return True
 
     # What happens.
 
