@@ -253,6 +253,30 @@ def test_a_worker_that_is_stuck_is_killed_and_its_stacks_are_told(tmp_path: Path
         assert process.stop() == 0
 
 
+def test_signals_to_all_processes_end_no_worker_that_starts(tmp_path: Path) -> None:
+    (tmp_path / "hooks.py").write_text(
+        "import sys\ndef begin(): print('begun', file=sys.stderr, flush=True)\n"
+    )
+    options = ("--workers", "2", "--on-start", "hooks:begin")
+    with served(tmp_path, APPLICATION, *options, start_new_session=True) as process:
+        process.said("^begun$")
+        serves = threading.Event()
+
+        def signal_all() -> None:
+            while not serves.wait(0.01):
+                os.killpg(process.pid, signal.SIGUSR1)
+
+        thread = threading.Thread(target=signal_all)
+        thread.start()
+        try:
+            port = process.port()
+        finally:
+            serves.set()
+            thread.join(PATIENCE)
+        assert ask(port).endswith("one")
+        assert process.stop() == 0
+
+
 def test_a_broken_new_version_leaves_the_old_workers(
     tmp_path: Path, two: tuple[ServedProcess, int]
 ) -> None:

@@ -5,6 +5,7 @@ import faulthandler
 import gc
 import os
 import select
+import signal
 import socket
 from collections.abc import Callable
 from typing import NamedTuple
@@ -52,6 +53,7 @@ def cast(assignment: Assignment, explain: Callable[[ConfigError], str]) -> int |
     """
     signals = Signals(SUPERVISED, without_server=exit_on_signal)
     signals.install()
+    signal.pthread_sigmask(signal.SIG_SETMASK, assignment.mask)
     faulthandler.enable(assignment.stacks)
     channel = Channel(assignment.channel)
     config = assignment.config
@@ -149,11 +151,16 @@ class Mold:
 
     def _fork(self, order: _Order) -> Assignment | None:
         """Fork a worker. Return what it has to do in itself, and None in the mold."""
+        # As the supervisor does: the worker has no handlers of its own yet.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        pid = -1
         try:
             pid = fork_grandchild()
         except OSError as error:
             self._channel.say(UNFORKED, order.number, error.strerror or "")
-            pid = -1
+        finally:
+            if pid != 0:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
         if pid == 0:
             return self._become_worker(order)
         os.close(order.channel)

@@ -164,6 +164,7 @@ class Children:
         """
         ours, theirs = _Ends.make()
         # A signal that the child gets before it has given up the handlers would reach the parent.
+        # One that it gets before it has its own would end it, though it may mean nothing to it.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _ALL_SIGNALS)
         pid, parent = -1, os.getpid()
         try:
@@ -175,8 +176,8 @@ class Children:
                     ends.close()
                 os.close(self._lifeline)
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             if pid != 0:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
                 theirs.close()
             if pid <= 0:
                 ours.close()
@@ -191,6 +192,7 @@ class Children:
                 channel=theirs.channel,
                 lifeline=self._held,
                 stacks=theirs.stacks,
+                mask=frozenset(before),
                 board=board,
                 is_watcher=number == WATCHER,
             )

@@ -40,6 +40,7 @@ def watch(assignment: Assignment) -> int:
     """Do what the supervisor has forked this process for; return its exit code."""
     for name in _IGNORED:
         signal.signal(getattr(signal, name), signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_SETMASK, assignment.mask)
     faulthandler.enable(assignment.stacks)
     Title(f"watcher {assignment.path}").show("watching")
     for sock in assignment.sockets:

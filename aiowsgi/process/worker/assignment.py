@@ -39,6 +39,8 @@ class Assignment:
     """a descriptor that is at its end once the supervisor is gone"""
     stacks: int
     """a descriptor that the supervisor reads, for the stacks of threads"""
+    mask: frozenset[int]
+    """the signals that it blocks once it has handlers; until then it blocks all of them"""
     board: Scoreboard | None = None
     """the rows of the workers that a mold forks; None for a worker"""
     loaded: Loaded | None = None

@@ -3,6 +3,7 @@
 import asyncio
 import faulthandler
 import os
+import signal
 import time
 from collections.abc import Callable
 from wsgiref.types import WSGIApplication
@@ -44,6 +45,7 @@ def work(assignment: Assignment, explain: Callable[[ConfigError], str]) -> int:
     """
     signals = Signals(SUPERVISED, without_server=exit_on_signal)
     signals.install()
+    signal.pthread_sigmask(signal.SIG_SETMASK, assignment.mask)
     faulthandler.enable(assignment.stacks)
     channel = Channel(assignment.channel)
     config = assignment.config
