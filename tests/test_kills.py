@@ -277,6 +277,7 @@ def test_a_killed_worker_costs_the_requests_that_it_had(
         who = {int(loss.before.split()[0]) for loss in load.lost if loss.before}
         assert who <= {it.worker}
         if state == "draining":
+            it.process.said(f"Worker {it.worker} was killed by SIGKILL while it was stopping")
             assert not load.lost
         assert it.process.stop() == 0
 

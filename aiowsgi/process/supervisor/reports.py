@@ -12,6 +12,8 @@ from .children import Child
 from .decisions.plan import Phase, Plan
 
 _MEMORY_V1 = "/sys/fs/cgroup/memory"
+# Whoever is told to stop may end by these before it has handlers, or if it has given them up.
+_STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 _UNFIT = """\
 Not preloaded: each worker loads the application itself, because a fork would break what the
 application has begun while it was loaded:
@@ -34,11 +36,13 @@ class Reports:
         if member.phase is Phase.STOPPING or self._plan.is_ending:
             if child.verdict:
                 error_log.error("Worker %d %s%s", child.pid, child.verdict, details)
+            elif os.WIFSIGNALED(status) and os.WTERMSIG(status) not in _STOP:
+                ended = self._with_reason(ended, status)
+                error_log.error("Worker %d %s while it was stopping%s", child.pid, ended, details)
             else:
                 error_log.debug("Worker %d %s", child.pid, ended)
             return
-        if was_killed(status) and self._out_of_memory.has_struck():
-            ended += ": the kernel has run out of memory (see memory.max of its cgroup)"
+        ended = self._with_reason(ended, status)
         if not self._plan.has_started and member.phase is Phase.STARTING:
             if not child.failure:
                 child.failure = f"aiowsgi: error: a worker {ended} before it served{details}\n"
@@ -53,6 +57,12 @@ class Reports:
                 "Worker %d %s after %.1f s, and is replaced%s", child.pid, ended, served, details
             )
 
+    def _with_reason(self, ended: str, status: int) -> str:
+        """Add to how a process has ended why the kernel has ended it, where that is known."""
+        if was_killed(status) and self._out_of_memory.has_struck():
+            return f"{ended}: the kernel has run out of memory (see memory.max of its cgroup)"
+        return ended
+
     def mold_is_unfit(self, hazards: str) -> None:
         """Tell why workers load the application themselves. ``hazards`` has a line for each."""
         error_log.warning(_UNFIT, "\n".join(f"  {line}" for line in hazards.splitlines()))
@@ -66,9 +76,7 @@ class Reports:
         elif mold.failure:
             error_log.error("A new mold cannot load the application:\n%s", mold.failure.rstrip())
         else:
-            ended = mold.verdict or describe_status(status)
-            if was_killed(status) and self._out_of_memory.has_struck():
-                ended += ": the kernel has run out of memory (see memory.max of its cgroup)"
+            ended = self._with_reason(mold.verdict or describe_status(status), status)
             stacks = mold.written.decode(errors="replace").rstrip()
             error_log.error("The mold %d %s%s", mold.pid, ended, stacks and f"\n{stacks}")
 
