@@ -1,5 +1,6 @@
 """What people and supervisors are told when the command fails: messages and exit codes."""
 
+import contextlib
 import importlib
 import os
 import sys
@@ -22,7 +23,14 @@ def explanation(error: ConfigError) -> str:
 
 def print_error(message: str) -> None:
     """Print what went wrong, as the last line."""
-    print(f"aiowsgi: error: {message}", file=sys.stderr)
+    print_text(f"aiowsgi: error: {message}\n")
+
+
+def print_text(text: str) -> None:
+    """Print to standard error. Where nobody can read it, the exit code alone says what happened."""
+    with contextlib.suppress(OSError):
+        sys.stderr.write(text)
+        sys.stderr.flush()
 
 
 def describe_cause(error: LoadError) -> str:

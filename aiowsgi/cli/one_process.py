@@ -1,7 +1,6 @@
 """The command in one process: load the application, serve it, and end with an exit code."""
 
 import os
-import sys
 from collections.abc import Callable
 
 from ..config import Config
@@ -23,7 +22,15 @@ from ..process.importer import load_application
 from ..process.run import make_importable, serve_until_signal
 from ..process.signals import Signals
 from ..process.systemd.service import with_passed_sockets
-from .messages import FAILURE, HOOK_FAILED, INTERRUPTED, USAGE, describe_cause, print_error
+from .messages import (
+    FAILURE,
+    HOOK_FAILED,
+    INTERRUPTED,
+    USAGE,
+    describe_cause,
+    print_error,
+    print_text,
+)
 
 
 def serve(path: str, config: Config, *, is_process: bool) -> int:
@@ -72,7 +79,7 @@ def _serve(
         return code
     except LoadError as error:
         with import_path.OutsideApplication():
-            print(describe_cause(error), end="", file=sys.stderr)
+            print_text(describe_cause(error))
         code = HOOK_FAILED if isinstance(error, HookError) else FAILURE
         message = str(error)
     except KeyboardInterrupt:  # While the application was being imported.

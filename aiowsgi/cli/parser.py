@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import takewhile
 from typing import Any, NoReturn
 
-from .messages import USAGE
+from .messages import USAGE, print_error, print_text
 
 
 class Parser(argparse.ArgumentParser):
@@ -53,7 +53,9 @@ class Parser(argparse.ArgumentParser):
         return f"there is no option {option}"
 
     def _exit(self, message: str) -> NoReturn:
-        self.exit(USAGE, f"aiowsgi: error: {message}\ntry: python -m aiowsgi --help\n")
+        print_error(message)
+        print_text("try: python -m aiowsgi --help\n")
+        self.exit(USAGE)
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):

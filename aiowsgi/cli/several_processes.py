@@ -1,6 +1,5 @@
 """The command in several processes: a supervisor and its workers."""
 
-import sys
 from collections.abc import Callable
 
 from ..config import Config
@@ -8,7 +7,7 @@ from ..errors import BindError, ConfigError, HookError, PidFileError
 from ..process import import_path
 from ..process.supervisor.start import supervise
 from ..process.worker.assignment import Assignment
-from .messages import FAILURE, HOOK_FAILED, USAGE, explanation, print_error
+from .messages import FAILURE, HOOK_FAILED, USAGE, explanation, print_error, print_text
 
 
 def serve_together(path: str, config: Config, read_again: Callable[[], tuple[str, Config]]) -> int:
@@ -54,7 +53,7 @@ def _supervise(
     try:
         return supervise(path, config, read_again, begin)
     except HookError as error:
-        print(_explain(error), end="", file=sys.stderr)
+        print_text(_explain(error))
         return HOOK_FAILED
     except (BindError, PidFileError) as error:
         print_error(str(error))
