@@ -16,6 +16,7 @@ import re
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import threading
@@ -505,15 +506,12 @@ async def test_error_has_an_exit_code_and_no_traceback(project: Path) -> None:
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no file that stands for a full disk")
 @pytest.mark.parametrize("arguments", ["app:aplication", "app:application --no-such-option"])
-async def test_the_exit_code_is_the_same_where_no_message_can_be_written(
+def test_the_exit_code_is_the_same_where_no_message_can_be_written(
     project: Path, arguments: str
 ) -> None:
+    command = (sys.executable, "-m", "aiowsgi", *arguments.split())
     with open("/dev/full", "w") as full:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "aiowsgi", *arguments.split()), cwd=project, stderr=full
-        )
-    async with asyncio.timeout(PATIENCE):
-        assert await process.wait() == 2
+        assert subprocess.run(command, cwd=project, stderr=full, timeout=PATIENCE).returncode == 2
 
 
 # Started without standard streams, as cron and some daemons do.

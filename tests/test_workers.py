@@ -6,6 +6,7 @@ import os
 import select
 import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ APPLICATION = """
 import ctypes
 import os
 import socket
+import threading
 import sys
 
 def application(environ, start_response):
