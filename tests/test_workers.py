@@ -398,16 +398,22 @@ def hold(stack: contextlib.ExitStack, port: int, number: int) -> dict[int, list[
 
 def test_connections_go_to_the_worker_that_has_fewer(two: tuple[ServedProcess, int]) -> None:
     process, port = two
-    with contextlib.ExitStack() as stack:
-        held = hold(stack, port, 20)
-        one, other = children_of(process.pid)
-        assert len(held[one]) >= 7
-        assert len(held[other]) >= 7
-        for client in held[other]:
-            client.close()
-        # As soon as it knows that they are gone.
-        eventually(lambda: sockets_of(other) < sockets_of(one) - 6)
-        assert len(hold(stack, port, 8).get(other, [])) >= 6
+
+    def is_so() -> bool:
+        # Where the machine lets a worker run too late, the other one takes its connections: not
+        # every time.
+        with contextlib.ExitStack() as stack:
+            held = hold(stack, port, 20)
+            one, other = children_of(process.pid)
+            if min(len(held.get(worker, [])) for worker in (one, other)) < 7:
+                return False
+            for client in held[other]:
+                client.close()
+            # As soon as it knows that they are gone.
+            eventually(lambda: sockets_of(other) < sockets_of(one) - 6)
+            return len(hold(stack, port, 8).get(other, [])) >= 6
+
+    eventually(is_so, "connections spread, and then those to the worker that has fewer")
 
 
 def test_clients_do_not_wait_for_a_worker_that_does_not_accept(
