@@ -400,8 +400,7 @@ def test_connections_go_to_the_worker_that_has_fewer(two: tuple[ServedProcess, i
     process, port = two
 
     def is_so() -> bool:
-        # Where the machine lets a worker run too late, the other one takes its connections: not
-        # every time.
+        # Where the machine lets a worker run too late, the other one takes its connections.
         with contextlib.ExitStack() as stack:
             held = hold(stack, port, 20)
             one, other = children_of(process.pid)
@@ -413,7 +412,8 @@ def test_connections_go_to_the_worker_that_has_fewer(two: tuple[ServedProcess, i
             eventually(lambda: sockets_of(other) < sockets_of(one) - 6)
             return len(hold(stack, port, 8).get(other, [])) >= 6
 
-    eventually(is_so, "connections spread, and then those to the worker that has fewer")
+    # Mostly, and so not by chance.
+    assert sum(is_so() for _ in range(7)) >= 5
 
 
 def test_clients_do_not_wait_for_a_worker_that_does_not_accept(
