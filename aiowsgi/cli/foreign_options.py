@@ -61,7 +61,6 @@ _BY_NAMES = (
     ("--uds --unix-socket", "write --bind unix:PATH"),
     ("--fd", "write --bind fd:N"),
     ("--uds-permissions --unix-socket-perms --chmod-socket --chown-socket", _SOCKET_MODE),
-    ("--reuse-port", "not yet: several processes share a socket that they inherit: --bind fd:N"),
     ("--app-dir --working-dir", "it is called --chdir here"),
     ("--pythonpath", "set PYTHONPATH in the environment, or see --chdir"),
     ("--virtualenv --venv --home -H", "run the command of that environment: VENV/bin/aiowsgi"),

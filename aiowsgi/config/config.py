@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from ..errors import ConfigError
 from .listener import ListenerOptions
 from .process import ProcessOptions
 from .server import ServerOptions
@@ -15,3 +16,23 @@ class Config(ProcessOptions, ServerOptions, ListenerOptions):
     The options of a process are for ``aiowsgi.run`` and the command line: ``aiowsgi.serve`` refuses
     them. Raises ConfigError where a value is out of its range.
     """
+
+    def check_together(self) -> None:
+        """Raise ConfigError where options contradict each other."""
+        super().check_together()
+        for listener in self.listeners if self.reuse_port else ():
+            what = _ONE_SOCKET.get(listener.address.partition(":")[0])
+            if what is not None:
+                raise ConfigError(
+                    f"{self.spelling('reuse_port')} has each worker bind a socket of its own, and "
+                    f"{listener} is {what}; write HOST:PORT, or leave "
+                    f"{self.spelling('reuse_port')} out"
+                )
+
+
+# Addresses of which there is one socket only.
+_ONE_SOCKET = {
+    "unix": "a Unix socket, of which there is one only",
+    "fd": "a socket that another program has bound, such as systemd",
+    "systemd": "a socket that systemd has bound",
+}

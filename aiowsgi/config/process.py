@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import Any, Literal, get_args
 
+from ..errors import ConfigError
 from .option import option, texts
 from .values import parse_umask
 from .workers import WorkerOptions
@@ -152,3 +153,13 @@ class ProcessOptions(WorkerOptions):
     accepts"""
     on_worker_stop: tuple[str, ...] = _hook("on_worker_stop")
     """function that is called in each process that serves when all requests have ended"""
+
+    def check_together(self) -> None:
+        """Raise ConfigError where options contradict each other."""
+        super().check_together()
+        if self.reuse_port and self.preload and self.user:
+            raise ConfigError(
+                f"{self.spelling('reuse_port')} has each worker bind its sockets as the user who "
+                f"starts the server, and with {self.spelling('preload')} and "
+                f"{self.spelling('user')} a worker is another user from its start; leave one out"
+            )

@@ -49,6 +49,15 @@ class WorkerOptions(Subject):
     """load the application once, in a process from which the workers are forked: they share its
     memory, and a new one is there at once; needs --workers and Linux
     """
+    reuse_port: bool = switch(
+        False,
+        _GROUP,
+        embedded="your program may pass a socket that has SO_REUSEPORT as sock",
+    )
+    """each worker listens on sockets of its own, and the kernel spreads connections by chance, not
+    to where a thread is free; when a worker is replaced or dies, connections that wait for it may
+    be lost, and none is without this option; needs --workers and Linux
+    """
 
     max_requests: int = count(0, _GROUP, minimum=0, default_text="no limit", embedded=_NOT_REPLACED)
     """requests after which a worker is replaced; 0 is no limit"""
@@ -100,6 +109,11 @@ class WorkerOptions(Subject):
             raise ConfigError(
                 f"{self.spelling('preload')} keeps what it has loaded, and "
                 f"{self.spelling('reload')} loads it anew; give one of them"
+            )
+        if self.reuse_port and self.reload:
+            raise ConfigError(
+                f"{self.spelling('reuse_port')} has the port closed while no worker is there, and "
+                f"{self.spelling('reload')} keeps it open meanwhile; give one of them"
             )
         if self.processes is not None:
             return

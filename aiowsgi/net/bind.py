@@ -35,6 +35,7 @@ class ListeningSocket:
         *,
         protocol: ListenerProtocol = "http",
         inherited: bool = False,
+        reuses_port: bool = False,
     ) -> None:
         sock.setblocking(False)
         # A socket that was inherited, or made by another program, may be inheritable. No child may
@@ -56,12 +57,25 @@ class ListeningSocket:
         self.protocol: ListenerProtocol = protocol
         # Whether other processes may accept on it, too.
         self.inherited = inherited
+        # Whether it is one of several of its address, among which the kernel spreads connections.
+        # It is bound, and does not listen before ``listen``.
+        self.reuses_port = reuses_port
         self._file = file
 
     @property
     def file(self) -> SocketFile | None:
         """The file that it made; None where it has none, or that is another program's."""
         return self._file
+
+    def listen(self, backlog: int) -> None:
+        """Have the kernel take connections, if it does not yet. Raises BindError."""
+        if not self.reuses_port:
+            return
+        try:
+            self.socket.listen(backlog)
+        except OSError as error:
+            address = address_of(*self.socket.getsockname()[:2])
+            raise BindError(f"cannot listen on {address}: {error.strerror}") from error
 
     def own_file(self) -> None:
         """Remove its file from now on, in place of the process that has made it."""
@@ -86,7 +100,7 @@ class ListeningSocket:
 
 
 def _tcp_sockets(
-    listener: ListenerConfig, host: str, port: int, ipv6_only: bool
+    listener: ListenerConfig, host: str, port: int, *, ipv6_only: bool, reserve: bool
 ) -> list[socket.socket]:
     # As text it would load the codec of international names with its tables, also for an ASCII one.
     node = host.encode() if host.isascii() else host
@@ -112,7 +126,11 @@ def _tcp_sockets(
             # All addresses of a host share the port that the kernel chose for the first.
             chosen = port or (sockets[0].getsockname()[1] if sockets else 0)
             sock.bind((name[0], chosen, *name[2:]))
-            sock.listen(listener.backlog)
+            if reserve:
+                # Not before: so it is refused where others listen, also if those allow this.
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            else:
+                sock.listen(listener.backlog)
         except OSError as error:
             sock.close()
             failure = error
@@ -234,9 +252,12 @@ def _did_you_mean(listener: ListenerConfig) -> str:
     return ""
 
 
-def bind_all(listeners: Sequence[ListenerConfig]) -> list[ListeningSocket]:
+def bind_all(
+    listeners: Sequence[ListenerConfig], *, reserve: bool = False
+) -> list[ListeningSocket]:
     """Return listening sockets for all listeners. If one fails, the others are closed again.
 
+    With ``reserve`` they do not listen, and keep the addresses for further ones.
     [::]:PORT takes connections of IPv4 too, where the system has it so, unless one of the other
     addresses is to take them. Raises ConfigError.
     """
@@ -244,10 +265,16 @@ def bind_all(listeners: Sequence[ListenerConfig]) -> list[ListeningSocket]:
     try:
         for index, listener in enumerate(listeners):
             try:
-                sockets += bind(
+                found = bind(
                     listener,
                     ipv6_only=any(_is_ipv4_beside(other, listener) for other in listeners),
+                    reserve=reserve,
                 )
+                taken = {sock.socket.getsockname() for sock in sockets} if reserve else ()
+                sockets += found
+                if any(sock.socket.getsockname() in taken for sock in found):
+                    # The kernel allows it, as none of them listens.
+                    raise _explained(listener, OSError(errno.EADDRINUSE, "in use"))
             except BindError as error:
                 before = [other for other in listeners[:index] if _collide(other, listener)]
                 if error.errno != errno.EADDRINUSE or not before:
@@ -276,11 +303,14 @@ def _collide(one: ListenerConfig, other: ListenerConfig) -> bool:
     return first[1] == second[1] and (len(hosts) == 1 or not hosts.isdisjoint(_WILDCARDS))
 
 
-def bind(listener: ListenerConfig, *, ipv6_only: bool = False) -> list[ListeningSocket]:
+def bind(
+    listener: ListenerConfig, *, ipv6_only: bool = False, reserve: bool = False
+) -> list[ListeningSocket]:
     """Return listening sockets for the address of a listener.
 
     It is HOST:PORT, [IPV6]:PORT, unix:PATH, unix:@NAME or fd:N; port 0 lets the kernel choose. A
-    host name with several addresses gives a socket for each. Raises ConfigError.
+    host name with several addresses gives a socket for each. With ``reserve``, which is for
+    addresses of TCP, see ``bind_all``. Raises ConfigError.
     """
     scheme, _, rest = listener.address.partition(":")
     protocol = listener.protocol
@@ -303,8 +333,8 @@ def bind(listener: ListenerConfig, *, ipv6_only: bool = False) -> list[Listening
             f"{'' if listener.prefix else ', or uwsgi: before one of these'}"
             f"{_did_you_mean(listener)}"
         )
-    found = _tcp_sockets(listener, *parts, ipv6_only)
-    return [ListeningSocket(sock, protocol=protocol) for sock in found]
+    found = _tcp_sockets(listener, *parts, ipv6_only=ipv6_only, reserve=reserve)
+    return [ListeningSocket(sock, protocol=protocol, reuses_port=reserve) for sock in found]
 
 
 def adopt(sock: socket.socket, *, backlog: int) -> ListeningSocket:

@@ -17,6 +17,8 @@ _log = logging.getLogger("aiowsgi.error")
 # they take turns, that says when to stop.
 _ACCEPTS_PER_PASS = 64
 _ACCEPTS_PER_PASS_SHARED = 1
+# As many are accepted from a socket that is about to be closed, and is not the only one.
+_MOST_OF_REST = 4096
 # The process or the system has run out of descriptors or buffers. It may have some later.
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _EXHAUSTED_PAUSE = 0.1
@@ -105,6 +107,8 @@ class Listener:
 
     async def close(self) -> None:
         """Stop accepting, close the socket, and wait for connections that are being set up."""
+        if self._listening.reuses_port and not self._closed and not self._broken:
+            self._accept_rest()
         self._closed = True
         if self._retry is not None:
             self._retry.cancel()
@@ -150,6 +154,21 @@ class Listener:
                 # Anything else is one client's trouble: it left before it was accepted.
                 continue
             self._set_up(connection, peer)
+
+    def _accept_rest(self) -> None:
+        """Accept what waits on this socket alone: when that is closed, the kernel resets it.
+
+        Other sockets have the address, too, and clients would hardly expect that.
+        """
+        # More may come all the time.
+        for _ in range(int(min(self._room(), _MOST_OF_REST))):
+            try:
+                self._set_up(*self.sock.accept())
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                if error.errno in (*_BROKEN, *_EXHAUSTED):
+                    return
 
     def _set_up(self, connection: socket.socket, peer: object) -> None:
         connection.setblocking(False)

@@ -78,7 +78,7 @@ class Server:
                 lambda collect: loop.call_soon_threadsafe(collect, context=self._context), _deliver
             ),
             context=contextvars.copy_context(),
-            multiprocess=any(sock.inherited for sock in sockets),
+            multiprocess=any(sock.inherited or sock.reuses_port for sock in sockets),
             on_disconnect=self._uncount_connection,
             scheduling=surroundings.scheduling,
         )

@@ -132,6 +132,8 @@ class Serving:
         try:
             if self._config.debug:
                 _check_debug(self._config, sockets)
+            for listening in sockets:
+                listening.listen(self._config.backlog)
             return Server(
                 self._app, self._config, sockets, self._executor, reader, self._surroundings
             )

@@ -9,6 +9,7 @@ from ...net.descriptors import raise_limit_by
 from ...observe.loggers import error_log
 from ...wording import counted
 from ..mold.parentage import check_preload
+from ..worker.own_sockets import check_reuse_port
 from .cores import usable_cores
 from .decisions.plan import Plan, Terms
 
@@ -62,6 +63,7 @@ class Generations:
 def check(config: Config) -> None:
     """Raise ConfigError where this process cannot have such workers."""
     check_preload(config)
+    check_reuse_port(config)
     count = terms(config).workers
     # A reload has twice as many for a while.
     least = 2 * _DESCRIPTORS * count + _OWN_DESCRIPTORS

@@ -52,7 +52,10 @@ def supervise(
     if config.reload:
         _load_machinery(config)
     begin()
-    sockets = bind_all(config.listeners) if inherited is None else list(inherited.sockets)
+    if inherited is None:
+        sockets = bind_all(config.listeners, reserve=config.reuse_port)
+    else:
+        sockets = list(inherited.sockets)
     if user is not None and inherited is None:
         # The workers become that user. This process stays who it is, to remove what it has made.
         try:

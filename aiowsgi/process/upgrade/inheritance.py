@@ -34,6 +34,7 @@ def describe(sockets: Sequence[ListeningSocket], channel: int, predecessor: int)
                     "descriptor": sock.socket.fileno(),
                     "protocol": sock.protocol,
                     "inherited": sock.inherited,
+                    "reuses_port": sock.reuses_port,
                     "file": None if sock.file is None else sock.file.describe(),
                 }
                 for sock in sockets
@@ -73,6 +74,7 @@ def _open(given: Mapping[str, Any]) -> Inheritance:
                 None if item["file"] is None else SocketFile.of_other(*item["file"]),
                 protocol=item["protocol"],
                 inherited=item["inherited"],
+                reuses_port=item["reuses_port"],
             )
             for item in given["sockets"]
         ),

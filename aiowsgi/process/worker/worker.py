@@ -30,6 +30,7 @@ from . import lifeline
 from .assignment import Assignment
 from .belongings import kept_from_children
 from .messages import BROKEN, DRAINING, FAILED, READY, REPLACED, WORN, Channel
+from .own_sockets import with_own_sockets
 from .wear import Wear
 
 # The exit code of a worker that could not serve. It has said why.
@@ -53,6 +54,8 @@ def work(assignment: Assignment, explain: Callable[[ConfigError], str]) -> int:
     title = Title(f"worker {assignment.path}")
     title.show("starting")
     try:
+        # Before the process becomes another user, who may not bind a port below 1024.
+        assignment = with_own_sockets(assignment)
         with kept_from_children(assignment):
             if assignment.loaded is None:
                 change_directory(assignment.directory)
@@ -130,7 +133,9 @@ class Worker:
             scheduling=scheduling,
             # The files of Unix sockets stay the supervisor's.
             sockets=tuple(
-                ListeningSocket(sock.socket, protocol=sock.protocol, inherited=True)
+                sock
+                if sock.reuses_port
+                else ListeningSocket(sock.socket, protocol=sock.protocol, inherited=True)
                 for sock in self._assignment.sockets
             ),
             row=self._assignment.row,
