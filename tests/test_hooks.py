@@ -50,6 +50,17 @@ HOOKS = """
     def import_more():
         import more
 
+    def handle_signals_in_a_loop():
+        import asyncio
+        import signal
+
+        async def handle():
+            loop = asyncio.get_running_loop()
+            for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
+                loop.add_signal_handler(number, print)
+
+        asyncio.run(handle())
+
     def leave_a_thread():
         import threading
         threading.Thread(target=threading.Event().wait, name="left", daemon=True).start()
@@ -107,6 +118,23 @@ def wait_in_a_request(server: ServedProcess) -> tuple[socket.socket, socket.sock
         client = socket.create_connection(("127.0.0.1", server.port()), timeout=PATIENCE)
         client.sendall(f"GET /wait?{gate.getsockname()[1]} HTTP/1.0\r\n\r\n".encode())
         return client, gate.accept()[0]
+
+
+@pytest.mark.parametrize(
+    ("hook", "options"),
+    [("--on-start", ("--workers", "1")), ("--on-start", ()), ("--on-worker-start", ())],
+)
+def test_signals_work_behind_a_hook_that_has_handled_them(
+    folder: Path, hook: str, options: tuple[str, ...]
+) -> None:
+    with serve(folder, hook, "hooks:handle_signals_in_a_loop", *options) as server:
+        server.port()
+        if options:
+            server.signal(signal.SIGHUP)
+            server.said("Reloaded: 1 worker")
+        server.signal(signal.SIGTERM)
+        server.said("Stopping on SIGTERM")
+        assert server.ended() == 0
 
 
 def test_every_hook_is_called_once_and_in_order(folder: Path) -> None:

@@ -208,6 +208,8 @@ def serve_until_signal(
     try:
         hooks.begin_worker()
         _ask_itself(app, config, is_warm=is_warm, multiprocess=attendant is not None)
+        # So may these have: an event loop with handlers of its own leaves none behind.
+        signals.install()
         with asyncio.Runner(loop_factory=loop_factory) as runner:
             serving = _serve(
                 app,

@@ -52,6 +52,8 @@ def supervise(
     if config.reload:
         _load_machinery(config)
     begin()
+    # A hook may have taken them: an event loop with handlers of its own leaves none behind.
+    wakeups.install()
     if inherited is None:
         sockets = bind_all(config.listeners, reserve=config.reuse_port)
     else:
