@@ -160,6 +160,14 @@ def test_an_application_that_cannot_be_loaded_is_told_once(tmp_path: Path) -> No
     assert text.count("aiowsgi: error: importing the module 'app' failed") == 1
 
 
+def test_a_mold_that_ends_without_a_word_ends_the_start_with_one_message(tmp_path: Path) -> None:
+    with start(tmp_path, "import os\nos._exit(0)") as server:
+        assert server.ended() == 3
+        assert server.lines == [
+            "aiowsgi: error: the mold ended with exit code 0 before all workers served"
+        ]
+
+
 def test_a_warm_up_that_fails_ends_the_start(tmp_path: Path) -> None:
     with start(tmp_path, "def application(e, s):\n    raise ValueError\n", "--warm-up", "/") as it:
         assert it.ended() == 3

@@ -67,8 +67,11 @@ class Reports:
         """Tell why workers load the application themselves. ``hazards`` has a line for each."""
         error_log.warning(_UNFIT, "\n".join(f"  {line}" for line in hazards.splitlines()))
 
-    def mold_ended(self, mold: Child, status: int) -> None:
-        """Tell how a mold has ended from which workers might still have been forked."""
+    def mold_ended(self, mold: Child, status: int, *, has_lost_workers: bool) -> None:
+        """Tell how a mold has ended from which workers might still have been forked.
+
+        ``has_lost_workers`` says whether some were to be.
+        """
         if self._plan.is_ending or mold.generation not in self._plan.wanted:
             return
         if mold.failure and not self._plan.has_started:
@@ -77,8 +80,11 @@ class Reports:
             error_log.error("A new mold cannot load the application:\n%s", mold.failure.rstrip())
         else:
             ended = self._with_reason(mold.verdict or describe_status(status), status)
-            stacks = mold.written.decode(errors="replace").rstrip()
-            error_log.error("The mold %d %s%s", mold.pid, ended, stacks and f"\n{stacks}")
+            details = _details(mold, ())
+            if has_lost_workers and not self._plan.has_started:
+                log.write(f"aiowsgi: error: the mold {ended} before all workers served{details}\n")
+            else:
+                error_log.error("The mold %d %s%s", mold.pid, ended, details)
 
 
 def _details(child: Child, requests: Sequence[RequestReading]) -> str:

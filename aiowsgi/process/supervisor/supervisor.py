@@ -429,6 +429,6 @@ class Supervisor:
         was_ready = self._molds.phase(mold.generation) is MoldPhase.READY
         lost = self._molds.ended(mold.generation, time.monotonic())
         if lost or was_ready:
-            self._reports.mold_ended(mold, status)
+            self._reports.mold_ended(mold, status, has_lost_workers=bool(lost))
         for number in lost:
             self._lose(number)
