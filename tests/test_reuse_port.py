@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from processes import children_of, is_alive
 from served_process import PATIENCE, ServedProcess, ask, served
+from test_bind import needs_ipv6
 from test_upgrade import all_killed_at_the_end, end, upgrade
 from test_user import UNKNOWN, needs_open_interpreter, needs_root
 from waiting import eventually
@@ -296,6 +297,25 @@ def test_no_client_is_kept_waiting_before_a_socket_listens() -> None:
                 socket.create_connection(name, PATIENCE)
             own[0].listen(9)
             socket.create_connection(name, PATIENCE).close()
+
+
+@needs_ipv6
+def test_ipv4_and_ipv6_of_one_port_stay_apart() -> None:
+    first = reserved("0.0.0.0:0")
+    port = first[0].socket.getsockname()[1]
+    first[0].close()
+    found = reserved(f"[::]:{port}", f"0.0.0.0:{port}")
+    with all_closed(found), socket.socket() as channel:
+        theirs = [ListeningSocket(sock.socket.dup(), reuses_port=True) for sock in found]
+        own = list(with_own_sockets(assignment_of(theirs, channel)).sockets)
+        with all_closed(own):
+            # Else it could take connections of IPv4 as well.
+            assert own[0].socket.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) == 1
+            for sock in own:
+                sock.listen(9)
+            for sock, host in zip(own, ("::1", "127.0.0.1"), strict=True):
+                with socket.create_connection((host, port), PATIENCE):
+                    sock.socket.accept()[0].close()
 
 
 def test_a_socket_that_cannot_be_bound_again_leaves_none_behind() -> None:
