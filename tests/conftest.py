@@ -38,7 +38,12 @@ settings.register_profile(
 settings.load_profile("aiowsgi")
 
 # These try what runs in several processes.
-_MEASURED = ("test_hooks", "test_preload", "test_systemd_activation", "test_user", "test_workers")
+_MEASURED = (
+    *("test_hooks", "test_preload", "test_reload", "test_systemd_activation"),
+    *("test_upgrade", "test_user", "test_workers"),
+)
+# But not these, which start many such processes under load: it would take minutes.
+_UNMEASURED = ("test_every_request_is_answered_during_upgrades",)
 
 # What ``repr`` shows of most objects.
 _ADDRESS = re.compile(r"\bat 0x[0-9a-f]+>")
@@ -61,7 +66,8 @@ def measured_processes(request: pytest.FixtureRequest, monkeypatch: pytest.Monke
 
     What a measured process imports, how long it takes and how it ends is not what it is otherwise.
     """
-    if request.path.stem not in _MEASURED:
+    name = request.node.originalname
+    if request.path.stem not in _MEASURED or name in _UNMEASURED:
         monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
 
 

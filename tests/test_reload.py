@@ -1,6 +1,7 @@
 """``--reload``, as a user has it: real processes, and files that are saved while they serve."""
 
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -15,6 +16,7 @@ from waiting import eventually
 
 from aiowsgi.process.supervisor.decisions.plan import Plan, Terms
 from aiowsgi.process.watch.restarts import Restarts
+from aiowsgi.process.worker.messages import CHANGED, NOTICE, WARNING, Message
 
 # Without notifications: watchfiles cannot be imported.
 POLLING = (
@@ -204,6 +206,51 @@ def test_a_watcher_that_dies_is_replaced_unless_it_would_die_again(
     assert restarts.is_due is is_replaced
     # What has changed meanwhile, nobody has seen.
     assert plan.is_restarting is is_replaced
+
+
+def test_what_the_watcher_says_is_logged_and_changes_restart(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "aiowsgi.error")
+    plan = Plan(Terms(workers=1, stop_limit=1.0))
+    restarts = Restarts(plan)
+    for message in (
+        *(Message(NOTICE, ("Watching",)), Message(WARNING, ("Too many",))),
+        # No message of the watcher has such words.
+        *(Message(NOTICE, ()), Message("other", ("word",))),
+    ):
+        restarts.hear(message)
+    assert not plan.is_restarting
+    restarts.hear(Message(CHANGED, ("app.py has changed",)))
+    assert plan.is_restarting
+    for _ in range(2):
+        restarts.is_broken("SyntaxError\n")
+    restarts.restarted()  # It answers with the reason.
+    restarts.failed("Too many open files")
+    told = [(record.levelname, record.getMessage()) for record in caplog.records]
+    assert told == [
+        ("INFO", "Watching"),
+        ("WARNING", "Too many"),
+        ("INFO", "Restarting: app.py has changed"),
+        (
+            "ERROR",
+            "The application cannot be loaded, and requests are answered with the reason until "
+            "a file changes:\nSyntaxError",
+        ),
+        ("ERROR", "Cannot watch files: Too many open files; changes are not noticed"),
+    ]
+
+
+def test_nothing_restarts_while_the_supervisor_stops(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "aiowsgi.error")
+    plan = Plan(Terms(workers=1, stop_limit=1.0))
+    restarts = Restarts(plan)
+    plan.stop(0.0, 0)
+    restarts.hear(Message(CHANGED, ("app.py has changed",)))
+    restarts.ended(signal.SIGKILL)
+    assert not restarts.is_due
+    assert not plan.is_restarting
+    assert caplog.records == []
 
 
 def test_signals_to_all_processes_do_not_end_the_watcher(tmp_path: Path) -> None:

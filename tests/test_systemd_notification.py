@@ -1,5 +1,6 @@
 """What a service tells systemd: that it is ready, what it does, that it is alive, that it stops."""
 
+import asyncio
 import contextlib
 import os
 import re
@@ -10,12 +11,15 @@ import time
 from collections.abc import Iterator
 from http.client import HTTPConnection
 from pathlib import Path
+from typing import Any
 
 import pytest
+from conftest import StartServer
 from served_process import ANSWER, PATIENCE, WAITING, served
 from service_manager import Listening, listening, service
 
 from aiowsgi.process.systemd.notification import Notifier, load
+from aiowsgi.process.systemd.report import Report
 
 COMMAND = (sys.executable, "-m", "aiowsgi", "app:application")
 
@@ -195,6 +199,34 @@ def test_service_whose_threads_are_lost_does_not_say_that_it_is_alive(
         # The thread has come back.
         assert "WATCHDOG" in systemd.hear()
         assert server.stop() == 0
+
+
+async def test_server_tells_from_its_loop_what_it_does(
+    start_server: StartServer, systemd: Listening
+) -> None:
+    def app(environ: Any, start_response: Any) -> Any:
+        raise AssertionError("nobody asks")
+
+    server = await start_server(app, threads=3)
+    notifier = Notifier(systemd.address, 0.1)
+    report = Report(notifier, server)
+    report.end()  # It has not begun.
+    report.begin()
+    # On another thread: the loop is to run.
+    assert await asyncio.to_thread(systemd.hear) == {
+        "READY": "1",
+        "STATUS": "1 process, 0/3 threads busy",
+    }
+    assert await asyncio.to_thread(systemd.hear) == {"WATCHDOG": "1"}
+    report.on_stop()
+    assert await asyncio.to_thread(systemd.hear_of, "STOPPING") == {
+        "STOPPING": "1",
+        "STATUS": "1 process, 0/3 threads busy",
+    }
+    report.end()
+    systemd.pending()
+    assert await asyncio.to_thread(systemd.is_silent_for, LONG)
+    notifier.close()
 
 
 @pytest.mark.parametrize(
