@@ -6,6 +6,7 @@ import contextvars
 import os
 import signal
 import socket
+import struct
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -313,6 +314,7 @@ def test_ipv4_and_ipv6_of_one_port_stay_apart() -> None:
             assert own[0].socket.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) == 1
             for sock in own:
                 sock.listen(9)
+                sock.socket.settimeout(PATIENCE)
             for sock, host in zip(own, ("::1", "127.0.0.1"), strict=True):
                 with socket.create_connection((host, port), PATIENCE):
                     sock.socket.accept()[0].close()
@@ -369,6 +371,11 @@ def test_the_same_address_twice_collides() -> None:
 # The end of a worker.
 
 
+def waiting_on(sock: socket.socket) -> int:
+    """Return how many connections wait on a listening socket: tcpi_unacked."""
+    return int(struct.unpack_from("I", sock.getsockopt(socket.SOL_TCP, socket.TCP_INFO, 28), 24)[0])
+
+
 @pytest.mark.parametrize(("room", "accepted"), [(100, 3), (2, 2)])
 async def test_what_waits_on_a_socket_of_its_own_is_accepted_before_it_is_closed(
     room: int, accepted: int
@@ -394,6 +401,7 @@ async def test_what_waits_on_a_socket_of_its_own_is_accepted_before_it_is_closed
         for _ in range(3):
             name = found[0].socket.getsockname()
             stack.enter_context(socket.create_connection(name, PATIENCE))
+        eventually(lambda: waiting_on(found[0].socket) == 3, "all of them wait")
         await listener.close()
         await listener.close()
     assert len(protocols) == accepted
