@@ -279,6 +279,62 @@ def test_signals_to_all_processes_end_no_worker_that_starts(tmp_path: Path) -> N
         assert process.stop() == 0
 
 
+def test_a_worker_that_does_not_end_is_killed(tmp_path: Path) -> None:
+    options = ("--workers", "2", "--timeout-worker", "0", "--timeout-graceful", "0")
+    with served(tmp_path, APPLICATION, *options) as process:
+        process.port()
+        pids = children_of(process.pid)
+        stopped = min(pids)
+        os.kill(stopped, signal.SIGSTOP)
+        eventually(lambda: state_of(stopped) == "T", "it is stopped")
+        process.signal(signal.SIGTERM)
+        process.said(rf"ERROR .* Worker {stopped} did not end in time, and was killed$")
+        assert process.ended() == 0
+        assert not any(map(is_alive, pids))
+
+
+# Called in the supervisor. Has neither it nor a mold fork while there is the file.
+HOOKS = """
+import errno
+import os
+
+def limit_processes():
+    fork = os.fork
+    def limited():
+        if os.path.exists("no-more"):
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return fork()
+    os.fork = limited
+"""
+
+
+@pytest.mark.parametrize("options", [(), ("--preload",)], ids=["each loads it", "preloaded"])
+def test_where_no_process_can_be_had_the_others_serve_until_one_can(
+    tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    (tmp_path / "hooks.py").write_text(HOOKS)
+    hook = ("--on-start", "hooks:limit_processes")
+    with served(tmp_path, APPLICATION, "--workers", "2", *hook, *options) as process:
+        port = process.port()
+        before = children_of(process.pid)
+        worker = int(ask(port).split()[0])
+        (tmp_path / "no-more").touch()
+        os.kill(worker, signal.SIGKILL)
+        process.said(rf"Worker {worker} was killed by SIGKILL after .*, and is replaced$")
+        # It is tried again.
+        for _ in range(2):
+            process.said(r"ERROR .* Cannot start a worker: Resource temporarily unavailable$")
+        assert ask(port).endswith(" one")
+        process.signal(signal.SIGUSR2)
+        process.said(r"Not upgraded on SIGUSR2: no process can be had: Resource temporarily un")
+        process.signal(signal.SIGHUP)
+        process.said("Not reloaded: 1 worker of before stay, see above")
+        assert children_of(process.pid) == before - {worker}
+        (tmp_path / "no-more").unlink()
+        eventually(lambda: len(children_of(process.pid)) == len(before), "it is replaced")
+        assert process.stop() == 0
+
+
 def test_a_broken_new_version_leaves_the_old_workers(
     tmp_path: Path, two: tuple[ServedProcess, int]
 ) -> None:
