@@ -47,10 +47,10 @@ _ANY = 0xFFFFFFFF
 
 _STARTED = re.compile(r" at http://127\.0\.0\.1:(\d+) with ")
 # That a server with all threads busy says so is right: the harness makes it so. So it is that a
-# request is refused, where it is.
+# request is refused, where it is. The tests may run as root.
 _COMPLAINT = re.compile(
-    r" (WARNING(?! Requests waited| The queue for | Refused )|ERROR|CRITICAL) |Traceback|Warning|"
-    r"never (retrieved|awaited)"
+    r" (WARNING(?! Requests waited| The queue for | Refused | The application runs as root)|ERROR|"
+    r"CRITICAL) |Traceback|Warning|never (retrieved|awaited)"
 )
 _names = itertools.count(1)
 

@@ -139,8 +139,10 @@ class ServerProcess:
         self._reader = threading.Thread(target=self._read_log)
         self._reader.start()
         try:
-            eventually(lambda: self.log or self._process.poll() is not None, lambda: arguments)
-            started = re.search(r" at http://([\d.]+):(\d+) with ", "".join(self.log))
+            eventually(
+                lambda: self._find_address() or self._process.poll() is not None, lambda: arguments
+            )
+            started = self._find_address()
             assert started is not None, self.log
             self.address = (started[1], int(started[2]))
             for path in ("/hello", f"/bytes/{MIB}", f"/stream/{MIB}", "/file"):
@@ -157,6 +159,9 @@ class ServerProcess:
 
     def __exit__(self, *exc_info: object) -> None:
         self.stop()
+
+    def _find_address(self) -> re.Match[str] | None:
+        return re.search(r" at http://([\d.]+):(\d+) with ", "".join(self.log))
 
     def _read_log(self) -> None:
         assert self._process.stderr is not None  # It is a pipe.
