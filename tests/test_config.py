@@ -397,6 +397,12 @@ def test_a_number_is_not_missing(name: str) -> None:
 # Where values come from.
 
 
+def test_a_jitter_needs_a_number_that_it_is_added_to() -> None:
+    with pytest.raises(ConfigError, match=r"^max_requests_jitter is added to max_requests; give"):
+        Config(workers=1, max_requests_jitter=5)
+    assert Config(workers=1, max_requests=9, max_requests_jitter=5).max_requests == 9
+
+
 def test_a_value_is_a_default_until_it_is_given() -> None:
     value = Config(threads=4)
     assert value.origin("threads") is Origin.CODE

@@ -105,6 +105,11 @@ class WorkerOptions(Subject):
             raise ConfigError(
                 f"{self.spelling('reload_include')} names files that {reload} watches; give both"
             )
+        if self.max_requests_jitter and not self.max_requests:
+            requests = self.origin("max_requests_jitter").spelling("max_requests")
+            raise ConfigError(
+                f"{self.spelling('max_requests_jitter')} is added to {requests}; give both"
+            )
         if self.preload and self.reload:
             raise ConfigError(
                 f"{self.spelling('preload')} keeps what it has loaded, and "
