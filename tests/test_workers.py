@@ -255,6 +255,20 @@ def test_a_worker_that_is_stuck_is_killed_and_its_stacks_are_told(tmp_path: Path
         assert process.stop() == 0
 
 
+@pytest.mark.parametrize("options", [(), ("--preload",)])
+def test_what_takes_long_to_start_is_named_and_can_be_asked_where_it_is(
+    tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    source = "import threading\ndef hang(): threading.Event().wait()\nhang()"
+    more = ("--workers", "1", "--timeout-worker", "0.5", *options)
+    with served(tmp_path, source, *more) as process:
+        who = "The mold" if options else "Worker"
+        asked = process.said(rf"{who} (\d+) has not served within 0\.5 s of its start")
+        os.kill(int(asked[1]), signal.SIGABRT)
+        assert process.ended() == 3
+        assert any(line.endswith("in hang") for line in process.lines)
+
+
 def test_signals_to_all_processes_end_no_worker_that_starts(tmp_path: Path) -> None:
     (tmp_path / "hooks.py").write_text(
         "import sys\ndef begin(): print('begun', file=sys.stderr, flush=True)\n"

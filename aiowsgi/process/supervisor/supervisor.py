@@ -358,7 +358,7 @@ class Supervisor:
             self._operations.act(number)
         self._reap()
         self._upgrade.look()
-        self._heartbeats.end_the_stuck()
+        self._heartbeats.look()
         if not self._predecessor.serves:
             self._service.look()
 
