@@ -5,7 +5,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.client import HTTPConnection
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from service_manager import Listening, service
 from aiowsgi import Config
 from aiowsgi.errors import ConfigError
 from aiowsgi.observe.scoreboard import Row, Scoreboard
+from aiowsgi.process.supervisor import operations as operations_module
 from aiowsgi.process.supervisor.children import Children
 from aiowsgi.process.supervisor.decisions.plan import Event, Plan, Terms
 from aiowsgi.process.supervisor.generations import Generations
@@ -270,15 +271,36 @@ def test_status_adds_up_what_the_workers_do(four: Service, systemd: Listening) -
     assert status() == "2 of 4 workers, 8/8 threads busy, 2 requests queued"
 
 
+def operations_of(service: Service, read_again: Callable[[], tuple[str, Config]]) -> Operations:
+    """Return what acts on signals. ``read_again()`` is called for a reload."""
+    generations = Generations("app:application", Config(workers=4), read_again)
+    children = Children(lambda: None)
+    upgrade = Upgrade(service.plan, children, (), "", service.report, lambda: None)
+    return Operations(service.plan, children, generations, service.report, upgrade)
+
+
+def test_hangup_of_a_terminal_that_is_gone_stops_in_order(
+    four: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_again() -> tuple[str, Config]:
+        return "app:application", Config(workers=4)
+
+    monkeypatch.setattr(operations_module, "has_terminal", lambda: True)
+    operations = operations_of(four, read_again)
+    # It is sent by somebody, and the terminal is still there.
+    operations.act(signal.SIGHUP)
+    assert not four.plan.is_ending
+    monkeypatch.setattr(operations_module, "has_terminal", lambda: False)
+    operations.act(signal.SIGHUP)
+    assert four.plan.is_ending
+    assert not four.plan.ends_now
+
+
 def test_reload_with_wrong_options_is_over_at_once(four: Service, systemd: Listening) -> None:
     def read_again() -> tuple[str, Config]:
         raise ConfigError("an option is wrong")
 
-    generations = Generations("app:application", Config(workers=4), read_again)
-    children = Children(lambda: None)
-    upgrade = Upgrade(four.plan, children, (), "", four.report, lambda: None)
-    operations = Operations(four.plan, children, generations, four.report, upgrade)
-    operations.act(signal.SIGHUP)
+    operations_of(four, read_again).act(signal.SIGHUP)
     reloading, ready = systemd.hear(), systemd.hear()
     assert reloading["RELOADING"] == ready["READY"] == "1"
     assert ready["STATUS"] == "4 workers; not reloaded, see the log"

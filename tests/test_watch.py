@@ -128,6 +128,17 @@ class TestWhatCounts:
         assert [os.path.basename(root.folder) for root in roots] == ["app", "library"]
         assert names(Tree(roots).look(), tmp_path) == {"app/app.py", "library/code.py"}
 
+    def test_a_folder_that_is_gone_counts_again_when_it_is_back(self, tmp_path: Path) -> None:
+        file = write(tmp_path / "library/code.py")
+        tree = tree_of(tmp_path / "library")
+        before = tree.look()
+        shutil.rmtree(tmp_path / "library")
+        gone = tree.look()
+        assert gone.files == {}
+        assert before.changes(gone) == {str(file)}
+        write(file)
+        assert gone.changes(tree.look()) == {str(file)}
+
     def test_folders_that_would_be_too_much_are_left_out(self, tmp_path: Path) -> None:
         write(tmp_path / "app.py")
         write(tmp_path / "near/code.py")
