@@ -305,7 +305,7 @@ def test_a_killed_worker_of_a_new_version_leaves_the_old_one(tmp_path: Path, pre
         with ConstantLoad.on_port(it.port) as load:
             load.wait_for_more()
             os.kill(it.worker, signal.SIGKILL)
-            it.process.said("Not reloaded: 2 workers of before stay")
+            it.process.said("Not reloaded: still serving with 2 workers of before")
             load.wait_for_more()
         load.assert_nothing_lost()
         it.gates.open()
@@ -341,7 +341,7 @@ def test_a_killed_mold_costs_no_request(tmp_path: Path, state: str) -> None:
             load.wait_for_more()
             os.kill(it.mold, signal.SIGKILL)
             if state == "reloading":
-                it.process.said("Not reloaded: 2 workers of before stay")
+                it.process.said("Not reloaded: still serving with 2 workers of before")
             eventually(lambda: it.mold not in it.processes(), "its end")
             load.wait_for_more()
             it.gates.open()

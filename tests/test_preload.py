@@ -144,7 +144,7 @@ def test_a_broken_new_version_leaves_the_old_workers_and_their_mold(tmp_path: Pa
         server.signal(signal.SIGHUP)
         server.said("A new mold cannot load the application")
         server.said("ValueError: a mistake")
-        server.said("Not reloaded: 2 workers of before stay")
+        server.said("Not reloaded: still serving with 2 workers of before")
         os.kill(worker, signal.SIGKILL)
         server.said(rf"Worker {worker} was killed")
         eventually(lambda: len(children_of(server.pid)) == 3, "another worker")

@@ -154,7 +154,7 @@ def test_a_reload_that_proves_nothing_leaves_the_old_workers(tmp_path: Path, pre
         process.signal(signal.SIGHUP)
         process.said("A new worker cannot serve:")
         process.said(_REASON)
-        process.said("Not reloaded: 2 workers of before stay")
+        process.said("Not reloaded: still serving with 2 workers of before")
         assert ask(port) == "hello"
         (tmp_path / "broken").unlink()
         process.signal(signal.SIGHUP)

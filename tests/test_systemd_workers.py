@@ -152,7 +152,7 @@ def test_reload_that_fails_ends_too_and_is_told(
     two.signal(signal.SIGHUP)
     systemd.hear_of("RELOADING")
     assert systemd.hear_of("READY")["STATUS"].endswith("; not reloaded, see the log")
-    two.said("Not reloaded: 2 workers of before stay")
+    two.said("Not reloaded: still serving with 2 workers of before")
     # Until it succeeds.
     (folder / "app.py").write_text(ANSWER)
     two.signal(signal.SIGHUP)

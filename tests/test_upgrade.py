@@ -371,7 +371,7 @@ def test_a_new_version_that_cannot_serve_leaves_the_old_one(
             process.said(reason)
             process.said(
                 r"ERROR .* Not upgraded: the new one ended with exit code 3, see above; "
-                r"2 workers of before stay$"
+                r"still serving with 2 workers of before$"
             )
             load.wait_for_more()
             assert not is_alive(successor)
@@ -435,7 +435,7 @@ def test_a_new_one_that_is_killed_while_it_starts_leaves_the_old_one(tmp_path: P
             inside, _ = gate.accept()
             with inside:
                 os.kill(successor, signal.SIGKILL)
-                process.said("Not upgraded: the new one was killed by SIGKILL, see above; 1 worker")
+                process.said("Not upgraded: the new one was killed by SIGKILL, see above; still")
                 # The worker of the new one has ended with it.
                 assert inside.recv(1) == b""
             load.wait_for_more()

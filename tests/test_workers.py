@@ -342,7 +342,7 @@ def test_where_no_process_can_be_had_the_others_serve_until_one_can(
         process.signal(signal.SIGUSR2)
         process.said(r"Not upgraded on SIGUSR2: no process can be had: Resource temporarily un")
         process.signal(signal.SIGHUP)
-        process.said("Not reloaded: 1 worker of before stay, see above")
+        process.said("Not reloaded: still serving with 1 worker of before, see above")
         assert children_of(process.pid) == before - {worker}
         (tmp_path / "no-more").unlink()
         eventually(lambda: len(children_of(process.pid)) == len(before), "it is replaced")
@@ -358,7 +358,7 @@ def test_a_broken_new_version_leaves_the_old_workers(
     process.signal(signal.SIGHUP)
     process.said(r"A new worker cannot serve:")
     process.said(r"No module named 'missing_module'")
-    process.said(r"Not reloaded: 2 workers of before stay")
+    process.said(r"Not reloaded: still serving with 2 workers of before")
     assert children_of(process.pid) == before
     assert ask(port).endswith("one")
 

@@ -296,7 +296,7 @@ class Supervisor:
                 seconds = time.monotonic() - self._generations.began
                 error_log.info("Reloaded: %s, in %.1f s", workers, seconds)
             case Event.RELOAD_FAILED:
-                error_log.error("Not reloaded: %s of before stay, see above", workers)
+                error_log.error("Not reloaded: still serving with %s of before, see above", workers)
         self._service.announce(event)
 
     def _has_written_pid_file(self) -> bool:

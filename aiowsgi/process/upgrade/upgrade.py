@@ -149,7 +149,9 @@ class Upgrade:
             case Failed(reason):
                 self._forget(successor)
                 workers = counted(self._plan.count(WorkerPhase.SERVING), "worker")
-                error_log.error("Not upgraded: %s; %s of before stay", reason, workers)
+                error_log.error(
+                    "Not upgraded: %s; still serving with %s of before", reason, workers
+                )
             case Lost(how):
                 self._forget(successor)
                 error_log.error("The new supervisor %s, after it had taken over", how)
