@@ -228,8 +228,8 @@ class Children:
         for child in self:
             child.signal(signal.SIGKILL)
         while self._children and time.monotonic() < deadline:
-            for _ in self.reap():
-                pass
+            for child, _ in self.reap():
+                child.close()
             time.sleep(_END_POLL)
 
     def give_up(self, number: int) -> None:
