@@ -119,3 +119,13 @@ def test_a_system_that_tells_nothing_of_cgroups_is_no_error(
     monkeypatch.setattr("builtins.open", refuse)
     assert reports._events_file() == ""
     assert cores._folders() == [cores._V2, cores._V1]
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [(errno.EMFILE, "raise that limit (ulimit -n"), (errno.EAGAIN, "raise the limit of processes")],
+)
+def test_what_to_do_is_said_where_no_process_can_be_had(number: int, remedy: str) -> None:
+    text = reports.reason_of(OSError(number, os.strerror(number)))
+    assert text.startswith(f"{os.strerror(number)}; {remedy}")
+    assert reports.reason_of(OSError(errno.ENOMEM, "No memory")) == "No memory"

@@ -337,7 +337,7 @@ def test_where_no_process_can_be_had_the_others_serve_until_one_can(
         process.said(rf"Worker {worker} was killed by SIGKILL after .*, and is replaced$")
         # It is tried again.
         for _ in range(2):
-            process.said(r"ERROR .* Cannot start a worker: Resource temporarily unavailable$")
+            process.said(r"ERROR .* Cannot start a worker: .+; raise the limit of processes ")
         assert ask(port).endswith(" one")
         process.signal(signal.SIGUSR2)
         process.said(r"Not upgraded on SIGUSR2: no process can be had: Resource temporarily un")

@@ -22,6 +22,7 @@ from ..own_requests.warm_up import warm_up
 from ..run import load, trim_heaps
 from ..signals import SUPERVISED, Signals
 from ..supervisor import log
+from ..supervisor.reports import reason_of
 from ..worker import lifeline
 from ..worker.assignment import Assignment, Loaded
 from ..worker.belongings import kept_from_children
@@ -157,7 +158,7 @@ class Mold:
         try:
             pid = fork_grandchild()
         except OSError as error:
-            self._channel.say(UNFORKED, order.number, error.strerror or "")
+            self._channel.say(UNFORKED, order.number, reason_of(error))
         finally:
             if pid != 0:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)

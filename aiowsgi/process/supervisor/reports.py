@@ -1,16 +1,21 @@
 """What a supervisor tells people of the ends of its workers and molds: how, why, doing what."""
 
+import errno
 import os
 import signal
 import time
 from collections.abc import Sequence
 
+from ...net.descriptors import RAISE_LIMIT
 from ...observe.loggers import error_log
 from ...observe.scoreboard import RequestReading
 from . import log
 from .children import Child
 from .decisions.plan import Phase, Plan
 
+_RAISE_PROCESSES = (
+    "raise the limit of processes (ulimit -u, TasksMax= of systemd, --pids-limit of Docker)"
+)
 _MEMORY_V1 = "/sys/fs/cgroup/memory"
 # Whoever is told to stop may end by these before it has handlers, or if it has given them up.
 _STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
@@ -97,6 +102,17 @@ def _details(child: Child, requests: Sequence[RequestReading]) -> str:
     if child.written:
         lines.append(child.written.decode(errors="replace").rstrip())
     return "".join(f"\n{line}" for line in lines)
+
+
+def reason_of(error: OSError) -> str:
+    """Return why no process can be had, and what to do about it where that is known."""
+    reason = error.strerror or str(error)
+    match error.errno:
+        case errno.EMFILE:
+            return f"{reason}; {RAISE_LIMIT}"
+        case errno.EAGAIN:
+            return f"{reason}; {_RAISE_PROCESSES}"
+    return reason
 
 
 def describe_status(status: int) -> str:

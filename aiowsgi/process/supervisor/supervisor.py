@@ -61,7 +61,7 @@ from .decisions.plan import (
 from .generations import Generations, terms
 from .heartbeats import Heartbeats
 from .operations import Operations
-from .reports import Reports
+from .reports import Reports, reason_of
 from .wakeups import Wakeups
 
 # Rows of the scoreboard beside those of all workers and of what replaces them.
@@ -191,7 +191,7 @@ class Supervisor:
                 number, generation, path, config, self._directory, self._sockets, row
             )
         except OSError as error:
-            self._fail_to_start(number, error.strerror)
+            self._fail_to_start(number, reason_of(error))
         return None
 
     def _start_watcher(self) -> Assignment | None:
@@ -211,7 +211,7 @@ class Supervisor:
             self._rows[number] = row
         return row
 
-    def _fail_to_start(self, number: int, reason: str | None) -> None:
+    def _fail_to_start(self, number: int, reason: str) -> None:
         error_log.error("Cannot start a worker: %s", reason)
         self._lose(number)
 
@@ -254,7 +254,7 @@ class Supervisor:
                     )
                 except OSError as error:
                     for number in self._molds.ended(generation, time.monotonic()):
-                        self._fail_to_start(number, error.strerror)
+                        self._fail_to_start(number, reason_of(error))
             case Order(number, generation):
                 row = self._take_row(number, generation)
                 try:
@@ -262,7 +262,7 @@ class Supervisor:
                         self._children.order(number, row, mold)
                 except OSError as error:
                     self._molds.answered(number, generation, time.monotonic())
-                    self._fail_to_start(number, error.strerror)
+                    self._fail_to_start(number, reason_of(error))
             case ForkWithout(number, generation):
                 return self._fork(number, generation)
             case EndMold() if mold is not None:
