@@ -84,7 +84,9 @@ def _remove_stale(path: str, name: str) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise BindError(f"cannot bind {name}: the file exists and is no socket")
+        raise BindError(
+            f"cannot bind {name}: the file exists and is no socket; choose another path"
+        )
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(_PROBE_TIMEOUT)
         try:
