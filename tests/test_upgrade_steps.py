@@ -114,7 +114,7 @@ def test_the_last_words_of_the_new_one_say_why(
     scene.theirs.send(encode("other") + encode(FAILED, "python: No such file"))
     scene.ends.statuses[PID] = 127 << 8
     scene.upgrade.look()
-    assert "Not upgraded: the command cannot be run: python: No such file; 1 " in caplog.text
+    assert "Not upgraded: the command cannot be run: python: No such file; still " in caplog.text
 
 
 def test_the_end_of_one_that_has_taken_over_is_told(
