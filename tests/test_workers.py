@@ -259,11 +259,19 @@ def test_a_worker_that_is_stuck_is_killed_and_its_stacks_are_told(tmp_path: Path
 def test_what_takes_long_to_start_is_named_and_can_be_asked_where_it_is(
     tmp_path: Path, options: tuple[str, ...]
 ) -> None:
-    source = "import threading\ndef hang(): threading.Event().wait()\nhang()"
+    hangs = tmp_path / "hangs"
+    source = f"""
+import pathlib, threading
+def hang():
+    pathlib.Path({str(hangs)!r}).touch()
+    threading.Event().wait()
+hang()
+"""
     more = ("--workers", "1", "--timeout-worker", "0.5", *options)
     with served(tmp_path, source, *more) as process:
         who = "The mold" if options else "Worker"
         asked = process.said(rf"{who} (\d+) has not served within 0\.5 s of its start")
+        eventually(hangs.exists, "the import that does not end")
         os.kill(int(asked[1]), signal.SIGABRT)
         assert process.ended() == 3
         assert any(line.endswith("in hang") for line in process.lines)
