@@ -61,7 +61,7 @@ def loaded(
 
 
 @pytest.mark.parametrize("preload", ["--preload", "--no-preload"])
-@pytest.mark.parametrize("way", representative(WAYS, "tcp", "unix", "haproxy", "nginx"))
+@pytest.mark.parametrize("way", representative(WAYS, "unix", "nginx"))
 def test_every_request_is_answered_during_reloads(tmp_path: Path, way: str, preload: str) -> None:
     began, reloads = time.monotonic(), rounds(way, 50)
     with loaded(way, tmp_path, preload) as (process, load):

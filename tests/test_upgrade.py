@@ -136,7 +136,7 @@ def connection_to(port: int, supervisor: int) -> http.client.HTTPConnection:
 
 
 @pytest.mark.parametrize("preload", ["--preload", "--no-preload"])
-@pytest.mark.parametrize("way", representative(WAYS, "tcp", "unix", "haproxy"))
+@pytest.mark.parametrize("way", representative(WAYS, "tcp"))
 def test_every_request_is_answered_during_upgrades(tmp_path: Path, way: str, preload: str) -> None:
     began, upgrades = time.monotonic(), rounds(way, 20)
     with loaded(way, tmp_path, preload, start_new_session=True) as (process, load):
