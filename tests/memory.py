@@ -29,6 +29,9 @@ from aiowsgi.wsgi.file_wrapper import FilePart
 # Fail-safe for what real threads do.
 TIMEOUT = 30.0
 
+# What is known of a connection.
+INFO = ConnectionInfo(("127.0.0.1", "8000"), ("127.0.0.1", "50000"), "http", None, 0.0)
+
 
 class ManualTimer:
     """What ``call_later`` returns."""
@@ -405,9 +408,7 @@ class MemoryServer:
 
     def connect(self, wire: MemoryWire) -> Connection:
         """Return a new connection on a wire."""
-        info = ConnectionInfo(
-            ("127.0.0.1", "8000"), ("127.0.0.1", "50000"), "http", False, self.timers.now
-        )
+        info = INFO._replace(accepted_at=self.timers.now)
         wire.connection = Connection(self.shared, wire, self.codec, info)
         return wire.connection
 

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from aiowsgi.config import ListenerConfig
+from aiowsgi.config import Config, ListenerConfig
 from aiowsgi.errors import BindError, ConfigError
-from aiowsgi.net import bind as module
-from aiowsgi.net.bind import ListeningSocket, address_of, bind, bind_all, place_of, url_of
+from aiowsgi.net.bind.bind import bind, bind_all
+from aiowsgi.net.bind.listening import ListeningSocket
+from aiowsgi.net.bind.places import address_of, place_of, url_of
 
 Bind = Callable[[str], list[socket.socket]]
 
@@ -61,7 +62,7 @@ def _resolve_to(monkeypatch: pytest.MonkeyPatch, *hosts: str) -> None:
             for address in hosts
         ]
 
-    monkeypatch.setattr(module.socket, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
 
 
 # TCP.
@@ -141,7 +142,7 @@ def test_family_that_the_machine_lacks_is_left_out_if_the_name_has_another(
 
     _resolve_to(monkeypatch, "::1", "127.0.0.1")
     with monkeypatch.context() as patched:
-        patched.setattr(module.socket, "socket", WithoutIPv6)
+        patched.setattr(socket, "socket", WithoutIPv6)
         (sock,) = bound("dual:0")
     assert sock.getsockname()[0] == "127.0.0.1"
 
@@ -266,7 +267,7 @@ def test_forbidden_port_says_which_ports_are_free(
         def bind(self, address: Any, /) -> None:
             raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(module.socket, "socket", Forbidden)
+    monkeypatch.setattr(socket, "socket", Forbidden)
     with pytest.raises(BindError, match="permission denied; ports below 1024") as caught:
         bound("127.0.0.1:80")
     assert caught.value.errno == number
@@ -285,7 +286,7 @@ def test_other_failure_is_told_in_the_words_of_the_system(
         def listen(self, backlog: int = 0, /) -> None:
             raise OSError(errno.ENOBUFS, "No buffer space available")
 
-    monkeypatch.setattr(module.socket, "socket", Exhausted)
+    monkeypatch.setattr(socket, "socket", Exhausted)
     with pytest.raises(BindError, match=r"^cannot bind 127\.0\.0\.1:0: No buffer space available$"):
         bound("127.0.0.1:0")
 
@@ -294,7 +295,7 @@ def test_unknown_host_says_so(bound: Bind, monkeypatch: pytest.MonkeyPatch) -> N
     def getaddrinfo(*_: Any, **__: Any) -> Any:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
-    monkeypatch.setattr(module.socket, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     with pytest.raises(BindError, match=r"^cannot bind nowhere:80: the host is not known$"):
         bound("nowhere:80")
 
@@ -368,7 +369,7 @@ def test_forbidden_folder_says_what_to_choose(
         def bind(self, address: Any, /) -> None:
             raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(module.socket, "socket", Forbidden)
+    monkeypatch.setattr(socket, "socket", Forbidden)
     with pytest.raises(BindError, match="choose a folder that you may write to"):
         bound(f"unix:{folder}/s")
 
@@ -379,7 +380,7 @@ def test_unix_address_needs_a_path(bound: Bind) -> None:
 
 
 def test_system_without_unix_sockets_says_so(bound: Bind, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(module.socket, "AF_UNIX")
+    monkeypatch.delattr(socket, "AF_UNIX")
     with pytest.raises(ConfigError, match="this system has no Unix sockets"):
         bound("unix:/tmp/s")
 
@@ -424,7 +425,7 @@ def test_abstract_unix_socket_has_no_file(
 def test_abstract_unix_socket_elsewhere_is_told(
     bound: Bind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module.sys, "platform", "darwin")
+    monkeypatch.setattr(sys, "platform", "darwin")
     with pytest.raises(ConfigError, match=r"only Linux has abstract .* unix:\./@s for a file"):
         bound("unix:@s")
 
@@ -535,7 +536,7 @@ def test_sockets_know_the_protocol_of_their_listener(folder: Path) -> None:
     texts += ["uwsgi:127.0.0.1:0", f"uwsgi:unix:{folder}/other", f"uwsgi:fd:{given.detach()}"]
     sockets = bind_all([_listener(text) for text in texts])
     try:
-        assert [sock.protocol for sock in sockets] == ["http"] * 3 + ["uwsgi"] * 3
+        assert [sock.listener.protocol for sock in sockets] == ["http"] * 3 + ["uwsgi"] * 3
     finally:
         for sock in sockets:
             sock.close()
@@ -687,3 +688,50 @@ def test_file_of_a_successor_stays(folder: Path) -> None:
     assert path.exists()
     new.close()
     assert not path.exists()
+
+
+# Parameters.
+
+
+def test_parameters_are_those_of_one_address() -> None:
+    first, second = Config(
+        bind=("uwsgi:unix:/run/s?mode=660&group=www-data&backlog=7", "127.0.0.1:1"), backlog=9
+    ).listeners
+    assert (first.address, first.protocol) == ("unix:/run/s", "uwsgi")
+    assert (first.mode, first.owner, first.group, first.backlog) == (0o660, "", "www-data", 7)
+    assert str(first) == "uwsgi:unix:/run/s?mode=660&group=www-data&backlog=7"
+    assert (second.mode, second.group, second.backlog) == (0o666, "", 9)
+
+
+def test_a_listener_keeps_its_parameters_at_another_address() -> None:
+    assert str(_listener("uwsgi:systemd:web?backlog=7").at("fd:3")) == "uwsgi:fd:3?backlog=7"
+
+
+@pytest.mark.parametrize(
+    ("text", "objection"),
+    [
+        ("127.0.0.1:1?", "has the parameter '', which is not known"),
+        ("127.0.0.1:1?backlog", "has the parameter 'backlog', which is not known"),
+        ("127.0.0.1:1?Backlog=3", "has the parameter 'Backlog=3', which is not known; behind the"),
+        ("127.0.0.1:1?backlog=3&", "has the parameter '', which is not known"),
+        ("127.0.0.1:1?backlog=3&backlog=4", "has the parameter backlog twice"),
+        ("127.0.0.1:1?backlog=many", "has backlog=many: 'many' is not a whole number"),
+        ("127.0.0.1:1?backlog=0", "has backlog=0, and backlog must be at least 1"),
+        (
+            "unix:/s?mode=rw",
+            "has mode=rw: 'rw' is no mode of a file; write it in octal, such as 660",
+        ),
+        ("unix:/s?mode=1777", "has mode=1777: '1777' is no mode of a file"),
+        ("unix:@s?mode=600", "has the parameter mode, which is for the files of Unix sockets"),
+        ("127.0.0.1:1?owner=www-data", "has the parameter owner, which is for the files of Unix"),
+        ("uwsgi:fd:3?group=g", "has the parameter group, which is for the files of Unix sockets"),
+    ],
+)
+def test_parameters_that_are_none_are_told_before_anything_is_bound(
+    text: str, objection: str
+) -> None:
+    address = text.partition("?")[0]
+    with pytest.raises(
+        ConfigError, match=re.escape(f"bind has a mistake: the address {address} {objection}")
+    ):
+        Config(bind=("127.0.0.1:2", text))

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from http_streams import each_reader, new_parser
-from memory import MemoryConnection, MemoryWire
+from memory import INFO, MemoryConnection, MemoryWire
 
 from aiowsgi.connection.receiver import Receiver
 from aiowsgi.errors import Refusal
@@ -55,7 +55,7 @@ def receiving() -> tuple[Receiver, Handler, MemoryConnection]:
     connection = MemoryConnection(lambda environ, start_response: [])
     handler = Handler()
     wire = MemoryWire(connection.timers)
-    return Receiver(connection.shared, wire, connection.codec, handler), handler, connection
+    return Receiver(connection.shared, wire, connection.codec, INFO, handler), handler, connection
 
 
 def test_chunks_of_one_byte_are_handed_over_in_portions_one_a_pass() -> None:

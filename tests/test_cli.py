@@ -19,8 +19,7 @@ from aiowsgi.cli import main, one_process
 from aiowsgi.cli.arguments import build_parser, parse_arguments
 from aiowsgi.cli.foreign_options import HINTS
 from aiowsgi.config import Config, Option, Origin, help_texts
-from aiowsgi.net import bind
-from aiowsgi.net.bind import address_of
+from aiowsgi.net.bind.places import address_of
 from aiowsgi.process import import_path
 from aiowsgi.process.run import load
 
@@ -548,7 +547,7 @@ def test_permission_denied(write: Write, fail: Fail, monkeypatch: pytest.MonkeyP
 
     write("app.py", APPLICATION)
     with monkeypatch.context() as patched:
-        patched.setattr(bind.socket, "socket", Forbidden)
+        patched.setattr(socket, "socket", Forbidden)
         code, err = fail("app:application", "--port", "80", "--loop", "asyncio")
     assert code == 1
     assert err == (

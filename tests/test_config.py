@@ -23,9 +23,9 @@ from aiowsgi.config import (
     ServerOptions,
     help_texts,
 )
+from aiowsgi.config.fields.subject import Subject
+from aiowsgi.config.fields.values import parse_count, parse_duration, parse_size
 from aiowsgi.config.server import threads_for
-from aiowsgi.config.subject import Subject
-from aiowsgi.config.values import parse_count, parse_duration, parse_size
 from aiowsgi.config.workers import WorkerOptions
 from aiowsgi.errors import ConfigError
 

@@ -18,7 +18,7 @@ from raw_client import StartServer, connect, eventually
 from served_process import PATIENCE, served
 
 from aiowsgi.errors import ConfigError
-from aiowsgi.net import descriptors
+from aiowsgi.net.accept import descriptors
 
 INFINITY = resource.RLIM_INFINITY
 OPEN = 16

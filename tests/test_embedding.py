@@ -26,7 +26,7 @@ from raw_client import be_patient, eventually
 import aiowsgi
 from aiowsgi import BindError, ConfigError
 from aiowsgi.config import ProcessOptions
-from aiowsgi.net import bind as bind_module
+from aiowsgi.server import serving
 
 # Long enough for a busy machine; a test that passes never waits for it.
 PATIENCE = 30.0
@@ -668,7 +668,7 @@ def test_start_without_a_loop_is_told_and_binds_nothing(
     leftovers: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As under trio: a coroutine runs, and asyncio knows of no loop.
-    monkeypatch.setattr(bind_module, "bind", lambda *_, **__: pytest.fail("it was bound before"))
+    monkeypatch.setattr(serving, "bind_all", lambda *_, **__: pytest.fail("it was bound before"))
     steps = aiowsgi.serve(hello, "127.0.0.1", 0).__await__()
     with pytest.raises(
         RuntimeError, match=r"a running asyncio event loop, and there is none \(trio"

@@ -26,6 +26,7 @@ from aiowsgi.bridge.mailbox import Mailbox
 from aiowsgi.connection.connection import Connection
 from aiowsgi.connection.deadline import Deadline
 from aiowsgi.errors import RequestBodyError
+from aiowsgi.exchange.info import ConnectionInfo
 from aiowsgi.exchange.interfaces import Codec
 from aiowsgi.exchange.report import Observers
 from aiowsgi.exchange.stream import Stream
@@ -64,8 +65,8 @@ class FailingCodec:
 
         self._encoder = type("FailingEncoder", (ResponseEncoder,), {step: take_step})
 
-    def parser(self) -> RequestParser:
-        return self._codec.parser()
+    def parser(self, info: ConnectionInfo) -> RequestParser:
+        return self._codec.parser(info)
 
     def encoder(self, head: RequestHead) -> ResponseEncoder:
         section = head.section

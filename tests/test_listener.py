@@ -13,8 +13,8 @@ import pytest
 from memory import MemoryServer
 from raw_client import StartServer, eventually, on_each_loop
 
-from aiowsgi.net.bind import ListeningSocket
-from aiowsgi.net.listener import Listener
+from aiowsgi.net.accept.listener import Listener
+from aiowsgi.net.bind.listening import ListeningSocket
 from aiowsgi.net.transport import SocketWire
 
 # Fail-safe, in seconds.

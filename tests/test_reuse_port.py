@@ -23,8 +23,9 @@ from waiting import eventually
 
 from aiowsgi.config import Config, ListenerConfig, Origin
 from aiowsgi.errors import BindError, ConfigError
-from aiowsgi.net.bind import ListeningSocket, bind_all
-from aiowsgi.net.listener import Listener
+from aiowsgi.net.accept.listener import Listener
+from aiowsgi.net.bind.bind import bind_all
+from aiowsgi.net.bind.listening import ListeningSocket
 from aiowsgi.process.worker.assignment import Assignment
 from aiowsgi.process.worker.own_sockets import check_reuse_port, with_own_sockets
 

@@ -5,7 +5,7 @@ from typing import cast
 
 import pytest
 
-from aiowsgi.net.silence import MOMENT, Silence
+from aiowsgi.net.accept.silence import MOMENT, Silence
 
 START = 10**15
 

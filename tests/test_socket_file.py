@@ -1,6 +1,7 @@
 """The file of a Unix socket: whose it is, when it is replaced, and who removes it."""
 
 import errno
+import grp
 import os
 import signal
 import socket
@@ -15,10 +16,11 @@ import pytest
 from served_process import ANSWER, PATIENCE, served
 
 from aiowsgi import folder_lock
-from aiowsgi.config import ListenerConfig
-from aiowsgi.errors import BindError
-from aiowsgi.net import socket_file
-from aiowsgi.net.bind import ListeningSocket, bind
+from aiowsgi.config import Config, ListenerConfig
+from aiowsgi.errors import BindError, ConfigError
+from aiowsgi.net.bind import socket_file
+from aiowsgi.net.bind.bind import bind
+from aiowsgi.net.bind.listening import ListeningSocket
 
 # What stands behind an application, to have each request fork a child that ends.
 FORKING = """
@@ -34,6 +36,10 @@ def application(environ, start_response):
     return answer(environ, start_response)
 """
 
+needs_root = pytest.mark.skipif(
+    os.geteuid() != 0, reason="only root may give a file away: run the tests as root for this"
+)
+
 IN_USE = "another program listens there; stop it, or choose another address"
 
 
@@ -46,6 +52,11 @@ def path() -> Iterator[Path]:
 
 def _listen(path: Path, *, backlog: int = 8) -> ListeningSocket:
     (listening,) = bind(ListenerConfig.parse(f"unix:{path}", backlog=backlog))
+    return listening
+
+
+def _listen_at(text: str, **options: Any) -> ListeningSocket:
+    (listening,) = bind(*Config(bind=(text,), **options).listeners)
     return listening
 
 
@@ -85,6 +96,70 @@ def _refusal(path: Path) -> str:
 
 
 # Which file is replaced.
+
+
+@pytest.mark.parametrize(
+    ("parameters", "umask", "mode"),
+    [
+        ("", None, 0o666),
+        ("", 0o007, 0o660),
+        ("?mode=660", None, 0o660),
+        # What is said of one socket counts more than what is said of all files.
+        ("?mode=666", 0o077, 0o666),
+        ("?mode=0", None, 0o000),
+    ],
+)
+def test_who_may_connect_is_said_whatever_the_process_has_as_umask(
+    path: Path, parameters: str, umask: int | None, mode: int
+) -> None:
+    before = os.umask(0o077)
+    try:
+        listening = _listen_at(f"unix:{path}{parameters}", umask=umask)
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == mode
+    listening.close()
+    assert not path.exists()
+
+
+@needs_root
+def test_a_socket_is_given_to_whom_the_address_names(path: Path) -> None:
+    listening = _listen_at(f"unix:{path}?owner=12345&group=daemon")
+    assert (path.stat().st_uid, path.stat().st_gid) == (12345, grp.getgrnam("daemon").gr_gid)
+    # The process becomes another user, and what was named stays.
+    listening.give_to(1, 1)
+    assert (path.stat().st_uid, path.stat().st_gid) == (12345, grp.getgrnam("daemon").gr_gid)
+    listening.close()
+
+
+@needs_root
+def test_the_user_of_the_process_gets_what_the_address_does_not_name(path: Path) -> None:
+    listening = _listen_at(f"unix:{path}?group=12346")
+    listening.give_to(54321, 54322)
+    assert (path.stat().st_uid, path.stat().st_gid) == (54321, 12346)
+    listening.close()
+
+
+@pytest.mark.parametrize("what", ["owner", "group"])
+def test_an_account_that_the_system_does_not_know_is_told_and_leaves_nothing(
+    path: Path, what: str
+) -> None:
+    kind = "user" if what == "owner" else "group"
+    with pytest.raises(ConfigError, match=rf"{what}=no-such: the system knows no {kind} 'no-such'"):
+        _listen_at(f"unix:{path}?{what}=no-such")
+    assert not path.exists()
+
+
+def test_a_socket_that_cannot_be_given_away_leaves_nothing(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def chown(*_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "chown", chown)
+    with pytest.raises(ConfigError, match="to user 7: Operation not permitted"):
+        _listen_at(f"unix:{path}?owner=7")
+    assert not path.exists()
 
 
 def test_of_two_that_find_a_stale_file_at_once_one_listens_in_the_end(

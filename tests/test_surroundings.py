@@ -5,7 +5,7 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 from raw_client import connect
 
 from aiowsgi.config import Config, ListenerConfig
-from aiowsgi.net.bind import bind
+from aiowsgi.net.bind.bind import bind
 from aiowsgi.server.serving import Serving
 from aiowsgi.server.surroundings import Surroundings
 

@@ -22,7 +22,7 @@ from uwsgi_packets import packet, stock_variables
 
 from aiowsgi import Config, ConfigError
 from aiowsgi.config import Origin
-from aiowsgi.net.bind import bind_all
+from aiowsgi.net.bind.bind import bind_all
 from aiowsgi.process.systemd.activation import with_passed_sockets
 
 # Says what its process has of what systemd gave, and what a program that it starts has.

@@ -7,8 +7,8 @@ from extent import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aiowsgi.net.silence import MOMENT
-from aiowsgi.net.turns import Turns, better
+from aiowsgi.net.accept.silence import MOMENT
+from aiowsgi.net.accept.turns import Turns, better
 from aiowsgi.observe.scoreboard import Reading, Row, Scoreboard, State
 
 MILLISECOND = 1_000_000

@@ -10,9 +10,10 @@ import pytest
 from test_plan import LIMIT as STOP_LIMIT
 from test_plan import Driver
 
+from aiowsgi.config import ListenerConfig
 from aiowsgi.errors import ConfigError, PidFileError
-from aiowsgi.net.bind import ListeningSocket
-from aiowsgi.net.socket_file import bind_file
+from aiowsgi.net.bind.listening import ListeningSocket
+from aiowsgi.net.bind.socket_file import bind_file
 from aiowsgi.process.identity.pid_file import PidFile
 from aiowsgi.process.supervisor.decisions.plan import CloseSockets, End, Plan, Stop, Terms
 from aiowsgi.process.supervisor.decisions.upgrades import (
@@ -28,6 +29,8 @@ from aiowsgi.process.supervisor.decisions.upgrades import (
 )
 from aiowsgi.process.upgrade.command import starting_command
 from aiowsgi.process.upgrade.inheritance import VARIABLE, describe, inheritance_of
+
+LISTENER = ListenerConfig.parse("uwsgi:unix:socket?mode=600", backlog=5)
 
 
 class Supervisor:
@@ -191,10 +194,10 @@ def test_what_is_described_is_inherited(tmp_path: Path) -> None:
     path = str(tmp_path / "socket")
     first = socket.create_server(("127.0.0.1", 0))
     second = socket.socket(socket.AF_UNIX)
-    file = bind_file(second, path, backlog=5, name="unix:socket")
+    file = bind_file(second, path, LISTENER)
     sockets = [
         ListeningSocket(first, inherited=True),
-        ListeningSocket(second, file, protocol="uwsgi"),
+        ListeningSocket(second, file, listener=LISTENER),
     ]
     ours, theirs = socket.socketpair()
     # As in a process that is another program by now: it has the descriptors, and no objects.
@@ -210,9 +213,9 @@ def test_what_is_described_is_inherited(tmp_path: Path) -> None:
     assert ours.recv(1) == b"x"
     tcp, unix = inherited.sockets
     assert tcp.socket.getsockname() == first.getsockname()
-    assert (tcp.protocol, tcp.inherited, tcp.file) == ("http", True, None)
+    assert (tcp.listener.protocol, tcp.inherited, tcp.file) == ("http", True, None)
     assert unix.socket.getsockname() == path
-    assert (unix.protocol, unix.inherited) == ("uwsgi", False)
+    assert (unix.listener, unix.inherited) == (LISTENER, False)
     assert not any(os.get_inheritable(copy) for copy in copies)
     # The file is that of the old one, until the new one takes it over.
     sockets[1].disown_file()
@@ -228,7 +231,7 @@ def test_what_is_described_is_inherited(tmp_path: Path) -> None:
 def test_a_file_that_was_not_taken_over_stays(tmp_path: Path) -> None:
     path = tmp_path / "socket"
     with socket.socket(socket.AF_UNIX) as sock:
-        file = bind_file(sock, str(path), backlog=5, name="unix:socket")
+        file = bind_file(sock, str(path), LISTENER)
         listening = ListeningSocket(sock, type(file).of_other(*file.describe()))
         listening.close()
     assert path.exists()

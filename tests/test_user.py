@@ -21,7 +21,7 @@ from served_process import PATIENCE, ServedProcess, served
 
 import aiowsgi
 from aiowsgi.config import Config, Origin
-from aiowsgi.config.values import parse_umask
+from aiowsgi.config.fields.values import parse_umask
 from aiowsgi.errors import ConfigError
 from aiowsgi.process.identity import user as module
 from aiowsgi.process.identity.user import User, become, find_user
@@ -307,7 +307,7 @@ def test_addresses_that_need_root_are_bound_before(folder: Path) -> None:
         process.said(" Serving ")
         status = path.stat()
         assert (status.st_uid, status.st_gid) == (UNKNOWN, 54322)
-        assert status.st_mode & 0o777 == 0o770
+        assert status.st_mode & 0o777 == 0o660
         transport = httpx.HTTPTransport(uds=str(path))
         with httpx.Client(transport=transport, timeout=PATIENCE) as client:
             assert client.get("http://x/").json()["users"] == [UNKNOWN] * 3
@@ -344,7 +344,7 @@ def test_workers_become_the_user_and_their_supervisor_stays_root(
     with served(folder, IDENTITY, *options, bind=where) as process:
         process.said(" Serving ")
         assert (path.stat().st_uid, path.stat().st_gid) == (UNKNOWN, 54322)
-        assert path.stat().st_mode & 0o777 == 0o770
+        assert path.stat().st_mode & 0o777 == 0o660
         assert pid_file.read_text() == f"{process.pid}\n"
         transport = httpx.HTTPTransport(uds=str(path))
         with httpx.Client(transport=transport, timeout=PATIENCE) as client:

@@ -10,6 +10,7 @@ from extent import examples
 from http_streams import cut_lists, properties, small_limits, split
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from memory import INFO
 from uwsgi_packets import block, packet, request, stock_variables
 
 from aiowsgi.errors import IncompleteRequest, Refusal
@@ -25,7 +26,7 @@ CODEC = Uwsgi(Limits(), ResponseHeads("Server: aiowsgi\r\n"))
 
 
 def new_parser(limits: Limits | None = None) -> RequestParser:
-    return Uwsgi(limits or Limits(), ResponseHeads("")).parser()
+    return Uwsgi(limits or Limits(), ResponseHeads("")).parser(INFO)
 
 
 def read(pieces: list[bytes], parser: RequestParser) -> tuple[list[Event], Refusal | None]:

@@ -8,7 +8,7 @@ import pytest
 from http_streams import cut_lists, properties, split
 from hypothesis import given
 from hypothesis import strategies as st
-from memory import MemoryConnection, MemoryWire
+from memory import INFO, MemoryConnection, MemoryWire
 from uwsgi_packets import packet, request, stock_variables
 
 from aiowsgi.errors import Refusal
@@ -187,7 +187,7 @@ def test_what_the_codec_refuses_never_reaches_the_application(
     data = request(**changes)
     place %= len(data)
     data = data[:place] + damage + data[place + len(damage) :]
-    parser = Uwsgi(Limits(), ResponseHeads("")).parser()
+    parser = Uwsgi(Limits(), ResponseHeads("")).parser(INFO)
     parser.feed(data)
     refused = False
     head = None

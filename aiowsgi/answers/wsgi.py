@@ -146,6 +146,7 @@ class WsgiCall:
             scheme=info.scheme,
             server=info.server,
             client=info.client,
+            tls=None if info.tls is None else info.tls.variables(),
         )
         if body is None and stream.head.section.chunked:
             # Most frameworks read nothing of a body without a length, whatever

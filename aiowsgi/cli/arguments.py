@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 
 from .. import __version__
 from ..config import Config, Option, Origin, help_texts
-from ..config.values import parse_port, parse_workers
+from ..config.fields.values import parse_port, parse_workers
 from ..errors import ConfigError
-from ..net.address import with_address
+from ..net.bind.address import with_address
 from .parser import HelpFormatter, Parser
 
 _T = TypeVar("_T")

@@ -6,10 +6,10 @@ it, which editors show, is its help. ``Config`` is all of them together.
 """
 
 from .config import Config
+from .fields.option import Option
+from .fields.origin import Origin
 from .help_texts import help_texts
 from .listener import ListenerConfig, ListenerOptions, ListenerProtocol
-from .option import Option
-from .origin import Origin
 from .process import ProcessOptions
 from .server import ServerOptions
 

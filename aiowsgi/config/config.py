@@ -1,9 +1,10 @@
 """All options together, as one flat object."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from ..errors import ConfigError
-from .listener import ListenerOptions
+from .listener import MODE, ListenerOptions
 from .process import ProcessOptions
 from .server import ServerOptions
 
@@ -16,6 +17,13 @@ class Config(ProcessOptions, ServerOptions, ListenerOptions):
     The options of a process are for ``aiowsgi.run`` and the command line: ``aiowsgi.serve`` refuses
     them. Raises ConfigError where a value is out of its range.
     """
+
+    def listener_defaults(self) -> dict[str, Any]:
+        """Return what other options say of all listeners."""
+        defaults = super().listener_defaults()
+        if self.umask is not None:
+            defaults["mode"] = MODE & ~self.umask
+        return defaults
 
     def check_together(self) -> None:
         """Raise ConfigError where options contradict each other."""

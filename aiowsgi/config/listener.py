@@ -1,20 +1,40 @@
 """What a listener has: an address, a protocol, a queue in the kernel."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
-from .option import count, option
-from .subject import Subject
+from ..errors import ConfigError
+from .fields.option import Option, count, option
+from .fields.subject import Subject
+from .fields.values import parse_mode
 
 _GROUP = "where to listen"
+
+# Of the file of a Unix socket: a web server of another user can connect.
+MODE = 0o666
 
 ListenerProtocol = Literal["http", "uwsgi"]
 
 
+def _objection_to_mode(value: object) -> str | None:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 0o777:
+        return None
+    return f"must be a number from 0 to 0o777, not {value!r}"
+
+
+def _objection_to_account(value: object) -> str | None:
+    return None if isinstance(value, str) else f"must be a name or a number as str, not {value!r}"
+
+
 @dataclass(frozen=True, slots=True)
 class ListenerConfig:
-    """One address that is listened on, and what is spoken there. Made from an entry of ``bind``."""
+    """One address that is listened on, and what is done there. Made from an entry of ``bind``.
+
+    The fields that have an ``Option`` are parameters of the entry: ADDRESS?NAME=VALUE&NAME=VALUE.
+    Each is defined here and nowhere else.
+    """
 
     address: str
     """HOST:PORT, [IPV6]:PORT, unix:PATH, unix:@NAME, fd:N or systemd:NAME; not checked before it is
@@ -22,21 +42,43 @@ class ListenerConfig:
     """
     protocol: ListenerProtocol = "http"
     """what clients speak there: HTTP, or what nginx calls uwsgi_pass"""
-    backlog: int = field(kw_only=True)
+    backlog: int = count(2048, _GROUP)
     """connections that the kernel holds until they are accepted"""
+    mode: int = option(
+        MODE,
+        _GROUP,
+        parse=parse_mode,
+        rule=_objection_to_mode,
+        metavar="MODE",
+        default_text="666, less --umask",
+    )
+    """permissions of the file of a Unix socket, in octal; whoever may write to it may connect"""
+    owner: str = option("", _GROUP, rule=_objection_to_account, metavar="USER")
+    """user whose file of a Unix socket it is, a name or a number"""
+    group: str = option("", _GROUP, rule=_objection_to_account, metavar="GROUP")
+    """group whose file of a Unix socket it is, a name or a number"""
+    parameters: str = field(default="", compare=False)
+    """the parameters as they are written, with the question mark"""
 
     @classmethod
-    def parse(cls, text: str, *, backlog: int) -> "ListenerConfig":
+    def parse(cls, text: str, **defaults: Any) -> "ListenerConfig":
         """Return the listener of an address with or without its protocol: uwsgi:HOST:PORT.
 
         Without one it is HTTP. A URL such as http://HOST:PORT is left as it is: it is no address,
-        and whoever binds it says so.
+        and whoever binds it says so. ``defaults`` count where the parameters do not say otherwise.
+        Raises ConfigError for parameters that are none.
         """
+        text, mark, written = text.partition("?")
+        values = defaults | _parameters(text, written) if mark else defaults
         name, _, address = text.partition(":")
         for protocol in get_args(ListenerProtocol):
             if name == protocol and address and not address.startswith("//"):
-                return cls(address, protocol, backlog=backlog)
-        return cls(text, backlog=backlog)
+                return cls(address, protocol, **values, parameters=mark + written)
+        return cls(text, **values, parameters=mark + written)
+
+    def at(self, address: str) -> "ListenerConfig":
+        """Return the same at another address."""
+        return replace(self, address=address)
 
     @property
     def prefix(self) -> str:
@@ -45,7 +87,47 @@ class ListenerConfig:
 
     def __str__(self) -> str:
         """Return the listener as it is written in ``bind``."""
-        return self.prefix + self.address
+        return self.prefix + self.address + self.parameters
+
+
+PARAMETERS: Mapping[str, "Field[Any]"] = {
+    item.name: item for item in fields(ListenerConfig) if "option" in item.metadata
+}
+# Those that only the file of a Unix socket has.
+_OF_FILES = ("mode", "owner", "group")
+
+
+def _parameters(address: str, text: str) -> dict[str, Any]:
+    """Return the values of what stands behind the question mark. Raises ConfigError."""
+    values: dict[str, Any] = {}
+    for part in text.split("&"):
+        name, equals, value = part.partition("=")
+        known = PARAMETERS.get(name)
+        if known is None or not equals:
+            names = ", ".join(f"{each}=" for each in PARAMETERS)
+            raise ConfigError(
+                f"the address {address} has the parameter {part!r}, which is not known; behind the "
+                f"question mark write {names} with & between them"
+            )
+        if name in values:
+            raise ConfigError(
+                f"the address {address} has the parameter {name} twice; leave one out"
+            )
+        kind: Option = known.metadata["option"]
+        try:
+            values[name] = kind.parse(value)
+        except ConfigError as error:
+            raise ConfigError(f"the address {address} has {part}: {error}") from None
+        if (objection := kind.objection(values[name])) is not None:
+            raise ConfigError(f"the address {address} has {part}, and {name} {objection}")
+    is_file = re.match(r"(?:\w+:)?unix:(?!@)", address, re.ASCII) is not None
+    for name in _OF_FILES:
+        if name in values and not is_file:
+            raise ConfigError(
+                f"the address {address} has the parameter {name}, which is for the files of Unix "
+                "sockets (unix:PATH); leave it out"
+            )
+    return values
 
 
 def _objection_to_bind(value: Any) -> str | None:
@@ -57,7 +139,16 @@ def _objection_to_bind(value: Any) -> str | None:
     if not value:
         return f"{what}, at least one"
     wrong = [text for text in value if not isinstance(text, str)]
-    return f"{what}, and {wrong[0]!r} is no str" if wrong else None
+    return f"{what}, and {wrong[0]!r} is no str" if wrong else _objection_to_parameters(value)
+
+
+def _objection_to_parameters(addresses: Sequence[str]) -> str | None:
+    try:
+        for text in addresses:
+            ListenerConfig.parse(text)
+    except ConfigError as error:
+        return f"has a mistake: {error}"
+    return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,11 +164,18 @@ class ListenerOptions(Subject):
         default_text="the sockets that systemd passes, else 127.0.0.1:8000",
     )
     """address to listen on: HOST:PORT, [IPV6]:PORT, unix:PATH, fd:N, or systemd:NAME for a socket
-    of systemd (systemd for all), with uwsgi: before it for uwsgi_pass of nginx; may be repeated"""
+    of systemd (systemd for all), with uwsgi: before it for uwsgi_pass of nginx, and parameters of
+    this address behind a question mark, such as unix:PATH?mode=660&group=www-data; may be repeated
+    """
     backlog: int = count(2048, _GROUP)
     """connections that the kernel holds until they are accepted"""
 
     @property
     def listeners(self) -> tuple[ListenerConfig, ...]:
         """What ``bind`` says, one listener an entry."""
-        return tuple(ListenerConfig.parse(text, backlog=self.backlog) for text in self.bind)
+        defaults = self.listener_defaults()
+        return tuple(ListenerConfig.parse(text, **defaults) for text in self.bind)
+
+    def listener_defaults(self) -> dict[str, Any]:
+        """Return what other options say of all listeners."""
+        return {"backlog": self.backlog}

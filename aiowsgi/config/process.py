@@ -9,8 +9,8 @@ from os import PathLike
 from typing import Any, Literal, get_args
 
 from ..errors import ConfigError
-from .option import option, texts
-from .values import parse_umask
+from .fields.option import option, texts
+from .fields.values import parse_umask
 from .workers import WorkerOptions
 
 _GROUP = "the process"

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from ..errors import ConfigError
-from .option import count, option, seconds, size, switch
-from .subject import Subject
+from .fields.option import count, option, seconds, size, switch
+from .fields.subject import Subject
 
 _THREADS = "threads and the queue before them"
 _TIMEOUT = "timeouts"

@@ -7,9 +7,9 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from ..errors import ConfigError
-from .option import count, option, seconds, size, switch, texts
-from .subject import Subject, default_of
-from .values import parse_workers
+from .fields.option import count, option, seconds, size, switch, texts
+from .fields.subject import Subject, default_of
+from .fields.values import parse_workers
 
 _GROUP = "worker processes"
 _NOT_REPLACED = "a server is in your program's process, which nothing replaces"

@@ -44,7 +44,7 @@ class Connection(ConnectionView):
     __slots__ = ("_codec", "_disconnect_error", "_linger_until", "_shared", "wire")
 
     def __init__(self, shared: Shared, wire: Wire, codec: Codec, info: ConnectionInfo) -> None:
-        receiver = Receiver(shared, wire, codec, self)
+        receiver = Receiver(shared, wire, codec, info, self)
         sender = Sender(shared, wire, self._on_file_end)
         watchdog = Watchdog(shared, receiver, sender, self._on_expiry)
         super().__init__(shared.resources, info, receiver, sender, watchdog)

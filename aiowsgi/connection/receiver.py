@@ -8,6 +8,7 @@ from ..bridge.body import RequestBody
 from ..bridge.pieces import Pieces
 from ..bridge.spool import Spool
 from ..errors import Refusal, overload
+from ..exchange.info import ConnectionInfo
 from ..exchange.interfaces import Codec, Wire
 from ..exchange.stream import MAX_DROPPED_BYTES, Stream
 from ..http.request import BodyData, FieldSection, RequestHead
@@ -43,7 +44,8 @@ class RequestHandler(Protocol):
 class Receiver:
     """Parses what arrives and keeps what cannot be used yet. Everything happens on the loop thread.
 
-    Arguments: what connections share, the wire, the codec, and what handles the requests.
+    Arguments: what connections share, the wire, the codec, what is known of the connection, and
+    what handles the requests.
     """
 
     __slots__ = (
@@ -69,13 +71,20 @@ class Receiver:
         "spool",
     )
 
-    def __init__(self, shared: Shared, wire: Wire, codec: Codec, handler: RequestHandler) -> None:
+    def __init__(
+        self,
+        shared: Shared,
+        wire: Wire,
+        codec: Codec,
+        info: ConnectionInfo,
+        handler: RequestHandler,
+    ) -> None:
         self._shared = shared
         self._wire = wire
         self._continue_response = codec.continue_response
         # Gets the requests; None once the connection is gone.
         self._handler: RequestHandler | None = handler
-        self._parser = codec.parser()
+        self._parser = codec.parser(info)
         # Whether bytes are read from the client.
         self.is_reading = True
         self._is_yielding = False

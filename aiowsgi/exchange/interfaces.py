@@ -13,6 +13,7 @@ from ..http.request import RequestHead, RequestParser
 from ..http.response import ResponseEncoder
 from ..observe.inspection import RequestInfo
 from ..wsgi.file_wrapper import FilePart
+from .info import ConnectionInfo
 from .stream import Stream
 
 
@@ -26,8 +27,8 @@ class Codec(Protocol):
     # where the protocol has nothing like it.
     continue_response: bytes
 
-    def parser(self) -> RequestParser:
-        """Return a parser for a new connection."""
+    def parser(self, info: ConnectionInfo) -> RequestParser:
+        """Return a parser for a new connection, of which ``info`` is known."""
 
     def encoder(self, head: RequestHead) -> ResponseEncoder:
         """Return an encoder for the response to one request."""

@@ -1,5 +1,6 @@
 """HTTP/1.1 and HTTP/1.0 (RFC 9112), one request after the other."""
 
+from ..exchange.info import ConnectionInfo
 from ..http.parser import Parser
 from ..http.request import RequestHead, RequestParser
 from ..http.response import CONTINUE, ResponseEncoder, ResponseHeads
@@ -19,7 +20,7 @@ class Http1:
         self._heads = heads
         self.continue_response = CONTINUE
 
-    def parser(self) -> RequestParser:
+    def parser(self, info: ConnectionInfo) -> RequestParser:
         """Return a parser for a new connection."""
         return Parser(self._sections)
 

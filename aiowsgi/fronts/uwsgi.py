@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator
 
 from ..errors import IncompleteRequest, Refusal
+from ..exchange.info import ConnectionInfo
 from ..http.framing import decide_framing, without_repetitions
 from ..http.grammar import TOKEN
 from ..http.request import (
@@ -76,7 +77,7 @@ class Uwsgi:
         self._limits = limits
         self._heads = heads
 
-    def parser(self) -> RequestParser:
+    def parser(self, info: ConnectionInfo) -> RequestParser:
         """Return a parser for a new connection."""
         return UwsgiParser(self._limits)
 

@@ -8,7 +8,7 @@ from typing import cast
 
 from ..connection.connection import Connection
 from ..connection.shared import Shared
-from ..exchange.info import ConnectionInfo
+from ..exchange.info import Address, ConnectionInfo, TlsInfo
 from ..exchange.interfaces import Codec, FileTransfer
 from ..wsgi.file_wrapper import FilePart
 from .sendfile import FileSender
@@ -35,7 +35,6 @@ class SocketWire(asyncio.Protocol):
 
     __slots__ = (
         "_accepted_at",
-        "_client",
         "_codec",
         "_connection",
         "_is_made",
@@ -43,8 +42,11 @@ class SocketWire(asyncio.Protocol):
         "_shared",
         "_socket",
         "_transport",
+        "client",
         "is_plain",
         "send_now",
+        "server",
+        "tls",
     )
 
     def __init__(
@@ -58,7 +60,10 @@ class SocketWire(asyncio.Protocol):
         self._shared = shared
         self._codec = codec
         self._socket = sock
-        self._client = host_and_port(peer)
+        # What is known of the connection before it is made. A step before may know better.
+        self.client = host_and_port(peer)
+        self.server: Address | None = None
+        self.tls: TlsInfo | None = None
         self._loop = loop
         self._accepted_at = shared.resources.clock()
         # None before it is made, and once it is lost.
@@ -94,7 +99,11 @@ class SocketWire(asyncio.Protocol):
             self._codec,
             # By position: it is made for each connection, and keywords cost twice as much.
             ConnectionInfo(
-                server_address(transport), self._client, "http", False, self._accepted_at
+                self.server or server_address(transport),
+                self.client,
+                "http" if self.tls is None else "https",
+                self.tls,
+                self._accepted_at,
             ),
         )
         self._is_made = True

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..config import Config
-from ..net.bind import ListeningSocket, bind_all
+from ..net.bind.bind import bind_all
+from ..net.bind.listening import ListeningSocket
 from .identity.pid_file import PidFile
 from .identity.user import become, find_user, set_umask
 from .systemd.service import notifier_of

@@ -15,9 +15,9 @@ from ..bridge.pool.jobs import Scheduling
 from ..config import Config
 from ..errors import ConfigError
 from ..http.readers.choice import find_reader
-from ..net.address import with_address
-from ..net.bind import place_of
-from ..net.descriptors import raise_limit
+from ..net.accept.descriptors import raise_limit
+from ..net.bind.address import with_address
+from ..net.bind.places import place_of
 from ..observe.loggers import FORM, FORM_OF_SEVERAL
 from ..server.server import Server
 from ..server.serving import Serving, check_application, check_options

@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable
 
 from ..exchange.resources import Resources
-from ..net.bind import ListeningSocket
-from ..net.silence import Silence
-from ..net.turns import Turns
+from ..net.accept.silence import Silence
+from ..net.accept.turns import Turns
+from ..net.bind.listening import ListeningSocket
 from ..observe.scoreboard import Row, State
 
 

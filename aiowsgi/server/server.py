@@ -17,14 +17,14 @@ from ..bridge.mailbox import Mailbox
 from ..bridge.pool.jobs import JobQueue
 from ..config import Config
 from ..errors import ClientDisconnected
-from ..exchange.interfaces import Codec
 from ..exchange.report import requests_in_flight
 from ..exchange.stream import Stream
 from ..http.readers.reader import Reader
-from ..net import bind
-from ..net.descriptors import DESCRIPTORS_OF_A_FILE, RAISE_LIMIT, left_for_connections, limit
-from ..net.listener import Listener
-from ..net.transport import SocketWire
+from ..net.accept.descriptors import DESCRIPTORS_OF_A_FILE, RAISE_LIMIT, left_for_connections, limit
+from ..net.accept.listener import Listener
+from ..net.bind.listening import ListeningSocket
+from ..net.bind.places import is_on_all_interfaces
+from ..net.entrance import Entrance
 from ..observe.inspection import Inspection, stacks_of
 from ..wording import counted
 from ..wsgi.application import describe
@@ -49,7 +49,7 @@ class Server:
         self,
         app: WSGIApplication,
         config: Config,
-        sockets: list[bind.ListeningSocket],
+        sockets: list[ListeningSocket],
         executor: Executor | None,
         reader: Reader,
         surroundings: Surroundings,
@@ -94,7 +94,7 @@ class Server:
             connections=lambda: self._connections,
             room=self._room,
         )
-        spoken = codecs(config, reader, (sock.protocol for sock in sockets))
+        spoken = codecs(config, reader, (sock.listener.protocol for sock in sockets))
         self._listeners = [
             Listener(
                 sock,
@@ -103,14 +103,16 @@ class Server:
                 room=self._room,
                 make_room=assembly.shared.shedding.free_connections,
                 on_broken=self._on_broken_listener,
-                make_protocol=self._protocol_factory(spoken[sock.protocol]),
+                make_protocol=self._protocol_factory(
+                    Entrance(assembly.shared, spoken[sock.listener.protocol], loop)
+                ),
                 turn=None if self._reporter is None else self._reporter.turn(sock),
             )
             for sock in sockets
         ]
-        self._urls = tuple(bind.url_of(sock.socket, sock.protocol) for sock in sockets)
+        self._urls = tuple(sock.url for sock in sockets)
         for sock, url in zip(sockets, self._urls, strict=True):
-            if sock.protocol == "uwsgi" and bind.is_on_all_interfaces(sock.socket):
+            if sock.listener.protocol == "uwsgi" and is_on_all_interfaces(sock.socket):
                 _log.warning(
                     "Whoever can connect to %s (on all interfaces) says who a client is and who "
                     "has logged in, and is believed; listen on a Unix socket or on a loopback "
@@ -355,17 +357,19 @@ class Server:
         self._resources.has_broken_listener = True
 
     def _protocol_factory(
-        self, codec: Codec
+        self, entrance: Entrance
     ) -> Callable[[socket.socket, object], asyncio.Protocol]:
-        make_protocol = partial(self._make_protocol, codec)
+        make_protocol = partial(self._make_protocol, entrance)
         reporter = self._reporter
         if reporter is None:
             return make_protocol
         return lambda sock, peer: reporter.watch(make_protocol(sock, peer))
 
-    def _make_protocol(self, codec: Codec, sock: socket.socket, peer: object) -> SocketWire:
+    def _make_protocol(
+        self, entrance: Entrance, sock: socket.socket, peer: object
+    ) -> asyncio.Protocol:
         self._connections += 1
-        return SocketWire(self._assembly.shared, codec, sock, peer, self._loop)
+        return entrance.protocol(sock, peer)
 
     def _uncount_connection(self) -> None:
         """Take note that a connection is gone, or has never come about."""

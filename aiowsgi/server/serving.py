@@ -16,8 +16,10 @@ from wsgiref.types import WSGIApplication
 from ..config import Config, Option, Origin, ProcessOptions
 from ..errors import ConfigError
 from ..http.readers.choice import find_reader
-from ..net import bind
-from ..net.address import with_address
+from ..net.bind.address import with_address
+from ..net.bind.bind import adopt, bind_all
+from ..net.bind.listening import ListeningSocket
+from ..net.bind.places import address_of, is_on_this_machine
 from ..wsgi.application import describe, objection
 from .server import Server
 from .surroundings import EMBEDDED, Surroundings
@@ -126,9 +128,9 @@ class Serving:
         if self._surroundings.sockets is not None:
             sockets = list(self._surroundings.sockets)
         elif self._sock is not None:
-            sockets = [bind.adopt(self._sock, backlog=self._config.backlog)]
+            sockets = [adopt(self._sock, backlog=self._config.backlog)]
         else:
-            sockets = bind.bind_all(self._config.listeners)
+            sockets = bind_all(self._config.listeners)
         try:
             if self._config.debug:
                 _check_debug(self._config, sockets)
@@ -210,14 +212,14 @@ def _check_threads() -> None:
     )
 
 
-def _check_debug(config: Config, sockets: Sequence[bind.ListeningSocket]) -> None:
+def _check_debug(config: Config, sockets: Sequence[ListeningSocket]) -> None:
     """Raise ConfigError where others than this machine would be shown what ``debug`` shows."""
     for listening in sockets:
-        if not bind.is_on_this_machine(listening.socket):
+        if not is_on_this_machine(listening.socket):
             host, port = listening.socket.getsockname()[:2]
             raise ConfigError(
                 f"{config.spelling('debug')} shows source code and requests to whoever can "
-                f"connect, and other machines can connect to {bind.address_of(host, port)}; "
+                f"connect, and other machines can connect to {address_of(host, port)}; "
                 f"listen on 127.0.0.1:{port}, [::1]:{port} or unix:PATH, or leave it out"
             )
     _log.warning(

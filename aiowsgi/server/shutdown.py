@@ -12,7 +12,7 @@ from contextvars import Context
 
 from ..answers.wsgi import stream_of
 from ..errors import ServerStopped
-from ..net.listener import Listener
+from ..net.accept.listener import Listener
 from ..observe.inspection import stacks_of
 from .assembly import Assembly
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..bridge.pool.jobs import Scheduling
-from ..net.bind import ListeningSocket
+from ..net.bind.listening import ListeningSocket
 
 if TYPE_CHECKING:
     from ..observe.scoreboard import Row  # Loaded only where there is one.

@@ -1,5 +1,6 @@
 """The environ (PEP 3333, "environ Variables"; RFC 3875 §4.1)."""
 
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, BinaryIO
 
@@ -98,13 +99,14 @@ def build_environ(
     scheme: str,
     server: tuple[str, str],
     client: tuple[str, str],
+    tls: Mapping[str, str] | None = None,
 ) -> Environ:
     """Return the environ of one request: a new dict.
 
     Arguments: the base environ, the request head, the input; "http" or "https"; host and port of
-    the server's and of the client's end of the connection, unless the head's ``variables`` say
-    otherwise. All requests whose header sections are remembered together have the same base
-    environ.
+    the server's and of the client's end of the connection; what TLS adds. The head's ``variables``
+    replace any of that. All requests whose header sections are remembered together have the same
+    base environ.
     """
     section = head.section
     common = section.environ
@@ -129,6 +131,8 @@ def build_environ(
     environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = client
     environ["wsgi.url_scheme"] = scheme
     environ["wsgi.input"] = body
+    if tls is not None:
+        environ.update(tls)
     if head.variables is not None:
         environ.update(head.variables)
     return environ

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from ...config import Config
-from ...net.bind import ListeningSocket
+from ...net.bind.listening import ListeningSocket
 from ...observe.scoreboard import Row, Scoreboard
 from ..worker.assignment import Assignment
 from ..worker.messages import FORK, Lines, Message, encode

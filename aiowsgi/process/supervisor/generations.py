@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection
 
 from ...config import Config
 from ...errors import ConfigError
-from ...net.descriptors import raise_limit_by
+from ...net.accept.descriptors import raise_limit_by
 from ...observe.loggers import error_log
 from ...wording import counted
 from ..mold.parentage import check_preload

@@ -6,7 +6,7 @@ import signal
 import time
 from collections.abc import Sequence
 
-from ...net.descriptors import RAISE_LIMIT
+from ...net.accept.descriptors import RAISE_LIMIT
 from ...observe.loggers import error_log
 from ...observe.scoreboard import RequestReading
 from . import log

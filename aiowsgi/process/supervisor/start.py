@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from ...config import Config
 from ...errors import ConfigError
-from ...net.bind import bind_all
+from ...net.bind.bind import bind_all
 from ...observe.loggers import FORM_OF_SEVERAL
 from ..identity.directory import change_directory
 from ..identity.pid_file import PidFile

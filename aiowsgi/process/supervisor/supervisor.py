@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from ...config import Config
 from ...errors import PidFileError
-from ...net.bind import ListeningSocket, place_of, url_of
+from ...net.bind.listening import ListeningSocket
 from ...observe.loggers import error_log
 from ...observe.scoreboard import Row, Scoreboard
 from ...wording import counted
@@ -281,7 +281,7 @@ class Supervisor:
                 return
             case Event.STARTED:
                 warn_of_root(self._generations[self._plan.generation][1])
-                places = [place_of(s.socket, url_of(s.socket, s.protocol)) for s in self._sockets]
+                places = [sock.place for sock in self._sockets]
                 error_log.info(
                     "Serving %s at %s with %s of %s (press Ctrl-C to stop)",
                     self._name,

@@ -70,7 +70,7 @@ def with_passed_sockets(config: Config, environment: MutableMapping[str, str]) -
     for listener in listeners:
         if _is_of_systemd(listener):
             numbers = [number for number, owner in owners.items() if owner is listener]
-            bind += [f"{listener.prefix}fd:{number}" for number in numbers]
+            bind += [str(listener.at(f"fd:{number}")) for number in numbers]
         else:
             bind.append(str(listener))
     return config.with_values({origin: {"bind": tuple(bind)}})

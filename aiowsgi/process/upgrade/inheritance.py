@@ -6,9 +6,10 @@ import socket
 from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any, NamedTuple
 
+from ...config import ListenerConfig
 from ...errors import ConfigError
-from ...net.bind import ListeningSocket
-from ...net.socket_file import SocketFile
+from ...net.bind.listening import ListeningSocket
+from ...net.bind.socket_file import SocketFile
 
 VARIABLE = "AIOWSGI_UPGRADE"
 
@@ -32,7 +33,8 @@ def describe(sockets: Sequence[ListeningSocket], channel: int, predecessor: int)
             "sockets": [
                 {
                     "descriptor": sock.socket.fileno(),
-                    "protocol": sock.protocol,
+                    "listener": str(sock.listener),
+                    "backlog": sock.listener.backlog,
                     "inherited": sock.inherited,
                     "reuses_port": sock.reuses_port,
                     "file": None if sock.file is None else sock.file.describe(),
@@ -72,7 +74,8 @@ def _open(given: Mapping[str, Any]) -> Inheritance:
             ListeningSocket(
                 socket.socket(fileno=item["descriptor"]),
                 None if item["file"] is None else SocketFile.of_other(*item["file"]),
-                protocol=item["protocol"],
+                # As text: the successor may be another release, in which a listener has more.
+                listener=ListenerConfig.parse(item["listener"], backlog=item["backlog"]),
                 inherited=item["inherited"],
                 reuses_port=item["reuses_port"],
             )

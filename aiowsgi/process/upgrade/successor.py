@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ...net.bind import ListeningSocket
+from ...net.bind.listening import ListeningSocket
 from ..worker.messages import FAILED, Lines, Message, encode
 from .inheritance import VARIABLE, describe
 

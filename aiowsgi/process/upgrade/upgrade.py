@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-from ...net.bind import ListeningSocket
+from ...net.bind.listening import ListeningSocket
 from ...observe.loggers import error_log
 from ...wording import counted
 from ..supervisor.children import Children

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from wsgiref.types import WSGIApplication
 
 from ...config import Config
-from ...config.origin import Origin
+from ...config.fields.origin import Origin
 from ...errors import ConfigError
-from ...net.bind import ListeningSocket, is_on_this_machine
+from ...net.bind.listening import ListeningSocket
+from ...net.bind.places import is_on_this_machine
 from ..run import load
 from .failure_page import FailurePage
 

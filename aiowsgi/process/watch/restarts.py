@@ -2,7 +2,8 @@
 
 import time
 
-from ...net.bind import ListeningSocket, is_on_this_machine, place_of, url_of
+from ...net.bind.listening import ListeningSocket
+from ...net.bind.places import is_on_this_machine
 from ...observe.loggers import error_log
 from ..supervisor.decisions.plan import Plan
 from ..supervisor.reports import describe_status
@@ -35,7 +36,7 @@ class Restarts:
             if not is_on_this_machine(sock.socket):
                 error_log.warning(
                     "--reload is for development, and other machines can connect to %s",
-                    place_of(sock.socket, url_of(sock.socket, sock.protocol)),
+                    sock.place,
                 )
 
     def watched(self) -> None:

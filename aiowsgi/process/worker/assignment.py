@@ -6,7 +6,7 @@ from typing import NamedTuple
 from wsgiref.types import WSGIApplication
 
 from ...config import Config
-from ...net.bind import ListeningSocket
+from ...net.bind.listening import ListeningSocket
 from ...observe.scoreboard import Row, Scoreboard
 
 

@@ -11,7 +11,8 @@ import sys
 
 from ...config import Config
 from ...errors import BindError, ConfigError
-from ...net.bind import ListeningSocket, address_of
+from ...net.bind.listening import ListeningSocket
+from ...net.bind.places import address_of
 from .assignment import Assignment
 
 # What the sockets of one address have in common: levels and options.
@@ -68,4 +69,4 @@ def _another(reserved: ListeningSocket) -> ListeningSocket:
         sock.close()
         address = address_of(*name[:2])
         raise BindError(f"cannot bind {address} in a worker: {error.strerror}") from error
-    return ListeningSocket(sock, protocol=reserved.protocol, reuses_port=True)
+    return ListeningSocket(sock, listener=reserved.listener, reuses_port=True)

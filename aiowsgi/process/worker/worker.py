@@ -11,7 +11,7 @@ from wsgiref.types import WSGIApplication
 from ...bridge.pool.jobs import Scheduling
 from ...config import Config
 from ...errors import ConfigError
-from ...net.bind import ListeningSocket
+from ...net.bind.listening import ListeningSocket
 from ...observe.loggers import error_log
 from ...server.server import Server
 from ...server.surroundings import Surroundings
@@ -135,7 +135,7 @@ class Worker:
             sockets=tuple(
                 sock
                 if sock.reuses_port
-                else ListeningSocket(sock.socket, protocol=sock.protocol, inherited=True)
+                else ListeningSocket(sock.socket, listener=sock.listener, inherited=True)
                 for sock in self._assignment.sockets
             ),
             row=self._assignment.row,

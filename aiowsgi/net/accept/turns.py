@@ -8,7 +8,7 @@ and the time alone.
 import time
 from collections.abc import Callable
 
-from ..observe.scoreboard import Reading, Row, State
+from ...observe.scoreboard import Reading, Row, State
 from .silence import MOMENT
 
 _MILLISECOND = 1_000_000

@@ -2,14 +2,19 @@
 
 import contextlib
 import os
+import re
 import socket
 import stat
 
-from ..errors import BindError, ConfigError
-from ..folder_lock import locked
+from ...config import ListenerConfig
+from ...errors import BindError, ConfigError
+from ...folder_lock import locked
 
 # Seconds that a program has to take a connection, which only shows that it listens.
 _PROBE_TIMEOUT = 1.0
+_NUMBER = re.compile("[0-9]{1,9}", re.ASCII)
+# To the system: whose it is stays as it is.
+_KEEP = -1
 
 
 class SocketFile:
@@ -49,8 +54,7 @@ class SocketFile:
             os.chown(self._path, uid, gid, follow_symlinks=False)
         except OSError as error:
             raise ConfigError(
-                f"cannot give the socket {self._path} to user {uid} and group {gid}: "
-                f"{error.strerror}"
+                f"cannot give the socket {self._path} to {_named(uid, gid)}: {error.strerror}"
             ) from error
 
     def remove(self) -> None:
@@ -63,18 +67,59 @@ class SocketFile:
                     os.unlink(self._path)
 
 
-def bind_file(sock: socket.socket, path: str, *, backlog: int, name: str) -> SocketFile:
+def _named(uid: int, gid: int) -> str:
+    parts = ((uid, "user"), (gid, "group"))
+    return " and ".join(f"{what} {number}" for number, what in parts if number != _KEEP)
+
+
+def bind_file(sock: socket.socket, path: str, listener: ListenerConfig) -> SocketFile:
     """Have a Unix socket listen at ``path``, an absolute one; return its file.
 
-    A file that is left over from a process that has died is replaced. ``name`` is the address as
-    its user has written it. Raises BindError with its whole message, and OSError.
+    A file that is left over from a process that has died is replaced. Raises ConfigError with its
+    whole message, and OSError.
     """
+    uid, gid = _owner(listener), _group(listener)
     # Else another server could replace what this one has just made.
     with locked(os.path.dirname(path)):
-        _remove_stale(path, name)
+        _remove_stale(path, str(listener))
         sock.bind(path)
-        sock.listen(backlog)
-        return SocketFile(path)
+        file = SocketFile(path)
+        try:
+            # Nobody can connect before it listens, so that no one has slipped in by then.
+            if (uid, gid) != (_KEEP, _KEEP):
+                file.give_to(uid, gid)
+            os.chmod(path, listener.mode)
+            sock.listen(listener.backlog)
+        except BaseException:
+            file.remove()
+            raise
+        return file
+
+
+def _owner(listener: ListenerConfig) -> int:
+    if not listener.owner or _NUMBER.fullmatch(listener.owner):
+        return int(listener.owner or _KEEP)
+    import pwd
+
+    try:
+        return pwd.getpwnam(listener.owner).pw_uid
+    except KeyError:
+        raise _unknown(listener, "user", listener.owner) from None
+
+
+def _group(listener: ListenerConfig) -> int:
+    if not listener.group or _NUMBER.fullmatch(listener.group):
+        return int(listener.group or _KEEP)
+    import grp
+
+    try:
+        return grp.getgrnam(listener.group).gr_gid
+    except KeyError:
+        raise _unknown(listener, "group", listener.group) from None
+
+
+def _unknown(listener: ListenerConfig, what: str, name: str) -> ConfigError:
+    return ConfigError(f"cannot bind {listener}: the system knows no {what} {name!r}")
 
 
 def _remove_stale(path: str, name: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from ..errors import ConfigError
+from ...errors import ConfigError
 from .option import Option
 from .origin import Origin
 

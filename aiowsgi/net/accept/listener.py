@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextvars import Context
 from typing import Any
 
-from .bind import ListeningSocket
+from ..bind.listening import ListeningSocket
 
 _log = logging.getLogger("aiowsgi.error")
 

@@ -2,9 +2,9 @@
 
 import re
 
-from ..config import Config, Origin
-from ..errors import ConfigError
-from .bind import address_of
+from ...config import Config, Origin
+from ...errors import ConfigError
+from .places import address_of
 
 # What some write into the host: unix:PATH, fd:N, systemd:NAME, HOST:PORT or [IPV6]:PORT, and with a
 # protocol.

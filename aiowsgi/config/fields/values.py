@@ -3,7 +3,7 @@
 import re
 from typing import Literal
 
-from ..errors import ConfigError
+from ...errors import ConfigError
 
 _DURATION = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?P<unit>ms|s|m|h)?", re.ASCII)
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}
@@ -50,6 +50,15 @@ def parse_workers(text: str) -> int | Literal["auto"]:
 
 def parse_umask(text: str) -> int:
     """Return the permissions in "027", an octal number. Raise ConfigError."""
+    return _octal(text, "umask", "027")
+
+
+def parse_mode(text: str) -> int:
+    """Return the permissions in "660", an octal number. Raise ConfigError."""
+    return _octal(text, "mode of a file", "660")
+
+
+def _octal(text: str, what: str, example: str) -> int:
     if not re.fullmatch("(?:0o)?[0-7]{1,4}", text) or (mode := int(text, 8)) > 0o777:
-        raise ConfigError(f"{text!r} is no umask; write it in octal, such as 027")
+        raise ConfigError(f"{text!r} is no {what}; write it in octal, such as {example}")
     return mode

@@ -1,0 +1,1 @@
+"""Accepting: when, by which process, and how many connections."""

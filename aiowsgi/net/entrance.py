@@ -1,0 +1,24 @@
+"""The way of an accepted socket: from the listener to the front, one step after the other."""
+
+import asyncio
+import socket
+
+from ..connection.shared import Shared
+from ..exchange.interfaces import Codec
+from .transport import SocketWire
+
+
+class Entrance:
+    """Makes what is connected to the sockets that one listener has accepted.
+
+    Arguments: what connections share, the codec of the protocol that is spoken there, and the loop.
+    """
+
+    def __init__(self, shared: Shared, codec: Codec, loop: asyncio.AbstractEventLoop) -> None:
+        self._shared = shared
+        self._codec = codec
+        self._loop = loop
+
+    def protocol(self, sock: socket.socket, peer: object) -> asyncio.Protocol:
+        """Return the protocol of the first step; ``peer`` is the name of the socket's peer."""
+        return SocketWire(self._shared, self._codec, sock, peer, self._loop)
