@@ -238,6 +238,8 @@ def test_protocol_without_an_address_is_refused(bound: Bind, text: str) -> None:
         ("http", "127.0.0.1:8000"),
         ("uwsgi", "uwsgi:127.0.0.1:8000"),
         ("uwsgi:", "uwsgi:127.0.0.1:8000"),
+        ("8000?backlog=9", "127.0.0.1:8000?backlog=9"),
+        ("uwsgi:/run/s?backlog=9", "uwsgi:unix:/run/s?backlog=9"),
     ],
 )
 def test_text_that_is_nearly_an_address_gets_a_hint(bound: Bind, address: str, meant: str) -> None:
@@ -476,14 +478,24 @@ def test_all_interfaces_of_both_families_share_a_port(
 
 
 @needs_ipv6
-def test_all_interfaces_of_ipv6_alone_are_what_the_system_makes_of_them(
-    all_bound: Callable[..., list[socket.socket]],
+def test_all_interfaces_of_ipv6_alone_take_ipv4_too_whatever_the_system_has_as_default(
+    all_bound: Callable[..., list[socket.socket]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with socket.socket(socket.AF_INET6) as plain:
-        default = plain.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
-    # Another port is another matter.
-    sock, _ = all_bound("[::]:0", f"127.0.0.1:{_free_port()}")
-    assert sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) == default
+    class OnlyIPv6(socket.socket):
+        def __init__(self, family: int = -1, *more: Any, **named: Any) -> None:
+            super().__init__(family, *more, **named)
+            # As if /proc/sys/net/ipv6/bindv6only were 1.
+            if family == socket.AF_INET6:
+                self.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(socket, "socket", OnlyIPv6)
+        # Another port is another matter.
+        sock, _ = all_bound("[::]:0", f"127.0.0.1:{_free_port()}")
+    sock.settimeout(5)
+    for host in ("127.0.0.1", "::1"):
+        with socket.create_connection((host, sock.getsockname()[1]), timeout=5):
+            sock.accept()[0].close()
 
 
 @pytest.mark.parametrize(
@@ -711,8 +723,19 @@ def test_a_listener_keeps_its_parameters_at_another_address() -> None:
     ("text", "objection"),
     [
         ("127.0.0.1:1?", "has the parameter '', which is not known"),
-        ("127.0.0.1:1?backlog", "has the parameter 'backlog', which is not known"),
-        ("127.0.0.1:1?Backlog=3", "has the parameter 'Backlog=3', which is not known; behind the"),
+        (
+            "127.0.0.1:1?Backlog=3",
+            "has the parameter 'Backlog=3', which is not known; did you mean backlog=3?",
+        ),
+        (
+            "127.0.0.1:1?backlog",
+            "has the parameter 'backlog', which is not known; did you mean bac",
+        ),
+        (
+            "unix:/s?mod=660",
+            "has the parameter 'mod=660', which is not known; did you mean mode=660?",
+        ),
+        ("unix:/s?x.sock", "has the parameter 'x.sock', which is not known; behind the question"),
         ("127.0.0.1:1?backlog=3&", "has the parameter '', which is not known"),
         ("127.0.0.1:1?backlog=3&backlog=4", "has the parameter backlog twice"),
         ("127.0.0.1:1?backlog=many", "has backlog=many: 'many' is not a whole number"),
@@ -722,9 +745,23 @@ def test_a_listener_keeps_its_parameters_at_another_address() -> None:
             "has mode=rw: 'rw' is no mode of a file; write it in octal, such as 660",
         ),
         ("unix:/s?mode=1777", "has mode=1777: '1777' is no mode of a file"),
-        ("unix:@s?mode=600", "has the parameter mode, which is for the files of Unix sockets"),
         ("127.0.0.1:1?owner=www-data", "has the parameter owner, which is for the files of Unix"),
         ("uwsgi:fd:3?group=g", "has the parameter group, which is for the files of Unix sockets"),
+        (
+            "unix:@s?mode=600",
+            "has the parameter mode, which is for the files of Unix sockets (unix:PATH); leave it "
+            "out: an abstract socket has none, and every user may connect",
+        ),
+        (
+            "uwsgi:systemd:web?mode=660",
+            "has the parameter mode, which is for the files of Unix sockets (unix:PATH); write "
+            "SocketMode=, SocketUser= or SocketGroup= in the socket unit",
+        ),
+        (
+            "/run/s?mode=660",
+            "has the parameter mode, which is for the files of Unix sockets (unix:PATH); write "
+            "unix: before the path",
+        ),
     ],
 )
 def test_parameters_that_are_none_are_told_before_anything_is_bound(

@@ -3,7 +3,9 @@ program that it is for. Only addresses and folders are replaced.
 """
 
 import contextlib
+import grp
 import json
+import os
 import re
 import shlex
 import signal
@@ -72,6 +74,7 @@ UNITS = {
     "shop@.service": "/etc/systemd/system/shop@.service",
     "shop.service.d/logs.conf": "/etc/systemd/system/shop.service.d/logs.conf",
     "shop.service.d/hardened.conf": "/etc/systemd/system/shop.service.d/hardened.conf",
+    "shop.service.d/socket.conf": "/etc/systemd/system/shop.service.d/socket.conf",
 }
 # Another unit of the same name, which stands for two of these.
 ALONE = "/etc/systemd/system/shop.service, with workers"
@@ -362,6 +365,56 @@ def test_service_with_workers_reloads_and_stops(folder: Path) -> None:
         systemd.hear_of("RELOADING")
         systemd.hear_of("READY")
         assert fetch(socket.create_connection(("127.0.0.1", int(port[1])), TIMEOUT), "/cart")
+
+
+def connects(path: Path, user: int, *groups: int) -> bool:
+    """Return whether a user who is in these groups may connect."""
+    program = "import socket, sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])"
+    result = subprocess.run(
+        [sys.executable, "-c", program, path],
+        user=user,
+        group=groups[0],
+        extra_groups=groups[1:],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+    )
+    assert result.returncode == 0 or "PermissionError: [Errno 13]" in result.stderr, result.stderr
+    return not result.returncode
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0, reason="only root may become others: run the tests as root for this"
+)
+def test_web_server_may_connect_to_the_socket_and_nobody_else(folder: Path) -> None:
+    drop_in = moved(example(UNITS["shop.service.d/socket.conf"]), folder)
+    assert re.findall(r"^(?:Runtime|Supp)\w+=(.*)$", drop_in, re.M) == ["shop", "www-data"]
+    command = shlex.split(re.findall(r"^ExecStart=(.+)$", drop_in, re.M)[-1])
+    socket_folder = folder / "run"
+    command = [part.replace(f"{folder}/shop/web", f"{socket_folder}/web") for part in command]
+    # As systemd does; the user and the group of the service are in no database here.
+    shop, www_data = 54321, grp.getgrnam("www-data").gr_gid
+    folder.chmod(0o755)
+    socket_folder.mkdir()
+    os.chown(socket_folder, shop, shop)
+    with running(
+        command,
+        folder,
+        stdout=subprocess.DEVNULL,
+        user=shop,
+        group=shop,
+        extra_groups=[www_data],
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+    ):
+        path = socket_folder / "web.sock"
+        eventually(lambda: "Serving" in (folder / "messages").read_text(), "it serves")
+        assert connects(path, 33333, 33333, www_data)
+        assert connects(path, 33333, www_data)
+        assert not connects(path, 33333, 33333)
+        # The first of the rows about 502: a folder that the web server may not enter.
+        os.chmod(socket_folder, 0o750)
+        assert not connects(path, 33333, www_data)
+    assert not path.exists()
 
 
 def test_processes_share_the_socket_of_systemd(folder: Path) -> None:

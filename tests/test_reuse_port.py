@@ -284,21 +284,25 @@ def all_closed(sockets: list[ListeningSocket]) -> Iterator[None]:
 
 
 def test_no_client_is_kept_waiting_before_a_socket_listens() -> None:
-    found = reserved("127.0.0.1:0")
+    found = reserved("127.0.0.1:0?backlog=7")
     name = found[0].socket.getsockname()
     with all_closed(found), socket.socket() as channel:
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(name, PATIENCE)
         # In the place of the process that is forked.
-        theirs = [ListeningSocket(found[0].socket.dup(), reuses_port=True)]
+        listener = found[0].listener
+        theirs = [ListeningSocket(found[0].socket.dup(), listener=listener, reuses_port=True)]
         own = list(with_own_sockets(assignment_of(theirs, channel)).sockets)
         assert theirs[0].socket.fileno() == -1
         with all_closed(own):
             assert own[0].socket.getsockname() == name
             with pytest.raises(ConnectionRefusedError):
                 socket.create_connection(name, PATIENCE)
-            own[0].listen(9)
+            own[0].listen()
             socket.create_connection(name, PATIENCE).close()
+            # What the address says, and not what counts for all: tcpi_sacked.
+            info = own[0].socket.getsockopt(socket.SOL_TCP, socket.TCP_INFO, 32)
+            assert struct.unpack_from("I", info, 28)[0] == 7
 
 
 @needs_ipv6
@@ -314,7 +318,7 @@ def test_ipv4_and_ipv6_of_one_port_stay_apart() -> None:
             # Else it could take connections of IPv4 as well.
             assert own[0].socket.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) == 1
             for sock in own:
-                sock.listen(9)
+                sock.listen()
                 sock.socket.settimeout(PATIENCE)
             for sock, host in zip(own, ("::1", "127.0.0.1"), strict=True):
                 with socket.create_connection((host, port), PATIENCE):
@@ -345,7 +349,7 @@ def test_an_address_that_is_taken_meanwhile_is_told() -> None:
         other.bind(name)
         other.listen()
         with pytest.raises(BindError, match=rf"^cannot listen on 127\.0\.0\.1:{name[1]}: Address"):
-            found[0].listen(9)
+            found[0].listen()
 
 
 def test_an_address_that_others_share_is_in_use() -> None:
@@ -388,7 +392,7 @@ async def test_what_waits_on_a_socket_of_its_own_is_accepted_before_it_is_closed
         return asyncio.Protocol()
 
     found = reserved("127.0.0.1:0")
-    found[0].listen(9)
+    found[0].listen()
     listener = Listener(
         found[0],
         loop=asyncio.get_running_loop(),

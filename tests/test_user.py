@@ -17,6 +17,7 @@ from typing import Any
 
 import httpx
 import pytest
+from extent import representative
 from served_process import PATIENCE, ServedProcess, served
 
 import aiowsgi
@@ -362,6 +363,71 @@ def test_workers_become_the_user_and_their_supervisor_stays_root(
         assert process.stop() == 0
     assert not path.exists()
     assert not pid_file.exists()
+
+
+def _asks_as(user: int, group: int, path: Path) -> str:
+    """Return what the socket at ``path`` answers to another user, or what the system says."""
+
+    def ask() -> str:
+        os.setgroups([])
+        os.setgid(group)
+        os.setuid(user)
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(PATIENCE)
+            try:
+                client.connect(str(path))
+            except PermissionError as error:
+                return str(error.strerror)
+            client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            return client.recv(12).decode()
+
+    answer: str = json.loads(_in_child(ask))
+    return answer
+
+
+@needs_root
+@needs_open_interpreter
+@pytest.mark.parametrize(
+    "options",
+    representative(
+        ["", "--workers 2", "--workers 2 --preload", "--workers 2 --umask 077"],
+        "--workers 2 --preload",
+    ),
+)
+def test_a_web_server_of_another_user_reaches_what_is_meant_for_it(
+    folder: Path, options: str
+) -> None:
+    everybody, group, own = folder / "everybody", folder / "group", folder / "own"
+    where = (f"unix:{everybody}", f"unix:{group}?mode=660&group=12345", f"unix:{own}?owner=7")
+    bind = [text for address in where for text in ("--bind", address)]
+    # Who connects: a stranger, one of that group, one of the group of the process.
+    clients = [(UNKNOWN + 1, UNKNOWN + 1), (UNKNOWN + 1, 12345), (UNKNOWN + 1, 54322)]
+    yes, no = "HTTP/1.1 200", "Permission denied"
+    expected = {everybody: [no if "--umask" in options else yes] * 3, group: [no, yes, no]}
+
+    def check() -> None:
+        assert {path: [_asks_as(*client, path) for client in clients] for path in expected} == (
+            expected
+        )
+        assert _asks_as(7, 7, own) == yes
+
+    user = ("--user", str(UNKNOWN), "--group", "54322")
+    with served(folder, IDENTITY, *user, *options.split(), bind=tuple(bind)) as process:
+        process.said(" Serving ")
+        check()
+        if not options:
+            return
+        process.signal(signal.SIGHUP)
+        process.said(" Reloaded: ")
+        check()
+        process.signal(signal.SIGUSR2)
+        successor = int(process.said(r" process (\d+) is started ")[1])
+        process.said(" Upgraded: ")
+        assert process.process.wait(PATIENCE) == 0
+        check()
+        os.kill(successor, signal.SIGTERM)
+        process.ended()
+    assert not any(path.exists() for path in (everybody, group, own))
 
 
 @needs_root

@@ -104,11 +104,7 @@ def _parameters(address: str, text: str) -> dict[str, Any]:
         name, equals, value = part.partition("=")
         known = PARAMETERS.get(name)
         if known is None or not equals:
-            names = ", ".join(f"{each}=" for each in PARAMETERS)
-            raise ConfigError(
-                f"the address {address} has the parameter {part!r}, which is not known; behind the "
-                f"question mark write {names} with & between them"
-            )
+            raise ConfigError(f"the address {address} has {_objection_to_name(part)}")
         if name in values:
             raise ConfigError(
                 f"the address {address} has the parameter {name} twice; leave one out"
@@ -120,14 +116,43 @@ def _parameters(address: str, text: str) -> dict[str, Any]:
             raise ConfigError(f"the address {address} has {part}: {error}") from None
         if (objection := kind.objection(values[name])) is not None:
             raise ConfigError(f"the address {address} has {part}, and {name} {objection}")
-    is_file = re.match(r"(?:\w+:)?unix:(?!@)", address, re.ASCII) is not None
     for name in _OF_FILES:
-        if name in values and not is_file:
+        if name in values and (objection := _objection_to_file_of(address)):
             raise ConfigError(
                 f"the address {address} has the parameter {name}, which is for the files of Unix "
-                "sockets (unix:PATH); leave it out"
+                f"sockets (unix:PATH); {objection}"
             )
     return values
+
+
+def _objection_to_name(part: str) -> str:
+    import difflib  # Here, because few mistake a name.
+
+    names = [f"{each}=" for each in PARAMETERS]
+    name, _, value = part.partition("=")
+    what = f"the parameter {part!r}, which is not known"
+    if close := difflib.get_close_matches(f"{name.lower()}=", names, n=1, cutoff=0.7):
+        # One that is known lacks its value.
+        return f"{what}; did you mean {close[0]}{value or '...'}?"
+    return f"{what}; behind the question mark write {', '.join(names)} with & between them"
+
+
+_IS_FILE = re.compile(r"(?:\w+:)?unix:(?!@)", re.ASCII)
+# Where a file has other rules, or there is none: how an address begins, and what to do.
+_NO_FILES = (
+    (r"/|\./|[^:]*/[^:]*\Z", "write unix: before the path"),
+    (r"unix:@", "leave it out: an abstract socket has none, and every user may connect"),
+    (r"systemd", "write SocketMode=, SocketUser= or SocketGroup= in the socket unit"),
+    (r"", "leave it out"),
+)
+
+
+def _objection_to_file_of(address: str) -> str:
+    """Return why an address cannot say whose a file is, empty where it can."""
+    if _IS_FILE.match(address):
+        return ""
+    bare = re.sub(r"\A(?:http|uwsgi):", "", address)
+    return next(hint for pattern, hint in _NO_FILES if re.match(pattern, bare))
 
 
 def _objection_to_bind(value: Any) -> str | None:

@@ -135,7 +135,7 @@ class Serving:
             if self._config.debug:
                 _check_debug(self._config, sockets)
             for listening in sockets:
-                listening.listen(self._config.backlog)
+                listening.listen()
             return Server(
                 self._app, self._config, sockets, self._executor, reader, self._surroundings
             )

@@ -50,7 +50,7 @@ def _did_you_mean(listener: ListenerConfig) -> str:
     else:
         meant = [f"127.0.0.1:{address}", f"{address}:8000"] if address else []
     for text in meant:
-        found = ListenerConfig.parse(listener.prefix + text, backlog=listener.backlog)
+        found = ListenerConfig.parse(listener.prefix + text + listener.parameters)
         if found.address.startswith("unix:") or host_and_port(found.address) is not None:
             return f"; did you mean {found}?"
     return ""
@@ -62,8 +62,8 @@ def bind_all(
     """Return listening sockets for all listeners. If one fails, the others are closed again.
 
     With ``reserve`` they do not listen, and keep the addresses for further ones.
-    [::]:PORT takes connections of IPv4 too, where the system has it so, unless one of the other
-    addresses is to take them. Raises ConfigError.
+    [::]:PORT takes connections of IPv4 too, unless one of the other addresses is to take them.
+    Raises ConfigError.
     """
     sockets: list[ListeningSocket] = []
     try:

@@ -69,12 +69,12 @@ class ListeningSocket:
         """The URL, and whether others than this machine reach it."""
         return place_of(self.socket, self.url)
 
-    def listen(self, backlog: int) -> None:
+    def listen(self) -> None:
         """Have the kernel take connections, if it does not yet. Raises BindError."""
         if not self.reuses_port:
             return
         try:
-            self.socket.listen(backlog)
+            self.socket.listen(self.listener.backlog)
         except OSError as error:
             address = address_of(*self.socket.getsockname()[:2])
             raise BindError(f"cannot listen on {address}: {error.strerror}") from error

@@ -54,7 +54,8 @@ class SocketFile:
             os.chown(self._path, uid, gid, follow_symlinks=False)
         except OSError as error:
             raise ConfigError(
-                f"cannot give the socket {self._path} to {_named(uid, gid)}: {error.strerror}"
+                f"cannot give the socket {self._path} to {_named(uid, gid)}: {error.strerror}; "
+                "only root may give it to any user, and others to a group that they are in"
             ) from error
 
     def remove(self) -> None:

@@ -1,5 +1,6 @@
 """Sockets of TCP: one for each address of a host, and which of them get in each other's way."""
 
+import contextlib
 import errno
 import os
 import re
@@ -44,9 +45,12 @@ def tcp_sockets(
             if os.name == "posix":
                 # Else a port stays taken for a minute after a restart (TIME_WAIT).
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6 and (ipv6_only or len(found) > 1):
-                # The IPv4 address of the same host has a socket of its own.
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            if family == socket.AF_INET6:
+                # The IPv4 address of the same host has a socket of its own. Else [::] takes both,
+                # whatever the system has as its default; OpenBSD does not allow it.
+                with contextlib.suppress(OSError):
+                    alone = ipv6_only or len(found) > 1
+                    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(alone))
             # All addresses of a host share the port that the kernel chose for the first.
             chosen = port or (sockets[0].getsockname()[1] if sockets else 0)
             sock.bind((name[0], chosen, *name[2:]))

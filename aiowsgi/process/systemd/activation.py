@@ -58,7 +58,10 @@ def with_passed_sockets(config: Config, environment: MutableMapping[str, str]) -
             os.set_inheritable(number, False)
     origin = config.origin("bind")
     if origin is Origin.DEFAULT:
-        origin, listeners = Origin.ENVIRONMENT, (ListenerConfig(_ALL, backlog=config.backlog),)
+        origin, listeners = (
+            Origin.ENVIRONMENT,
+            (ListenerConfig(_ALL, **config.listener_defaults()),),
+        )
     owners = _owners(listeners, passed)
     if unused := [sock for sock in passed if sock.number not in owners]:
         error_log.warning(
