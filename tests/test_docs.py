@@ -144,6 +144,36 @@ def _anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
 
 
+def test_page_about_security_names_tests_that_exist() -> None:
+    page, tests = (ROOT / "docs" / "security.md").read_text(), ROOT / "tests"
+    named = re.findall(r"`(test_\w+\.py)(?:::(test_\w+))?`", page)
+    assert len(named) > 80
+    for file, name in named:
+        assert re.search(rf"\bdef {name}\(" if name else "", (tests / file).read_text()), name
+    for path in re.findall(r"`(tests/[^`]*)`", page):
+        assert (ROOT / path).exists(), path
+    # Nothing that looks like one and was not found.
+    assert len(named) == len(re.findall(r"test_\w+\.py", page))
+
+
+def test_page_about_security_has_every_row_of_threats_held_by_tests() -> None:
+    page = (ROOT / "docs" / "security.md").read_text()
+    tables = re.findall(r"^\| asset \|.*\n\|-.*\n((?:\|.*\n)+)", page, re.MULTILINE)
+    assert len(tables) >= 6
+    for row in "".join(tables).splitlines():
+        assert "::test_" in row.split(" | ")[2], row
+
+
+def test_page_about_security_has_the_advisories_that_became_tests() -> None:
+    page = (ROOT / "docs" / "security.md").read_text()
+    number = re.compile(r"CVE-[0-9]{4}-[0-9]+")
+    texts = [path.read_text() for path in (ROOT / "tests").glob("*.py")]
+    corpus = [path.read_text("latin-1") for path in (ROOT / "tests" / "corpus").rglob("*.http")]
+    tried = set(number.findall("".join(texts + corpus)))
+    assert len(tried) > 50
+    assert set(number.findall(page)) == tried
+
+
 def test_nothing_names_the_other_project_that_is_called_aiowsgi_on_the_package_index() -> None:
     # The distribution is aiowsgi-server; only the package and the command are called aiowsgi.
     other = re.compile(r"pip install (?:-\S+ )*['\"]?aiowsgi(?![\w.-])")
