@@ -39,6 +39,8 @@ class Refusal(AiowsgiError):
         self.status = status
         self.reason = reason
         self.retry_after = retry_after
+        # The host of the client that a proxy has named; empty where it has named none.
+        self.told_client = ""
 
     def __str__(self) -> str:
         return f"{self.status}: {self.reason}"

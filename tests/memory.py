@@ -15,7 +15,7 @@ from wsgiref.types import WSGIApplication
 from aiowsgi.bridge.locks import Lock, make_condition
 from aiowsgi.bridge.mailbox import Mailbox
 from aiowsgi.bridge.pool.jobs import Job, JobQueue, JobThread
-from aiowsgi.config import Config, ListenerProtocol
+from aiowsgi.config import Config, ListenerConfig, ListenerProtocol
 from aiowsgi.connection.connection import Connection
 from aiowsgi.errors import QueueFull
 from aiowsgi.exchange.info import ConnectionInfo
@@ -401,7 +401,8 @@ class MemoryServer:
         self.resources = self.assembly.resources
         self.shared = self.assembly.shared
         self.resources.on_defect = raise_defect
-        self.codec = codecs(config, H11, [protocol])[protocol]
+        listener = ListenerConfig("", protocol)
+        self.codec = codecs(config, H11, [listener])[protocol, None]
 
     def _on_disconnect(self) -> None:
         self.disconnects += 1

@@ -20,6 +20,7 @@ from aiowsgi.config import (
     Option,
     Origin,
     ProcessOptions,
+    ProxyOptions,
     ServerOptions,
     help_texts,
 )
@@ -369,7 +370,7 @@ def test_a_group_is_of_one_subject(subject: type[Subject], groups: set[str]) -> 
 
 
 def test_every_option_is_of_one_subject() -> None:
-    subjects = (ListenerOptions, ServerOptions, ProcessOptions)
+    subjects = (ListenerOptions, ProxyOptions, ServerOptions, ProcessOptions)
     assert [field.name for subject in subjects for field in dataclasses.fields(subject)] == [
         *FIELDS
     ]

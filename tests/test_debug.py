@@ -453,7 +453,7 @@ def test_nothing_of_it_is_imported_without_the_option(tmp_path: Path) -> None:
     ],
 )
 def test_a_website_cannot_take_the_names_of_this_machine(host: str | None, told: bool) -> None:
-    assert asks_for_this_machine(host, "127.0.0.1") is told
+    assert asks_for_this_machine("127.0.0.1", host) is told
 
 
 @pytest.mark.parametrize(
@@ -473,7 +473,8 @@ async def test_a_page_under_another_name_cannot_read_it(
     assert (response.status, response.get("content-type")) == (500, "text/plain; charset=utf-8")
     assert response.body.decode() == (
         "500 Internal Server Error\n"
-        "The log of the server says why. debug shows it under names such as localhost only.\n"
+        "The log of the server says why. debug shows it on this machine, and under names such as "
+        "localhost only.\n"
     )
 
 

@@ -20,13 +20,10 @@ _WORKERS = "it is called --workers here"
 _ARGUMENT = "name it in the argument instead: MODULE:CALLABLE, or the path of a file"
 _NEEDLESS = "leave it out: it is always so here"
 _NOTHING = "there is no such option, and no need for it"
-_PROXIES = (
-    "not yet: X-Forwarded-* and Forwarded are passed on and not interpreted; "
-    "a middleware of the application can do it"
-)
+_PROXIES = "write --forwarded-allow-ips ADDRESSES of the proxies, and see --forwarded-headers"
 _PREFIX = (
-    "not yet: SCRIPT_NAME is empty; a middleware of the application can set it, "
-    "and a proxy can cut the prefix"
+    "it is called --script-name here, and cuts the prefix from paths; with --script-name-strip, "
+    "a web server in front has cut it"
 )
 _METRICS = (
     "not yet: there are no metrics; kill -URG and server.inspect() show what the server is doing"
@@ -71,7 +68,10 @@ _BY_NAMES = (
     ("--mount --manage-script-name", "not yet: one application is served, at /"),
     ("--interface --protocol --lifespan", "leave it out: this server speaks HTTP and WSGI"),
     ("--root-path --url-prefix --url-path-prefix", _PREFIX),
-    ("--url-scheme", "not yet: wsgi.url_scheme is http; a middleware can set it"),
+    (
+        "--url-scheme",
+        "a proxy can tell it in X-Forwarded-Proto: see --forwarded-allow-ips",
+    ),
     ("--server-name", "not yet: SERVER_NAME is the address; applications use the Host field"),
     ("--static-map --static-path-mount --static-path-route --check-static", _STATIC),
     ("--config -c --ini --yaml --json --xml", "not yet: options stand on the command line"),
@@ -196,9 +196,21 @@ _BY_NAMES = (
     ("--ssl-ca-certs --ssl-ciphers --ssl-certificate --ssl-ca --ssl-client-verify", _TLS),
     ("--ssl-crl --ssl-protocol-min --verify-mode --do-handshake-on-connect", _TLS),
     ("--suppress-ragged-eofs", _TLS),
-    ("--forwarded-allow-ips --proxy-headers --no-proxy-headers", _PROXIES),
-    ("--trusted-proxy --trusted-proxy-count --trusted-proxy-headers --forwarder-headers", _PROXIES),
-    ("--clear-untrusted-proxy-headers --log-untrusted-proxy-headers", _PROXIES),
+    ("--proxy-headers --trusted-proxy --trusted-proxy-count --secure-scheme-headers", _PROXIES),
+    (
+        "--no-proxy-headers",
+        "leave it out: without --forwarded-allow-ips, the fields of proxies mean nothing",
+    ),
+    (
+        "--trusted-proxy-headers --forwarder-headers",
+        "it is called --forwarded-headers here, with commas between the names",
+    ),
+    (
+        "--clear-untrusted-proxy-headers --no-clear-untrusted-proxy-headers",
+        "with --forwarded-allow-ips, the fields of other peers are dropped, or see "
+        "--forwarded-keep",
+    ),
+    ("--log-untrusted-proxy-headers", f"{_NEEDLESS}, once, with --forwarded-allow-ips"),
     ("--proxy-protocol --proxy-allow-from", "not yet: the PROXY protocol is not understood"),
     ("--header", "set the field in the application, or in a middleware"),
     ("--server-header --no-server-header --ident", _SERVER_FIELD),

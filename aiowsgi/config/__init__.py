@@ -11,6 +11,7 @@ from .fields.origin import Origin
 from .help_texts import help_texts
 from .listener import ListenerConfig, ListenerOptions, ListenerProtocol
 from .process import ProcessOptions
+from .proxies import ProxyOptions
 from .server import ServerOptions
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Option",
     "Origin",
     "ProcessOptions",
+    "ProxyOptions",
     "ServerOptions",
     "help_texts",
 ]

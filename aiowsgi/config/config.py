@@ -6,12 +6,13 @@ from typing import Any
 from ..errors import ConfigError
 from .listener import MODE, ListenerOptions
 from .process import ProcessOptions
+from .proxies import ProxyOptions
 from .server import ServerOptions
 
 
 # The fields of the last base come first.
 @dataclass(frozen=True, kw_only=True)
-class Config(ProcessOptions, ServerOptions, ListenerOptions):
+class Config(ProcessOptions, ServerOptions, ProxyOptions, ListenerOptions):
     """All options: of listeners, of a server, of a process. Durations are seconds, sizes are bytes.
 
     The options of a process are for ``aiowsgi.run`` and the command line: ``aiowsgi.serve`` refuses

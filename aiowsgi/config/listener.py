@@ -9,6 +9,7 @@ from ..errors import ConfigError
 from .fields.option import Option, count, option
 from .fields.subject import Subject
 from .fields.values import parse_mode
+from .trust import objection_to_trust
 
 _GROUP = "where to listen"
 
@@ -57,6 +58,17 @@ class ListenerConfig:
     """user whose file of a Unix socket it is, a name or a number"""
     group: str = option("", _GROUP, rule=_objection_to_account, metavar="GROUP")
     """group whose file of a Unix socket it is, a name or a number"""
+    trust: tuple[str, ...] | None = option(
+        None,
+        _GROUP,
+        parse=lambda text: tuple(text.split(",")),
+        rule=objection_to_trust,
+        metavar="ADDRESS",
+        default_text="--forwarded-allow-ips",
+    )
+    """whose fields say who the client is, as in --forwarded-allow-ips, and all for whoever
+    connects
+    """
     parameters: str = field(default="", compare=False)
     """the parameters as they are written, with the question mark"""
 

@@ -59,8 +59,11 @@ class Observers:
 def access_record(stream: Stream, now: float) -> AccessRecord:
     """Return what the access log says of a request."""
     fields = dict(stream.head.section.fields)
+    client, peer = stream.client, ""
+    if stream.head.variables is not None and client != (host := stream.info.client[0]):
+        peer = host or "unix"
     return AccessRecord(
-        stream.client,
+        client,
         stream.request_line,
         stream.encoder.status_code or CLIENT_CLOSED_REQUEST,
         stream.encoder.body_size - (0 if stream.file is None else stream.file.size),
@@ -74,6 +77,7 @@ def access_record(stream: Stream, now: float) -> AccessRecord:
             stream.first_byte_at,
             now,
         ),
+        peer,
     )
 
 

@@ -4,25 +4,26 @@ from ..exchange.info import ConnectionInfo
 from ..http.parser import Parser
 from ..http.request import RequestHead, RequestParser
 from ..http.response import CONTINUE, ResponseEncoder, ResponseHeads
-from ..http.sections import FieldSections
+from .peers import Sections
 
 
 class Http1:
     """The codec of HTTP/1.1. See ``Codec``.
 
-    Arguments: header sections of requests and heads of responses, which are remembered.
+    Arguments: how the header sections of each peer are read, and the heads of responses. Both are
+    remembered.
     """
 
     __slots__ = ("_heads", "_sections", "continue_response")
 
-    def __init__(self, sections: FieldSections, heads: ResponseHeads) -> None:
+    def __init__(self, sections: Sections, heads: ResponseHeads) -> None:
         self._sections = sections
         self._heads = heads
         self.continue_response = CONTINUE
 
     def parser(self, info: ConnectionInfo) -> RequestParser:
         """Return a parser for a new connection."""
-        return Parser(self._sections)
+        return Parser(self._sections.of(info))
 
     def encoder(self, head: RequestHead) -> ResponseEncoder:
         """Return an encoder for the response to one request."""

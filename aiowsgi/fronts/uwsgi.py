@@ -363,8 +363,9 @@ def _told(variables: dict[bytes, bytes]) -> dict[str, str]:
         if variables.get(name, b"")[:1] not in (b"", b"/"):
             raise Refusal(400, f"{name.decode()} does not begin with a slash")
     told = {name.decode("ascii"): value.decode("latin-1") for name, value in variables.items()}
-    # nginx leaves them empty where it has none; PEP 3333 wants something.
-    for key in "SERVER_NAME", "SERVER_PORT":
+    # nginx leaves them empty where it has none; PEP 3333 wants something. An empty SCRIPT_NAME says
+    # no more than none does.
+    for key in "SERVER_NAME", "SERVER_PORT", "SCRIPT_NAME":
         if not told.get(key, "x"):
             del told[key]
     if (scheme := _scheme(variables)) is not None:

@@ -85,6 +85,11 @@ class Parser(RequestParser):
         # which passwords and cookies come before the first line break, or the rest of a body.
         return line.decode("latin-1") if _METHOD_SO_FAR.match(line) else ""
 
+    @property
+    def told_client(self) -> str:
+        """See ``RequestParser``."""
+        return "" if self._refusal is None else self._refusal.told_client
+
     def feed(self, data: bytes) -> None:
         """See ``RequestParser``."""
         if self._refusal is not None:
@@ -175,7 +180,7 @@ class Parser(RequestParser):
         if section.chunked or section.content_length:
             self._begin_body(section)
         method, target, path, query = match.groups("")
-        return RequestHead(method, target, path, query, section.host, section)
+        return RequestHead(method, target, path, query, section.host, section, section.variables)
 
     def _checked_head(self, block: bytes) -> RequestHead:
         """Return the head whose bytes a scanner has checked."""
@@ -186,8 +191,12 @@ class Parser(RequestParser):
         section = self._sections.known.get(raw) or self._sections.read(raw)
         self._in_body = True
         self._begin_body(section)
-        host = section.host if authority is None else authority
-        return RequestHead(method, target, path, query, host, section)
+        host, variables = section.host, section.variables
+        if authority is not None:
+            host = authority
+            if variables is not None:
+                variables = self._sections.variables_for(section, authority)
+        return RequestHead(method, target, path, query, host, section, variables)
 
     def _begin_body(self, section: FieldSection) -> None:
         if section.chunked:

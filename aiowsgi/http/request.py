@@ -26,8 +26,8 @@ class Limits:
 class FieldSection:
     """The header section of a request, and what was decided from it.
 
-    Requests with the same section share one of these objects. So it is never changed, except for
-    ``environ``, which is set once.
+    Requests with the same section share one of these objects. So it is never changed once it is
+    read, except for ``environ``, which is set once.
     """
 
     # The version of HTTP, because it decides together with the fields. Our own clients speak
@@ -46,6 +46,8 @@ class FieldSection:
     # The part of the environ that all requests with this section have in common; None before the
     # first of them.
     environ: dict[str, Any] | None = field(default=None, compare=False, repr=False)
+    # Values for the environ that follow from what proxies tell, which are trusted; else None.
+    variables: Mapping[str, str] | None = None
 
 
 @dataclass(slots=True)
@@ -65,8 +67,8 @@ class RequestHead:
     # The authority of a target in absolute-form, else the Host field (RFC 9112 §3.3).
     host: str | None
     section: FieldSection
-    # Values for the environ from a web server in front, if its protocol can send such. They replace
-    # what the server itself knows from the connection and the request.
+    # Values for the environ from a web server in front, if its protocol can send such or it is
+    # trusted. They replace what the server itself knows from the connection and the request.
     variables: Mapping[str, str] | None = None
 
 

@@ -5,11 +5,13 @@ send the same ones. What a section means depends only on the bytes from the vers
 empty line. So these bytes are the key of the cache, and what was decided from them is the value.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import cast
 
 from ..cache import Cache
 from ..errors import Refusal
+from .forwarded.names import NAMES
+from .forwarded.policies import ForwardedPolicy
 from .framing import decide_framing, without_repetitions
 from .lines import match_ordinary_section
 from .readers.reader import Reader
@@ -37,12 +39,14 @@ class FieldSections:
 
     Arguments: the limits of requests; the library that reads fields; ``header_map``, what happens
     to a field whose name holds an underscore: "drop" drops it and calls ``on_dropped(name)``,
-    "refuse" refuses the request, and "dangerous" passes the field on as it was sent. ``known``
-    holds the cached sections by their bytes. All of them have passed every check.
+    "refuse" refuses the request, and "dangerous" passes the field on as it was sent; and what
+    happens to the fields of proxies, None if they are as any other. ``known`` holds the cached
+    sections by their bytes. All of them have passed every check.
     """
 
     __slots__ = (
         "_cache",
+        "_forwarded",
         "_header_map",
         "_lines",
         "_on_dropped",
@@ -59,11 +63,13 @@ class FieldSections:
         *,
         header_map: str,
         on_dropped: Callable[[bytes], None] | None = None,
+        forwarded: ForwardedPolicy | None = None,
     ) -> None:
         self.limits = limits
         self.reader = reader
         self._header_map = header_map
         self._on_dropped = on_dropped
+        self._forwarded = forwarded
         # A head of up to so many bytes, without its last two line ends, cannot exceed any limit on
         # bytes. So its lines need not be measured.
         self.max_unmeasured = min(limits.request_line, limits.field_size, limits.head) - 4
@@ -89,11 +95,32 @@ class FieldSections:
         fields = self._fields(raw)
         # The last value of each name.
         values = dict(fields)
+        policy = self._forwarded
+        if policy is None or NAMES.keys().isdisjoint(values):
+            section = self._decided(version, fields, values)
+        else:
+            try:
+                section = self._decided(version, fields, values)
+                policy.apply(section)
+            except Refusal as refusal:
+                refusal.told_client = policy.client(fields)
+                raise
+        if len(section.fields) <= _MAX_FIELDS:
+            self._cache.offer(raw, section, len(raw))
+        return section
+
+    def variables_for(self, section: FieldSection, host: str) -> Mapping[str, str] | None:
+        """Return the variables of a request whose target names another host than its section."""
+        policy = self._forwarded
+        return None if policy is None else policy.variables(section, host)
+
+    def _decided(
+        self, version: str, fields: list[Field], values: dict[bytes, bytes]
+    ) -> FieldSection:
+        """Return a section, with the decisions about framing."""
         section = decide_framing(version, fields, values, self.limits)
         if len(values) < len(fields):
             section.fields = without_repetitions(fields)
-        if len(section.fields) <= _MAX_FIELDS:
-            self._cache.offer(raw, section, len(raw))
         return section
 
     def _mapped(self, fields: list[Field], ambiguous: list[bytes]) -> list[Field]:

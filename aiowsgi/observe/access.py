@@ -53,7 +53,8 @@ class AccessRecord(NamedTuple):
     """What is logged about a request after its response.
 
     ``request_line`` may be incomplete or cut short if the request was refused; ``size`` is that of
-    the response body in bytes.
+    the response body in bytes; ``peer`` is who has connected in the name of the client, empty where
+    it is the client itself.
     """
 
     client: str
@@ -63,6 +64,7 @@ class AccessRecord(NamedTuple):
     referer: str = ""
     user_agent: str = ""
     times: Times = Times()
+    peer: str = ""
 
 
 @lru_cache(maxsize=2)
@@ -85,12 +87,13 @@ def format_record(record: AccessRecord, now: float) -> str:
     """Return the log line of a request.
 
     That is the combined log format, and two numbers more, in seconds: how long the request took,
-    and how long it waited for a thread.
+    and how long it waited for a thread. Behind them is the peer, where it is not the client.
     """
     return (
         f"{record.client or '-'} - - [{_timestamp(int(now))}] {_quoted(record.request_line)} "
         f"{record.status} {record.size} {_quoted(record.referer)} {_quoted(record.user_agent)} "
         f"{record.times.duration:.6f} {record.times.queue_wait:.6f}"
+        f"{record.peer and f' peer={record.peer}'}"
     )
 
 

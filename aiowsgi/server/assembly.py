@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextvars import Context
 from typing import TYPE_CHECKING, Any
 from wsgiref.types import WSGIApplication
@@ -18,7 +18,7 @@ from ..bridge.mailbox import Mailbox
 from ..bridge.pool.job_pool import JobPool
 from ..bridge.pool.jobs import JobQueue, Scheduling
 from ..bridge.spool import Spooler
-from ..config import Config, ListenerProtocol
+from ..config import Config, ListenerConfig, ListenerProtocol
 from ..connection.shared import Shared
 from ..connection.shedding import LoadShedding
 from ..errors import ClientDisconnected, ServerStopped
@@ -27,6 +27,8 @@ from ..exchange.report import Observers
 from ..exchange.resources import Resources
 from ..exchange.stream import LOOP_CLOSED
 from ..fronts.http1 import Http1
+from ..fronts.peers import MakeSections, Sections, SectionsByTrust, SectionsOfAll
+from ..http.forwarded.policies import ForwardedPolicy
 from ..http.readers.reader import Reader
 from ..http.request import Limits, RequestHead
 from ..http.response import ResponseHeads
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
     from .reporting import Reporter
 
 PRODUCT = "aiowsgi"
+# Whom a listener trusts; None where it leaves that to the option.
+Trusted = tuple[str, ...] | None
 
 
 class Assembly:
@@ -95,7 +99,10 @@ class Assembly:
             app,
             resources,
             base_environ=base_environ(
-                software=PRODUCT, multithread=pool.is_concurrent, multiprocess=multiprocess
+                software=PRODUCT,
+                multithread=pool.is_concurrent,
+                multiprocess=multiprocess,
+                script_name=config.script_name,
             ),
             context=context,
             coroutine_runner=self.coroutine_runner,
@@ -103,6 +110,11 @@ class Assembly:
             wake_pool=self.waker.wake_soon,
             report=_debug_report() if config.debug else None,
         )
+        if config.script_name and not config.script_name_strip:
+            # Here, because most servers do not need it.
+            from ..answers.prefix import PrefixAnswerer
+
+            answerer = PrefixAnswerer(config.script_name, answerer)
         if config.health_path:
             answerer = HealthAnswerer(config.health_path, self._is_up, answerer)
         self.shared = Shared(
@@ -205,27 +217,57 @@ def _debug_report() -> Callable[[RequestHead, str, Callable[[], str]], FailureRe
 
 
 def codecs(
-    config: Config, reader: Reader, protocols: Iterable[ListenerProtocol]
-) -> dict[ListenerProtocol, Codec]:
-    """Return a codec for each of the protocols that the listeners of a server speak."""
-    made: dict[ListenerProtocol, Codec] = {}
-    for protocol in set(protocols):
+    config: Config, reader: Reader, listeners: Iterable[ListenerConfig]
+) -> dict[tuple[ListenerProtocol, Trusted], Codec]:
+    """Return a codec for each protocol and each trust of the listeners of a server."""
+    made: dict[tuple[ListenerProtocol, Trusted], Codec] = {}
+    for protocol, trusted in {(each.protocol, each.trust) for each in listeners}:
         match protocol:
             case "http":
-                made[protocol] = _http_codec(config, reader)
+                made[protocol, trusted] = _http_codec(config, reader, trusted)
             case "uwsgi":
                 # Here, because most servers do not need it.
                 from ..fronts.uwsgi import Uwsgi
 
-                made[protocol] = Uwsgi(_limits(config), _response_heads())
+                made[protocol, trusted] = Uwsgi(_limits(config), _response_heads())
     return made
 
 
-def _http_codec(config: Config, reader: Reader) -> Http1:
-    sections = FieldSections(
-        _limits(config), reader, header_map=config.header_map, on_dropped=DroppedFields().note
-    )
+def _http_codec(config: Config, reader: Reader, trusted: Trusted) -> Http1:
+    """Return the codec of listeners that trust whom ``trusted`` names, None as the option does."""
+    limits, on_dropped = _limits(config), DroppedFields().note
+
+    def make(policy: ForwardedPolicy | None) -> FieldSections:
+        return FieldSections(
+            limits,
+            reader,
+            header_map=config.header_map,
+            on_dropped=on_dropped,
+            forwarded=policy,
+        )
+
+    sections: Sections
+    if trusted := config.forwarded_allow_ips if trusted is None else trusted:
+        sections = _sections_by_trust(config, trusted, make)
+    else:
+        sections = SectionsOfAll(make)
     return Http1(sections, _response_heads())
+
+
+def _sections_by_trust(config: Config, trusted: Sequence[str], make: MakeSections) -> Sections:
+    # Here, because most servers do not need them.
+    from ..config.trust import Trust
+    from ..http.forwarded.believing import Believing
+
+    trust = Trust(trusted)
+    chosen = frozenset(name.encode() for name in config.forwarded_fields)
+    # Where a web server has cut the prefix, what it tells of that is all of it.
+    script_name = "" if config.script_name_strip else config.script_name
+
+    def believing(scheme: str) -> ForwardedPolicy:
+        return Believing(chosen, trust.trusts, scheme=scheme, script_name=script_name)
+
+    return SectionsByTrust(trust, make, believing, keep=config.forwarded_keep)
 
 
 def _limits(config: Config) -> Limits:

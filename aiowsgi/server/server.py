@@ -94,7 +94,7 @@ class Server:
             connections=lambda: self._connections,
             room=self._room,
         )
-        spoken = codecs(config, reader, (sock.listener.protocol for sock in sockets))
+        spoken = codecs(config, reader, (sock.listener for sock in sockets))
         self._listeners = [
             Listener(
                 sock,
@@ -104,7 +104,9 @@ class Server:
                 make_room=assembly.shared.shedding.free_connections,
                 on_broken=self._on_broken_listener,
                 make_protocol=self._protocol_factory(
-                    Entrance(assembly.shared, spoken[sock.listener.protocol], loop)
+                    Entrance(
+                        assembly.shared, spoken[sock.listener.protocol, sock.listener.trust], loop
+                    )
                 ),
                 turn=None if self._reporter is None else self._reporter.turn(sock),
             )

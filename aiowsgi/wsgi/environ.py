@@ -27,14 +27,28 @@ _PER_REQUEST_KEYS = (
 )
 
 
-def base_environ(*, software: str, multithread: bool, multiprocess: bool) -> Environ:
+# What a proxy in front can tell better than the server knows it.
+_TOLD_KEYS = (
+    "REMOTE_ADDR",
+    "REMOTE_PORT",
+    "wsgi.url_scheme",
+    "HTTP_HOST",
+    "SERVER_NAME",
+    "SERVER_PORT",
+    "SCRIPT_NAME",
+)
+
+
+def base_environ(
+    *, software: str, multithread: bool, multiprocess: bool, script_name: str = ""
+) -> Environ:
     """Return the part of the environ that is the same for all requests of a server.
 
     ``multithread`` and ``multiprocess`` say whether the application may be called by another
-    thread, or another process, at the same time.
+    thread, or another process, at the same time; ``script_name`` is where it is.
     """
     return {
-        "SCRIPT_NAME": "",
+        "SCRIPT_NAME": script_name,
         "SERVER_SOFTWARE": software,
         "wsgi.version": (1, 0),
         "wsgi.multithread": multithread,
@@ -133,6 +147,9 @@ def build_environ(
     environ["wsgi.input"] = body
     if tls is not None:
         environ.update(tls)
-    if head.variables is not None:
-        environ.update(head.variables)
+    if (variables := head.variables) is not None:
+        if section.variables is not None:
+            # Not with the protocol of a web server, which is its own source of all of these.
+            environ["aiowsgi.peer"] = {key: environ.get(key) for key in _TOLD_KEYS}
+        environ.update(variables)
     return environ

@@ -1,4 +1,4 @@
-"""Which requests may read source code: those that no page of another site can have made.
+"""Which requests may read source code: those of this machine that no page of a website has made.
 
 A website may have its own name resolve to this machine (DNS rebinding). The browser then takes our
 answers for the website's own, and its scripts read them. The Host field still has that name.
@@ -10,10 +10,18 @@ import re
 _LOCAL = re.compile(r"(?:(?:.+\.)?localhost|[0-9.]+|\[[0-9a-f:.]+\])(?::[0-9]*)?", re.I | re.A)
 
 
-def asks_for_this_machine(host: str | None, client: str) -> bool:
-    """Return whether a request was sent to this machine by a name that no website can take.
+_LOOPBACK = re.compile(r"127(?:\.[0-9]{1,3}){3}|::1", re.A)
 
-    Arguments: the Host of the request, None or empty where there is none; and the address of the
-    client, empty on a Unix socket. No browser connects there, or leaves out the Host.
+
+def asks_for_this_machine(client: str, *hosts: str | None) -> bool:
+    """Return whether a request of this machine was sent by a name that no website can take.
+
+    Arguments: the address of the client, empty on a Unix socket, to which no browser connects;
+    where a proxy in front has told another one, that one. And the Host of the request, and the one
+    that a proxy has told, None or empty where there is none: no browser leaves it out.
     """
-    return not client or not host or _LOCAL.fullmatch(host) is not None
+    if not client:
+        return True
+    return _LOOPBACK.fullmatch(client) is not None and all(
+        not host or _LOCAL.fullmatch(host) for host in hosts
+    )

@@ -16,10 +16,12 @@ _log = logging.getLogger("aiowsgi.error")
 
 # Whoever has the value of one of these can act in the name of the client.
 _HIDDEN = frozenset({b"authorization", b"cookie"})
-# For whoever has given this machine a name of their own.
+# For other machines, for which a proxy has asked, and for whoever has given this machine a name of
+# their own.
 _NOT_SHOWN = (
     b"500 Internal Server Error\n"
-    b"The log of the server says why. debug shows it under names such as localhost only.\n"
+    b"The log of the server says why. debug shows it on this machine, and under names such as "
+    b"localhost only.\n"
 )
 _HTML = frozenset({"text/html", "application/xhtml+xml"})
 
@@ -27,7 +29,8 @@ _HTML = frozenset({"text/html", "application/xhtml+xml"})
 class DebugReport:
     """Explains a failure to the client of one request. Implements ``wsgi.failure.FailureReport``.
 
-    Arguments: the head of the request; the address of its client, empty on a Unix socket; and
+    Arguments: the head of the request; the address of its client, empty on a Unix socket, and that
+    which a proxy has told where one is believed; and
     ``request()``, its description for the error log.
     """
 
@@ -60,7 +63,8 @@ class DebugReport:
     def make(self, failure: Failure) -> tuple[Fields, bytes] | None:
         """Return the header fields and the body of the answer. See ``FailureReport``."""
         head = self._head
-        if not asks_for_this_machine(head.host, self._client):
+        told_host = None if head.variables is None else head.variables.get("HTTP_HOST")
+        if not asks_for_this_machine(self._client, head.host, told_host):
             return plain_text.FIELDS, _NOT_SHOWN
         try:
             view = View(

@@ -50,8 +50,10 @@ class FailurePage:
         return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
 
     def _answer(self, environ: WSGIEnvironment) -> tuple[Fields, bytes]:
-        host, client = environ.get("HTTP_HOST"), environ.get("REMOTE_ADDR", "")
-        if not self._is_local or not asks_for_this_machine(host, client):
+        # A proxy that is believed has told another one.
+        sent_host = environ.get("aiowsgi.peer", {}).get("HTTP_HOST")
+        hosts = environ.get("HTTP_HOST"), sent_host
+        if not self._is_local or not asks_for_this_machine(environ["REMOTE_ADDR"], *hosts):
             return plain_text.FIELDS, _SENTENCE
         if accepts_html([(b"accept", environ.get("HTTP_ACCEPT", "").encode("latin-1"))]):
             return html_page.FIELDS, self._html

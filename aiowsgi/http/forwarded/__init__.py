@@ -1,0 +1,1 @@
+"""What proxies tell of the client: X-Forwarded-* and Forwarded (RFC 7239). No I/O."""
