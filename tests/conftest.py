@@ -14,6 +14,7 @@ from wsgiref.types import WSGIApplication
 from wsgiref.validate import validator
 
 import pytest
+from certificates import Certificates
 from defects import no_defects
 from descriptors import open_descriptors
 from extent import EXHAUSTIVE, examples
@@ -145,6 +146,12 @@ def folder() -> Iterator[Path]:
     """Return a folder with a short name: the path of a Unix socket has about 100 bytes."""
     with tempfile.TemporaryDirectory() as name:
         yield Path(name)
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """Return a CA and what it issues. They are made once for all tests of a process."""
+    return Certificates(tmp_path_factory.mktemp("certificates"))
 
 
 @pytest.fixture

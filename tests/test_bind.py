@@ -19,6 +19,9 @@ from aiowsgi.net.bind.places import address_of, place_of, url_of
 
 Bind = Callable[[str], list[socket.socket]]
 
+# One of those that are named by their places alone.
+HTTP = ListenerConfig("")
+
 
 def _has_ipv6() -> bool:
     try:
@@ -94,7 +97,7 @@ def test_ipv6_address_in_brackets(bound: Bind) -> None:
     assert sock.family is socket.AF_INET6
     with socket.create_connection(("::1", sock.getsockname()[1]), timeout=5):
         pass
-    assert url_of(sock) == f"http://[::1]:{sock.getsockname()[1]}"
+    assert url_of(sock, HTTP) == f"http://[::1]:{sock.getsockname()[1]}"
 
 
 def test_localhost_listens_on_the_loopback_interface_only(bound: Bind) -> None:
@@ -189,7 +192,7 @@ def test_text_that_is_no_address_is_refused_with_the_grammar(bound: Bind, addres
     assert not isinstance(caught.value, BindError)
     assert str(caught.value) == (
         f"cannot bind {address!r}: write HOST:PORT, [IPV6]:PORT, unix:PATH or fd:N, or "
-        "uwsgi: before one of these"
+        "tls: or uwsgi: before one of these"
     )
 
 
@@ -211,7 +214,7 @@ def test_protocol_without_an_address_is_refused(bound: Bind, text: str) -> None:
         bound(text)
     assert str(caught.value) == (
         f"cannot bind {text!r}: write HOST:PORT, [IPV6]:PORT, unix:PATH or fd:N, or "
-        "uwsgi: before one of these"
+        "tls: or uwsgi: before one of these"
     )
 
 
@@ -225,9 +228,12 @@ def test_protocol_without_an_address_is_refused(bound: Bind, text: str) -> None:
         ("[::1:8000", "[::1]:8000"),
         ("[[::1]]:8000", "[::1]:8000"),
         ("http://localhost:8000", "localhost:8000"),
+        ("https://localhost:8443/", "tls:localhost:8443"),
         ("tcp://0.0.0.0:80/", "0.0.0.0:80"),
         ("/run/app.sock", "unix:/run/app.sock"),
         ("uwsgi:3031", "uwsgi:127.0.0.1:3031"),
+        ("tls:8443", "tls:127.0.0.1:8443"),
+        ("tls:", "tls:127.0.0.1:8000"),
         ("uwsgi:localhost", "uwsgi:localhost:8000"),
         ("uwsgi:::1:3031", "uwsgi:[::1]:3031"),
         ("uwsgi:/run/app.sock", "uwsgi:unix:/run/app.sock"),
@@ -316,7 +322,7 @@ def test_unix_socket_is_listened_on_and_its_file_goes_with_it(folder: Path) -> N
     path = folder / "s"
     (listening,) = bind(_listener(f"unix:{path}"))
     assert listening.socket.getblocking() is False
-    assert url_of(listening.socket) == f"unix:{path}"
+    assert url_of(listening.socket, HTTP) == f"unix:{path}"
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(5)
         client.connect(str(path))
@@ -418,7 +424,7 @@ def test_abstract_unix_socket_has_no_file(
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(5)
         client.connect(f"\0{name}")
-    assert url_of(sock) == f"unix:@{name}"
+    assert url_of(sock, HTTP) == f"unix:@{name}"
     assert list(folder.iterdir()) == []
     with pytest.raises(BindError, match="another program listens there"):
         bound(f"unix:@{name}")
@@ -639,7 +645,7 @@ def test_url_is_one_that_a_browser_on_this_machine_can_open(name: Any, url: str)
         def getsockname(self) -> Any:
             return name
 
-    assert url_of(Named()) == url  # type: ignore[arg-type]
+    assert url_of(Named(), HTTP) == url  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -657,7 +663,24 @@ def test_url_of_another_protocol_is_none_that_a_browser_opens(name: Any, url: st
         def getsockname(self) -> Any:
             return name
 
-    assert url_of(Named(), "uwsgi") == url  # type: ignore[arg-type]
+    assert url_of(Named(), ListenerConfig("", "uwsgi")) == url  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        (("127.0.0.1", 8443), "https://127.0.0.1:8443"),
+        (("::", 8443, 0, 0), "https://[::1]:8443"),
+        ("/run/app.sock", "tls:unix:/run/app.sock"),
+        (b"\0abstract", "tls:unix:@abstract"),
+    ],
+)
+def test_url_of_tls_says_so(name: Any, url: str) -> None:
+    class Named:
+        def getsockname(self) -> Any:
+            return name
+
+    assert url_of(Named(), ListenerConfig("", tls=True)) == url  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -680,7 +703,7 @@ def test_place_tells_whether_it_is_on_all_interfaces(
 
 def test_place_of_a_unix_socket_is_its_path(bound: Bind, folder: Path) -> None:
     (sock,) = bound(f"unix:{folder}/s")
-    assert place_of(sock, url_of(sock)) == f"unix:{folder}/s"
+    assert place_of(sock, url_of(sock, HTTP)) == f"unix:{folder}/s"
 
 
 @pytest.mark.parametrize(

@@ -376,7 +376,7 @@ def test_wrong_option_is_told_in_one_line_with_the_remedy(
         (["--wsgi-file", "app.py"], "--wsgi-file: name the file as the argument"),
         (["--wsgi-file=app.py"], "--wsgi-file: name the file as the argument"),
         (["-c", "conf.py"], "-c: not yet: "),
-        (["a:b", "-w", "4", "--certfile", "x"], "--certfile: not yet: "),
+        (["a:b", "-w", "4", "--ssl-certfile", "x"], "--ssl-certfile: it is called --certfile here"),
         (["a:b", "--threads", "many", "--config", "9"], "--config: not yet: "),
         (["a:b", "-p", "8000"], "-p: which one is meant? --port or --pid-file"),
     ],

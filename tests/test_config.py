@@ -22,6 +22,7 @@ from aiowsgi.config import (
     ProcessOptions,
     ProxyOptions,
     ServerOptions,
+    TlsOptions,
     help_texts,
 )
 from aiowsgi.config.fields.subject import Subject
@@ -212,11 +213,18 @@ def test_a_choice_is_one_of_those_named(name: str) -> None:
     choices = OPTIONS[name].choices
     assert choices is not None
     for choice in choices:
-        assert getattr(Config(**{name: choice}), name) == choice
-    for wrong in ("", choices[0].upper(), f"{choices[0]} ", None, 1):
+        assert getattr(Config(**{name: choice}, **_needs(name, choice)), name) == choice
+    for wrong in ("", f"{choices[0].upper()}X", f"{choices[0]} ", None, 1):
         with pytest.raises(ConfigError) as e:
             Config(**{name: wrong})
         assert str(e.value) == f"{name} must be one of {', '.join(choices)}, not {wrong!r}"
+
+
+def _needs(name: str, choice: str) -> dict[str, Any]:
+    """Return what else has to be given for a choice that is not the default one."""
+    needs = {"tls_min": {"certfile": ("c.pem",)}}
+    needs["client_certs"] = {"certfile": ("c.pem",), "ca_certs": "ca.pem"}
+    return needs.get(name, {}) if choice != FIELDS[name].default else {}
 
 
 def test_bind_as_one_string_is_refused_with_the_fix() -> None:
@@ -361,6 +369,7 @@ def test_groups_are_contiguous() -> None:
     ("subject", "groups"),
     [
         (ListenerOptions, {"where to listen"}),
+        (TlsOptions, {"TLS"}),
         (ProcessOptions, {"the process", "worker processes", "hooks"}),
     ],
 )
@@ -370,7 +379,7 @@ def test_a_group_is_of_one_subject(subject: type[Subject], groups: set[str]) -> 
 
 
 def test_every_option_is_of_one_subject() -> None:
-    subjects = (ListenerOptions, ProxyOptions, ServerOptions, ProcessOptions)
+    subjects = (ListenerOptions, TlsOptions, ProxyOptions, ServerOptions, ProcessOptions)
     assert [field.name for subject in subjects for field in dataclasses.fields(subject)] == [
         *FIELDS
     ]

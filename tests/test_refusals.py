@@ -79,7 +79,7 @@ def test_flood_of_clients_and_reasons_is_told_of_few(caplog: pytest.LogCaptureFi
             clock.now += 0.001
         assert len(told(caplog)) == 30
         # What is remembered is bounded with it.
-        assert len(refusals._warned) == 30
+        assert len(refusals._repeats._logged) == 30
         clock.now += 60
     refusals.note("one", "", BAD)
     assert "(not shown since the last one: 970)" in told(caplog)[0]

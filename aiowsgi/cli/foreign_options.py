@@ -4,7 +4,6 @@ Looked at only where a command is wrong. Options are those of gunicorn, uvicorn,
 granian and hypercorn that do not exist here.
 """
 
-_TLS = "not yet: there is no TLS; put a proxy such as nginx in front"
 _LOG_FILE = (
     "messages go to standard error and the access log to standard output: redirect them, or give "
     "the loggers aiowsgi.error and aiowsgi.access handlers in the application"
@@ -150,7 +149,8 @@ _BY_NAMES = (
     (
         "--timeout -t",
         "which one is meant? --timeout-keep-alive, --timeout-header, --timeout-body, "
-        "--timeout-request, --timeout-write, --timeout-graceful or --timeout-worker",
+        "--timeout-request, --timeout-write, --timeout-handshake, --timeout-graceful or "
+        "--timeout-worker",
     ),
     ("--harakiri", "it is called --timeout-request here"),
     ("--graceful-timeout --timeout-graceful-shutdown", "it is called --timeout-graceful here"),
@@ -191,11 +191,19 @@ _BY_NAMES = (
     ("--statsd-host --statsd-prefix --dogstatsd-tags --stats", _METRICS),
     ("--metrics --no-metrics --metrics-address --metrics-port --enable-backlog-metric", _METRICS),
     # TLS, proxies, protocols.
-    ("--certfile --keyfile --keyfile-password --ca-certs --cert-reqs --ciphers --https", _TLS),
-    ("--ssl-certfile --ssl-keyfile --ssl-keyfile-password --ssl-version --ssl-cert-reqs", _TLS),
-    ("--ssl-ca-certs --ssl-ciphers --ssl-certificate --ssl-ca --ssl-client-verify", _TLS),
-    ("--ssl-crl --ssl-protocol-min --verify-mode --do-handshake-on-connect", _TLS),
-    ("--suppress-ragged-eofs", _TLS),
+    ("--ssl-certfile --ssl-certificate", "it is called --certfile here"),
+    ("--ssl-keyfile", "it is called --keyfile here"),
+    ("--ssl-keyfile-password", "it is called --keyfile-password here"),
+    ("--ssl-ca-certs --ssl-ca", "it is called --ca-certs here"),
+    ("--ssl-ciphers", "it is called --ciphers here"),
+    ("--ssl-version --ssl-protocol-min", "write --tls-min 1.2 or --tls-min 1.3"),
+    (
+        "--cert-reqs --ssl-cert-reqs --ssl-client-verify --verify-mode",
+        "write --client-certs none, --client-certs optional or --client-certs required",
+    ),
+    ("--https", "write --bind tls:HOST:PORT with --certfile and --keyfile"),
+    ("--ssl-crl", "not yet: certificates of clients that were revoked are not refused"),
+    ("--do-handshake-on-connect --suppress-ragged-eofs", _NEEDLESS),
     ("--proxy-headers --trusted-proxy --trusted-proxy-count --secure-scheme-headers", _PROXIES),
     (
         "--no-proxy-headers",

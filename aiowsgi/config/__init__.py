@@ -13,6 +13,7 @@ from .listener import ListenerConfig, ListenerOptions, ListenerProtocol
 from .process import ProcessOptions
 from .proxies import ProxyOptions
 from .server import ServerOptions
+from .tls import TlsOptions
 
 __all__ = [
     "Config",
@@ -24,5 +25,6 @@ __all__ = [
     "ProcessOptions",
     "ProxyOptions",
     "ServerOptions",
+    "TlsOptions",
     "help_texts",
 ]

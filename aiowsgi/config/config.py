@@ -8,11 +8,12 @@ from .listener import MODE, ListenerOptions
 from .process import ProcessOptions
 from .proxies import ProxyOptions
 from .server import ServerOptions
+from .tls import TlsOptions
 
 
 # The fields of the last base come first.
 @dataclass(frozen=True, kw_only=True)
-class Config(ProcessOptions, ServerOptions, ProxyOptions, ListenerOptions):
+class Config(ProcessOptions, ServerOptions, ProxyOptions, TlsOptions, ListenerOptions):
     """All options: of listeners, of a server, of a process. Durations are seconds, sizes are bytes.
 
     The options of a process are for ``aiowsgi.run`` and the command line: ``aiowsgi.serve`` refuses
@@ -29,6 +30,7 @@ class Config(ProcessOptions, ServerOptions, ProxyOptions, ListenerOptions):
     def check_together(self) -> None:
         """Raise ConfigError where options contradict each other."""
         super().check_together()
+        self._check_tls()
         for listener in self.listeners if self.reuse_port else ():
             what = _ONE_SOCKET.get(listener.address.partition(":")[0])
             if what is not None:
@@ -37,6 +39,20 @@ class Config(ProcessOptions, ServerOptions, ProxyOptions, ListenerOptions):
                     f"{listener} is {what}; write HOST:PORT, or leave "
                     f"{self.spelling('reuse_port')} out"
                 )
+
+    def _check_tls(self) -> None:
+        speakers = [listener for listener in self.listeners if listener.tls]
+        if speakers and not self.has_certificate:
+            certfile = self.origin("bind").spelling("certfile")
+            raise ConfigError(
+                f"{speakers[0]} speaks TLS, and there is no certificate; give {certfile}, or leave "
+                "tls: out"
+            )
+        if self.has_certificate and not speakers:
+            raise ConfigError(
+                f"{self.spelling('certfile')} is given, and no address speaks TLS; write "
+                "tls: before one, or leave http: out"
+            )
 
 
 # Addresses of which there is one socket only.

@@ -18,6 +18,18 @@ MODE = 0o666
 
 ListenerProtocol = Literal["http", "uwsgi"]
 
+_TLS = "tls"
+# What may stand before an address, with a colon.
+PREFIXES = (*get_args(ListenerProtocol), _TLS)
+
+
+def _split_prefix(text: str) -> tuple[str, str]:
+    """Return what stands before an address, empty where nothing does, and the address."""
+    prefix, _, address = text.partition(":")
+    if prefix in PREFIXES and address and not address.startswith("//"):
+        return prefix, address
+    return "", text
+
 
 def _objection_to_mode(value: object) -> str | None:
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 0o777:
@@ -43,6 +55,8 @@ class ListenerConfig:
     """
     protocol: ListenerProtocol = "http"
     """what clients speak there: HTTP, or what nginx calls uwsgi_pass"""
+    tls: bool = False
+    """whether clients speak it over TLS"""
     backlog: int = count(2048, _GROUP)
     """connections that the kernel holds until they are accepted"""
     mode: int = option(
@@ -76,17 +90,18 @@ class ListenerConfig:
     def parse(cls, text: str, **defaults: Any) -> "ListenerConfig":
         """Return the listener of an address with or without its protocol: uwsgi:HOST:PORT.
 
-        Without one it is HTTP. A URL such as http://HOST:PORT is left as it is: it is no address,
-        and whoever binds it says so. ``defaults`` count where the parameters do not say otherwise.
-        Raises ConfigError for parameters that are none.
+        tls: is HTTP over TLS, http: is HTTP without, and so is an address with none of these, but
+        for the ``tls`` in ``defaults``. A URL such as http://HOST:PORT is left as it is: it is no
+        address, and whoever binds it says so. ``defaults`` count where the address and its
+        parameters do not say otherwise. Raises ConfigError for parameters that are none.
         """
         text, mark, written = text.partition("?")
         values = defaults | _parameters(text, written) if mark else defaults
-        name, _, address = text.partition(":")
-        for protocol in get_args(ListenerProtocol):
-            if name == protocol and address and not address.startswith("//"):
-                return cls(address, protocol, **values, parameters=mark + written)
-        return cls(text, **values, parameters=mark + written)
+        prefix, address = _split_prefix(text)
+        if prefix:
+            values["tls"] = prefix == _TLS
+            values["protocol"] = "http" if prefix == _TLS else prefix
+        return cls(address, **values, parameters=mark + written)
 
     def at(self, address: str) -> "ListenerConfig":
         """Return the same at another address."""
@@ -95,6 +110,8 @@ class ListenerConfig:
     @property
     def prefix(self) -> str:
         """What stands before the address in ``bind``: nothing for HTTP, else such as "uwsgi:"."""
+        if self.tls:
+            return f"{_TLS}:"
         return "" if self.protocol == "http" else f"{self.protocol}:"
 
     def __str__(self) -> str:
@@ -201,16 +218,31 @@ class ListenerOptions(Subject):
         default_text="the sockets that systemd passes, else 127.0.0.1:8000",
     )
     """address to listen on: HOST:PORT, [IPV6]:PORT, unix:PATH, fd:N, or systemd:NAME for a socket
-    of systemd (systemd for all), with uwsgi: before it for uwsgi_pass of nginx, and parameters of
-    this address behind a question mark, such as unix:PATH?mode=660&group=www-data; may be repeated
+    of systemd (systemd for all), with uwsgi: before it for uwsgi_pass of nginx, tls: for HTTPS or
+    http: for HTTP, and parameters of this address behind a question mark, such as
+    unix:PATH?mode=660&group=www-data; may be repeated
     """
     backlog: int = count(2048, _GROUP)
     """connections that the kernel holds until they are accepted"""
 
     @property
+    def has_certificate(self) -> bool:
+        """Whether the options name a certificate of the server."""
+        return False
+
+    @property
     def listeners(self) -> tuple[ListenerConfig, ...]:
         """What ``bind`` says, one listener an entry."""
-        defaults = self.listener_defaults()
+        return self.listeners_with(certificate=self.has_certificate)
+
+    def listeners_with(self, *, certificate: bool) -> tuple[ListenerConfig, ...]:
+        """Return what ``bind`` says if the server has a certificate, or if it has none.
+
+        With one, the addresses that tls: stands before speak TLS; where none does, those that no
+        protocol stands before.
+        """
+        chosen = any(_split_prefix(text)[0] == _TLS for text in self.bind)
+        defaults = {"tls": certificate and not chosen, **self.listener_defaults()}
         return tuple(ListenerConfig.parse(text, **defaults) for text in self.bind)
 
     def listener_defaults(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from collections.abc import Callable
 
 from ..connection.shared import Shared
 from ..exchange.interfaces import Codec
@@ -11,14 +12,23 @@ from .transport import SocketWire
 class Entrance:
     """Makes what is connected to the sockets that one listener has accepted.
 
-    Arguments: what connections share, the codec of the protocol that is spoken there, and the loop.
+    Arguments: what connections share, the codec of the protocol that is spoken there, and the loop;
+    and what makes the step of TLS of a socket and its wire, where that is spoken.
     """
 
-    def __init__(self, shared: Shared, codec: Codec, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        shared: Shared,
+        codec: Codec,
+        loop: asyncio.AbstractEventLoop,
+        tls: Callable[[socket.socket, SocketWire], asyncio.Protocol] | None = None,
+    ) -> None:
         self._shared = shared
         self._codec = codec
         self._loop = loop
+        self._tls = tls
 
     def protocol(self, sock: socket.socket, peer: object) -> asyncio.Protocol:
         """Return the protocol of the first step; ``peer`` is the name of the socket's peer."""
-        return SocketWire(self._shared, self._codec, sock, peer, self._loop)
+        wire = SocketWire(self._shared, self._codec, sock, peer, self._loop)
+        return wire if self._tls is None else self._tls(sock, wire)

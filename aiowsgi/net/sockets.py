@@ -20,11 +20,11 @@ def host_and_port(name: object) -> Address:
     return "", ""
 
 
-def server_address(transport: asyncio.BaseTransport) -> Address:
+def server_address(transport: asyncio.BaseTransport, *, tls: bool) -> Address:
     """Return host and port of the server's end of a connection."""
     host, port = host_and_port(transport.get_extra_info("sockname"))
-    # A Unix socket has no host; PEP 3333 wants one.
-    return host or "localhost", port or "80"
+    # A Unix socket has neither; PEP 3333 wants them.
+    return host or "localhost", port or ("443" if tls else "80")
 
 
 # send(2) that does not release the interpreter lock. It takes some microseconds, while to get the

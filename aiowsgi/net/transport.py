@@ -99,7 +99,7 @@ class SocketWire(asyncio.Protocol):
             self._codec,
             # By position: it is made for each connection, and keywords cost twice as much.
             ConnectionInfo(
-                self.server or server_address(transport),
+                self.server or server_address(transport, tls=self.tls is not None),
                 self.client,
                 "http" if self.tls is None else "https",
                 self.tls,

@@ -5,12 +5,10 @@ from collections.abc import Callable
 
 from ..errors import IncompleteRequest, Refusal
 from .access import escaped
+from .repeats import Repeats
 
 _log = logging.getLogger("aiowsgi.error")
 
-# Within so many seconds, no warning is repeated, and there are no more than _MAX_WARNINGS.
-_INTERVAL = 60.0
-_MAX_WARNINGS = 30
 _MAX_NAMES = 100
 # Text that a client chooses is cut to so many characters.
 _SHOWN = 200
@@ -23,12 +21,7 @@ class Refusals:
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        # When each client and reason was warned of, the oldest first. Older than a minute are
-        # removed.
-        self._warned: dict[tuple[str, str], float] = {}
-        # How many refusals were not logged since the last warning.
-        self._not_shown = 0
+        self._repeats = Repeats(clock)
 
     def note(self, client: str, request_line: str, refusal: Refusal) -> None:
         """Take note of a refusal. ``request_line`` is what is known of it, and may be empty."""
@@ -36,25 +29,18 @@ class Refusals:
             # A browser was closed, for example. There is nothing to repair.
             _log.debug("Refused a request from %s: %s", client, refusal)
             return
-        now = self._clock()
-        warned = self._warned
-        while warned and now - warned[oldest := next(iter(warned))] >= _INTERVAL:
-            del warned[oldest]
         # If the server is busy, that is no client's fault. So one warning is for all clients.
-        key = ("" if refusal.retry_after else client, refusal.reason)
-        if key in warned or len(warned) >= _MAX_WARNINGS:
-            self._not_shown += 1
+        rest = self._repeats.note(("" if refusal.retry_after else client, refusal.reason))
+        if rest is None:
             return
-        warned[key] = now
         _log.warning(
             "Refused %s from %s with %d: %s%s",
             f'"{_shown(request_line)}"' if request_line else "a request",
             client or "a Unix socket",
             refusal.status,
             _shown(refusal.reason),
-            f" (not shown since the last one: {self._not_shown})" if self._not_shown else "",
+            rest,
         )
-        self._not_shown = 0
 
 
 class DroppedFields:

@@ -17,6 +17,8 @@ from .identity.user import become, find_user, set_umask
 from .systemd.service import notifier_of
 
 if TYPE_CHECKING:
+    from ssl import SSLContext
+
     from .systemd.notification import Notifier
 
 
@@ -28,18 +30,22 @@ class Beginning(NamedTuple):
     sockets: tuple[ListeningSocket, ...] | None
     # None where nobody listens.
     notifier: "Notifier | None"
+    # What the host has given; None where the options say whether TLS is spoken.
+    ssl: "SSLContext | None" = None
 
 
 @contextlib.contextmanager
-def begun(config: Config) -> Iterator[Beginning]:
+def begun(config: Config, ssl: "SSLContext | None" = None) -> Iterator[Beginning]:
     """Become who the process is to be, and give what it has got before. Raises ConfigError.
 
+    ``ssl`` is what its server speaks TLS with, where the options do not say that.
     At the end, the sockets are closed, if nobody has done so.
     """
     notifier = notifier_of(os.environ)
     set_umask(config)
     user = find_user(config)
-    sockets = None if user is None else tuple(bind_all(config.listeners))
+    listeners = config.listeners_with(certificate=ssl is not None or config.has_certificate)
+    sockets = None if user is None else tuple(bind_all(listeners))
     try:
         if user is not None:
             for sock in sockets or ():
@@ -47,7 +53,7 @@ def begun(config: Config) -> Iterator[Beginning]:
             become(user, config)
         pid_file = PidFile(config.pid_file)
         pid_file.check()
-        yield Beginning(pid_file, sockets, notifier)
+        yield Beginning(pid_file, sockets, notifier, ssl)
     finally:
         for sock in sockets or ():
             sock.close()

@@ -20,7 +20,7 @@ from ..net.bind.address import with_address
 from ..net.bind.places import place_of
 from ..observe.loggers import FORM, FORM_OF_SEVERAL
 from ..server.server import Server
-from ..server.serving import Serving, check_application, check_options
+from ..server.serving import Serving, check_application, check_options, check_ssl
 from ..server.surroundings import Surroundings
 from ..wording import counted
 from ..wsgi.application import describe
@@ -35,6 +35,8 @@ from .signals import Signals
 from .systemd.service import with_passed_sockets
 
 if TYPE_CHECKING:
+    from ssl import SSLContext  # Loaded only where TLS is spoken.
+
     from .systemd.report import Report
 
 _log = logging.getLogger("aiowsgi.error")
@@ -75,6 +77,7 @@ def run(
     port: int | None = None,
     *,
     config: Config | None = None,
+    ssl: "SSLContext | None" = None,
     **options: Never,
 ) -> None:
     """Serve a WSGI application until the process gets SIGINT or SIGTERM. Blocks.
@@ -104,7 +107,8 @@ def run(
                 f"application itself: python -m aiowsgi MODULE:CALLABLE --{name}{option}"
             )
         config = with_passed_sockets(config, os.environ)
-        with begun(config) as beginning, Hooks(config) as hooks:
+        check_ssl(ssl, config)
+        with begun(config, ssl) as beginning, Hooks(config) as hooks:
             hooks.begin_process()
             serve_until_signal(
                 app,
@@ -308,7 +312,7 @@ async def _serve(
 
     And whether threads have not returned from the application.
     """
-    server = await Serving(app, config, None, None, surroundings)
+    server = await Serving(app, config, None, None, surroundings, beginning.ssl)
     trim_heaps()
     closed = asyncio.ensure_future(server.wait_closed())
     report = _report(beginning, server)

@@ -39,6 +39,11 @@ from ..wsgi.failure import FailureReport
 from .surroundings import Surroundings
 
 if TYPE_CHECKING:
+    # Loaded only where they are needed.
+    import socket
+    from ssl import SSLContext
+
+    from ..net.transport import SocketWire
     from ..observe.scoreboard import Row
     from .reporting import Reporter
 
@@ -202,6 +207,17 @@ def new_reporter(
     from .reporting import Reporter
 
     return Reporter(row, resources, connections=connections, room=room)
+
+
+def new_tls_step(
+    shared: Shared, context: "SSLContext | None", loop: asyncio.AbstractEventLoop
+) -> "Callable[[socket.socket, SocketWire], asyncio.Protocol] | None":
+    """Return what makes the step of TLS; None where no connection speaks it."""
+    if context is None:
+        return None
+    from ..net.tls.handshake import TlsTerms
+
+    return TlsTerms(shared, lambda: context, loop).step
 
 
 def _describe(run: Callable[[], None]) -> str:

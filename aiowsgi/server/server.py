@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from functools import partial
 from types import TracebackType
+from typing import TYPE_CHECKING
 from wsgiref.types import WSGIApplication
 
 from ..answers.wsgi import stream_of
@@ -28,11 +29,14 @@ from ..net.entrance import Entrance
 from ..observe.inspection import Inspection, stacks_of
 from ..wording import counted
 from ..wsgi.application import describe
-from .assembly import Assembly, codecs, new_pool, new_reporter
+from .assembly import Assembly, codecs, new_pool, new_reporter, new_tls_step
 from .forked_child import leave_descriptors, leave_signals
 from .loop_end import LoopEnd
 from .shutdown import Shutdown
 from .surroundings import Surroundings
+
+if TYPE_CHECKING:
+    from ssl import SSLContext  # Loaded only where TLS is spoken.
 
 _log = logging.getLogger("aiowsgi.error")
 
@@ -53,6 +57,7 @@ class Server:
         executor: Executor | None,
         reader: Reader,
         surroundings: Surroundings,
+        context: "SSLContext | None",
     ) -> None:
         loop = asyncio.get_running_loop()
         # What callbacks of the loop run in: nothing of the host's tasks can leak into a request,
@@ -95,6 +100,7 @@ class Server:
             room=self._room,
         )
         spoken = codecs(config, reader, (sock.listener for sock in sockets))
+        tls = new_tls_step(assembly.shared, context, loop)
         self._listeners = [
             Listener(
                 sock,
@@ -105,7 +111,10 @@ class Server:
                 on_broken=self._on_broken_listener,
                 make_protocol=self._protocol_factory(
                     Entrance(
-                        assembly.shared, spoken[sock.listener.protocol, sock.listener.trust], loop
+                        assembly.shared,
+                        spoken[sock.listener.protocol, sock.listener.trust],
+                        loop,
+                        tls if sock.listener.tls else None,
                     )
                 ),
                 turn=None if self._reporter is None else self._reporter.turn(sock),

@@ -24,6 +24,9 @@ from ..wsgi.application import describe, objection
 from .server import Server
 from .surroundings import EMBEDDED, Surroundings
 
+if TYPE_CHECKING:
+    from ssl import SSLContext  # Loaded only where TLS is spoken.
+
 _log = logging.getLogger("aiowsgi.error")
 
 _OPTIONS = frozenset(field.name for field in dataclasses.fields(Config))
@@ -52,12 +55,14 @@ class Serving:
         sock: socket.socket | None,
         executor: Executor | None,
         surroundings: Surroundings = EMBEDDED,
+        context: "SSLContext | None" = None,
     ) -> None:
         self._app = app
         self._config = config
         self._sock = sock
         self._executor = executor
         self._surroundings = surroundings
+        self._context = context
         self._server: Server | None = None
         self._is_started = False
         self._forgotten = True
@@ -125,19 +130,29 @@ class Serving:
             ) from None
         _check_threads()
         reader = find_reader(self._config.http)
+        # Before anything is bound, for the mistakes in files.
+        context = self._context or _context_of(self._config)
+        has_certificate = context is not None
         if self._surroundings.sockets is not None:
             sockets = list(self._surroundings.sockets)
         elif self._sock is not None:
-            sockets = [adopt(self._sock, backlog=self._config.backlog)]
+            sockets = [adopt(self._sock, backlog=self._config.backlog, tls=has_certificate)]
         else:
-            sockets = bind_all(self._config.listeners)
+            sockets = bind_all(self._config.listeners_with(certificate=has_certificate))
         try:
+            _check_tls(sockets, context)
             if self._config.debug:
                 _check_debug(self._config, sockets)
             for listening in sockets:
                 listening.listen()
             return Server(
-                self._app, self._config, sockets, self._executor, reader, self._surroundings
+                self._app,
+                self._config,
+                sockets,
+                self._executor,
+                reader,
+                self._surroundings,
+                context,
             )
         except BaseException:
             for sock in sockets:
@@ -157,6 +172,7 @@ def serve(
     config: Config | None = None,
     sock: socket.socket | None = None,
     executor: Executor | None = None,
+    ssl: "SSLContext | None" = None,
     **options: Never,
 ) -> Serving:
     """Serve a WSGI application in the running event loop.
@@ -172,6 +188,8 @@ def serve(
         sock: a bound stream socket to listen on instead; the server closes it.
         executor: runs the application instead of a pool of the server's own, and is left running
             when the server stops. A ``ThreadPool`` may be shared between servers.
+        ssl: the context of a TLS server, instead of ``config.certfile``; with it, addresses without
+            a protocol speak HTTPS.
 
     Raises ConfigError where the application cannot be one, or an option of a process is given, and,
     once it is awaited, BindError where an address cannot be listened on. A start that fails leaves
@@ -194,7 +212,38 @@ def serve(
     if executor is not None and not isinstance(executor, Executor):
         raise TypeError(f"the executor {executor!r} is not a concurrent.futures.Executor")
     _check_executor(executor)
-    return Serving(app, config, sock, executor)
+    check_ssl(ssl, config)
+    return Serving(app, config, sock, executor, context=ssl)
+
+
+def check_ssl(context: "SSLContext | None", config: Config) -> None:
+    """Raise TypeError and ConfigError where a server cannot speak TLS with a context."""
+    if context is None:
+        return
+    from ..net.tls.context import check_context
+
+    check_context(context)
+    if config.has_certificate:
+        raise ConfigError("give either ssl or certfile; a context has its own certificates")
+
+
+def _check_tls(sockets: Sequence[ListeningSocket], context: "SSLContext | None") -> None:
+    """Raise ConfigError where a socket that was bound before is to speak TLS, and nothing can."""
+    for listening in sockets:
+        if listening.listener.tls and context is None:
+            raise ConfigError(
+                f"{listening.listener} speaks TLS, and there is no certificate any more; restart "
+                "the server instead of reloading it"
+            )
+
+
+def _context_of(config: Config) -> "SSLContext | None":
+    """Return the context of the options; None where no listener needs one. Raises ConfigError."""
+    if not config.has_certificate:
+        return None
+    from ..net.tls.context import server_context
+
+    return server_context(config)
 
 
 def _check_threads() -> None:

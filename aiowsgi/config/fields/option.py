@@ -28,6 +28,8 @@ class Option:
     default_text: str | None = None
     # Of an option of a process: what a program does that has a server inside.
     embedded: str | None = None
+    # Whether the value is shown nowhere.
+    secret: bool = False
 
     def objection(self, value: object) -> str | None:
         """Return what is wrong with a value, as the rest of a sentence; None if nothing is."""
@@ -48,7 +50,7 @@ def option(default: Any, group: str, **more: Any) -> Any:
     metadata = {"option": Option(group=group, **more)}
     if callable(default):
         return field(default_factory=default, metadata=metadata)
-    return field(default=default, metadata=metadata)
+    return field(default=default, metadata=metadata, repr=not metadata["option"].secret)
 
 
 def switch(default: bool, group: str, **more: Any) -> Any:

@@ -9,10 +9,10 @@ from .places import address_of
 # What some write into the host: unix:PATH, fd:N, systemd:NAME, HOST:PORT or [IPV6]:PORT, and with a
 # protocol.
 _WHOLE_ADDRESS = re.compile(
-    r"(?:unix|fd|systemd|(?:http|uwsgi)(?!://)):.*|[^:]*:[0-9]*|\[.*\]:[0-9]*", re.DOTALL
+    r"(?:unix|fd|systemd|(?:http|tls|uwsgi)(?!://)):.*|[^:]*:[0-9]*|\[.*\]:[0-9]*", re.DOTALL
 )
 # Of these, HOST with a protocol or an empty port. The groups are the protocol and the host.
-_WITHOUT_PORT = re.compile(r"((?:http|uwsgi):)?(?!unix:|fd:|systemd:)([^:\[]*|\[.*\]):?")
+_WITHOUT_PORT = re.compile(r"((?:http|tls|uwsgi):)?(?!unix:|fd:|systemd:)([^:\[]*|\[.*\]):?")
 
 
 def with_address(
@@ -55,7 +55,8 @@ def _check_host(host: str, port: int, origin: Origin) -> None:
         if scheme != "uwsgi" and not _WHOLE_ADDRESS.fullmatch(bare):
             write = f"host={bare!r}" if origin is Origin.CODE else f"--host {bare}"
             raise ConfigError(f"{host!r} is {what}, not a host; write {write}")
-        address = f"uwsgi:{rest}" if scheme == "uwsgi" else rest
+        prefix = {"uwsgi": "uwsgi:", "https": "tls:"}.get(scheme, "")
+        address = prefix + rest
     elif _WHOLE_ADDRESS.fullmatch(host):
         what, address = "a whole address", host
     else:

@@ -4,9 +4,9 @@ import errno
 import re
 import socket
 from collections.abc import Sequence
-from typing import get_args
 
-from ...config import ListenerConfig, ListenerProtocol
+from ...config import ListenerConfig
+from ...config.listener import PREFIXES
 from ...errors import BindError, ConfigError
 from .failures import bind_error, explained
 from .listening import ListeningSocket
@@ -38,13 +38,14 @@ def _did_you_mean(listener: ListenerConfig) -> str:
     address = listener.address
     host, _, port = address.rpartition(":")
     scheme, is_url, rest = address.partition("://")
-    if address.removesuffix(":") in get_args(ListenerProtocol):
+    if address.removesuffix(":") in PREFIXES:
         meant = [f"{address.removesuffix(':')}:127.0.0.1:8000"]
     elif "/" in address and ":" not in address:
         meant = [f"unix:{address}"]
     elif is_url:
         rest = rest.rstrip("/")
-        meant = [f"{scheme}:{rest}" if scheme in get_args(ListenerProtocol) else rest]
+        scheme = "tls" if scheme == "https" else scheme
+        meant = [f"{scheme}:{rest}" if scheme in PREFIXES else rest]
     elif "::" in host:
         meant = [f"[{host.strip('[]')}]:{port}"]
     else:
@@ -118,14 +119,14 @@ def bind(
         forms = [listener.prefix + form for form in ("HOST:PORT", "[IPV6]:PORT", "unix:PATH")]
         raise ConfigError(
             f"cannot bind {str(listener)!r}: write {', '.join(forms)} or {listener.prefix}fd:N"
-            f"{'' if listener.prefix else ', or uwsgi: before one of these'}"
+            f"{'' if listener.prefix else ', or tls: or uwsgi: before one of these'}"
             f"{_did_you_mean(listener)}"
         )
     found = tcp_sockets(listener, *parts, ipv6_only=ipv6_only, reserve=reserve)
     return [ListeningSocket(sock, listener=listener, reuses_port=reserve) for sock in found]
 
 
-def adopt(sock: socket.socket, *, backlog: int) -> ListeningSocket:
+def adopt(sock: socket.socket, *, backlog: int, tls: bool) -> ListeningSocket:
     """Return a socket that the caller has made, listening. Raises ConfigError."""
     if sock.type != socket.SOCK_STREAM:
         raise ConfigError(f"cannot accept connections on {sock!r}: it is not a stream socket")
@@ -134,4 +135,5 @@ def adopt(sock: socket.socket, *, backlog: int) -> ListeningSocket:
     except OSError as error:
         raise BindError(f"cannot listen on {sock!r}: {error.strerror}") from error
     # The caller may have forked since it was made, and will hardly say so.
-    return ListeningSocket(sock, inherited=True)
+    listener = ListenerConfig(f"fd:{sock.fileno()}", tls=tls, backlog=backlog)
+    return ListeningSocket(sock, listener=listener, inherited=True)

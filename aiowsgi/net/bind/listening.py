@@ -62,7 +62,7 @@ class ListeningSocket:
     @property
     def url(self) -> str:
         """Where programs on this machine find it. See ``url_of``."""
-        return url_of(self.socket, self.listener.protocol)
+        return url_of(self.socket, self.listener)
 
     @property
     def place(self) -> str:

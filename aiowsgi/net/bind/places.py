@@ -3,7 +3,7 @@
 import os
 import socket
 
-from ...config import ListenerProtocol
+from ...config import ListenerConfig
 
 # All interfaces: no address to connect to, but what is bound to it can be reached at this one.
 WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
@@ -14,16 +14,18 @@ def address_of(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host and host[0] != "[" else f"{host}:{port}"
 
 
-def url_of(sock: socket.socket, protocol: ListenerProtocol = "http") -> str:
+def url_of(sock: socket.socket, listener: ListenerConfig) -> str:
     """Return the URL of a listening socket, as programs on this machine reach it.
 
-    It is http://HOST:PORT or uwsgi://HOST:PORT; for a Unix socket unix:PATH or uwsgi:unix:PATH.
+    It is http://HOST:PORT, https://HOST:PORT or uwsgi://HOST:PORT; for a Unix socket unix:PATH,
+    tls:unix:PATH or uwsgi:unix:PATH.
     """
     name = sock.getsockname()
     if isinstance(name, tuple):
         host: str = name[0]
-        return f"{protocol}://{address_of(WILDCARDS.get(host, host), name[1])}"
-    prefix = "" if protocol == "http" else f"{protocol}:"
+        scheme = "https" if listener.tls else listener.protocol
+        return f"{scheme}://{address_of(WILDCARDS.get(host, host), name[1])}"
+    prefix = listener.prefix
     if isinstance(name, bytes) and name[:1] == b"\0":
         return f"{prefix}unix:@{os.fsdecode(name[1:])}"
     return f"{prefix}unix:{name if isinstance(name, str) else os.fsdecode(name)}"

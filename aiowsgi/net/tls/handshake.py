@@ -1,0 +1,137 @@
+"""The step of TLS on the way of a connection: the handshake, and what is none."""
+
+import asyncio
+import re
+import socket
+import ssl
+from collections.abc import Callable
+
+from ...connection.shared import Shared
+from ...connection.states import LINGER_TIMEOUT
+from ...errors import Refusal
+from ...observe.handshakes import HandshakeFailures
+from ..arrival import Arrival
+from ..sockets import half_close
+from ..transport import SocketWire
+from .reasons import reason_of
+from .session import Session
+from .transport import TlsTransport
+from .variables import TlsVariables
+
+# The first byte of every handshake (RFC 8446 §5.1, RFC 5246 §6.2.1).
+_HANDSHAKE = 0x16
+# How a request of HTTP begins, as far as it goes.
+_METHOD_SO_FAR = re.compile(rb"[A-Z]{0,20}\Z|[A-Z]{3,20} ")
+_METHOD = re.compile(rb"[A-Z]{3,20} ")
+_REQUEST_LINE = re.compile(rb"[^\r\n]{0,8190}")
+_TEXT = b"This port speaks HTTPS, and the request came as HTTP. Begin the URL with https://\n"
+_ANSWER = (
+    b"HTTP/1.1 400 Bad Request\r\n"
+    b"Content-Type: text/plain; charset=utf-8\r\n"
+    b"Content-Length: %d\r\n"
+    b"Connection: close\r\n\r\n%b" % (len(_TEXT), _TEXT)
+)
+_REFUSAL = Refusal(400, "the client speaks plain HTTP, and this listener HTTPS")
+_GARBAGE = "what it sends is neither TLS nor HTTP"
+
+
+class TlsTerms:
+    """What the connections of one server are told of TLS.
+
+    Arguments: what connections share; ``context()``, asked for each connection, so that it may
+    change; and the loop.
+    """
+
+    def __init__(
+        self,
+        shared: Shared,
+        context: Callable[[], ssl.SSLContext],
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self.shared = shared
+        self.context = context
+        self.loop = loop
+        self.failures = HandshakeFailures(shared.resources.clock)
+
+    def step(self, sock: socket.socket, wire: SocketWire) -> asyncio.Protocol:
+        """Return the step of TLS for an accepted socket."""
+        return Handshake(self, sock, wire)
+
+
+class Handshake(Arrival):
+    """A handshake that has ``timeout_handshake`` seconds. What is none is refused.
+
+    Arguments: what the connections of a server have in common; the socket; and its wire.
+    """
+
+    def __init__(self, terms: TlsTerms, sock: socket.socket, wire: SocketWire) -> None:
+        config = terms.shared.resources.config
+        super().__init__(terms.shared, sock, wire, config.timeout_handshake)
+        self._terms = terms
+        self._session: Session | None = None
+        # The beginning of what is no handshake, until it is known what it is.
+        self._cleartext = b""
+        # Whether the client was refused, and its end is waited for.
+        self._is_over = False
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes from the client."""
+        if self._is_over:
+            return
+        if self._session is None:
+            if self._cleartext or data[0] != _HANDSHAKE:
+                self._take_cleartext(self._cleartext + data)
+                return
+            self._session = Session(self._terms.context())
+        self._session.feed(data)
+        try:
+            complete = self._session.handshake()
+        except ssl.SSLError as error:
+            self._terms.failures.note(self._wire.client[0], reason_of(error))
+            self._refuse(self._session.take_output())
+            return
+        if output := self._session.take_output():
+            self._transport.write(output)
+        if complete:
+            self._wire.tls = TlsVariables()
+            self._arrive(TlsTransport(self._session, self._wire, self._terms.loop), b"")
+
+    def eof_received(self) -> bool | None:
+        """Take the client's end: there is nothing to say to it."""
+        if not self._is_over:
+            self._terms.failures.note_silence(self._wire.client[0])
+        return super().eof_received()
+
+    def _time_out(self) -> None:
+        if not self._is_over:
+            self._terms.failures.note_silence(self._wire.client[0])
+        super()._time_out()
+
+    def _take_cleartext(self, data: bytes) -> None:
+        """Take what is no TLS. Who speaks HTTP is told what to speak."""
+        self._cleartext = data
+        if _METHOD.match(data) is not None:
+            line = _REQUEST_LINE.match(data)
+            assert line is not None  # It may be empty.
+            self._shared.observers.note_refusal(
+                self._wire.client[0], line[0].decode("latin-1"), _REFUSAL
+            )
+            self._refuse(_ANSWER)
+        elif _METHOD_SO_FAR.match(data) is None:
+            self._terms.failures.note(self._wire.client[0], _GARBAGE)
+            self._transport.abort()
+
+    def _refuse(self, answer: bytes) -> None:
+        """Send an answer, and close once the client has.
+
+        A socket that is closed while bytes of the client are unread makes the kernel send a reset,
+        which can destroy the answer on its way. With TLS 1.3, a client may have sent its request
+        before it knows that its certificate is refused.
+        """
+        self._is_over = True
+        self._session = None
+        self._cleartext = b""
+        self._transport.write(answer)
+        half_close(self._transport)
+        self._timer.cancel()
+        self._timer = self._shared.timers.call_later(LINGER_TIMEOUT, self._time_out)
