@@ -1,4 +1,6 @@
-"""The client: runs wrk, or `fairness` or `offered` where that is not enough, and reads the report.
+"""The client: runs wrk, or `fairness`, `offered` or `handshakes` where that is not enough.
+
+It reads their reports.
 
 The functions `parse...` go from text to data; `Client.measure` is the only place that starts a
 client.
@@ -12,10 +14,10 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
-from benchmarks import fairness, offered
+from benchmarks import fairness, handshakes, offered
 from benchmarks.machine import program, program_version
 from benchmarks.rows import Row
 
@@ -91,6 +93,9 @@ class Client:
         elif row.offered:
             command = [sys.executable, "-m", "benchmarks.offered"]
             command += [str(port), str(rate), str(duration), str(connections)]
+        elif row.handshakes:
+            command = [sys.executable, "-m", "benchmarks.handshakes"]
+            command += [str(port), str(connections), str(duration)]
         else:
             command = [self._path, "--latency", "--threads", "1", "--timeout", f"{ANSWER_TIMEOUT}s"]
             command += ["--connections", str(connections), "--duration", f"{duration}s"]
@@ -98,13 +103,22 @@ class Client:
                 command += ["--script", str(row.script)]
             for name, value in row.headers:
                 command += ["--header", f"{name}: {value}"]
-            command.append(f"http://127.0.0.1:{port}/")
+            command.append(f"{'https' if row.tls else 'http'}://127.0.0.1:{port}/")
         cpu_before = _children_cpu()
         started = time.perf_counter()
         printed = _run(command, timeout=duration + GRACE_SECONDS, cores=cores)
         elapsed = time.perf_counter() - started
-        read = parse_fairness if row.burners else parse_offered if row.offered else parse
-        return Measurement(read(printed), elapsed=elapsed, cpu=_children_cpu() - cpu_before)
+        findings = _reader(row)(printed)
+        return Measurement(findings, elapsed=elapsed, cpu=_children_cpu() - cpu_before)
+
+
+def _reader(row: Row) -> Callable[[str], Findings]:
+    """Return what reads the report of the row's client."""
+    if row.burners:
+        return parse_fairness
+    if row.offered:
+        return parse_offered
+    return parse_handshakes if row.handshakes else parse
 
 
 def _run(command: list[str], *, timeout: float, cores: Collection[int]) -> str:
@@ -187,6 +201,22 @@ def parse_offered(text: str) -> Findings:
         },
         errors=report.failed,
         distribution={f"{share}": nearest_rank(latencies, share / 100) for share in SHARES},
+    )
+
+
+def parse_handshakes(text: str) -> Findings:
+    """Read what `handshakes` prints. Raises `ClientError` when not one request was answered."""
+    report = handshakes.Report(**json.loads(text))
+    latencies = sorted(report.latencies)
+    if not latencies:
+        raise ClientError("not one handshake came to an answer")
+    return Findings(
+        {
+            "requests_per_second": len(latencies) / report.seconds,
+            "p50": nearest_rank(latencies, 0.50),
+            "p99": nearest_rank(latencies, 0.99),
+        },
+        errors=report.failed,
     )
 
 

@@ -33,6 +33,9 @@ P999 = Figure("p999", "p99.9 ms", scale=1e3, digits=2, more_is_better=False)
 CLIENT_DELAY = Figure("client_delay", "client's p99 ms", scale=1e3, digits=2, more_is_better=False)
 MEMORY = Figure("resident_bytes", "memory MiB", scale=2**-20, digits=1, more_is_better=False)
 BURNED = Figure("requests_per_second", "CPU-bound/s")
+CPU_PER_REQUEST = Figure(
+    "cpu_per_request", "server's CPU µs a request", scale=1e6, digits=0, more_is_better=False
+)
 SLEEP_SHARE = Figure("share", "% of threads / 10 ms", scale=100, digits=1)
 PER_CONNECTION = Figure(
     "bytes_per_connection", "KiB a connection", scale=2**-10, digits=2, more_is_better=False

@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Iterator
 
+from benchmarks import certificate
 from benchmarks.rows import Row
 
 ANSWER_TIMEOUT = 20.0
@@ -23,14 +24,18 @@ def connections(row: Row, port: int) -> Iterator[list[socket.socket]]:
     """
     answered: list[socket.socket] = []
     end = time.monotonic() + OPENING_TIMEOUT
+    context = certificate.client_context() if row.tls else None
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
             while len(answered) < row.idle and time.monotonic() < end:
                 batch = []
                 for _ in range(min(BATCH, row.idle - len(answered))):
                     sock = socket.create_connection(("127.0.0.1", port), timeout=ANSWER_TIMEOUT)
-                    batch.append(stack.enter_context(sock))
+                    stack.enter_context(sock)
+                    if context is not None:
+                        sock = stack.enter_context(context.wrap_socket(sock))
                     sock.sendall(_REQUEST)
+                    batch.append(sock)
                 for sock in batch:
                     _read_answer(sock, row.expected_body)
                     answered.append(sock)

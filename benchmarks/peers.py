@@ -32,6 +32,9 @@ class Peer:
     start a supervisor for a single one."""
     many: tuple[str, ...] = ()
     """Further arguments of `python -m MODULE` for thousands of connections."""
+    tls: tuple[str, ...] = ()
+    """Further arguments of `python -m MODULE` with which it speaks TLS, `{certificate}` and `{key}`
+    among them; empty: it takes no part in rows with TLS."""
     rows: tuple[str, ...] = ()
     """The only rows it takes part in; empty for all."""
     program: str = ""
@@ -46,14 +49,32 @@ class Peer:
         return bool(self.several) or any("{workers}" in part for part in self.command)
 
     def arguments(
-        self, *, port: int, threads: int, workers: int, application: str, many: bool
+        self,
+        *,
+        port: int,
+        threads: int,
+        workers: int,
+        application: str,
+        many: bool,
+        certificate: tuple[str, str] | None = None,
     ) -> list[str]:
-        """Return the command for one start of the server."""
+        """Return the command for one start of the server.
+
+        `certificate` is the paths of a certificate and its key; with it, the server speaks TLS.
+        """
         command = self.several if self.several and workers > 1 else self.command
+        more = (*(self.tls if certificate else ()), *(self.many if many else ()))
         return [
-            part.format(port=port, threads=threads, workers=workers, application=application)
+            part.format(
+                port=port,
+                threads=threads,
+                workers=workers,
+                application=application,
+                certificate=certificate[0] if certificate else "",
+                key=certificate[1] if certificate else "",
+            )
             # Behind the program and its module, because waitress takes no option at the end.
-            for part in (*command[:3], *(self.many if many else ()), *command[3:])
+            for part in (*command[:3], *more, *command[3:])
         ]
 
 
@@ -70,6 +91,7 @@ def _aiowsgi(http: str, requirement: str) -> Peer:
         command=command,
         several=(*command, "--workers", "{workers}"),
         many=("--max-connections", str(MANY_CONNECTIONS)),
+        tls=("--certfile", "{certificate}", "--keyfile", "{key}"),
         distributions=("aiowsgi-server", "uvloop", http),
         ours=True,
     )
@@ -95,6 +117,7 @@ def _uvicorn(http: str) -> Peer:
             *("--host", "127.0.0.1", "--port", "{port}", "--workers", "{workers}"),
             *("--timeout-keep-alive", "65", "--no-access-log", "--log-level", "warning"),
         ),
+        tls=("--ssl-certfile", "{certificate}", "--ssl-keyfile", "{key}"),
         distributions=("uvicorn", "a2wsgi", "uvloop", http),
     )
 
@@ -112,6 +135,7 @@ PEERS = (
             *("--bind", "127.0.0.1:{port}", "{application}"),
         ),
         many=("--worker-connections", str(MANY_CONNECTIONS)),
+        tls=("--certfile", "{certificate}", "--keyfile", "{key}"),
         distributions=("gunicorn",),
     ),
     Peer(
@@ -146,6 +170,7 @@ PEERS = (
             *("--workers", "{workers}", "--bind", "127.0.0.1:{port}", "--keep-alive", "65"),
             *("--log-level", "warning"),
         ),
+        tls=("--certfile", "{certificate}", "--keyfile", "{key}"),
         distributions=("hypercorn", "uvloop", "h11"),
         note="has no option for threads: it uses asyncio's default, processors + 4, at most 32",
     ),
@@ -168,6 +193,7 @@ PEERS = (
             *("--no-access-log", "--log-level", "warning", "{application}"),
         ),
         many=("--backpressure", str(MANY_CONNECTIONS)),
+        tls=("--ssl-certificate", "{certificate}", "--ssl-keyfile", "{key}"),
         distributions=("granian",),
     ),
     Peer(
@@ -207,9 +233,10 @@ PEERS = (
         requirements=(),
         command=("python", "-m", "benchmarks.servers.nginx", "{port}"),
         distributions=(),
-        rows=("file",),
+        tls=("{certificate}", "{key}"),
+        rows=("file", "tls", "tls-handshakes", "tls-resumed", "tls-idle"),
         program="nginx",
         optional="needs nginx (Debian: nginx-light)",
-        note="serves the file itself, without Python",
+        note="serves the file and the 14 bytes itself, without Python",
     ),
 )

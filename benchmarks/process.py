@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from benchmarks import certificate
 from benchmarks.rows import Row
 
 START_TIMEOUT = 20.0
@@ -86,7 +87,7 @@ class ServerProcess:
         Raises `ProcessError` unless the answer is 200 with exactly the expected body.
         """
         method = "POST" if row.request_body else "GET"
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=CHECK_TIMEOUT)
+        connection = self._connection(row)
         try:
             connection.request(
                 method, "/", body=row.request_body or None, headers=dict(row.headers)
@@ -107,6 +108,13 @@ class ServerProcess:
                 f"{method} / answered {response.status} with {size} bytes {start!r}, "
                 f"expected 200 with {expected_size} bytes"
             )
+
+    def _connection(self, row: Row) -> http.client.HTTPConnection:
+        if not row.tls:
+            return http.client.HTTPConnection("127.0.0.1", self._port, timeout=CHECK_TIMEOUT)
+        return http.client.HTTPSConnection(
+            "127.0.0.1", self._port, timeout=CHECK_TIMEOUT, context=certificate.client_context()
+        )
 
     @property
     def pid(self) -> int:

@@ -10,6 +10,7 @@ from benchmarks import apps
 from benchmarks.figures import (
     BURNED,
     CLIENT_DELAY,
+    CPU_PER_REQUEST,
     KEPT,
     MEMORY,
     P50,
@@ -80,6 +81,11 @@ class Row:
     """Connections that keep CPU-bound requests running: the client is `fairness` instead of wrk."""
     offered: bool = False
     """Requests come at the rate given by `--rate`: the client is `offered` instead of wrk."""
+    tls: bool = False
+    """Clients speak TLS, and the servers have a certificate with a P-256 key."""
+    handshakes: bool = False
+    """Each request makes a full handshake: the client is `handshakes` instead of wrk, which resumes
+    the session of the connection before."""
     idle: int = 0
     """Connections that are opened, used once and left idle, when the load of wrk has ended."""
     headers: tuple[tuple[str, str], ...] = ()
@@ -172,6 +178,31 @@ ROWS = (
         headers=(("Connection", "close"),),
     ),
     Row(
+        name="tls",
+        title="14 bytes over TLS 1.3",
+        figures=(CPU_PER_REQUEST, P50, P99, MEMORY),
+        tls=True,
+    ),
+    Row(
+        name="tls-handshakes",
+        title="14 bytes over TLS 1.3, a new connection with a full handshake for each request",
+        headlines=(CPU_PER_REQUEST,),
+        figures=(RATE, P50, P99, MEMORY),
+        connections=8,
+        headers=(("Connection", "close"),),
+        tls=True,
+        handshakes=True,
+    ),
+    Row(
+        name="tls-resumed",
+        title="14 bytes over TLS 1.3, a new connection for each request that resumes the last one",
+        headlines=(CPU_PER_REQUEST,),
+        figures=(RATE, P50, P99, MEMORY),
+        connections=8,
+        headers=(("Connection", "close"),),
+        tls=True,
+    ),
+    Row(
         name="workers",
         title="Flask, 2 processes on 2 cores that the client shares : 1 process on a core",
         headlines=(SCALING,),
@@ -187,6 +218,14 @@ ROWS = (
         headlines=(PER_CONNECTION,),
         figures=(KEPT, MEMORY),
         idle=10_000,
+    ),
+    Row(
+        name="tls-idle",
+        title="resident memory for each of 2,000 idle TLS connections that have made a request",
+        headlines=(PER_CONNECTION,),
+        figures=(KEPT, MEMORY),
+        tls=True,
+        idle=2_000,
     ),
     Row(
         name="memory",

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import idle, machine
+from benchmarks import certificate, idle, machine
 from benchmarks.application import THREADS_VARIABLE, VARIABLE
 from benchmarks.apps import CHUNK, FILE_CHUNKS, FILE_VARIABLE, SLEEP_SECONDS
 from benchmarks.client import Client, ClientError, Measurement
@@ -56,6 +56,7 @@ class Benchmark:
         self._installation = installation
         self._root = root
         self._file = folder / "file"
+        self._certificate = folder / "certificate"
 
     def run_row(self, row: Row, peers: Sequence[Peer]) -> tuple[RowResult, bool]:
         """Measure each server once a round; one that fails is left out of later rounds.
@@ -63,6 +64,8 @@ class Benchmark:
         Return the result, and whether all was well.
         """
         able = [peer for peer in peers if not peer.rows or row.name in peer.rows]
+        if row.tls:
+            able = [peer for peer in able if peer.tls]
         unable = []
         if row.workers > 1:
             unable = [peer.name for peer in able if not peer.has_workers()]
@@ -116,9 +119,14 @@ class Benchmark:
         with self._server(row, peer, workers=workers, cores=server_cores) as (server, port):
             self._warm_up(row, port, client_cores)
             others_before = self._cpu_of_others(server)
+            cpu_before = server.cpu_seconds()
             measurement = self._load(row, port, self._conditions.duration, client_cores)
+            cpu = server.cpu_seconds() - cpu_before
             others = self._cpu_of_others(server) - others_before - measurement.cpu
             figures = {**measurement.findings.figures, "resident_bytes": server.resident_bytes()}
+            if "requests_per_second" in figures:
+                requests = figures["requests_per_second"] * self._conditions.duration
+                figures["cpu_per_request"] = cpu / requests
             return Sample(
                 number,
                 figures,
@@ -185,6 +193,7 @@ class Benchmark:
             workers=workers,
             application=row.application,
             many=bool(row.idle),
+            certificate=certificate.made(self._certificate) if row.tls else None,
         )
         if row.expected_times == FILE_CHUNKS and not self._file.exists():
             self._file.write_bytes(CHUNK * FILE_CHUNKS)

@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 import socket
+import ssl
 import statistics
 import sys
 import threading
@@ -13,12 +14,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tools import tool
 from waiting import eventually
 
 from benchmarks import __main__ as command_line
 from benchmarks import (
+    certificate,
     client,
     footprint,
+    handshakes,
     instructions,
     offered,
     publish,
@@ -299,6 +303,14 @@ def test_servers_without_an_option_for_processes_are_left_out_of_that_row() -> N
     assert result.notes == ["Without an option for several processes: waitress."]
 
 
+def test_servers_without_a_certificate_are_left_out_of_rows_with_tls() -> None:
+    row = next(row for row in ROWS if row.tls)
+    waitress = next(peer for peer in PEERS if peer.name == "waitress")
+    result, well = Counted(rounds=1).run_row(row, [PEERS[0], waitress])
+    assert well
+    assert list(result.samples) == [PEERS[0].name]
+
+
 @pytest.mark.parametrize("peer", PEERS, ids=lambda peer: peer.name)
 def test_a_command_has_no_gaps_and_says_where_to_listen(peer: Peer) -> None:
     for workers in (1, 2):
@@ -308,6 +320,12 @@ def test_a_command_has_no_gaps_and_says_where_to_listen(peer: Peer) -> None:
         assert not [part for part in arguments if re.search(r"\{\w*\}", part)]
         assert any("4321" in part for part in arguments)
         assert set(peer.many) <= set(arguments)
+    if peer.tls:
+        arguments = peer.arguments(
+            port=4321, threads=5, workers=1, application="a:b", many=True, certificate=("/c", "/k")
+        )
+        assert not [part for part in arguments if re.search(r"\{\w*\}", part)]
+        assert arguments.index("/c") < arguments.index("/k")
     # Notes stand in a page, where a test takes what begins with dashes for options of ours.
     assert "--" not in peer.note
 
@@ -384,6 +402,75 @@ def test_report_of_another_file_is_refused(
 ) -> None:
     assert command_line.main(["report", str(tmp_path / "missing.json")]) == 2
     assert "missing.json" in capsys.readouterr().err
+
+
+# The client that makes full handshakes.
+
+
+@pytest.fixture
+def certificate_of_a_run(tmp_path: Path) -> tuple[str, str]:
+    tool("openssl", package="openssl")
+    return certificate.made(tmp_path / "certificate")
+
+
+@contextlib.contextmanager
+def tls_server(paths: tuple[str, str], answer: bytes) -> Iterator[tuple[int, ssl.SSLContext]]:
+    """Answer each connection on a port, until the block ends."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*paths)
+    listening = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        while True:
+            try:
+                sock, _ = listening.accept()
+            except OSError:
+                return
+            with sock, contextlib.suppress(OSError), context.wrap_socket(sock, True) as secure:
+                secure.recv(65536)
+                secure.sendall(answer)
+                secure.unwrap()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield listening.getsockname()[1], context
+    finally:
+        listening.shutdown(socket.SHUT_RDWR)
+        thread.join()
+        listening.close()
+
+
+def test_handshakes_are_full_ones_and_each_is_counted(
+    certificate_of_a_run: tuple[str, str],
+) -> None:
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 14\r\n\r\n" + HELLO_BODY
+    with tls_server(certificate_of_a_run, answer) as (port, context):
+        report = handshakes.main(port, 2, 0.2)
+        assert not report.failed
+        assert report.latencies
+        assert context.session_stats()["accept_good"] == len(report.latencies)
+        assert context.session_stats()["hits"] == 0
+    findings = client.parse_handshakes(json.dumps(dataclasses.asdict(report)))
+    assert findings.figures["requests_per_second"] == len(report.latencies) / 0.2
+    assert findings.figures["p50"] <= findings.figures["p99"]
+
+
+def test_a_wrong_answer_to_a_handshake_is_a_failure_and_none_at_all_an_error(
+    certificate_of_a_run: tuple[str, str],
+) -> None:
+    with tls_server(certificate_of_a_run, b"HTTP/1.1 500 no\r\n\r\n") as (port, _):
+        report = handshakes.main(port, 1, 0.05)
+    assert report.failed
+    with pytest.raises(client.ClientError):
+        client.parse_handshakes(json.dumps(dataclasses.asdict(report)))
+
+
+def test_a_certificate_is_made_once_for_a_run(certificate_of_a_run: tuple[str, str]) -> None:
+    made = Path(certificate_of_a_run[0])
+    before = made.read_text()
+    assert certificate.made(made.parent) == certificate_of_a_run
+    assert made.read_text() == before
 
 
 # The client that offers requests at a fixed rate.
