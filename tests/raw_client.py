@@ -1,7 +1,8 @@
 """A client that does to a server what browsers do not: raw bytes, half-closes, resets, silence.
 
 It reads only when it is told to, so that a test decides when the kernel's buffers are full. Every
-wait is bounded. ``on_each_loop`` makes a test that runs on asyncio's event loop and on uvloop's.
+wait is bounded. ``on_each_loop`` makes a test that runs on asyncio's event loop and on uvloop's;
+``on_each_wire`` makes one that runs over TLS as well, where the same client encrypts what it sends.
 """
 
 import asyncio
@@ -9,15 +10,20 @@ import contextlib
 import functools
 import inspect
 import socket
+import ssl
 import struct
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 from wsgiref.types import WSGIApplication
 from wsgiref.validate import validator
 
 import h11
 import pytest
+from certificates import Certificates
+from extent import exhaustive
 
 import aiowsgi
 from aiowsgi.connection.connection import Connection
@@ -28,6 +34,9 @@ TIMEOUT = 30.0
 _READ_SIZE = 1 << 16
 
 Result = TypeVar("Result")
+
+# What clients speak in a test of ``on_each_wire``: TLS with this context, or none.
+_spoken: ContextVar[ssl.SSLContext | None] = ContextVar("spoken", default=None)
 
 # Those that a test which fails leaves behind, so that it takes no other test along.
 _clients: list["RawClient"] = []
@@ -93,13 +102,17 @@ class RawClient:
         sent = idle = 0
         while sent < limit and idle < 50:
             try:
-                sent += self.socket.send(memoryview(data)[sent % len(data) :])
+                sent += self._send_some(data, sent)
                 idle = 0
             except BlockingIOError:
                 idle += 1
                 # Not a wait for an event: the absence of one is what is looked for.
                 await asyncio.sleep(0.01)
         return sent
+
+    def _send_some(self, data: bytes, sent: int) -> int:
+        """Send what the kernel takes of the rest of ``data``; return how many bytes that was."""
+        return self.socket.send(memoryview(data)[sent % len(data) :])
 
     async def _read_more(self) -> bool:
         """Read once into the buffer; return False at the end of the stream."""
@@ -194,7 +207,14 @@ class RawClient:
 
 async def connect(server: aiowsgi.Server, *, receive_buffer: int | None = None) -> RawClient:
     """Connect to a server. A small ``receive_buffer`` makes it feel early that nobody reads."""
-    return await connect_to(server.sockets[0].getsockname(), receive_buffer=receive_buffer)
+    plain = await connect_to(server.sockets[0].getsockname(), receive_buffer=receive_buffer)
+    if (context := _spoken.get()) is None:
+        return plain
+    from tls_client import LikeRawClient  # It is made of what is here.
+
+    client = LikeRawClient(plain, context, "localhost")
+    await client.handshake()
+    return client
 
 
 async def connect_to(address: tuple[str, int], *, receive_buffer: int | None = None) -> RawClient:
@@ -226,8 +246,8 @@ def be_patient(server: aiowsgi.Server) -> aiowsgi.Server:
 
 
 def clients_of(server: aiowsgi.Server) -> list[Connection]:
-    """Return the connections of a server."""
-    return cast(list[Connection], list(parts_of(server).shared.connections))
+    """Return the connections of a server, without those that are not ready for a request."""
+    return [one for one in parts_of(server).shared.connections if isinstance(one, Connection)]
 
 
 async def eventually(condition: Callable[[], object]) -> None:
@@ -259,9 +279,10 @@ async def watched_loop() -> AsyncIterator[None]:
 
 
 StartServer = Callable[..., Awaitable[aiowsgi.Server]]
+NewLoop = Callable[[], asyncio.AbstractEventLoop]
 
 
-def _loop_factories() -> list[Any]:
+def loop_factories() -> list[Any]:
     factories = [pytest.param(asyncio.new_event_loop, id="asyncio")]
     with contextlib.suppress(ImportError):  # It does not exist on every platform.
         import uvloop
@@ -270,15 +291,41 @@ def _loop_factories() -> list[Any]:
     return factories
 
 
+def on_each_wire(scenario: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """Make a test like ``on_each_loop``, which runs over TLS, too: ``connect`` speaks it there.
+
+    Where not everything is asked for, that is on one loop only, and one in four of these tests.
+    """
+    loops = loop_factories()
+    # By the name, so that another test does not move the choice.
+    chosen = zlib.crc32(scenario.__name__.encode()) % 4 == 0
+    secure = [
+        pytest.param(
+            *loop.values,
+            id=f"tls-{loop.id}",
+            marks=() if chosen and loop is loops[-1] else exhaustive,
+        )
+        for loop in loops
+    ]
+    return _test_of(scenario, loops, secure)
+
+
 def on_each_loop(scenario: Callable[..., Awaitable[None]]) -> Callable[..., None]:
     """Make a test of ``async def scenario(start_server, ...)``; other arguments are parameters.
 
     ``start_server`` is like the fixture of that name, for who needs it. The test fails when an
     exception escapes to the event loop.
     """
+    return _test_of(scenario, loop_factories(), [])
+
+
+def _test_of(
+    scenario: Callable[..., Awaitable[None]], plain: list[Any], secure: list[Any]
+) -> Callable[..., None]:
+    """Return a test with these loops for cleartext, and those for TLS."""
     own = inspect.signature(scenario).parameters
 
-    async def run(**arguments: Any) -> None:
+    async def run(context: ssl.SSLContext | None, **arguments: Any) -> None:
         async with watched_loop(), contextlib.AsyncExitStack() as stack:
 
             async def start(
@@ -287,23 +334,44 @@ def on_each_loop(scenario: Callable[..., Awaitable[None]]) -> Callable[..., None
                 options = {"timeout_graceful": 5.0, "threads": 4, **options}
                 app = validator(app) if validate else app
                 config = aiowsgi.Config(**options)
-                serving = aiowsgi.serve(app, "127.0.0.1", 0, config=config, executor=executor)
+                serving = aiowsgi.serve(
+                    app, "127.0.0.1", 0, config=config, executor=executor, ssl=context
+                )
                 return be_patient(await stack.enter_async_context(serving))
 
             if "start_server" in own:
                 arguments["start_server"] = start
             await scenario(**arguments)
 
-    def test(new_loop: Callable[[], asyncio.AbstractEventLoop], **arguments: Any) -> None:
-        with asyncio.Runner(loop_factory=new_loop) as runner:
-            runner.run(run(**arguments))
+    def test(wire: tuple[NewLoop, bool], certificates: Certificates, **arguments: Any) -> None:
+        new_loop, tls = wire
+        if "certificates" in own:
+            arguments["certificates"] = certificates
+        token = _spoken.set(certificates.client_context() if tls else None)
+        try:
+            with asyncio.Runner(loop_factory=new_loop) as runner:
+                runner.run(run(certificates.server_context() if tls else None, **arguments))
+        finally:
+            _spoken.reset(token)
 
     functools.update_wrapper(test, scenario)
-    # pytest finds the arguments by the signature: the scenario's own, with the loop instead of the
-    # server.
-    first = inspect.Parameter("new_loop", inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    others = [parameter for parameter in own.values() if parameter.name != "start_server"]
-    test.__signature__ = inspect.Signature([first, *others])  # type: ignore[attr-defined]
+    # pytest finds the arguments by the signature: the scenario's own, with the wire and what speaks
+    # TLS instead of the server.
+    first = [
+        inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        for name in ("wire", "certificates")
+    ]
+    others = [
+        parameter
+        for parameter in own.values()
+        if parameter.name not in ("start_server", "certificates")
+    ]
+    test.__signature__ = inspect.Signature([*first, *others])  # type: ignore[attr-defined]
     del test.__wrapped__  # type: ignore[attr-defined]
-    parametrized: Callable[..., None] = pytest.mark.parametrize("new_loop", _loop_factories())(test)
+    wires = [
+        pytest.param((*case.values, tls), id=case.id, marks=case.marks)
+        for cases, tls in ((plain, False), (secure, True))
+        for case in cases
+    ]
+    parametrized: Callable[..., None] = pytest.mark.parametrize("wire", wires)(test)
     return parametrized

@@ -8,7 +8,7 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import pytest
 from log_records import loud
-from raw_client import TIMEOUT, RawClient, Response, StartServer, connect, in_thread, on_each_loop
+from raw_client import TIMEOUT, RawClient, Response, StartServer, connect, in_thread, on_each_wire
 
 from aiowsgi.connection.receiver import MAX_DROPPED_BYTES
 from aiowsgi.wsgi import headers
@@ -50,7 +50,7 @@ def length_head(size: int) -> bytes:
 # By the server.
 
 
-@on_each_loop
+@on_each_wire
 @pytest.mark.parametrize("left", [0, 1, MAX_DROPPED_BYTES, MAX_DROPPED_BYTES + 1, 1 << 30])
 async def test_what_is_left_of_an_unread_body_decides(start_server: StartServer, left: int) -> None:
     server = await start_server(answering(), limit_request_body=1 << 31)
@@ -67,7 +67,7 @@ async def test_what_is_left_of_an_unread_body_decides(start_server: StartServer,
             await assert_ended(client)
 
 
-@on_each_loop
+@on_each_wire
 async def test_a_chunked_body_that_fills_the_buffer_unread_ends_the_connection(
     start_server: StartServer,
 ) -> None:
@@ -78,7 +78,7 @@ async def test_a_chunked_body_that_fills_the_buffer_unread_ends_the_connection(
         await assert_ended(client)
 
 
-@on_each_loop
+@on_each_wire
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
 async def test_a_body_that_is_read_keeps_the_connection(
     start_server: StartServer, chunked: bool
@@ -128,7 +128,7 @@ async def test_an_application_that_has_answered_reads_no_more(start_server: Star
         await assert_ended(client)
 
 
-@on_each_loop
+@on_each_wire
 @pytest.mark.parametrize("version", [b"1.1", b"1.0"])
 @pytest.mark.parametrize("number", [1, 3])
 async def test_the_last_answer_to_a_client_that_has_ended_its_side(
@@ -167,7 +167,7 @@ def said_nothing_yet() -> Iterator[None]:
     headers.warn_of_ignored.cache_clear()
 
 
-@on_each_loop
+@on_each_wire
 @pytest.mark.parametrize("value", ["close", "Close", "keep-alive, close", "close ,x-foo", ",close"])
 async def test_an_application_may_close(start_server: StartServer, value: str) -> None:
     server = await start_server(answering(("Connection", value)), validate=False)

@@ -24,6 +24,7 @@ from raw_client import (
     eventually,
     in_thread,
     on_each_loop,
+    on_each_wire,
 )
 
 import aiowsgi
@@ -92,7 +93,7 @@ async def paused(server: aiowsgi.Server, app: Endless, other: RawClient) -> int:
 # --- responses -----------------------------------------------------------------------------------
 
 
-@on_each_loop
+@on_each_wire
 async def test_endless_response_is_paused_until_the_client_reads(start_server: StartServer) -> None:
     app = Endless()
     server = await start_server(app)
@@ -154,7 +155,7 @@ async def test_memory_is_flat_while_many_clients_do_not_read(
         await eventually(lambda: len(clients_of(server)) == 1)
 
 
-@on_each_loop
+@on_each_wire
 async def test_many_tiny_chunks_are_bounded_by_their_bytes(start_server: StartServer) -> None:
     app = Endless(b"x")
     server = await start_server(app, response_buffer=1000)
@@ -169,7 +170,7 @@ async def test_many_tiny_chunks_are_bounded_by_their_bytes(start_server: StartSe
         assert len(produced) == app.produced
 
 
-@on_each_loop
+@on_each_wire
 @pytest.mark.parametrize("kind", ["list", "iterator"])
 async def test_one_large_chunk_reaches_a_slow_reader(start_server: StartServer, kind: str) -> None:
     size = 50_000_000
@@ -206,7 +207,7 @@ ENDING = {
 }
 
 
-@on_each_loop
+@on_each_wire
 @pytest.mark.parametrize("request_bytes", ENDING.values(), ids=ENDING)
 async def test_response_that_ends_while_the_client_does_not_read_ends_well(
     start_server: StartServer, request_bytes: bytes
@@ -250,7 +251,7 @@ def test_connection_is_not_closed_in_the_midst_of_sending(request_bytes: bytes) 
     assert connection.closed
 
 
-@on_each_loop
+@on_each_wire
 async def test_pipelined_requests_of_a_client_that_does_not_read_are_bounded(
     start_server: StartServer,
 ) -> None:
@@ -282,7 +283,7 @@ async def test_pipelined_requests_of_a_client_that_does_not_read_are_bounded(
 # --- request bodies ------------------------------------------------------------------------------
 
 
-@on_each_loop
+@on_each_wire
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
 async def test_upload_that_the_application_does_not_read_is_paused(
     start_server: StartServer, chunked: bool
@@ -331,7 +332,7 @@ async def test_upload_that_the_application_does_not_read_is_paused(
             assert (await client.receive()).body == b"100000000"
 
 
-@on_each_loop
+@on_each_wire
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
 async def test_large_upload_arrives_whole(start_server: StartServer, chunked: bool) -> None:
     size = 20_000_000
@@ -361,7 +362,7 @@ async def test_large_upload_arrives_whole(start_server: StartServer, chunked: bo
         assert (await client.receive()).body.decode() == expected
 
 
-@on_each_loop
+@on_each_wire
 async def test_upload_and_download_at_the_same_time(start_server: StartServer) -> None:
     """Each direction waits for itself only."""
 
@@ -380,7 +381,7 @@ async def test_upload_and_download_at_the_same_time(start_server: StartServer) -
         await sending
 
 
-@on_each_loop
+@on_each_wire
 @pytest.mark.parametrize("streamed", [False, True], ids=["prefetched", "streamed"])
 async def test_body_in_chunks_of_one_byte_does_not_hold_the_loop(
     start_server: StartServer, streamed: bool

@@ -27,7 +27,7 @@ from raw_client import (
     connect,
     eventually,
     in_thread,
-    on_each_loop,
+    on_each_wire,
     parts_of,
 )
 
@@ -146,7 +146,7 @@ def files(monkeypatch: pytest.MonkeyPatch) -> Iterator[Files]:
 # What the application gets.
 
 
-@on_each_loop
+@on_each_wire
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
 @pytest.mark.parametrize("size", [PREFETCH + 1, 100_000, len(BODY)])
 async def test_the_application_is_called_when_the_body_is_there(
@@ -170,7 +170,7 @@ async def test_the_application_is_called_when_the_body_is_there(
         await eventually(lambda: files.open == used(server) == 0)
 
 
-@on_each_loop
+@on_each_wire
 async def test_a_short_body_stays_in_memory(start_server: StartServer, files: Files) -> None:
     server = await start_server(App(), **OPTIONS)
     async with await connect(server) as client:
@@ -232,7 +232,7 @@ async def test_a_body_without_a_length_that_could_never_be_kept_gets_a_413(
     assert app.called == 0
 
 
-@on_each_loop
+@on_each_wire
 async def test_a_client_that_waits_for_a_100_gets_it_without_a_thread(
     start_server: StartServer, files: Files
 ) -> None:
@@ -331,7 +331,7 @@ async def test_nothing_has_a_name_and_nothing_is_left(
 # Clients that do not send it all.
 
 
-@on_each_loop
+@on_each_wire
 @pytest.mark.parametrize("leave", [RawClient.close, RawClient.reset, RawClient.half_close])
 async def test_a_client_that_leaves(
     start_server: StartServer, files: Files, leave: Callable[[RawClient], None]
@@ -373,7 +373,7 @@ async def test_a_client_that_sends_no_more_gets_a_408(
 # Disks.
 
 
-@on_each_loop
+@on_each_wire
 async def test_a_full_disk_is_a_503_and_a_message(
     start_server: StartServer, files: Files, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -452,7 +452,7 @@ async def test_without_a_thread_to_write_it_is_a_503(
         assert used(server) == 0
 
 
-@on_each_loop
+@on_each_wire
 async def test_a_slow_disk_makes_the_client_wait(start_server: StartServer, files: Files) -> None:
     app = App()
     server = await start_server(app, **OPTIONS)

@@ -23,7 +23,7 @@ from raw_client import (
     connect,
     eventually,
     in_thread,
-    on_each_loop,
+    on_each_wire,
     parts_of,
 )
 
@@ -110,7 +110,7 @@ async def nothing_is_left(server: aiowsgi.Server) -> None:
 # --- before the application ----------------------------------------------------------------------
 
 
-@on_each_loop
+@on_each_wire
 @pytest.mark.parametrize("leave", LEAVE)
 @pytest.mark.parametrize(
     "sent",
@@ -130,7 +130,7 @@ async def test_client_that_leaves_before_its_request_is_whole(
     assert app.calls == 0
 
 
-@on_each_loop
+@on_each_wire
 @pytest.mark.parametrize("leave", LEAVE)
 async def test_client_that_leaves_between_requests(start_server: StartServer, leave: Leave) -> None:
     server = await start_server(App(), threads=1)
@@ -140,7 +140,7 @@ async def test_client_that_leaves_between_requests(start_server: StartServer, le
     await nothing_is_left(server)
 
 
-@on_each_loop
+@on_each_wire
 async def test_request_of_a_client_that_has_gone_is_taken_out_of_the_queue(
     start_server: StartServer,
 ) -> None:
@@ -165,7 +165,7 @@ async def test_request_of_a_client_that_has_gone_is_taken_out_of_the_queue(
 # --- while the application runs ------------------------------------------------------------------
 
 
-@on_each_loop
+@on_each_wire
 @pytest.mark.parametrize("leave", LEAVE)
 async def test_client_that_leaves_before_the_head(start_server: StartServer, leave: Leave) -> None:
     app = App()
@@ -202,7 +202,7 @@ class Endless(App):
             yield self._chunk
 
 
-@on_each_loop
+@on_each_wire
 @pytest.mark.parametrize("leave", LEAVE)
 async def test_client_that_leaves_while_the_application_is_blocked_in_a_write(
     start_server: StartServer, leave: Leave
@@ -220,7 +220,7 @@ async def test_client_that_leaves_while_the_application_is_blocked_in_a_write(
     assert app.closes == 1
 
 
-@on_each_loop
+@on_each_wire
 @pytest.mark.parametrize("leave", LEAVE)
 async def test_client_that_leaves_between_two_chunks(
     start_server: StartServer, leave: Leave
@@ -238,7 +238,7 @@ async def test_client_that_leaves_between_two_chunks(
     assert app.closes == 1
 
 
-@on_each_loop
+@on_each_wire
 @pytest.mark.parametrize("leave", LEAVE)
 async def test_client_that_leaves_while_the_application_uses_write(
     start_server: StartServer, leave: Leave
@@ -285,7 +285,7 @@ class Reader(App):
         raise AssertionError("a body that was cut looks complete")
 
 
-@on_each_loop
+@on_each_wire
 @pytest.mark.parametrize("leave", LEAVE)
 async def test_client_that_leaves_in_the_middle_of_an_upload(
     start_server: StartServer, leave: Leave
@@ -305,7 +305,7 @@ async def test_client_that_leaves_in_the_middle_of_an_upload(
     assert app.calls == 1
 
 
-@on_each_loop
+@on_each_wire
 @pytest.mark.parametrize("leave", LEAVE)
 async def test_client_that_leaves_while_its_unread_body_is_dropped(
     start_server: StartServer, leave: Leave
@@ -320,7 +320,7 @@ async def test_client_that_leaves_while_its_unread_body_is_dropped(
     await nothing_is_left(server)
 
 
-@on_each_loop
+@on_each_wire
 @pytest.mark.parametrize("leave", LEAVE)
 async def test_client_that_leaves_while_the_connection_is_closing(
     start_server: StartServer, leave: Leave
@@ -334,7 +334,7 @@ async def test_client_that_leaves_while_the_connection_is_closing(
     await nothing_is_left(server)
 
 
-@on_each_loop
+@on_each_wire
 @pytest.mark.parametrize("leave", LEAVE)
 async def test_client_that_leaves_with_pipelined_requests_behind(
     start_server: StartServer, leave: Leave
@@ -355,7 +355,7 @@ async def test_client_that_leaves_with_pipelined_requests_behind(
         assert app.calls == 1
 
 
-@on_each_loop
+@on_each_wire
 async def test_aborted_request_gets_its_line_in_the_access_log(
     start_server: StartServer,
 ) -> None:
@@ -384,7 +384,7 @@ async def test_aborted_request_gets_its_line_in_the_access_log(
     assert '"GET /gone HTTP/1.1" 499 0 ' in lines[0]
 
 
-@on_each_loop
+@on_each_wire
 async def test_storm_of_clients_that_connect_and_reset(start_server: StartServer) -> None:
     """CVE-2024-49769: a client that is gone before it is asked for its name kept waitress busy."""
     server = await start_server(App(), threads=1)
@@ -398,7 +398,7 @@ async def test_storm_of_clients_that_connect_and_reset(start_server: StartServer
     assert open_descriptors() <= before
 
 
-@on_each_loop
+@on_each_wire
 async def test_storm_of_clients_that_are_gone_before_they_are_accepted(
     start_server: StartServer,
 ) -> None:
@@ -459,7 +459,7 @@ class _LateAnswer:
             self._app.read(self._environ)
 
 
-@on_each_loop
+@on_each_wire
 @pytest.mark.parametrize("where", ["behind the length", "close", "close of a broken response"])
 async def test_input_that_is_read_behind_the_end_of_the_response_is_no_wait_for_ever(
     start_server: StartServer, where: str
@@ -503,7 +503,7 @@ class Caller(App):
         return [repr(result).encode()]
 
 
-@on_each_loop
+@on_each_wire
 async def test_coroutine_gives_its_result_and_sees_the_request_s_context(
     start_server: StartServer,
 ) -> None:
@@ -521,7 +521,7 @@ async def test_coroutine_gives_its_result_and_sees_the_request_s_context(
     assert not parts_of(server).coroutine_runner.running
 
 
-@on_each_loop
+@on_each_wire
 async def test_coroutine_s_exception_comes_out_of_the_call(start_server: StartServer) -> None:
     async def coroutine() -> None:
         await asyncio.sleep(0)
@@ -536,7 +536,7 @@ async def test_coroutine_s_exception_comes_out_of_the_call(start_server: StartSe
     assert str(error) == "on purpose"
 
 
-@on_each_loop
+@on_each_wire
 async def test_context_that_a_coroutine_leaves_behind_does_not_keep_the_request(
     start_server: StartServer,
 ) -> None:
@@ -579,7 +579,7 @@ class Waiting:
             raise
 
 
-@on_each_loop
+@on_each_wire
 @pytest.mark.parametrize("leave", LEAVE)
 async def test_coroutine_is_cancelled_when_the_client_leaves(
     start_server: StartServer, leave: Leave
@@ -601,7 +601,7 @@ async def test_coroutine_is_cancelled_when_the_client_leaves(
     assert not parts_of(server).coroutine_runner.running
 
 
-@on_each_loop
+@on_each_wire
 async def test_coroutine_is_not_begun_when_the_client_has_left(start_server: StartServer) -> None:
     waiting = Waiting()
 
@@ -626,7 +626,7 @@ async def test_coroutine_is_not_begun_when_the_client_has_left(start_server: Sta
     assert not waiting.begun.is_set()
 
 
-@on_each_loop
+@on_each_wire
 async def test_coroutine_is_cancelled_when_the_server_stops(start_server: StartServer) -> None:
     waiting = Waiting()
     app = Caller(waiting)
@@ -665,7 +665,7 @@ def test_coroutine_outside_of_a_request_is_an_error() -> None:
         aiowsgi.run_coroutine(_never())
 
 
-@on_each_loop
+@on_each_wire
 async def test_coroutine_on_the_loop_s_own_thread_is_an_error(start_server: StartServer) -> None:
     async def coroutine() -> str:
         try:
@@ -702,7 +702,7 @@ async def test_what_is_no_coroutine_is_an_error_and_no_hang(start_server: StartS
         assert (await client.receive()).body == b"answer"
 
 
-@on_each_loop
+@on_each_wire
 @pytest.mark.parametrize("declared", [False, True], ids=["chunked", "whole length sent"])
 async def test_generator_that_yields_only_empty_chunks_is_released(
     start_server: StartServer, declared: bool
@@ -730,7 +730,7 @@ async def test_generator_that_yields_only_empty_chunks_is_released(
     assert closed.is_set()
 
 
-@on_each_loop
+@on_each_wire
 async def test_coroutine_that_is_slow_to_end_does_not_keep_the_thread(
     start_server: StartServer,
 ) -> None:
@@ -763,7 +763,7 @@ async def test_coroutine_that_is_slow_to_end_does_not_keep_the_thread(
     await eventually(lambda: not parts_of(server).coroutine_runner.running)
 
 
-@on_each_loop
+@on_each_wire
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
 async def test_coroutine_that_wants_to_end_the_program_ends_its_request(
     start_server: StartServer, kind: type[BaseException], caplog: pytest.LogCaptureFixture
@@ -785,7 +785,7 @@ async def test_coroutine_that_wants_to_end_the_program_ends_its_request(
 # --- Memory ---------------------------------------------------------------------------------------
 
 
-@on_each_loop
+@on_each_wire
 async def test_connections_that_are_gone_leave_nothing_to_the_garbage_collector(
     start_server: StartServer,
 ) -> None:

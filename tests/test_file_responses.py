@@ -15,7 +15,7 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import flask
 import pytest
-from raw_client import StartServer, connect, eventually, on_each_loop
+from raw_client import StartServer, connect, eventually, on_each_loop, on_each_wire
 from sent_files import (
     DATA,
     GET,
@@ -168,7 +168,7 @@ def test_a_text_file_is_named_as_the_mistake(caplog: pytest.LogCaptureFixture) -
 # Over sockets.
 
 
-@on_each_loop
+@on_each_wire
 @pytest.mark.parametrize("started", [False, True], ids=["not started", "bad headers"])
 async def test_file_without_a_proper_head_is_a_500(
     start_server: StartServer, path: Path, started: bool
@@ -192,7 +192,7 @@ async def test_file_without_a_proper_head_is_a_500(
         await eventually(lambda: app.closes == 5)
 
 
-@on_each_loop
+@on_each_wire
 async def test_file_behind_written_bytes_arrives_in_order(
     start_server: StartServer, path: Path, sent: list[int]
 ) -> None:
@@ -209,7 +209,7 @@ async def test_file_behind_written_bytes_arrives_in_order(
     assert sent == []
 
 
-@on_each_loop
+@on_each_wire
 async def test_middleware_may_change_a_file(start_server: StartServer, path: Path) -> None:
     class Upside(App):
         def wrap(self, environ: WSGIEnvironment) -> Iterable[bytes]:
@@ -226,7 +226,7 @@ async def test_middleware_may_change_a_file(start_server: StartServer, path: Pat
     assert app.closes == 1
 
 
-@on_each_loop
+@on_each_wire
 async def test_access_log_has_the_size_of_what_was_sent(
     start_server: StartServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -320,7 +320,7 @@ async def test_flask_sends_files(
     await check_file(server, target, sent, whole=whole)
 
 
-@on_each_loop
+@on_each_wire
 async def test_flask_sends_what_a_client_asks_for(
     start_server: StartServer, flask_app: flask.Flask, sent: list[int]
 ) -> None:
@@ -407,7 +407,7 @@ async def test_django_sends_files(
     await check_file(server, target, sent, whole=whole)
 
 
-@on_each_loop
+@on_each_wire
 async def test_django_sends_nothing_of_a_file_that_has_not_changed(
     start_server: StartServer, django_app: WSGIApplication, sent: list[int]
 ) -> None:

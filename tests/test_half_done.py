@@ -16,7 +16,7 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 import pytest
 from log_records import loud
 from memory import TIMEOUT, ManualTimer, ManualTimers, MemoryConnection, MemoryServer, MemoryWire
-from raw_client import StartServer, connect, eventually, on_each_loop, parts_of
+from raw_client import StartServer, connect, eventually, on_each_wire, parts_of
 
 import aiowsgi
 from aiowsgi.bridge.body import RequestBody
@@ -214,7 +214,7 @@ class FailingObservers(Observers):
             raise MemoryError
 
 
-@on_each_loop
+@on_each_wire
 async def test_connection_is_cut_where_the_loop_thread_fails_to_look_after_it(
     start_server: StartServer, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -263,7 +263,7 @@ def test_reader_that_could_not_ask_does_not_wait(initial: bytes) -> None:
     assert ended.wait(TIMEOUT)
 
 
-@on_each_loop
+@on_each_wire
 async def test_coroutine_that_fails_when_it_is_cancelled_is_logged(
     start_server: StartServer, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -290,7 +290,7 @@ async def test_coroutine_that_fails_when_it_is_cancelled_is_logged(
     assert [record.levelname for record in loud(caplog)] == ["ERROR"]
 
 
-@on_each_loop
+@on_each_wire
 async def test_coroutine_that_cannot_be_started_does_not_keep_its_thread(
     start_server: StartServer,
 ) -> None:

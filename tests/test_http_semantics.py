@@ -15,7 +15,15 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 import pytest
 from log_records import loud
 from memory import MemoryConnection
-from raw_client import TIMEOUT, Incomplete, StartServer, connect, in_thread, on_each_loop
+from raw_client import (
+    TIMEOUT,
+    Incomplete,
+    StartServer,
+    connect,
+    in_thread,
+    on_each_loop,
+    on_each_wire,
+)
 
 PLAIN = [("Content-Type", "text/plain")]
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -58,7 +66,7 @@ def answering(*chunks: bytes, status: str = "200 OK", fields: Any = ()) -> WSGIA
 # --- persistence ---------------------------------------------------------------------------------
 
 
-@on_each_loop
+@on_each_wire
 async def test_connection_in_1_1_is_kept(start_server: StartServer) -> None:
     server = await start_server(path_app)
     async with await connect(server) as client:
@@ -69,7 +77,7 @@ async def test_connection_in_1_1_is_kept(start_server: StartServer) -> None:
             assert response.http_version == "1.1"
 
 
-@on_each_loop
+@on_each_wire
 async def test_connection_in_1_0_is_kept_when_asked_for(start_server: StartServer) -> None:
     # The validator would hide the list, and with it the length.
     server = await start_server(path_app, validate=False)
@@ -83,7 +91,7 @@ async def test_connection_in_1_0_is_kept_when_asked_for(start_server: StartServe
         assert await client.read_until_eof() == b""
 
 
-@on_each_loop
+@on_each_wire
 @pytest.mark.parametrize("request_bytes", [GET_10, GET_CLOSE], ids=["1.0", "close"])
 async def test_connection_is_closed_when_the_client_wants_no_more(
     start_server: StartServer, request_bytes: bytes
@@ -116,7 +124,7 @@ async def test_request_behind_connection_close_is_not_executed(start_server: Sta
 # --- pipelining ----------------------------------------------------------------------------------
 
 
-@on_each_loop
+@on_each_wire
 async def test_pipelined_requests_are_answered_in_order_with_a_slow_first_one(
     start_server: StartServer,
 ) -> None:
@@ -146,7 +154,7 @@ async def test_pipelined_requests_are_answered_in_order_with_a_slow_first_one(
         assert order[4:] == [f"/{number}" for number in range(1, 6)]
 
 
-@on_each_loop
+@on_each_wire
 async def test_hundreds_of_pipelined_requests_with_bodies_are_answered_in_order(
     start_server: StartServer,
 ) -> None:
@@ -169,7 +177,7 @@ async def test_hundreds_of_pipelined_requests_with_bodies_are_answered_in_order(
 # --- framing of responses ------------------------------------------------------------------------
 
 
-@on_each_loop
+@on_each_wire
 async def test_response_of_unknown_length_is_chunked(start_server: StartServer) -> None:
     server = await start_server(answering(b"one", b"", b"two"))
     async with await connect(server) as client:
@@ -198,7 +206,7 @@ async def test_chunks_are_sent_as_the_application_makes_them(start_server: Start
         assert await client.read_until(b"0\r\n\r\n") == b"\r\n3\r\ntwo\r\n0\r\n\r\n"
 
 
-@on_each_loop
+@on_each_wire
 @pytest.mark.parametrize("request_bytes", [GET_10, GET_10_KEPT], ids=["1.0", "1.0 keep-alive"])
 async def test_response_of_unknown_length_ends_the_connection_in_1_0(
     start_server: StartServer, request_bytes: bytes
@@ -259,7 +267,7 @@ async def test_date_and_server_of_the_application_are_kept(start_server: StartSe
         assert response.get("server") == "mine"
 
 
-@on_each_loop
+@on_each_wire
 @pytest.mark.parametrize("status", ["204 No Content", "205 Reset Content", "304 Not Modified"])
 async def test_204_205_and_304_have_no_body(start_server: StartServer, status: str) -> None:
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -281,7 +289,7 @@ async def test_204_205_and_304_have_no_body(start_server: StartServer, status: s
         assert (await client.request(GET)).status == int(status[:3])
 
 
-@on_each_loop
+@on_each_wire
 @pytest.mark.parametrize("kind", ["list", "iterator", "length"])
 async def test_head_has_the_fields_of_get_and_no_body(start_server: StartServer, kind: str) -> None:
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -389,7 +397,7 @@ async def test_100_is_sent_when_the_application_first_reads(start_server: StartS
         assert (await client.request(post(2, body=b"hi"))).body == b"hi"
 
 
-@on_each_loop
+@on_each_wire
 async def test_no_100_where_the_application_answers_without_reading(
     start_server: StartServer,
 ) -> None:
@@ -413,7 +421,7 @@ async def test_no_100_where_the_application_answers_without_reading(
     assert next(calls) == 1
 
 
-@on_each_loop
+@on_each_wire
 async def test_body_that_came_unasked_needs_no_100_and_no_close(start_server: StartServer) -> None:
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         start_response("200 OK", [*PLAIN])
@@ -473,7 +481,7 @@ async def test_expectation_of_a_1_0_client_is_ignored(start_server: StartServer)
 # --- half-close ----------------------------------------------------------------------------------
 
 
-@on_each_loop
+@on_each_wire
 @pytest.mark.parametrize("number", [1, 5])
 async def test_client_that_half_closes_gets_its_answers(
     start_server: StartServer, number: int
@@ -498,7 +506,7 @@ async def test_client_that_half_closes_gets_its_answers(
         assert await client.read_until_eof() == b""
 
 
-@on_each_loop
+@on_each_wire
 async def test_client_that_half_closes_gets_a_long_answer(start_server: StartServer) -> None:
     chunk = b"x" * 100_000
     server = await start_server(answering(*[chunk] * 30))
@@ -509,7 +517,7 @@ async def test_client_that_half_closes_gets_a_long_answer(start_server: StartSer
         assert await client.read_until_eof() == b""
 
 
-@on_each_loop
+@on_each_wire
 @pytest.mark.parametrize("part", [GET[:-2], post(10, body=b"abc")], ids=["head", "body"])
 async def test_client_that_half_closes_in_mid_request_is_told(
     start_server: StartServer, part: bytes
@@ -537,7 +545,7 @@ def unread(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[
     return [b"unread " + environ["PATH_INFO"].encode("latin-1")]
 
 
-@on_each_loop
+@on_each_wire
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
 async def test_unread_body_is_dropped_and_the_connection_kept(
     start_server: StartServer, chunked: bool
@@ -562,7 +570,7 @@ async def test_unread_body_is_dropped_and_the_connection_kept(
         assert await client.read_until_eof() == b""
 
 
-@on_each_loop
+@on_each_wire
 async def test_unread_body_beyond_the_limit_closes_the_connection(
     start_server: StartServer,
 ) -> None:
@@ -590,7 +598,7 @@ async def test_unread_body_beyond_the_limit_closes_the_connection(
 # --- refusals ------------------------------------------------------------------------------------
 
 
-@on_each_loop
+@on_each_wire
 @pytest.mark.parametrize(
     ("data", "status"),
     [
@@ -633,7 +641,7 @@ async def test_refusal_is_an_answer_with_a_text_and_a_clean_close(
     assert next(calls) == 0
 
 
-@on_each_loop
+@on_each_wire
 @pytest.mark.parametrize(
     ("data", "status"),
     [
@@ -673,7 +681,7 @@ async def test_head_that_comes_too_slowly_is_refused_without_a_body(
         assert await client.read_until_eof() == b""
 
 
-@on_each_loop
+@on_each_wire
 async def test_refused_client_that_sends_megabytes_can_still_read_the_answer(
     start_server: StartServer,
 ) -> None:
@@ -757,7 +765,7 @@ def failing(*chunks: bytes, fields: Any = (), error: type[BaseException] = Broke
     return app
 
 
-@on_each_loop
+@on_each_wire
 @pytest.mark.parametrize("error", [Broken, SystemExit, KeyboardInterrupt])
 async def test_exception_before_the_head_is_a_500(
     start_server: StartServer, error: type[BaseException]
@@ -782,7 +790,7 @@ async def test_exception_is_logged_with_traceback_method_path_and_request_id(
     assert record.exc_info[0] is Broken
 
 
-@on_each_loop
+@on_each_wire
 @pytest.mark.parametrize(
     ("request_bytes", "fields"),
     [(GET, []), (GET, [("Content-Length", "10")]), (GET_10, [("Content-Length", "10")])],
@@ -799,7 +807,7 @@ async def test_exception_behind_the_head_leaves_the_response_incomplete(
         assert caught.value.received == b"some"
 
 
-@on_each_loop
+@on_each_wire
 async def test_exception_in_a_response_that_the_close_delimits_is_a_reset(
     start_server: StartServer,
 ) -> None:
@@ -811,7 +819,7 @@ async def test_exception_in_a_response_that_the_close_delimits_is_a_reset(
             await client.read_until_eof()
 
 
-@on_each_loop
+@on_each_wire
 async def test_body_beyond_content_length_is_not_sent(start_server: StartServer) -> None:
     server = await start_server(answering(b"hel", b"lo, world", fields=[("Content-Length", "5")]))
     async with await connect(server) as client:
@@ -819,7 +827,7 @@ async def test_body_beyond_content_length_is_not_sent(start_server: StartServer)
             assert (await client.request(GET)).body == b"hello"
 
 
-@on_each_loop
+@on_each_wire
 async def test_body_short_of_content_length_closes_the_connection(
     start_server: StartServer,
 ) -> None:
@@ -849,7 +857,7 @@ async def test_wrong_content_length_is_logged(
     assert "GET / [" in record.getMessage()
 
 
-@on_each_loop
+@on_each_wire
 async def test_long_responses_that_end_the_connection_reach_slow_readers(
     start_server: StartServer,
 ) -> None:
@@ -913,7 +921,7 @@ def expected_notes(path: str) -> list[tuple[str, str, str]]:
     ]
 
 
-@on_each_loop
+@on_each_wire
 async def test_request_sees_a_fresh_copy_of_the_context_of_the_start(
     start_server: StartServer,
 ) -> None:
@@ -933,7 +941,7 @@ async def test_request_sees_a_fresh_copy_of_the_context_of_the_start(
     assert own.get() == "unset"
 
 
-@on_each_loop
+@on_each_wire
 async def test_context_of_whoever_resumes_reading_does_not_leak(start_server: StartServer) -> None:
     """python/cpython#140947: what calls resume_reading lends its context to all later reads.
 

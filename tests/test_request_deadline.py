@@ -26,7 +26,7 @@ from raw_client import (
     connect,
     eventually,
     in_thread,
-    on_each_loop,
+    on_each_wire,
 )
 
 import aiowsgi
@@ -368,7 +368,7 @@ async def ping(server: aiowsgi.Server) -> None:
         assert (await client.request(PING)).body == b"pong"
 
 
-@on_each_loop
+@on_each_wire
 async def test_nothing_else_in_flight_is_hurt(start_server: StartServer) -> None:
     sent, go_on = threading.Event(), threading.Event()
 
@@ -404,7 +404,7 @@ async def test_nothing_else_in_flight_is_hurt(start_server: StartServer) -> None
         await in_thread(slow.ended.wait, TIMEOUT)
 
 
-@on_each_loop
+@on_each_wire
 async def test_coroutine_that_is_waited_for_is_cancelled(start_server: StartServer) -> None:
     cancelled = threading.Event()
 
@@ -430,7 +430,7 @@ async def test_coroutine_that_is_waited_for_is_cancelled(start_server: StartServ
         await eventually(lambda: not server.inspect().lost)
 
 
-@on_each_loop
+@on_each_wire
 async def test_application_that_streams_nothing_is_ended(start_server: StartServer) -> None:
     closed = threading.Event()
 
@@ -449,7 +449,7 @@ async def test_application_that_streams_nothing_is_ended(start_server: StartServ
         await in_thread(closed.wait, TIMEOUT)
 
 
-@on_each_loop
+@on_each_wire
 async def test_lost_threads_are_replaced_up_to_the_limit(start_server: StartServer) -> None:
     app = Slow()
     server = await start_server(app, threads=1, max_lost_threads=2, timeout_request=REAL_LIMIT)
@@ -485,7 +485,7 @@ def _threads_beside(name: str) -> int:
     return sum(bool(of_pool.fullmatch(thread.name)) for thread in threading.enumerate())
 
 
-@on_each_loop
+@on_each_wire
 async def test_no_thread_may_be_lost_where_none_is_replaced(start_server: StartServer) -> None:
     app = Slow()
     server = await start_server(app, threads=2, max_lost_threads=0, timeout_request=REAL_LIMIT)
@@ -499,7 +499,7 @@ async def test_no_thread_may_be_lost_where_none_is_replaced(start_server: StartS
     await eventually(lambda: server.healthy)
 
 
-@on_each_loop
+@on_each_wire
 async def test_foreign_executor_s_thread_is_named_and_counted(
     start_server: StartServer, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -24,7 +24,7 @@ from raw_client import (
     connect_to,
     eventually,
     in_thread,
-    on_each_loop,
+    on_each_wire,
     parts_of,
 )
 from served_process import WAITING, served
@@ -114,7 +114,7 @@ async def closed(server: aiowsgi.Server) -> None:
 # --- drain_delay ---------------------------------------------------------------------------------
 
 
-@on_each_loop
+@on_each_wire
 async def test_draining_server_accepts_and_announces_the_end(start_server: StartServer) -> None:
     app = App()
     async with nothing_left():
@@ -149,7 +149,7 @@ async def test_draining_server_accepts_and_announces_the_end(start_server: Start
                 await connect_to(address)
 
 
-@on_each_loop
+@on_each_wire
 async def test_idle_connections_have_the_delay_and_requests_their_time_behind_it(
     start_server: StartServer,
 ) -> None:
@@ -215,7 +215,7 @@ def test_request_that_has_begun_behind_another_is_awaited_and_finished(split: in
     assert connection.closed
 
 
-@on_each_loop
+@on_each_wire
 async def test_pipelined_requests_are_finished_over_a_socket(start_server: StartServer) -> None:
     app = App()
     async with nothing_left():
@@ -241,7 +241,7 @@ ENDLESS = {
 }
 
 
-@on_each_loop
+@on_each_wire
 @pytest.mark.parametrize("kind", ENDLESS)
 async def test_what_does_not_end_has_its_time_and_is_cut(
     start_server: StartServer, kind: str, tmp_path: Path
@@ -269,7 +269,7 @@ async def test_what_does_not_end_has_its_time_and_is_cut(
         assert [type(error) for error in app.errors] == [aiowsgi.ServerStopped]
 
 
-@on_each_loop
+@on_each_wire
 async def test_thread_that_does_not_come_back_is_named_with_its_stack(
     start_server: StartServer, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -323,7 +323,7 @@ def twice(stop: Callable[[], None]) -> None:
     stop()
 
 
-@on_each_loop
+@on_each_wire
 @pytest.mark.parametrize("method", ["close", "abort"])
 async def test_server_can_be_stopped_by_a_signal_handler_of_the_program(
     start_server: StartServer, method: str
@@ -349,7 +349,7 @@ async def test_server_can_be_stopped_by_a_signal_handler_of_the_program(
         signal.signal(signal.SIGUSR1, previous)
 
 
-@on_each_loop
+@on_each_wire
 @pytest.mark.parametrize("method", ["close", "abort"])
 @pytest.mark.parametrize(
     "call", [from_thread, from_several_threads, from_another_loop, from_callback, twice]
@@ -372,7 +372,7 @@ async def test_server_may_be_stopped_from_anywhere(
         await closed(server)
 
 
-@on_each_loop
+@on_each_wire
 @pytest.mark.parametrize("method", ["close", "abort"])
 async def test_application_may_stop_its_server(start_server: StartServer, method: str) -> None:
     app = App()
@@ -385,7 +385,7 @@ async def test_application_may_stop_its_server(start_server: StartServer, method
         await closed(server)
 
 
-@on_each_loop
+@on_each_wire
 @pytest.mark.parametrize("method", ["close", "abort"])
 async def test_server_may_be_stopped_while_clients_connect(
     start_server: StartServer, method: str
@@ -414,7 +414,7 @@ async def test_server_may_be_stopped_while_clients_connect(
         await closed(server)
 
 
-@on_each_loop
+@on_each_wire
 async def test_block_ends_where_a_thread_has_closed_its_server(start_server: StartServer) -> None:
     async with nothing_left():
         async with asyncio.timeout(TIMEOUT), await start_server(App()) as server:

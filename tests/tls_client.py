@@ -67,6 +67,46 @@ class TlsClient(RawClient):
         await self.flush()
 
 
+class LikeRawClient(TlsClient):
+    """The same for tests that know nothing of TLS: they see what they would see on a socket.
+
+    That the server's end comes without a close_notify is a reset.
+    """
+
+    def __init__(self, plain: RawClient, context: ssl.SSLContext, name: str) -> None:
+        super().__init__(plain, context, name)
+        # What is encrypted, and the kernel has not taken.
+        self._unsent = b""
+
+    async def flush(self) -> None:
+        unsent, self._unsent = self._unsent, b""
+        if unsent:
+            await self.plain.send(unsent)
+        await super().flush()
+
+    def _send_some(self, data: bytes, sent: int) -> int:
+        # What was encrypted counts as sent: it can only be followed by more.
+        count = 0
+        if not self._unsent:
+            count = self.tls.write(data)
+            self._unsent = self._outgoing.read()
+        self._unsent = self._unsent[self.socket.send(self._unsent) :]
+        return count
+
+    async def read(self, size: int) -> bytes:
+        try:
+            return await super().read(size)
+        except ssl.SSLEOFError as error:
+            raise ConnectionResetError("cut: that is no end of TLS") from error
+
+    def half_close(self) -> None:
+        with contextlib.suppress(ssl.SSLWantReadError):
+            self.tls.unwrap()
+        assert not self._unsent
+        self.socket.send(self._outgoing.read())
+        super().half_close()
+
+
 async def connect_tls(
     server: aiowsgi.Server,
     context: ssl.SSLContext,
