@@ -341,8 +341,10 @@ def test_nothing_is_installed_on_another_thread() -> None:
 
 
 class FakeServer:
-    def __init__(self) -> None:
+    def __init__(self, *, certificates: bool = False) -> None:
         self.serving = True
+        self.certificates = certificates
+        self.renewed_by: list[str] = []
 
     def is_serving(self) -> bool:
         return self.serving
@@ -352,6 +354,12 @@ class FakeServer:
 
     def inspect(self) -> str:
         return "what is in flight"
+
+    def renew_certificates(self, asked_by: str) -> bool:
+        if not self.certificates:
+            return False
+        self.renewed_by.append(asked_by)
+        return True
 
 
 @pytest.fixture
@@ -420,6 +428,19 @@ async def test_server_gets_what_signals_ask_for(
     assert signals.exit_code == 131
     signals.detach()
     assert ended.empty()
+
+
+async def test_hangup_has_certificates_read_again_and_says_what_it_does_not_do(
+    signals: Signals, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = FakeServer(certificates=True)
+    signals.attach(cast(aiowsgi.Server, server))
+    signal.raise_signal(signal.SIGHUP)
+    await said(caplog, "Reading the certificates again on SIGHUP, and nothing else: a single")
+    assert "--workers 1: then SIGHUP reloads it" in caplog.text
+    assert server.renewed_by == ["SIGHUP"]
+    assert server.serving
+    signals.detach()
 
 
 async def test_signal_that_the_loop_does_not_come_to_is_not_lost(signals: Signals) -> None:

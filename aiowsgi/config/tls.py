@@ -20,7 +20,7 @@ def _objection_to_text(value: object) -> str | None:
 
 @dataclass(frozen=True, kw_only=True)
 class TlsOptions(Subject):
-    """The options of TLS. Files are read when a server starts."""
+    """The options of TLS. Files are read when a server starts, and again when they have changed."""
 
     certfile: tuple[str, ...] = option(
         (),
@@ -30,7 +30,9 @@ class TlsOptions(Subject):
         default_text="none",
     )
     """file with the certificate of the server and those up to its CA, in this order (PEM); with it,
-    addresses speak HTTPS, or only those with tls: before them, if there are such; may be repeated
+    addresses speak HTTPS, or only those with tls: before them, if there are such; read again once
+    it has changed; may be repeated, and a client gets the one for the host that it wants, else the
+    first
     """
     keyfile: tuple[str, ...] = option(
         (),

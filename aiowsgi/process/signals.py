@@ -257,6 +257,11 @@ class Signals:
             server.close()
             self._on_stop()
             self._call_chained(number)
+        elif name == "SIGHUP" and server.renew_certificates(name):
+            error_log.warning(
+                "Reading the certificates again on SIGHUP, and nothing else: %s",
+                self._meanings.refused[name],
+            )
         else:
             error_log.warning("Ignored %s: %s", name, self._meanings.refused[name])
 

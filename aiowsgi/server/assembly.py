@@ -5,6 +5,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextvars import Context
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from wsgiref.types import WSGIApplication
 
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     import socket
     from ssl import SSLContext
 
+    from ..net.tls.certificates.renewal import Renewal
+    from ..net.tls.certificates.served import CertificateSource
     from ..net.transport import SocketWire
     from ..observe.scoreboard import Row
     from .reporting import Reporter
@@ -210,14 +213,39 @@ def new_reporter(
 
 
 def new_tls_step(
-    shared: Shared, context: "SSLContext | None", loop: asyncio.AbstractEventLoop
+    shared: Shared,
+    context: "SSLContext | None",
+    certificates: "CertificateSource | None",
+    loop: asyncio.AbstractEventLoop,
 ) -> "Callable[[socket.socket, SocketWire], asyncio.Protocol] | None":
-    """Return what makes the step of TLS; None where no connection speaks it."""
-    if context is None:
+    """Return what makes the step of TLS; None where no connection speaks it.
+
+    It has the certificates, or else the context of the host.
+    """
+    if certificates is not None:
+        context_for = certificates.context
+    elif context is not None:
+        context_for = partial(_same, context)
+    else:
         return None
     from ..net.tls.handshake import TlsTerms
 
-    return TlsTerms(shared, lambda: context, loop).step
+    return TlsTerms(shared, context_for, loop).step
+
+
+def _same(context: "SSLContext", server_name: str | None) -> "SSLContext":
+    return context
+
+
+def new_renewal(
+    source: "CertificateSource | None", loop: asyncio.AbstractEventLoop, context: Context
+) -> "Renewal | None":
+    """Return what renews certificates; None where there are none that are the server's."""
+    if source is None:
+        return None
+    from ..net.tls.certificates.renewal import Renewal
+
+    return Renewal(source, loop=loop, context=context)
 
 
 def _describe(run: Callable[[], None]) -> str:

@@ -29,14 +29,17 @@ from ..net.entrance import Entrance
 from ..observe.inspection import Inspection, stacks_of
 from ..wording import counted
 from ..wsgi.application import describe
-from .assembly import Assembly, codecs, new_pool, new_reporter, new_tls_step
+from .assembly import Assembly, codecs, new_pool, new_renewal, new_reporter, new_tls_step
 from .forked_child import leave_descriptors, leave_signals
 from .loop_end import LoopEnd
 from .shutdown import Shutdown
 from .surroundings import Surroundings
 
 if TYPE_CHECKING:
-    from ssl import SSLContext  # Loaded only where TLS is spoken.
+    # Loaded only where TLS is spoken.
+    from ssl import SSLContext
+
+    from ..net.tls.certificates.served import CertificateSource
 
 _log = logging.getLogger("aiowsgi.error")
 
@@ -58,6 +61,7 @@ class Server:
         reader: Reader,
         surroundings: Surroundings,
         context: "SSLContext | None",
+        certificates: "CertificateSource | None",
     ) -> None:
         loop = asyncio.get_running_loop()
         # What callbacks of the loop run in: nothing of the host's tasks can leak into a request,
@@ -100,7 +104,9 @@ class Server:
             room=self._room,
         )
         spoken = codecs(config, reader, (sock.listener for sock in sockets))
-        tls = new_tls_step(assembly.shared, context, loop)
+        # Renews certificates that are the server's; None if there are none, or the host has them.
+        self._renewal = new_renewal(certificates, loop, self._context)
+        tls = new_tls_step(assembly.shared, context, certificates, loop)
         self._listeners = [
             Listener(
                 sock,
@@ -207,6 +213,24 @@ class Server:
         Further ones are not replaced. A process that is not healthy is best started anew.
         """
         return self._resources.is_healthy
+
+    @property
+    def certificates_expire_at(self) -> float | None:
+        """When the first of its certificates expires, in seconds since 1970.
+
+        Infinity if that is not known; None without certificates, or with a context of the host.
+        """
+        return None if self._renewal is None else self._renewal.expires_at
+
+    def renew_certificates(self, asked_by: str) -> bool:
+        """Begin to read certificates again. Return False if there are none that it could read.
+
+        It does so anyway, within 10 seconds, once they have changed. ``asked_by`` is for the log.
+        """
+        if self._renewal is None:
+            return False
+        self._renewal.read_now(asked_by)
+        return True
 
     @property
     def was_cut(self) -> bool:
@@ -401,6 +425,8 @@ class Server:
 
     async def _close(self) -> None:
         await self._shutdown.run(self._config.drain_delay)
+        if self._renewal is not None:
+            self._renewal.close()
         self._loop_end.cancel()
 
 

@@ -25,7 +25,10 @@ from .server import Server
 from .surroundings import EMBEDDED, Surroundings
 
 if TYPE_CHECKING:
-    from ssl import SSLContext  # Loaded only where TLS is spoken.
+    # Loaded only where TLS is spoken.
+    from ssl import SSLContext
+
+    from ..net.tls.certificates.served import CertificateSource
 
 _log = logging.getLogger("aiowsgi.error")
 
@@ -131,8 +134,8 @@ class Serving:
         _check_threads()
         reader = find_reader(self._config.http)
         # Before anything is bound, for the mistakes in files.
-        context = self._context or _context_of(self._config)
-        has_certificate = context is not None
+        source = _certificates_of(self._config) if self._context is None else None
+        has_certificate = source is not None or self._context is not None
         if self._surroundings.sockets is not None:
             sockets = list(self._surroundings.sockets)
         elif self._sock is not None:
@@ -140,7 +143,7 @@ class Serving:
         else:
             sockets = bind_all(self._config.listeners_with(certificate=has_certificate))
         try:
-            _check_tls(sockets, context)
+            _check_tls(sockets, has_certificate=has_certificate)
             if self._config.debug:
                 _check_debug(self._config, sockets)
             for listening in sockets:
@@ -152,7 +155,8 @@ class Serving:
                 self._executor,
                 reader,
                 self._surroundings,
-                context,
+                self._context,
+                source,
             )
         except BaseException:
             for sock in sockets:
@@ -227,23 +231,23 @@ def check_ssl(context: "SSLContext | None", config: Config) -> None:
         raise ConfigError("give either ssl or certfile; a context has its own certificates")
 
 
-def _check_tls(sockets: Sequence[ListeningSocket], context: "SSLContext | None") -> None:
+def _check_tls(sockets: Sequence[ListeningSocket], *, has_certificate: bool) -> None:
     """Raise ConfigError where a socket that was bound before is to speak TLS, and nothing can."""
     for listening in sockets:
-        if listening.listener.tls and context is None:
+        if listening.listener.tls and not has_certificate:
             raise ConfigError(
                 f"{listening.listener} speaks TLS, and there is no certificate any more; restart "
                 "the server instead of reloading it"
             )
 
 
-def _context_of(config: Config) -> "SSLContext | None":
-    """Return the context of the options; None where no listener needs one. Raises ConfigError."""
+def _certificates_of(config: Config) -> "CertificateSource | None":
+    """Return the certificates of the options; None without any. Raises ConfigError."""
     if not config.has_certificate:
         return None
-    from ..net.tls.context import server_context
+    from ..net.tls.certificates.files import certificates_of
 
-    return server_context(config)
+    return certificates_of(config)
 
 
 def _check_threads() -> None:

@@ -3,7 +3,7 @@
 import os
 import re
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from ...config import TlsOptions
 from ...errors import ConfigError
@@ -30,8 +30,12 @@ class _NoPassword(Exception):
     """A key is encrypted, and there is no password."""
 
 
-def server_context(options: TlsOptions) -> ssl.SSLContext:
-    """Return the context that the options ask for. Reads their files. Raises ConfigError."""
+def server_context(options: TlsOptions, pairs: Iterable[tuple[str, str]]) -> ssl.SSLContext:
+    """Return a context with some of the certificates, and else as the options ask for.
+
+    ``pairs`` are the paths of each certificate and its key. Reads all files, on any thread. Raises
+    ConfigError.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = _VERSIONS[options.tls_min]
     # PROTOCOL_TLS_SERVER leaves compression out already (CVE-2012-4929). A client that renegotiates
@@ -46,9 +50,7 @@ def server_context(options: TlsOptions) -> ssl.SSLContext:
             "'openssl ciphers -v LIST' shows what a list stands for"
         ) from None
     password = _password(options)
-    for certfile, keyfile in zip(
-        options.certfile, options.keyfile or options.certfile, strict=True
-    ):
+    for certfile, keyfile in pairs:
         load_certificate(context, options, certfile, keyfile, password)
     if options.client_certs != "none":
         _load_authorities(context, options)

@@ -13,6 +13,7 @@ from ...observe.handshakes import HandshakeFailures
 from ..arrival import Arrival
 from ..sockets import half_close
 from ..transport import SocketWire
+from .client_hello import ClientHello
 from .reasons import reason_of
 from .session import Session
 from .transport import TlsTransport
@@ -38,14 +39,14 @@ _GARBAGE = "what it sends is neither TLS nor HTTP"
 class TlsTerms:
     """What the connections of one server are told of TLS.
 
-    Arguments: what connections share; ``context()``, asked for each connection, so that it may
-    change; and the loop.
+    Arguments: what connections share; ``context(server_name)``, asked for each connection, so that
+    it may change, with the name that the client wants (SNI), if it sends one; and the loop.
     """
 
     def __init__(
         self,
         shared: Shared,
-        context: Callable[[], ssl.SSLContext],
+        context: Callable[[str | None], ssl.SSLContext],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self.shared = shared
@@ -68,6 +69,8 @@ class Handshake(Arrival):
         config = terms.shared.resources.config
         super().__init__(terms.shared, sock, wire, config.timeout_handshake)
         self._terms = terms
+        # What the client has sent of its first message, and the session behind that.
+        self._hello: ClientHello | None = None
         self._session: Session | None = None
         # The beginning of what is no handshake, until it is known what it is.
         self._cleartext = b""
@@ -78,11 +81,16 @@ class Handshake(Arrival):
         """Take bytes from the client."""
         if self._is_over:
             return
-        if self._session is None:
+        if self._hello is None:
             if self._cleartext or data[0] != _HANDSHAKE:
                 self._take_cleartext(self._cleartext + data)
                 return
-            self._session = Session(self._terms.context())
+            self._hello = ClientHello()
+        if self._session is None:
+            if not self._hello.feed(data):
+                return
+            self._session = Session(self._terms.context(self._hello.server_name))
+            data = self._hello.take()
         self._session.feed(data)
         try:
             complete = self._session.handshake()
@@ -93,7 +101,7 @@ class Handshake(Arrival):
         if output := self._session.take_output():
             self._transport.write(output)
         if complete:
-            self._wire.tls = TlsVariables()
+            self._wire.tls = TlsVariables(self._session.object, self._hello.server_name)
             self._arrive(TlsTransport(self._session, self._wire, self._terms.loop), b"")
 
     def eof_received(self) -> bool | None:
@@ -129,7 +137,7 @@ class Handshake(Arrival):
         before it knows that its certificate is refused.
         """
         self._is_over = True
-        self._session = None
+        self._hello = self._session = None
         self._cleartext = b""
         self._transport.write(answer)
         half_close(self._transport)

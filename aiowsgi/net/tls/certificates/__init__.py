@@ -1,0 +1,1 @@
+"""Certificates: which one a client gets, whether it can be used, and how it is renewed."""

@@ -1,0 +1,119 @@
+"""The first message of TLS: which server a client asks for, whatever the bytes look like."""
+
+import ssl
+import struct
+
+import pytest
+from extent import examples
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aiowsgi.net.tls.client_hello import ClientHello
+
+HOSTS = st.from_regex(
+    r"[a-z0-9]([a-z0-9-]{0,20}[a-z0-9])?(\.[a-z][a-z0-9]{0,10}){1,4}", fullmatch=True
+)
+
+
+def hello_of(host: str | None, versions: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> bytes:
+    """Return what OpenSSL sends as a client."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.maximum_version = versions
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = context.wrap_bio(incoming, outgoing, server_hostname=host)
+    with pytest.raises(ssl.SSLWantReadError):
+        client.do_handshake()
+    return outgoing.read()
+
+
+def read(*pieces: bytes) -> tuple[bool, str | None]:
+    """Return whether the last piece has completed the message, and the name."""
+    hello = ClientHello()
+    complete = False
+    for piece in pieces:
+        assert not complete
+        complete = hello.feed(piece)
+    assert hello.received == b"".join(pieces)
+    return complete, hello.server_name
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("host", ["shop.example", "xn--bcher-kva.example", None, "192.0.2.1"])
+def test_the_name_that_a_client_sends_is_read(version: ssl.TLSVersion, host: str | None) -> None:
+    sent = None if host == "192.0.2.1" else host
+    assert read(hello_of(host, version)) == (True, sent)
+
+
+@settings(max_examples=examples(200))
+@given(HOSTS, st.data())
+def test_it_does_not_matter_in_which_pieces_and_records_it_comes(
+    host: str, data: st.DataObject
+) -> None:
+    message = hello_of(host)[5:]
+    cuts = sorted(data.draw(st.sets(st.integers(1, len(message) - 1), max_size=5)))
+    parts = [message[a:b] for a, b in zip([0, *cuts], [*cuts, len(message)], strict=True)]
+    sent = b"".join(b"\x16\x03\x01" + struct.pack(">H", len(part)) + part for part in parts)
+    assert read(sent) == (True, host)
+    cuts = sorted(data.draw(st.sets(st.integers(1, len(sent) - 1), max_size=5)))
+    pieces = [sent[a:b] for a, b in zip([0, *cuts], [*cuts, len(sent)], strict=True)]
+    assert read(*pieces) == (True, host)
+    assert read(sent[:-1]) == (False, None)
+
+
+@settings(max_examples=examples(1000))
+@given(st.data())
+def test_whatever_a_client_sends_is_taken(data: st.DataObject) -> None:
+    sent = bytearray(hello_of("shop.example"))
+    for _ in range(data.draw(st.integers(0, 4))):
+        sent[data.draw(st.integers(0, len(sent) - 1))] = data.draw(st.integers(0, 255))
+    name = read(bytes(sent))[1]
+    assert name is None or name.isascii()
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_are_taken(sent: bytes) -> None:
+    read(sent)
+    read(b"\x16\x03\x01" + struct.pack(">H", len(sent)) + sent)
+    message = b"\x01" + struct.pack(">I", len(sent))[1:] + sent
+    assert read(b"\x16\x03\x01" + struct.pack(">H", len(message)) + message)[0]
+
+
+def with_name(name: bytes, kind: int = 0) -> bytes:
+    """Return a ClientHello that has nothing but a name."""
+    entry = bytes([kind]) + struct.pack(">H", len(name)) + name
+    names = struct.pack(">H", len(entry)) + entry
+    extension = struct.pack(">HH", 0, len(names)) + names
+    body = b"\x03\x03" + bytes(32) + b"\0" + b"\0\2\x13\1" + b"\1\0"
+    body += struct.pack(">H", len(extension)) + extension
+    message = b"\x01" + struct.pack(">I", len(body))[1:] + body
+    return b"\x16\x03\x01" + struct.pack(">H", len(message)) + message
+
+
+def test_names_of_another_kind_and_no_names_are_none() -> None:
+    assert read(with_name(b"a.example")) == (True, "a.example")
+    assert read(with_name(b"a.example", kind=1)) == (True, None)
+    assert read(with_name(b"")) == (True, None)
+    assert read(with_name("bücher.example".encode())) == (True, None)
+    assert read(with_name(b"a\nb")) == (True, "a\nb")
+
+
+def test_what_is_no_handshake_is_not_waited_for() -> None:
+    assert read(b"GET / HTTP/1.1\r\n") == (True, None)
+    assert read(b"\x16\x02\x01\0\5")[0]
+    assert read(b"\x16\x03\x01\0\0")[0]  # An empty record.
+    assert read(b"\x16\x03\x01\xff\xff")[0]  # A record that is too long.
+    assert read(b"\x16\x03\x01\0\4\2\0\0\0")[0]  # Another message.
+    assert read(b"\x16\x03\x01\0\4\1\xff\xff\xff")[0]  # One that is too long.
+    assert not read(b"\x16\x03\x01\0")[0]
+
+
+def test_only_so_much_is_waited_for_in_whatever_records() -> None:
+    hello = ClientHello()
+    message = b"\x01\0\x80\0" + bytes(1 << 15)
+    fed = 0
+    for byte in message:
+        fed += 6
+        if hello.feed(b"\x16\x03\x01\0\1" + bytes([byte])):
+            break
+    assert (1 << 16) < fed < (1 << 16) + 7
