@@ -1,16 +1,20 @@
-"""Real reverse proxies with a real server behind them: nginx and HAProxy, started for a test.
+"""Real reverse proxies with a real server behind them, started for a test: nginx, HAProxy, Apache,
+and Caddy.
 
 A ``Front`` is one proxy process in a folder of its own. It listens on a Unix socket there, so that
-no port can be taken twice, and shares its connections to the server between all its clients. It
-gives each request an id and logs what it forwarded: that is what the application has to have seen,
-no more and no less.
+no port can be taken twice, or on a port that is kept for it. It shares its connections to the
+server between all its clients. It gives each request an id and logs what it forwarded: that is what
+the application has to have seen, no more and no less.
 """
 
 import asyncio
 import contextlib
+import json
+import os
 import re
 import socket
 import subprocess
+import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -158,6 +162,64 @@ _NGINX_UWSGI = (
 )
 
 
+_APACHE = """
+ServerName front
+DefaultRuntimeDir .
+PidFile pid
+Listen 127.0.0.1:{port}
+LoadModule mpm_event_module {modules}/mod_mpm_event.so
+LoadModule authz_core_module {modules}/mod_authz_core.so
+LoadModule headers_module {modules}/mod_headers.so
+LoadModule unique_id_module {modules}/mod_unique_id.so
+LoadModule ssl_module {modules}/mod_ssl.so
+LoadModule socache_shmcb_module {modules}/mod_socache_shmcb.so
+LoadModule proxy_module {modules}/mod_proxy.so
+LoadModule proxy_http_module {modules}/mod_proxy_http.so
+# It serves nothing as root.
+User www-data
+Group www-data
+# One process, whose threads share the connections to the server.
+ServerLimit 1
+StartServers 1
+ThreadsPerChild 64
+MaxRequestWorkers 64
+MinSpareThreads 1
+MaxSpareThreads 64
+MaxKeepAliveRequests 0
+KeepAliveTimeout 60
+ErrorLog /dev/stderr
+LogLevel warn
+# What is no more than passed on keeps the name of the server.
+Header set X-Server "expr=%{{resp:Server}}"
+LogFormat "request %{{UNIQUE_ID}}e %>s %{{X-Server}}o" front
+CustomLog /dev/stdout front
+RequestHeader set X-Front-Id "expr=%{{reqenv:UNIQUE_ID}}"
+ProxyPreserveHost on
+{options}
+ProxyPass / {server} {parameters}
+"""
+
+_CADDY = """
+{{
+	admin off
+	auto_https off
+	grace_period 1s
+}}
+http:// {{
+	bind unix/{folder}/front
+	log {{
+		output stdout
+		format json
+	}}
+	header X-Front-Id {{http.request.uuid}}
+	reverse_proxy {server} {{
+		header_up X-Front-Id {{http.request.uuid}}
+		{options}
+	}}
+}}
+"""
+
+
 class Kind(NamedTuple):
     """A way to run a proxy: a program, its arguments, and its configuration."""
 
@@ -167,10 +229,29 @@ class Kind(NamedTuple):
     options: str = ""
     # What the server behind it listens on.
     bind: str = "127.0.0.1:0"
+    # How it is told where the server is: HOST:PORT, or a path.
+    address: str = "{}"
+    unix_address: str = "unix:{}"
+    # What else is said in the line that names the server.
+    parameters: str = ""
 
 
 _DEFAULT_NGINX = Kind("nginx", ("-p", ".", "-e", "stderr", "-c", "configuration"), _NGINX)
 _DEFAULT_HAPROXY = Kind("haproxy", ("-db", "-f", "configuration"), _HAPROXY)
+_DEFAULT_APACHE = Kind(
+    "apache2",
+    ("-d", ".", "-f", "configuration", "-DFOREGROUND"),
+    _APACHE,
+    address="http://{}/",
+    unix_address="unix:{}|http://server/",
+)
+_DEFAULT_CADDY = Kind(
+    "caddy",
+    ("run", "--config", "configuration", "--adapter", "caddyfile"),
+    _CADDY,
+    unix_address="unix/{}",
+)
+_APACHE_MODULES = "/usr/lib/apache2/modules"
 
 # Each with its defaults, and so that it passes on as much as it can, as it comes.
 KINDS = {
@@ -181,6 +262,16 @@ KINDS = {
     ),
     "haproxy": _DEFAULT_HAPROXY,
     "haproxy-tolerant": _DEFAULT_HAPROXY._replace(options="option accept-invalid-http-request"),
+    "apache": _DEFAULT_APACHE,
+    "apache-unix-tolerant": _DEFAULT_APACHE._replace(
+        options="HttpProtocolOptions Unsafe LenientMethods\nAllowEncodedSlashes NoDecode",
+        bind="unix:{folder}/server",
+        parameters="nocanon flushpackets=on",
+    ),
+    "caddy": _DEFAULT_CADDY,
+    "caddy-unix-unbuffered": _DEFAULT_CADDY._replace(
+        options="flush_interval -1", bind="unix:{folder}/server"
+    ),
 }
 # nginx with its own protocol, in which there is one request on a connection.
 _DEFAULT_UWSGI = _DEFAULT_NGINX._replace(template=_NGINX_UWSGI, bind="uwsgi:127.0.0.1:0")
@@ -200,11 +291,21 @@ class Line(NamedTuple):
     id: str
     # What the server answered; None where the request was not forwarded, or not answered.
     answered: int | None
+    # Whether it was given up because the client had ended its side. It may have been forwarded.
+    given_up: bool = False
 
 
 def _parse(line: str) -> Line:
+    if line[0] == "{":  # Caddy.
+        said = json.loads(line)
+        answer = said["resp_headers"]
+        forwarded = "aiowsgi" in answer.get("Server", ())
+        status, number = said["status"], answer.get("X-Front-Id", ["-"])[0]
+        return Line(number, status if forwarded else None, status in (0, 499))
     _, number, status, server = line.split(" ")
-    if server == "-":  # nginx answered itself.
+    if server == "aiowsgi":  # Apache, and whose answer it is.
+        return Line(number, int(status))
+    if server == "-":  # nginx or Apache answered itself.
         return Line(number, None)
     if server.isdecimal():  # nginx, and the status of the server.
         return Line(number, int(server))
@@ -213,18 +314,25 @@ def _parse(line: str) -> Line:
 
 
 # No server, no HTTP, or no answer in time; for HAProxy, a server that left; for nginx, one that did
-# anything worth a line.
+# anything worth a line. Apache and Caddy write lines about clients in the same place, so these are
+# those about servers: nobody there, nothing said, no HTTP.
 _COMPLAINT = re.compile(
-    r"^request \S+ (?:50[234] .*|\S+ S.)$|^.*\*[0-9]+ upstream .*$", re.MULTILINE
+    r"^request \S+ (?:50[234] .*|\S+ S.)$|^.*\*[0-9]+ upstream .*$"
+    r"|^.*\[proxy(?:_http)?:error\].*AH(?:00898|00957|01102|01106|01110|01111|01114):.*$"
+    r'|^\{"level":"error".*"logger":"http\.log\.error.*'
+    r'"msg":"(?:EOF|dial |read |write |http: |net/http: |malformed HTTP).*$',
+    re.MULTILINE,
 )
 
 
 class Front:
     """A proxy that runs. Use ``front``."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", folder: Path) -> None:
+    def __init__(self, process: "subprocess.Popen[bytes]", folder: Path, port: int | None) -> None:
         self._process = process
         self._folder = folder
+        # None where it listens on a Unix socket.
+        self._port = port
         self._position = 0
 
     def new_lines(self) -> list[Line]:
@@ -235,7 +343,7 @@ class Front:
             whole, end, _ = log.read().rpartition(b"\n")
         self._position += len(whole + end)
         lines = whole.decode("ascii").split("\n")
-        return [_parse(line) for line in lines if line.startswith("request ")]
+        return [_parse(line) for line in lines if line.startswith(("request ", "{"))]
 
     def wait_ready(self) -> None:
         """Wait until it listens; fail where it does not."""
@@ -254,6 +362,8 @@ class Front:
 
     def connect(self) -> socket.socket:
         """Return a new connection, on which every wait is bounded."""
+        if self._port is not None:
+            return socket.create_connection(("127.0.0.1", self._port), TIMEOUT)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         sock.settimeout(TIMEOUT)
         try:
@@ -288,14 +398,47 @@ class Front:
 @contextlib.contextmanager
 def front(kind: Kind, folder: Path, server: str) -> Iterator[Front]:
     """Run a proxy in ``folder``, where its files are; ``server`` is the address behind it."""
-    text = kind.template.format(server=server, options=kind.options)
-    with configured_front(kind, folder, text) as proxy:
-        yield proxy
+    path = server.removeprefix("unix:")
+    with kept_port() as port:
+        text = kind.template.format(
+            server=(kind.address if path == server else kind.unix_address).format(path),
+            options=kind.options,
+            parameters=kind.parameters,
+            folder=folder,
+            port=port,
+            modules=_APACHE_MODULES,
+        )
+        is_tcp = "{port}" in kind.template
+        with configured_front(kind, folder, text, port if is_tcp else None) as proxy:
+            yield proxy
 
 
 @contextlib.contextmanager
-def configured_front(kind: Kind, folder: Path, text: str) -> Iterator[Front]:
-    """Run a proxy with the configuration ``text``: it must listen on ``front`` in ``folder``."""
+def kept_port() -> Iterator[int]:
+    """Give a port of 127.0.0.1 that nobody gets by chance, and whoever names it may listen on."""
+    with socket.socket() as keeper:
+        # Linux lets two bind it if both say this, and one of them listens.
+        keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        keeper.bind(("127.0.0.1", 0))
+        yield keeper.getsockname()[1]
+
+
+@contextlib.contextmanager
+def open_folder() -> Iterator[Path]:
+    """Give a folder with a short name, for Unix sockets, that a proxy of another user may enter."""
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o755)
+        yield Path(name)
+
+
+@contextlib.contextmanager
+def configured_front(
+    kind: Kind, folder: Path, text: str, port: int | None = None
+) -> Iterator[Front]:
+    """Run a proxy with the configuration ``text``.
+
+    It must listen on that port of 127.0.0.1, or on ``front`` in ``folder`` if there is none.
+    """
     (folder / "configuration").write_text(text)
     with (folder / "log").open("ab") as out, (folder / "errors").open("ab") as errors:
         process = subprocess.Popen(
@@ -304,8 +447,10 @@ def configured_front(kind: Kind, folder: Path, text: str) -> Iterator[Front]:
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=errors,
+            # Where Caddy keeps its files.
+            env={**os.environ, "XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)},
         )
-    proxy = Front(process, folder)
+    proxy = Front(process, folder, port)
     try:
         proxy.wait_ready()
         yield proxy

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from constant_load import ConstantLoad
 from extent import EXHAUSTIVE, representative
-from proxies import KINDS, UWSGI_KINDS, front
+from proxies import KINDS, UWSGI_KINDS, front, open_folder
 from served_process import ANSWER, ServedProcess, served
 
 FRONTS = {**KINDS, **UWSGI_KINDS}
@@ -39,23 +39,24 @@ def loaded(
 ) -> Iterator[tuple[ServedProcess, ConstantLoad]]:
     """Serve, and ask in one of the ways."""
     kind = FRONTS.get(way)
-    if way == "unix":
-        bind = f"unix:{folder}/server"
-    elif kind is None:
-        bind = "127.0.0.1:0"
-    else:
-        bind = kind.bind.format(folder=folder)
     with contextlib.ExitStack() as stack:
+        sockets = stack.enter_context(open_folder())
+        if way == "unix":
+            bind = f"unix:{sockets}/server"
+        elif kind is None:
+            bind = "127.0.0.1:0"
+        else:
+            bind = kind.bind.format(folder=sockets)
         process = stack.enter_context(
             served(folder, ANSWER, "--workers", "2", *options, bind=("--bind", bind), **more)
         )
         place = process.said(r" Serving .* at (?:http://|uwsgi://|uwsgi:)?(\S+) with ")[1]
         if way == "unix":
-            load = ConstantLoad.on_path(f"{folder}/server")
+            load = ConstantLoad.on_path(f"{sockets}/server")
         elif kind is None:
             load = ConstantLoad.on_port(int(place.rpartition(":")[2]))
         else:
-            proxy = stack.enter_context(front(kind, folder, place))
+            proxy = stack.enter_context(front(kind, sockets, place))
             load = ConstantLoad(proxy.connect)
         yield process, stack.enter_context(load)
 
