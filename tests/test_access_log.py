@@ -54,6 +54,22 @@ def test_the_combined_format_and_the_duration() -> None:
     )
 
 
+# As programs that analyse logs in the combined format read it: what follows is left out.
+COMBINED = re.compile(
+    r'(?P<host>\S+) \S+ \S+ \[[^\]]+\] "(?P<request>[^"]*)" \d+ \d+ "[^"]*" "(?P<agent>[^"]*)"'
+)
+
+
+def test_a_peer_that_is_not_the_client_is_shown_behind_the_combined_format() -> None:
+    line = format_record(PLAIN, NOW)
+    for peer in "10.0.0.1", "2001:db8::1", "unix":
+        told = format_record(PLAIN._replace(peer=peer), NOW)
+        assert told == f"{line} peer={peer}"
+        match = COMBINED.match(told)
+        assert match is not None
+        assert (match["host"], match["agent"]) == ("192.0.2.7", "curl/8.0")
+
+
 def test_a_request_that_never_got_a_thread_waited_to_its_end() -> None:
     times = Times(accepted=1.0, head=2.0, ready=3.0, last_byte=7.5)
     assert times.queue_wait == 4.5

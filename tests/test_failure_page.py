@@ -24,7 +24,7 @@ def failure(folder: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> Confi
     return caught.value
 
 
-def answer(page: FailurePage, **more: str) -> tuple[str, str]:
+def answer(page: FailurePage, **more: object) -> tuple[str, str]:
     """Return the content type and the body of the answer to a client on this machine."""
     environ: dict[str, object] = {"REMOTE_ADDR": "127.0.0.1", "QUERY_STRING": ""}
     setup_testing_defaults(environ)  # The host is 127.0.0.1.
@@ -135,6 +135,24 @@ def test_clients_elsewhere_are_told_no_more_than_that(
 )
 def test_pages_of_other_names_cannot_read_it(page: FailurePage, host: str, explained: bool) -> None:
     assert is_explained(answer(page, HTTP_HOST=host)[1]) is explained
+
+
+@pytest.mark.parametrize(
+    ("client", "host", "sent", "explained"),
+    [
+        ("127.0.0.1", "localhost", "127.0.0.1:8000", True),
+        ("192.0.2.7", "localhost", "127.0.0.1:8000", False),
+        ("unknown", "localhost", "127.0.0.1:8000", False),
+        ("127.0.0.1", "shop.example", "127.0.0.1:8000", False),
+        ("127.0.0.1", "localhost", "evil.example", False),
+    ],
+)
+def test_it_is_shown_to_no_other_machine_by_a_proxy_that_tells_it(
+    page: FailurePage, client: str, host: str, sent: str, explained: bool
+) -> None:
+    peer = {"aiowsgi.peer": {"REMOTE_ADDR": "127.0.0.1", "HTTP_HOST": sent}}
+    shown = answer(page, HTTP_HOST=host, REMOTE_ADDR=client, **peer)
+    assert is_explained(shown[1]) is explained
 
 
 def test_on_a_unix_socket_any_host_will_do(page: FailurePage) -> None:

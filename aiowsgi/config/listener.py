@@ -145,6 +145,11 @@ def _parameters(address: str, text: str) -> dict[str, Any]:
             raise ConfigError(f"the address {address} has {part}: {error}") from None
         if (objection := kind.objection(values[name])) is not None:
             raise ConfigError(f"the address {address} has {part}, and {name} {objection}")
+    if "trust" in values and address.startswith("uwsgi:"):
+        raise ConfigError(
+            f"the address {address} has the parameter trust, and with the uwsgi protocol whoever "
+            "connects is trusted; leave it out"
+        )
     for name in _OF_FILES:
         if name in values and (objection := _objection_to_file_of(address)):
             raise ConfigError(

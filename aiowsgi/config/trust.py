@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ConfigError
 
 if TYPE_CHECKING:
-    from ipaddress import IPv4Network, IPv6Network
+    from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
 # All that an address or a network is made of. No zone: it means something on one machine only.
 _NETWORK = re.compile(r"[0-9A-Fa-f:.]+(?:/[0-9]{1,3})?")
@@ -78,16 +78,24 @@ def _network(entry: str) -> "IPv4Network | IPv6Network":
         network = ip_network(entry, strict=False)
     except ValueError:
         raise ConfigError(f"{entry!r} is no address and no network; {_FORMS}") from None
-    address, slash, _ = entry.partition("/")
-    if slash and ip_network(address).network_address != network.network_address:
+    address, slash, length = entry.partition("/")
+    host = ip_network(address)
+    if isinstance(network, IPv6Network) and (mapped := _mapped(host)) is not None:
+        # As an address of IPv4 looks on a socket of IPv6.
+        if network.prefixlen < 96:  # ::ffff:10.0.0.0/8 would be the network ::/8.
+            raise ConfigError(f"{entry!r} is no network of IPv4; write {mapped}/{length} for it")
+        host = ip_network(mapped)
+        network = ip_network(f"{mapped}/{network.prefixlen - 96}", strict=False)
+    if slash and host.network_address != network.network_address:
         raise ConfigError(
             f"{entry!r} is an address in a network; write {network} for the network, or {address}"
         )
-    if isinstance(network, IPv6Network) and network.prefixlen >= 96:
-        mapped = network.network_address.ipv4_mapped
-        if mapped is not None:  # As an address of IPv4 looks on a socket of IPv6.
-            return ip_network(f"{mapped}/{network.prefixlen - 96}")
     return network
+
+
+def _mapped(host: "IPv4Network | IPv6Network") -> "IPv4Address | None":
+    """Return the address of IPv4 that is mapped into one of IPv6; None if none is."""
+    return getattr(host.network_address, "ipv4_mapped", None)
 
 
 def objection_to_trust(value: Any) -> str | None:
