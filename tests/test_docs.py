@@ -13,6 +13,7 @@ from conftest import StartServer
 from aiowsgi.cli.arguments import build_parser, default_text
 from aiowsgi.cli.foreign_options import HINTS
 from aiowsgi.config import Config, Option, help_texts
+from aiowsgi.config.listener import PARAMETERS
 from aiowsgi.connection.states import EVENT_MEANINGS as CONNECTION_EVENTS
 from aiowsgi.connection.states import TRANSITIONS as CONNECTION_TRANSITIONS
 from aiowsgi.connection.states import ConnectionEvent, table
@@ -36,8 +37,8 @@ PEP_3333 = {
 }
 # Where options are those of other programs: their commands, and their column of a table.
 OTHERS = (
-    r"^.*\b(?:pip|systemctl|systemd-socket-activate|useradd|docker)\b.*$|^\| `--?[a-z].*?(?=\| )"
-    r"|^`(?:gunicorn|uwsgi|waitress-serve) -.*? becomes"
+    r"^.*\b(?:pip|curl|systemctl|systemd-socket-activate|useradd|docker)\b.*$"
+    r"|^\| `--?[a-z].*?(?=\| )|^`(?:gunicorn|uwsgi|waitress-serve) -.*? becomes"
 )
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")]
 
@@ -62,6 +63,12 @@ def _options_table() -> str:
         default = default_text(option, getattr(Config(), field.name))
         lines.append(f"| {names} | {default} | {texts[field.name]} |")
     return "\n".join(lines)
+
+
+def test_table_of_the_parameters_of_addresses_has_each_of_them() -> None:
+    table = _between(ROOT / "docs" / "running.md", "parameters")
+    first_column = "".join(re.findall(r"^\|(.*?)\|", table, re.MULTILINE))
+    assert re.findall(r"`(\w+)=", first_column) == list(PARAMETERS)
 
 
 def test_page_of_options_shows_every_one_with_its_default() -> None:

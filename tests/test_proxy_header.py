@@ -72,8 +72,8 @@ class TestTheSpecification:
                 ("::1", "0"),
                 ("2001:db8::", "65535"),
             ),
-            (0x31, make.unix(b"/run/a", b"\0b"), ("", ""), ("", "")),
-            (0x32, make.unix(b"", b""), ("", ""), ("", "")),
+            (0x31, make.unix(b"/run/a", b"\0b"), ("", ""), None),
+            (0x32, make.unix(b"", b""), ("", ""), None),
         ],
     )
     def test_protocol_bytes_that_are_expected_are_read(

@@ -147,6 +147,7 @@ class WsgiCall:
             server=info.server,
             client=info.client,
             tls=None if info.tls is None else info.tls.variables(),
+            peer=info.peer,
         )
         if body is None and stream.head.section.chunked:
             # Most frameworks read nothing of a body without a length, whatever

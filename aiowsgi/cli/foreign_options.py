@@ -24,6 +24,9 @@ _PREFIX = (
     "it is called --script-name here, and cuts the prefix from paths; with --script-name-strip, "
     "a web server in front has cut it"
 )
+_PROXY_PROTOCOL = (
+    'write --bind "HOST:PORT?proxy=on&trust=ADDRESS", with the address or network of the proxy'
+)
 _METRICS = (
     "not yet: there are no metrics; kill -URG and server.inspect() show what the server is doing"
 )
@@ -149,8 +152,8 @@ _BY_NAMES = (
     (
         "--timeout -t",
         "which one is meant? --timeout-keep-alive, --timeout-header, --timeout-body, "
-        "--timeout-request, --timeout-write, --timeout-handshake, --timeout-graceful or "
-        "--timeout-worker",
+        "--timeout-request, --timeout-write, --timeout-handshake, --timeout-proxy, "
+        "--timeout-graceful or --timeout-worker",
     ),
     ("--harakiri", "it is called --timeout-request here"),
     ("--graceful-timeout --timeout-graceful-shutdown", "it is called --timeout-graceful here"),
@@ -219,7 +222,7 @@ _BY_NAMES = (
         "--forwarded-keep",
     ),
     ("--log-untrusted-proxy-headers", f"{_NEEDLESS}, once, with --forwarded-allow-ips"),
-    ("--proxy-protocol --proxy-allow-from", "not yet: the PROXY protocol is not understood"),
+    ("--proxy-protocol --proxy-allow-from --enable-proxy-protocol", _PROXY_PROTOCOL),
     ("--header", "set the field in the application, or in a middleware"),
     ("--server-header --no-server-header --ident", _SERVER_FIELD),
     ("--date-header --no-date-header", "there is no such option: responses have a Date field"),

@@ -31,6 +31,14 @@ class Config(ProcessOptions, ServerOptions, ProxyOptions, TlsOptions, ListenerOp
         """Raise ConfigError where options contradict each other."""
         super().check_together()
         self._check_tls()
+        for listener in self.listeners:
+            trusted = self.forwarded_allow_ips if listener.trust is None else listener.trust
+            if listener.proxy and not trusted:
+                raise ConfigError(
+                    f"{listener} has proxy=on, and nobody is trusted to say who the client is; "
+                    "name your proxy: &trust=ADDRESS behind it, or &trust=unix where it connects "
+                    f"to a Unix socket, or {self.spelling('forwarded_allow_ips')}"
+                )
         for listener in self.listeners if self.reuse_port else ():
             what = _ONE_SOCKET.get(listener.address.partition(":")[0])
             if what is not None:

@@ -6,9 +6,9 @@ from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
 from ..errors import ConfigError
-from .fields.option import Option, count, option
+from .fields.option import Option, count, option, switch
 from .fields.subject import Subject
-from .fields.values import parse_mode
+from .fields.values import parse_mode, parse_switch
 from .trust import objection_to_trust
 
 _GROUP = "where to listen"
@@ -83,6 +83,10 @@ class ListenerConfig:
     """whose fields say who the client is, as in --forwarded-allow-ips, and all for whoever
     connects
     """
+    proxy: bool = switch(False, _GROUP, parse=parse_switch, metavar="on", default_text="off")
+    """whether each connection begins with a header of the PROXY protocol, version 1 or 2, by which
+    a proxy says for whom it connects; it has to be one that is trusted
+    """
     parameters: str = field(default="", compare=False)
     """the parameters as they are written, with the question mark"""
 
@@ -145,6 +149,11 @@ def _parameters(address: str, text: str) -> dict[str, Any]:
             raise ConfigError(f"the address {address} has {part}: {error}") from None
         if (objection := kind.objection(values[name])) is not None:
             raise ConfigError(f"the address {address} has {part}, and {name} {objection}")
+    if values.get("proxy") and address.startswith("uwsgi:"):
+        raise ConfigError(
+            f"the address {address} has proxy=on, and web servers that speak uwsgi send no PROXY "
+            "header before it: uwsgi itself says who the client is; leave it out"
+        )
     if "trust" in values and address.startswith("uwsgi:"):
         raise ConfigError(
             f"the address {address} has the parameter trust, and with the uwsgi protocol whoever "

@@ -59,9 +59,11 @@ class Observers:
 def access_record(stream: Stream, now: float) -> AccessRecord:
     """Return what the access log says of a request."""
     fields = dict(stream.head.section.fields)
-    client, peer = stream.client, ""
-    if stream.head.variables is not None and client != (host := stream.info.client[0]):
-        peer = host or "unix"
+    info, client, peer = stream.info, stream.client, ""
+    if stream.head.variables is not None or info.peer is not None:
+        host, _ = info.client if info.peer is None else info.peer.client
+        if client != host:
+            peer = host or "unix"
     return AccessRecord(
         client,
         stream.request_line,

@@ -81,7 +81,10 @@ class SectionsByTrust:
 
     def of(self, info: ConnectionInfo) -> FieldSections:
         """See ``Sections``."""
-        if not self._trust.trusts_peer(info.client[0]):
+        host, _ = info.client
+        # Whom a PROXY header tells has not connected, so that being trusted takes a name.
+        trusted = (self._trust.trusts_peer if info.peer is None else self._trust.trusts)(host)
+        if not trusted:
             return self._others
         if (sections := self._trusted.get(info.scheme)) is None:
             sections = self._make(self._believing(info.scheme))

@@ -67,6 +67,17 @@ _NOT_IN_TRAILERS_PREFIXES = (b"proxy-", b"x-forwarded-")
 # How a TLS handshake begins (RFC 8446 §5.1).
 _TLS_HANDSHAKE = b"\x16\x03"
 
+# The PROXY protocol where it is not expected: a line in its first version, and no more than empty
+# lines can be told from others in its second one.
+_PROXY_LINE = (
+    "the client speaks the PROXY protocol, and this listener does not; write ?proxy=on behind its "
+    "address in --bind, or have the proxy send no header (send-proxy)"
+)
+_MAYBE_PROXY_HEADER = (
+    "so begins the PROXY protocol: if a proxy speaks that, write ?proxy=on behind the address in "
+    "--bind"
+)
+
 
 def _check_bytes(
     buffer: Buffer, start: int, stop: int, forbidden: re.Pattern[bytes], where: str
@@ -95,8 +106,12 @@ def _check_bytes(
 def _check_request_line(line: bytes) -> None:
     if not line:
         # RFC 9112 §2.2: one empty line before a request is ignored. That one was skipped already.
-        raise Refusal(400, "more than one empty line before the request line")
+        raise Refusal(
+            400, f"more than one empty line before the request line; {_MAYBE_PROXY_HEADER}"
+        )
     if (match := _REQUEST_LINE.fullmatch(line)) is None:
+        if line.startswith(b"PROXY "):
+            raise Refusal(400, _PROXY_LINE)
         raise Refusal(400, "the request line is not 'METHOD TARGET HTTP/1.1'")
     # RFC 9110 §2.5: a higher minor version is served as the highest that is known.
     if match[1] != b"1":

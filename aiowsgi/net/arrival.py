@@ -6,7 +6,7 @@ from typing import cast
 
 from ..connection.shared import Shared
 from ..errors import ClientDisconnected
-from ..exchange.interfaces import ConnectionHandle
+from ..exchange.interfaces import ConnectionHandle, Timer
 from ..observe.inspection import RequestInfo
 from .transport import SocketWire
 
@@ -28,6 +28,8 @@ class Arrival(asyncio.Protocol, ConnectionHandle):
         self._wire = wire
         self._timeout = timeout
         self._began_at = shared.resources.clock()
+        # None before it is connected, which may fail.
+        self._timer: Timer | None = None
 
     # Called by asyncio.
 
@@ -35,7 +37,7 @@ class Arrival(asyncio.Protocol, ConnectionHandle):
         """Begin."""
         self._transport = cast(asyncio.Transport, transport)
         self._shared.connections[self] = None
-        self._timer = self._shared.timers.call_later(self._timeout, self._time_out)
+        self._arm(self._timeout)
         if self._shared.is_closing:
             self._transport.abort()
 
@@ -49,13 +51,20 @@ class Arrival(asyncio.Protocol, ConnectionHandle):
         self._leave()
         self._wire.connection_lost(exc)
 
+    def _arm(self, seconds: float) -> None:
+        """Have ``_time_out`` called after so many seconds, and not when it was to be."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._shared.timers.call_later(seconds, self._time_out)
+
     def _time_out(self) -> None:
         """Give the client up, which has taken too long."""
         self._transport.abort()
 
     def _leave(self) -> None:
         """Be no step any more. Idempotent."""
-        self._timer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
         self._shared.connections.pop(self, None)
         self._shared.shedding.forget(self)
 

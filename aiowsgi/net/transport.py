@@ -8,7 +8,7 @@ from typing import cast
 
 from ..connection.connection import Connection
 from ..connection.shared import Shared
-from ..exchange.info import Address, ConnectionInfo, TlsInfo
+from ..exchange.info import Address, ConnectionInfo, Ends, TlsInfo
 from ..exchange.interfaces import Codec, FileTransfer
 from ..wsgi.file_wrapper import FilePart
 from .sendfile import FileSender
@@ -44,6 +44,7 @@ class SocketWire(asyncio.Protocol):
         "_transport",
         "client",
         "is_plain",
+        "peer",
         "send_now",
         "server",
         "tls",
@@ -63,6 +64,8 @@ class SocketWire(asyncio.Protocol):
         # What is known of the connection before it is made. A step before may know better.
         self.client = host_and_port(peer)
         self.server: Address | None = None
+        # Who has connected, where a proxy has said for whom; else None.
+        self.peer: Address | None = None
         self.tls: TlsInfo | None = None
         self._loop = loop
         self._accepted_at = shared.resources.clock()
@@ -104,9 +107,15 @@ class SocketWire(asyncio.Protocol):
                 "http" if self.tls is None else "https",
                 self.tls,
                 self._accepted_at,
+                None if self.peer is None else self._own_ends(transport, self.peer),
             ),
         )
         self._is_made = True
+
+    def _own_ends(self, transport: asyncio.BaseTransport, peer: Address) -> Ends:
+        """Return the ends of the connection itself, whatever a proxy has told."""
+        server = server_address(transport, tls=not self.is_plain)
+        return Ends(server, peer, "http" if self.is_plain else "https")
 
     # A transport that is aborted at once may still have these called.
 

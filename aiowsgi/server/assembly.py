@@ -248,6 +248,20 @@ def new_renewal(
     return Renewal(source, loop=loop, context=context)
 
 
+def new_proxy_step(
+    shared: Shared, listener: ListenerConfig
+) -> "Callable[[socket.socket, SocketWire, asyncio.Protocol], asyncio.Protocol] | None":
+    """Return what makes the step of the PROXY protocol; None where the listener has it not."""
+    if not listener.proxy:
+        return None
+    from ..config.trust import Trust
+    from ..net.proxy_protocol.arrival import ProxyProtocol
+
+    allowed = shared.resources.config.forwarded_allow_ips
+    trust = Trust(allowed if listener.trust is None else listener.trust)
+    return ProxyProtocol(shared, trust.trusts_peer).step
+
+
 def _describe(run: Callable[[], None]) -> str:
     stream = stream_of(run)
     return "" if stream is None else stream.describe()

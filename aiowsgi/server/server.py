@@ -29,7 +29,15 @@ from ..net.entrance import Entrance
 from ..observe.inspection import Inspection, stacks_of
 from ..wording import counted
 from ..wsgi.application import describe
-from .assembly import Assembly, codecs, new_pool, new_renewal, new_reporter, new_tls_step
+from .assembly import (
+    Assembly,
+    codecs,
+    new_pool,
+    new_proxy_step,
+    new_renewal,
+    new_reporter,
+    new_tls_step,
+)
 from .forked_child import leave_descriptors, leave_signals
 from .loop_end import LoopEnd
 from .shutdown import Shutdown
@@ -121,6 +129,7 @@ class Server:
                         spoken[sock.listener.protocol, sock.listener.trust],
                         loop,
                         tls if sock.listener.tls else None,
+                        new_proxy_step(assembly.shared, sock.listener),
                     )
                 ),
                 turn=None if self._reporter is None else self._reporter.turn(sock),

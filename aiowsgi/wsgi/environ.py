@@ -114,13 +114,15 @@ def build_environ(
     server: tuple[str, str],
     client: tuple[str, str],
     tls: Mapping[str, str] | None = None,
+    peer: tuple[tuple[str, str], tuple[str, str], str] | None = None,
 ) -> Environ:
     """Return the environ of one request: a new dict.
 
     Arguments: the base environ, the request head, the input; "http" or "https"; host and port of
-    the server's and of the client's end of the connection; what TLS adds. The head's ``variables``
-    replace any of that. All requests whose header sections are remembered together have the same
-    base environ.
+    the server's and of the client's end of the connection; what TLS adds; and server, client and
+    scheme as the connection itself has them, where a proxy has told others. The head's
+    ``variables`` replace any of that. All requests whose header sections are remembered together
+    have the same base environ.
     """
     section = head.section
     common = section.environ
@@ -152,4 +154,9 @@ def build_environ(
             # Not with the protocol of a web server, which is its own source of all of these.
             environ["aiowsgi.peer"] = {key: environ.get(key) for key in _TOLD_KEYS}
         environ.update(variables)
+    if peer is not None:
+        told = environ.setdefault("aiowsgi.peer", {key: environ.get(key) for key in _TOLD_KEYS})
+        own_server, own_client, told["wsgi.url_scheme"] = peer
+        told["SERVER_NAME"], told["SERVER_PORT"] = own_server
+        told["REMOTE_ADDR"], told["REMOTE_PORT"] = own_client
     return environ

@@ -25,6 +25,13 @@ def parse_size(text: str) -> int:
     return int(match["number"]) * (_BYTES[match["unit"].upper()] if match["unit"] else 1)
 
 
+def parse_switch(text: str) -> bool:
+    """Return whether "on" is written, and not "off". Raise ConfigError."""
+    if text not in ("on", "off"):
+        raise ConfigError(f"{text!r} is neither 'on' nor 'off'")
+    return text == "on"
+
+
 def parse_count(text: str) -> int:
     """Return a whole number. Raise ConfigError."""
     if not re.fullmatch(r"\d{1,18}", text, re.ASCII):

@@ -47,9 +47,10 @@ _HAVE_IT_SENT = (
 class Header(NamedTuple):
     """What a header says.
 
-    Addresses are as a direct connection would have them: both are empty texts for a Unix socket.
-    They are None where the ends are those of the connection itself: the proxy speaks for itself
-    (LOCAL), such as in a health check, or does not know better (UNKNOWN, UNSPEC).
+    Addresses are as a direct connection would have them: those of clients of a Unix socket are
+    empty texts. They are None where the connection itself has to tell: the proxy speaks for itself
+    (LOCAL), such as in a health check, or does not know better (UNKNOWN, UNSPEC), or its own end is
+    a Unix socket.
     """
 
     # How many bytes it takes.
@@ -165,7 +166,8 @@ def _parse_proxied(header: bytes, family: int, transport: int) -> Header:
     end = _FIXED_SIZE + 2 * length + (0 if family == _UNIX else 4)
     if size < end:
         raise Malformed("the PROXY header is too short for the addresses of its family")
-    source = destination = ("", "")
+    source: Address = ("", "")
+    destination: Address | None = None
     if family != _UNIX:
         # Also where they are those of UDP: the client speaks HTTP/3 with the proxy then.
         first, second, ports = _FIXED_SIZE, _FIXED_SIZE + length, end - 4

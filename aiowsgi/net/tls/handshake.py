@@ -33,6 +33,7 @@ _ANSWER = (
     b"Connection: close\r\n\r\n%b" % (len(_TEXT), _TEXT)
 )
 _REFUSAL = Refusal(400, "the client speaks plain HTTP, and this listener HTTPS")
+_PROXY_HEADER = "it speaks the PROXY protocol before TLS; write ?proxy=on behind the address"
 _GARBAGE = "what it sends is neither TLS nor HTTP"
 
 
@@ -118,7 +119,10 @@ class Handshake(Arrival):
     def _take_cleartext(self, data: bytes) -> None:
         """Take what is no TLS. Who speaks HTTP is told what to speak."""
         self._cleartext = data
-        if _METHOD.match(data) is not None:
+        if data.startswith(b"PROXY "):
+            self._terms.failures.note(self._wire.client[0], _PROXY_HEADER)
+            self._transport.abort()
+        elif _METHOD.match(data) is not None:
             line = _REQUEST_LINE.match(data)
             assert line is not None  # It may be empty.
             self._shared.observers.note_refusal(
@@ -126,7 +130,9 @@ class Handshake(Arrival):
             )
             self._refuse(_ANSWER)
         elif _METHOD_SO_FAR.match(data) is None:
-            self._terms.failures.note(self._wire.client[0], _GARBAGE)
+            # What begins with an empty line is a PROXY header of version 2.
+            reason = _PROXY_HEADER if data[:1] == b"\r" else _GARBAGE
+            self._terms.failures.note(self._wire.client[0], reason)
             self._transport.abort()
 
     def _refuse(self, answer: bytes) -> None:
@@ -141,5 +147,4 @@ class Handshake(Arrival):
         self._cleartext = b""
         self._transport.write(answer)
         half_close(self._transport)
-        self._timer.cancel()
-        self._timer = self._shared.timers.call_later(LINGER_TIMEOUT, self._time_out)
+        self._arm(LINGER_TIMEOUT)
