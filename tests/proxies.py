@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 from wsgiref.types import WSGIApplication
 
 import pytest
+import trustme
 from tools import tool
 from waiting import eventually
 
@@ -70,12 +71,12 @@ _NGINX = (
         # A request that is sent twice would be seen twice.
         proxy_next_upstream off;
         location / {{
-            proxy_pass http://server;
+            proxy_pass {scheme}://server;
         }}
         # An attacker who has sent everything says so, and still waits for the answers.
         location ~ ^/(outer|smuggled|next) {{
             proxy_ignore_client_abort on;
-            proxy_pass http://server;
+            proxy_pass {scheme}://server;
         }}
     }}
 }}
@@ -103,7 +104,7 @@ frontend front
     default_backend server
 backend server
     http-reuse always
-    server server {server}
+    server server {server} {parameters}
 """
 
 # What the file uwsgi_params of nginx says, and the id.
@@ -234,6 +235,9 @@ class Kind(NamedTuple):
     unix_address: str = "unix:{}"
     # What else is said in the line that names the server.
     parameters: str = ""
+    # Whether it speaks TLS with the server, whose name is localhost. Then {ca} in ``options`` and
+    # ``parameters`` is the file of the only CA that it knows.
+    tls: bool = False
 
 
 _DEFAULT_NGINX = Kind("nginx", ("-p", ".", "-e", "stderr", "-c", "configuration"), _NGINX)
@@ -281,6 +285,39 @@ UWSGI_KINDS = {
         options="uwsgi_buffering off; uwsgi_request_buffering off; merge_slashes off;"
         " ignore_invalid_headers off; underscores_in_headers on;",
         bind="uwsgi:unix:{folder}/server",
+    ),
+}
+
+
+# Those that speak TLS with the server, and accept its certificate only. Sessions are resumed.
+TLS_KINDS = {
+    "nginx-tls": _DEFAULT_NGINX._replace(
+        options="proxy_ssl_verify on; proxy_ssl_trusted_certificate {ca};"
+        " proxy_ssl_name localhost; proxy_ssl_server_name on;",
+        bind="tls:127.0.0.1:0",
+        tls=True,
+    ),
+    "haproxy-tls": _DEFAULT_HAPROXY._replace(
+        parameters="ssl verify required ca-file {ca} sni str(localhost)",
+        bind="tls:127.0.0.1:0",
+        tls=True,
+    ),
+    "haproxy-unix-tls": _DEFAULT_HAPROXY._replace(
+        parameters="ssl verify required ca-file {ca} sni str(localhost) alpn http/1.1",
+        bind="tls:unix:{folder}/server",
+        unix_address="unix@{}",
+        tls=True,
+    ),
+    "apache-tls": _DEFAULT_APACHE._replace(
+        options="SSLProxyEngine on\nSSLProxyVerify require\nSSLProxyCACertificateFile {ca}",
+        bind="tls:127.0.0.1:0",
+        address="https://{}/",
+        tls=True,
+    ),
+    "caddy-tls": _DEFAULT_CADDY._replace(
+        options="transport http {{\ntls\ntls_trusted_ca_certs {ca}\ntls_server_name localhost\n}}",
+        bind="tls:127.0.0.1:0",
+        tls=True,
     ),
 }
 
@@ -399,11 +436,13 @@ class Front:
 def front(kind: Kind, folder: Path, server: str) -> Iterator[Front]:
     """Run a proxy in ``folder``, where its files are; ``server`` is the address behind it."""
     path = server.removeprefix("unix:")
+    ca = folder / "ca.pem"
     with kept_port() as port:
         text = kind.template.format(
             server=(kind.address if path == server else kind.unix_address).format(path),
-            options=kind.options,
-            parameters=kind.parameters,
+            scheme="https" if kind.tls else "http",
+            options=kind.options.format(ca=ca) if kind.tls else kind.options,
+            parameters=kind.parameters.format(ca=ca),
             folder=folder,
             port=port,
             modules=_APACHE_MODULES,
@@ -411,6 +450,21 @@ def front(kind: Kind, folder: Path, server: str) -> Iterator[Front]:
         is_tcp = "{port}" in kind.template
         with configured_front(kind, folder, text, port if is_tcp else None) as proxy:
             yield proxy
+
+
+def certified(kind: Kind, folder: Path) -> dict[str, tuple[str, ...]]:
+    """Return the options with which a server has a certificate, if this proxy wants one.
+
+    The CA, which has issued nothing else, is a file in ``folder``.
+    """
+    if not kind.tls:
+        return {}
+    ca, site = trustme.CA(), folder / "site.pem"
+    ca.cert_pem.write_to_path(folder / "ca.pem")
+    # Apache, where it passes Host on, takes that for the name of the server.
+    certificate = ca.issue_cert("localhost", "h")
+    certificate.private_key_and_cert_chain_pem.write_to_path(site)
+    return {"certfile": (str(site),)}
 
 
 @contextlib.contextmanager

@@ -21,16 +21,26 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import pytest
 from extent import representative, sampled
-from proxies import ID_KEY, KINDS, TIMEOUT, UWSGI_KINDS, Front, front, open_folder, upstream
+from proxies import (
+    ID_KEY,
+    KINDS,
+    TIMEOUT,
+    TLS_KINDS,
+    UWSGI_KINDS,
+    Front,
+    certified,
+    front,
+    open_folder,
+    upstream,
+)
 from smuggling import TECHNIQUES, Technique
 from waiting import eventually
 
-ALL_KINDS = {**KINDS, **UWSGI_KINDS}
+ALL_KINDS = {**KINDS, **TLS_KINDS, **UWSGI_KINDS}
 ATTACKED = [*KINDS, "uwsgi-unix-unbuffered"]
 # Where not everything is tried. Apache takes its time to close the connections of attackers.
-QUICK = [
-    name for name in ALL_KINDS if name not in ("apache-unix-tolerant", "caddy-unix-unbuffered")
-]
+QUICK = [*KINDS, *UWSGI_KINDS, "nginx-tls"]
+QUICK = [name for name in QUICK if name not in ("apache-unix-tolerant", "caddy-unix-unbuffered")]
 QUICK_ATTACKED = [name for name in QUICK if name != "apache"]
 
 BLOCK = bytes(range(256)) * 256
@@ -42,6 +52,7 @@ CONTENT = BLOCK * BLOCKS
 def behind(kind: str, app: WSGIApplication, folder: Path, **options: Any) -> Iterator[Front]:
     """Serve ``app`` behind a proxy, which must have nothing to say against the server."""
     way = ALL_KINDS[kind]
+    options |= certified(way, folder)
     with (
         upstream(app, way.bind.format(folder=folder), **options) as server,
         front(way, folder, server) as proxy,
@@ -256,7 +267,7 @@ def workplace(
         yield at
 
 
-@pytest.fixture(params=representative(KINDS, *QUICK))
+@pytest.fixture(params=representative([*KINDS, *TLS_KINDS], *QUICK))
 def new_workplace(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[At]:
@@ -315,7 +326,7 @@ def test_clients_in_turn_use_one_connection_to_the_server(new_workplace: At) -> 
     assert len(ports) == 1
 
 
-@pytest.mark.parametrize("kind", representative(KINDS, *QUICK))
+@pytest.mark.parametrize("kind", representative([*KINDS, *TLS_KINDS], *QUICK))
 def test_connections_that_the_server_ends_lose_no_request(
     kind: str,
 ) -> None:

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from constant_load import ConstantLoad
 from extent import EXHAUSTIVE, representative
-from proxies import KINDS, UWSGI_KINDS, front, open_folder
+from proxies import KINDS, TLS_KINDS, UWSGI_KINDS, certified, front, open_folder
 from served_process import ANSWER, ServedProcess, served
 
-FRONTS = {**KINDS, **UWSGI_KINDS}
+FRONTS = {**KINDS, **TLS_KINDS, **UWSGI_KINDS}
 # Directly, and through a web server in front.
 DIRECT = ["tcp", "unix"]
 WAYS = [*DIRECT, *FRONTS]
@@ -47,10 +47,12 @@ def loaded(
             bind = "127.0.0.1:0"
         else:
             bind = kind.bind.format(folder=sockets)
+            for path in certified(kind, sockets).get("certfile", ()):
+                options = (*options, "--certfile", path)
         process = stack.enter_context(
             served(folder, ANSWER, "--workers", "2", *options, bind=("--bind", bind), **more)
         )
-        place = process.said(r" Serving .* at (?:http://|uwsgi://|uwsgi:)?(\S+) with ")[1]
+        place = process.said(r" Serving .* at (?:https?://|uwsgi://|uwsgi:|tls:)?(\S+) with ")[1]
         if way == "unix":
             load = ConstantLoad.on_path(f"{sockets}/server")
         elif kind is None:
