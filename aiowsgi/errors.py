@@ -4,7 +4,8 @@ Wrong calls of the Python interface raise TypeError, ValueError and RuntimeError
 
     AiowsgiError
     ├── Refusal                    the client broke HTTP, or a limit; carries the status to answer
-    │   └── IncompleteRequest      the client ended the connection in the middle of a request
+    │   ├── IncompleteRequest      the client ended the connection in the middle of a request
+    │   └── ForeignProtocol        the client speaks what is not spoken there
     ├── ApplicationError           the application broke PEP 3333; the message names the fix
     ├── ConfigError                the user misconfigured; the message names the fix
     │   ├── BindError              an address cannot be listened on (also an OSError)
@@ -48,6 +49,17 @@ class Refusal(AiowsgiError):
 
 class IncompleteRequest(Refusal):
     """The client ended the connection in the middle of a request. That is no mistake."""
+
+
+class ForeignProtocol(Refusal):
+    """The client speaks another protocol, and would not understand a status.
+
+    Arguments: the status for the logs, the reason, and what is sent in place of an answer.
+    """
+
+    def __init__(self, status: int, reason: str, *, answer: bytes) -> None:
+        super().__init__(status, reason)
+        self.answer = answer
 
 
 # What a 503 asks of the client, in seconds.

@@ -130,9 +130,16 @@ def test_client_that_speaks_tls_is_told_apart_from_garbage(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     # The beginning of a ClientHello: somebody wrote https:// where http:// is right.
-    MemoryConnection(app).receive(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
+    connection = MemoryConnection(app)
+    connection.receive(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
     (line,) = told(caplog)
-    assert line.endswith("with 400: the client speaks TLS (https), and this server plain HTTP")
+    assert line.endswith(
+        "with 400: the client speaks TLS (https), and this listener HTTP without; give --certfile, "
+        "or have it ask for http://"
+    )
+    # It reads alerts only: a fatal one, handshake_failure (RFC 8446 §6).
+    assert connection.wire.sent == b"\x15\x03\x01\x00\x02\x02\x28"
+    assert connection.wire.half_closed
 
 
 @pytest.mark.parametrize(
@@ -215,11 +222,13 @@ def test_nothing_of_what_is_no_request_is_logged(
     caplog.set_level(logging.DEBUG)
     connection = MemoryConnection(app, protocol=protocol)
     for start in range(0, len(sent), size):
-        if not connection.status:
+        if not connection.sent:
             connection.receive(sent[start : start + size])
-    assert connection.status in (400, 414)
+    # An alert of TLS has no status.
+    status = 400 if connection.sent[0] == 0x15 else connection.status
+    assert status in (400, 414)
     (line,) = access_lines(caplog)
-    assert f'] "-" {connection.status} ' in line
+    assert f'] "-" {status} ' in line
     assert not {"hunter2", "aHVudGVyMg", "session", "Cookie"} & set(re.findall(r"\w+", caplog.text))
     assert "Refused a request from " in caplog.text
 

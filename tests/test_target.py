@@ -232,6 +232,9 @@ def test_https_needs_a_secured_connection(target: str) -> None:
     with pytest.raises(Refusal, match="https") as caught:
         split_target("GET", target)
     assert caught.value.status == 421
+    _, _, authority = split_target("GET", target, is_secured=True)
+    assert authority is not None
+    assert authority.startswith("a.test")
 
 
 @pytest.mark.parametrize("target", ["a.test:443", "/", "*", "http://a.test/", "#"])

@@ -1,10 +1,11 @@
 """Refusals: answers that the loop makes, and after which the connection ends."""
 
-from ..errors import Refusal
+from ..errors import ForeignProtocol, Refusal
 from ..http.request import FieldSection, RequestHead
 from ..http.response import status_text
 from .info import ConnectionInfo
 from .interfaces import Codec
+from .ready import ReadyResponse
 from .resources import Resources
 from .stream import Stream, StreamOwner
 
@@ -42,6 +43,10 @@ def respond_with_refusal(stream: Stream, refusal: Refusal) -> None:
     """Answer a request with a 4xx or 5xx. Called on the loop thread. No thread answers it."""
     stream.refusal = refusal
     stream.is_last = True
+    if isinstance(refusal, ForeignProtocol):
+        stream.respond(refusal.status, (), b"")
+        stream.source = ReadyResponse([refusal.answer])
+        return
     body = f"{status_text(refusal.status)}: {refusal.reason}\n".encode()
     fields = [("Content-Type", "text/plain; charset=utf-8")]
     if refusal.retry_after is not None:

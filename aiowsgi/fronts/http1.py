@@ -23,7 +23,7 @@ class Http1:
 
     def parser(self, info: ConnectionInfo) -> RequestParser:
         """Return a parser for a new connection."""
-        return Parser(self._sections.of(info))
+        return Parser(self._sections.of(info), info.tls is not None)
 
     def encoder(self, head: RequestHead) -> ResponseEncoder:
         """Return an encoder for the response to one request."""

@@ -7,7 +7,7 @@ difference how the bytes were split on their way.
 
 import re
 
-from ..errors import Refusal
+from ..errors import ForeignProtocol, Refusal
 from ..wording import counted
 from .grammar import QUOTED_STRING, TOKEN
 from .request import Limits
@@ -64,8 +64,11 @@ _NOT_IN_TRAILERS = frozenset(
 _NOT_IN_TRAILERS_PREFIXES = (b"proxy-", b"x-forwarded-")
 
 
-# How a TLS handshake begins (RFC 8446 §5.1).
-_TLS_HANDSHAKE = b"\x16\x03"
+# The first byte of a TLS handshake (RFC 8446 §5.1).
+_TLS_HANDSHAKE = 0x16
+# The alert handshake_failure, which every client understands (RFC 8446 §6.2): there is nothing that
+# both ends could agree on.
+_TLS_ALERT = b"\x15\x03\x01\x00\x02\x02\x28"
 
 # The PROXY protocol where it is not expected: a line in its first version, and no more than empty
 # lines can be told from others in its second one.
@@ -85,9 +88,14 @@ def _check_bytes(
     """Raise a Refusal for the first forbidden byte in a part of the buffer, if there is one."""
     if (match := forbidden.search(buffer, start, stop)) is None:
         return
-    if buffer[:2] == _TLS_HANDSHAKE:
+    if buffer[0] == _TLS_HANDSHAKE and where == "request line":
         # A person has typed https:// for http://, or a proxy is configured that way.
-        raise Refusal(400, "the client speaks TLS (https), and this server plain HTTP")
+        raise ForeignProtocol(
+            400,
+            "the client speaks TLS (https), and this listener HTTP without; give --certfile, or "
+            "have it ask for http://",
+            answer=_TLS_ALERT,
+        )
     if buffer[0] == 0 and where == "request line":
         # So begins a packet of the uwsgi protocol.
         raise Refusal(

@@ -35,7 +35,10 @@ _CHUNKS_PER_EVENT = 64
 
 
 class Parser(RequestParser):
-    """Parses HTTP/1.1 and HTTP/1.0. The argument is what all parsers of the server share."""
+    """Parses HTTP/1.1 and HTTP/1.0.
+
+    Arguments: what all parsers of the server share, and whether the connection is that of TLS.
+    """
 
     __slots__ = (
         "_buffer",
@@ -43,6 +46,7 @@ class Parser(RequestParser):
         "_decoder",
         "_eof",
         "_in_body",
+        "_is_secured",
         "_line",
         "_position",
         "_refusal",
@@ -51,8 +55,9 @@ class Parser(RequestParser):
         "_sections",
     )
 
-    def __init__(self, sections: FieldSections) -> None:
+    def __init__(self, sections: FieldSections, is_secured: bool = False) -> None:
         self._sections = sections
+        self._is_secured = is_secured
         self._buffer: Buffer = b""
         self._position = 0
         self._eof = False
@@ -186,7 +191,7 @@ class Parser(RequestParser):
         """Return the head whose bytes a scanner has checked."""
         method_bytes, target_bytes, rest = block.split(b" ", 2)
         method, target = method_bytes.decode("ascii"), target_bytes.decode("ascii")
-        path, query, authority = split_target(method, target)
+        path, query, authority = split_target(method, target, is_secured=self._is_secured)
         raw = rest.removeprefix(b"HTTP/")
         section = self._sections.known.get(raw) or self._sections.read(raw)
         self._in_body = True

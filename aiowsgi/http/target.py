@@ -31,11 +31,14 @@ def is_authority(text: str) -> bool:
     return "%" not in literal
 
 
-def split_target(method: str, target: str) -> tuple[str, str, str | None]:
+def split_target(
+    method: str, target: str, *, is_secured: bool = False
+) -> tuple[str, str, str | None]:
     """Return path, query and authority of a request target.
 
     The authority is None unless the target is in absolute-form; the path is empty for
-    ``OPTIONS *``. Raises Refusal with 400, with 421 for https, or with 501 for CONNECT.
+    ``OPTIONS *``. ``is_secured`` says whether the request has come over TLS. Raises Refusal with
+    400, with 421 for https without TLS, or with 501 for CONNECT.
     """
     if method == "CONNECT":
         raise Refusal(501, "this server is not a proxy: CONNECT is not supported")
@@ -50,7 +53,7 @@ def split_target(method: str, target: str) -> tuple[str, str, str | None]:
         secure, authority, path, query = match[1], match[2], match[3] or "/", match[4] or ""
         # An empty host makes an http URI invalid (RFC 9110 §4.2.1).
         if authority and authority[0] != ":" and is_authority(authority):
-            if secure:
+            if secure and not is_secured:
                 # RFC 9110 §7.4: the connection of this request is not secured.
                 raise Refusal(421, "an https URL is not served over a cleartext connection")
             return path, query, authority

@@ -19,6 +19,14 @@ _COPIED_PER_PASS = 1 << 17
 _UNSUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOTSOCK)
 
 
+def _read(descriptor: int, size: int, offset: int) -> bytes:
+    """Return a part of a file, whose descriptor is closed. Called on a thread of the executor."""
+    try:
+        return os.pread(descriptor, size, offset)
+    finally:
+        os.close(descriptor)
+
+
 class FileSender:
     """Sends a part of a file, which it owns, over a transport that has nothing else to send.
 
@@ -31,6 +39,11 @@ class FileSender:
     It uses ``os.sendfile``, which neither loop offers for a transport of its own making: on a
     duplicate of the socket's descriptor, because the loops guard those of their transports. Where
     there is none, or TLS is to be spoken, the file is copied through the transport.
+
+    What is copied is read by the threads of the loop's own executor: a disk may be slow, and the
+    loop has other connections. These threads exist in every program that uses asyncio, the loop's
+    owner ends them, and a forked child, which has none of them, copies nothing. A thread has a
+    descriptor of its own, so that this one can be closed whatever the thread does.
     """
 
     def __init__(
@@ -49,6 +62,8 @@ class FileSender:
         self._waiting_on: int | None = None
         self._copies = not hasattr(os, "sendfile") or bool(transport.get_extra_info("sslcontext"))
         self._closed = False
+        # Whether a thread reads what is to be copied next.
+        self._is_reading = False
 
     @property
     def unsent(self) -> int:
@@ -61,7 +76,7 @@ class FileSender:
 
     def send(self) -> None:
         """Send as much as there is room for, and go on when there is more."""
-        if self._closed:
+        if self._closed or self._is_reading:
             return
         try:
             if self._copies:
@@ -76,8 +91,7 @@ class FileSender:
             if not self._copies and error.errno in _UNSUPPORTED:
                 self._copy_from_here_on()
             else:
-                _log.error("A file cannot be sent to its end, the connection is cut: %s", error)
-                self._end(False)
+                self._fail(error)
 
     def close(self) -> None:
         """Stop, and let the file go."""
@@ -95,9 +109,37 @@ class FileSender:
             self._wait()
 
     def _copy(self) -> None:
-        """Hand a piece to the transport; the protocol calls ``send`` when that has sent it."""
+        """Have a piece read, to hand it to the transport."""
         part = self._part
-        data = os.pread(part.descriptor, min(part.size, _COPIED_PER_PASS), part.offset)
+        size = min(part.size, _COPIED_PER_PASS)
+        try:
+            descriptor = os.dup(part.descriptor)
+        except OSError:
+            # None is left, or it is broken, which shows.
+            self._hand_over(os.pread(part.descriptor, size, part.offset))
+            return
+        try:
+            reading = self._loop.run_in_executor(None, _read, descriptor, size, part.offset)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        self._is_reading = True
+        reading.add_done_callback(self._on_read)
+
+    def _on_read(self, reading: "asyncio.Future[bytes]") -> None:
+        self._is_reading = False
+        if reading.cancelled():
+            return
+        error = reading.exception()  # In any case: else the loop would tell of it.
+        if self._closed:
+            return
+        if error is None:
+            self._hand_over(reading.result())
+        else:
+            self._fail(error)
+
+    def _hand_over(self, data: bytes) -> None:
+        """Hand a piece to the transport; the protocol calls ``send`` when that has sent it."""
         if data:
             self._transport.write(data)
             if self._closed:
@@ -114,6 +156,10 @@ class FileSender:
         elif not sent:
             _log.error("A file has become shorter while it was sent; the connection is cut")
             self._end(False)
+
+    def _fail(self, error: BaseException) -> None:
+        _log.error("A file cannot be sent to its end, the connection is cut: %s", error)
+        self._end(False)
 
     def _end(self, complete: bool) -> None:
         self.close()

@@ -12,7 +12,8 @@ except ImportError:  # Windows has no such limit.
 # Those of the application: a quarter of all, within these bounds.
 _MIN_RESERVE = 64
 _MAX_RESERVE = 1024
-# A connection has a socket, and up to two more while a file is sent on it.
+# A connection has a socket, and up to two more while a file is sent on it: that of the file, and
+# one to wait for room with, or to read with.
 DESCRIPTORS_OF_A_FILE = 2
 # What a server opens for itself, and a few for its first connections and for the application.
 _LEAST = 20

@@ -19,7 +19,7 @@ class Session:
     has raised an exception: an alert may be there.
     """
 
-    __slots__ = ("_incoming", "_outgoing", "_position", "_waiting", "object")
+    __slots__ = ("_incoming", "_is_over", "_outgoing", "_position", "_waiting", "object")
 
     def __init__(self, context: ssl.SSLContext) -> None:
         self._incoming = ssl.MemoryBIO()
@@ -28,6 +28,9 @@ class Session:
         # Ciphertext that OpenSSL has not been given, from the position on.
         self._waiting: bytes = b""
         self._position = 0
+        # Whether the client has sent close_notify, or nothing more is read: what follows is ignored
+        # (RFC 8446 §6.1).
+        self._is_over = False
 
     def feed(self, data: bytes) -> None:
         """Take bytes from the network."""
@@ -40,7 +43,9 @@ class Session:
     def has_input(self) -> bool:
         """Whether there are bytes from the network that were not looked at."""
         # OpenSSL reads no further than to the end of a record, so that it keeps none itself.
-        return bool(self._waiting) or self._incoming.pending > 0 or self.object.pending() > 0
+        return not self._is_over and (
+            bool(self._waiting) or self._incoming.pending > 0 or self.object.pending() > 0
+        )
 
     def handshake(self) -> bool:
         """Go on with the handshake. Return whether it is complete. Raises ssl.SSLError."""
@@ -62,14 +67,17 @@ class Session:
         if self._incoming.pending < _LONGEST_RECORD:
             self._feed_some()
         # To ask OpenSSL in vain would take longer, and would release the interpreter lock.
-        if not self._incoming.pending and not self.object.pending():
+        if not self.has_input:
             return None
         try:
-            return self.object.read(_RECORD_BYTES)
+            data = self.object.read(_RECORD_BYTES)
         except ssl.SSLWantReadError:
             return None
         except ssl.SSLZeroReturnError:  # The client's end, where this end has sent its own, too.
-            return b""
+            data = b""
+        if not data:
+            self.end_input()
+        return data
 
     def _feed_some(self) -> bool:
         """Give OpenSSL some of what has arrived; return False if there is nothing."""
@@ -83,8 +91,9 @@ class Session:
             self._position = end
         return True
 
-    def drop_input(self) -> None:
-        """Forget what has arrived and was not given to OpenSSL."""
+    def end_input(self) -> None:
+        """Read nothing any more."""
+        self._is_over = True
         self._waiting, self._position = b"", 0
 
     def write(self, data: bytes | memoryview) -> None:

@@ -146,9 +146,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
                     pieces.append(data)
                     size += len(data)
                 elif data is not None:
-                    # RFC 8446 §6.1: whatever follows is ignored.
                     self._is_at_end = True
-                    self._session.drop_input()
         except ssl.SSLError as error:
             failure = error
         return pieces[0] if len(pieces) == 1 else b"".join(pieces), reads, failure
@@ -254,7 +252,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         self._is_closing = self._is_write_closed = True
         self._pending.clear()
         self._pending_bytes = 0
-        self._session.drop_input()
+        self._session.end_input()
 
     # Called by the wire, to which this is a transport.
 
@@ -315,7 +313,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         """End the connection once all is sent, and say so to the client."""
         if not self._is_closing:
             self._is_closing = self._is_write_closed = True
-            self._session.drop_input()
+            self._session.end_input()
             self._update_reading()
             self._encrypt()
 
