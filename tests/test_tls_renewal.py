@@ -17,10 +17,12 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 import pytest
 from cryptography.x509.oid import NameOID
 from made_certificates import CLIENT, Issuer, Made, name
+from processes import children_of
 from raw_client import StartServer, connect, eventually, on_each_loop
 from served_process import ANSWER, ServedProcess, served
 from test_client_hello import with_name
 from tls_client import connect_tls
+from waiting import eventually as in_time
 
 import aiowsgi
 from aiowsgi.net.tls.certificates import renewal
@@ -360,9 +362,11 @@ def test_workers_read_certificates_again_on_hangup(tmp_path: Path, site: Site) -
     with served(tmp_path, ANSWER, *site.options, "--workers", "2") as process:
         port = port_of(process)
         assert site.hosts(port) == {"localhost", "old.example"}
+        before = children_of(process.pid)
         site.renew()
         process.signal(signal.SIGHUP)
-        process.said("Reloaded|reloaded")
+        process.said("Reloaded: 2 workers, in ")
+        in_time(lambda: not before & children_of(process.pid), "the old ones have ended")
         assert site.hosts(port) == {"localhost", "new.example"}
         assert process.stop() == 0
 
