@@ -4,8 +4,11 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
 import re
+import signal
 import socket
+import ssl
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
@@ -14,9 +17,12 @@ from wsgiref.validate import validator
 
 import proxy_headers as make
 import pytest
+from certificates import Certificates
 from log_records import loud
 from memory import MemoryServer
 from raw_client import RawClient, be_patient, connect, eventually, on_each_loop
+from served_process import served as served_process
+from tls_client import TlsClient
 
 import aiowsgi
 from aiowsgi.config import ListenerConfig
@@ -425,3 +431,184 @@ def test_parameter_is_not_for_what_web_servers_speak() -> None:
 def test_parameter_needs_somebody_who_is_trusted() -> None:
     with pytest.raises(ConfigError, match=r"nobody is trusted.*&trust=ADDRESS"):
         aiowsgi.Config(bind=("127.0.0.1:0?proxy=on",))
+
+
+# --- who is believed what ------------------------------------------------------------------------
+
+FORWARDED = b"GET / HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: 198.51.100.9\r\n\r\n"
+
+
+@pytest.mark.parametrize("trust", ["all", "127.0.0.1", "127.0.0.0/8,unix"])
+@on_each_loop
+async def test_trust_in_a_proxy_is_none_in_the_header_fields_of_its_clients(trust: str) -> None:
+    async with served(bind=(f"127.0.0.1:0?proxy=on&trust={trust}",)) as server:
+        for header in LINE, make.binary_tcp(make.ssl()), make.line("::1", "::1", 1, 2):
+            async with await connect(server) as client:
+                await client.send(header + FORWARDED)
+                assert ends(await told(client))[0] in ("192.0.2.1", "::1")
+
+
+@on_each_loop
+async def test_trust_in_a_client_of_the_proxy_is_trust_in_its_header_fields() -> None:
+    # A proxy that speaks HTTP, behind one that does not.
+    async with served(bind=("127.0.0.1:0?proxy=on&trust=127.0.0.1,192.0.2.0/24",)) as server:
+        async with await connect(server) as client:
+            await client.send(LINE + FORWARDED)
+            answer = await told(client)
+            assert answer["REMOTE_ADDR"] == "198.51.100.9"
+            # It is who has connected.
+            assert answer["aiowsgi.peer"]["REMOTE_ADDR"] == OWN
+        # Where the proxy speaks for itself, it is the client.
+        async with await connect(server) as client:
+            await client.send(make.binary(command=make.LOCAL) + FORWARDED)
+            answer = await told(client)
+            assert answer["REMOTE_ADDR"] == "198.51.100.9"
+
+
+@pytest.mark.parametrize(("allowed", "is_trusted"), [(OWN, True), ("192.0.2.7", False)])
+@on_each_loop
+async def test_trust_of_all_addresses_is_that_of_an_address_without_its_own(
+    allowed: str, is_trusted: bool
+) -> None:
+    bind = ("127.0.0.1:0?proxy=on",)
+    async with (
+        served(bind=bind, forwarded_allow_ips=(allowed,)) as server,
+        await connect(server) as client,
+    ):
+        if is_trusted:
+            await client.send(LINE + GET)
+            assert ends(await told(client))[0] == "192.0.2.1"
+        else:
+            await nothing(client)
+
+
+@on_each_loop
+async def test_peer_of_a_connection_is_known_beside_the_client(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "aiowsgi")
+    async with served() as server:
+        port = str(server.sockets[0].getsockname()[1])
+        async with await connect(server) as client:
+            own = str(client.socket.getsockname()[1])
+            await client.send(make.binary_tcp(make.ssl()) + GET)
+            answer = await told(client)
+            assert answer["wsgi.url_scheme"] == "https"
+            assert answer["aiowsgi.peer"] == {
+                "REMOTE_ADDR": OWN,
+                "REMOTE_PORT": own,
+                "SERVER_NAME": OWN,
+                "SERVER_PORT": port,
+                "wsgi.url_scheme": "http",
+                "HTTP_HOST": "h",
+                "SCRIPT_NAME": "",
+            }
+        async with await connect(server) as client:
+            await client.send(make.binary(command=make.LOCAL) + GET)
+            assert "aiowsgi.peer" not in await told(client)
+        await gone(server)
+    lines = [record.getMessage() for record in caplog.records if record.name == "aiowsgi.access"]
+    assert [line.endswith(" peer=127.0.0.1") for line in lines] == [True, False]
+
+
+# --- TLS behind it -------------------------------------------------------------------------------
+
+
+@on_each_loop
+async def test_tls_on_the_connection_itself_is_the_one_that_counts(
+    certificates: Certificates,
+) -> None:
+    told_tls = make.ssl(3, 0, make.tlv(make.SSL_CN, b"example.com"))
+    async with served(certfile=(certificates.site,)) as server:
+        for header in LINE, make.binary_tcp(told_tls):
+            plain = await connect(server)
+            await plain.send(header[:10])
+            client = TlsClient(plain, certificates.client_context(), "localhost")
+            # The rest of the header and the beginning of the handshake are one packet.
+            with contextlib.suppress(ssl.SSLWantReadError):
+                client.tls.do_handshake()
+            await plain.send(header[10:] + client._outgoing.read())
+            await client.handshake()
+            async with client:
+                for _ in range(2):
+                    await client.send(GET)
+                    answer = await told(client)
+                    assert ends(answer) == ("192.0.2.1", "56324", "192.0.2.2", "443")
+                    assert (answer["HTTPS"], answer["wsgi.url_scheme"]) == ("on", "https")
+                    assert "SSL_CLIENT_S_DN_CN" not in answer
+                    assert answer["aiowsgi.peer"]["wsgi.url_scheme"] == "https"
+
+
+@pytest.mark.parametrize("header", [LINE, make.binary_tcp()])
+@on_each_loop
+async def test_header_that_a_listener_of_tls_does_not_expect_is_told_of(
+    certificates: Certificates, header: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "aiowsgi")
+    async with served(certfile=(certificates.site,), bind=("127.0.0.1:0",)) as server:
+        async with await connect(server) as client:
+            await client.send(header)
+            await nothing(client)
+        await gone(server)
+    assert "it speaks the PROXY protocol before TLS; write ?proxy=on" in caplog.text
+
+
+# --- processes -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [(), ("--workers", "2"), ("--workers", "2", "--reuse-port")])
+def test_header_is_read_in_every_worker(options: tuple[str, ...], tmp_path: Path) -> None:
+    source = """
+    def application(environ, start_response):
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [environ["REMOTE_ADDR"].encode()]
+    """
+    with served_process(tmp_path, source, *options, bind=("--bind", "127.0.0.1:0" + ON)) as server:
+        port = server.port()
+        for number in range(20):
+            header = make.line(f"192.0.2.{number}", "192.0.2.2", 1, 2)
+            # The header alone, so that the request comes to a connection that has begun.
+            with socket.create_connection(("127.0.0.1", port), 30) as client:
+                client.sendall(header)
+                client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+                assert client.makefile("rb").read().endswith(b"\r\n\r\n192.0.2.%d" % number)
+        with socket.create_connection(("127.0.0.1", port), 30) as client:
+            client.sendall(b"PROXY UNKNOWN")
+            assert server.stop() == 0
+            # It was closed at once, though its time was not over.
+            assert client.recv(1) == b""
+
+
+def test_connection_that_waits_is_not_kept_by_a_forked_child(tmp_path: Path) -> None:
+    source = """
+    import os, signal
+
+    def application(environ, start_response):
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        if environ["PATH_INFO"] == "/fork":
+            pid = os.fork()
+            if not pid:
+                signal.pause()
+            return [str(pid).encode()]
+        return [b"hello"]
+    """
+    bind = ("--bind", "127.0.0.1:0" + ON)
+    with (
+        served_process(tmp_path, source, "--timeout-proxy", "1000", bind=bind) as server,
+        contextlib.ExitStack() as clients,
+    ):
+        address = "127.0.0.1", server.port()
+        waiting, refused, forking = (
+            clients.enter_context(socket.create_connection(address, 30)) for _ in range(3)
+        )
+        waiting.sendall(LINE[:20])
+        forking.sendall(LINE + b"GET /fork HTTP/1.0\r\n\r\n")
+        child = int(forking.makefile("rb").read().rpartition(b"\r\n\r\n")[2])
+        try:
+            # The parent goes on with them, and their end is one for their clients, too.
+            waiting.sendall(LINE[20:] + b"GET / HTTP/1.0\r\n\r\n")
+            assert waiting.makefile("rb").read().endswith(b"\r\n\r\nhello")
+            refused.sendall(b"?")
+            assert refused.recv(1) == b""
+        finally:
+            os.kill(child, signal.SIGKILL)
