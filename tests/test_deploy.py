@@ -14,9 +14,10 @@ import ssl
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from http.client import HTTPConnection
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, BinaryIO
 
 import pytest
@@ -189,7 +190,11 @@ def sharing(
     sock: socket.socket, unit: str, folder: Path, output: int | BinaryIO = subprocess.DEVNULL
 ) -> Iterator["subprocess.Popen[bytes]"]:
     """Run a service that listens on a socket which others may have too."""
-    given = service_manager.service(service_command(unit, folder), [sock])
+    command = service_command(unit, folder)
+    if sock.family != socket.AF_UNIX:
+        assert PAGE.read_text().count("`--forwarded-allow-ips 127.0.0.1`") >= 2
+        command[command.index("--forwarded-allow-ips") + 1] = "127.0.0.1"
+    given = service_manager.service(command, [sock])
     with running(folder=folder, stdout=output, **given) as process:
         yield process
 
@@ -227,21 +232,33 @@ def ask_proxy(proxy: Front, path: str, certificate: Path, body: bytes | None = N
     """Return the body of the answer of a proxy, over TLS."""
     context = ssl.create_default_context(cafile=certificate)
     sock = context.wrap_socket(proxy.connect(), server_hostname="shop.example")
-    return fetch(sock, path, body)
+    claimed = {
+        "X-Forwarded-For": "192.0.2.66",
+        "X-Forwarded-Proto": "gopher",
+        "X-Forwarded-Host": "evil.example",
+        "X-Forwarded-Port": "0",
+        "X-Forwarded-Prefix": "/../evil",
+    }
+    return fetch(sock, path, body, claimed)
 
 
-def fetch(sock: socket.socket, path: str, body: bytes | None = None) -> bytes:
+def fetch(
+    sock: socket.socket,
+    path: str,
+    body: bytes | None = None,
+    fields: Mapping[str, str] = MappingProxyType({}),
+) -> bytes:
     client = HTTPConnection("shop.example", timeout=TIMEOUT)
     client.sock = sock
     with contextlib.closing(client):
-        fields = {"X-Forwarded-For": "192.0.2.66", "X-Forwarded-Proto": "gopher"}
         client.request("GET" if body is None else "POST", path, body, fields)
         response = client.getresponse()
         assert response.status == 200
         return response.read()
 
 
-def assert_forwarded(proxy: Front, certificate: Path) -> None:
+def assert_forwarded(proxy: Front, certificate: Path, peer: str) -> None:
+    """Check what the application sees; ``peer`` is where the proxy comes from."""
     # Also over connections that were used before.
     for _ in range(3):
         answer = json.loads(ask_proxy(proxy, "/cart", certificate, b"four"))
@@ -251,6 +268,8 @@ def assert_forwarded(proxy: Front, certificate: Path) -> None:
         assert answer["path"] == "/cart"
         # What the proxy knows of a client on a Unix socket; not what the client says.
         assert answer["HTTP_X_FORWARDED_FOR"] in ("unix:", "")
+        assert answer["client"] == (answer["HTTP_X_FORWARDED_FOR"] or peer)
+        assert answer["scheme"] == "https"
         assert answer["length"] == 4
 
 
@@ -454,7 +473,7 @@ def test_nginx_serves_the_shop(folder: Path, certificate: Path, tcp: bool) -> No
     with activated(folder, tcp=tcp) as sock:
         text = reaching(sock, "nginx", text)
         with configured_front(KINDS["nginx"], folder, NGINX % moved(text, folder)) as proxy:
-            assert_forwarded(proxy, certificate)
+            assert_forwarded(proxy, certificate, "127.0.0.1" if tcp else "")
             assert ask_proxy(proxy, "/static/logo.svg", certificate) == b"<svg/>"
             assert not (folder / "errors").read_text()
 
@@ -540,7 +559,7 @@ def test_haproxy_serves_the_shop(folder: Path, certificate: Path, tcp: bool) -> 
     with activated(folder, tcp=tcp) as sock:
         text = reaching(sock, "haproxy", text)
         with configured_front(KINDS["haproxy"], folder, moved(text, folder)) as proxy:
-            assert_forwarded(proxy, certificate)
+            assert_forwarded(proxy, certificate, "127.0.0.1" if tcp else "")
         checked = subprocess.run(
             [tool("haproxy", package="haproxy"), "-c", "-f", "configuration"],
             cwd=folder,

@@ -10,7 +10,7 @@ from typing import cast
 
 from ..cache import Cache
 from ..errors import Refusal
-from .forwarded.names import NAMES
+from .forwarded.names import ALL_NAMES
 from .forwarded.policies import ForwardedPolicy
 from .framing import decide_framing, without_repetitions
 from .lines import match_ordinary_section
@@ -96,15 +96,16 @@ class FieldSections:
         # The last value of each name.
         values = dict(fields)
         policy = self._forwarded
-        if policy is None or NAMES.keys().isdisjoint(values):
-            section = self._decided(version, fields, values)
-        else:
-            try:
-                section = self._decided(version, fields, values)
+        try:
+            section = decide_framing(version, fields, values, self.limits)
+            if len(values) < len(fields):
+                section.fields = without_repetitions(fields)
+            if policy is not None and not ALL_NAMES.isdisjoint(values):
                 policy.apply(section)
-            except Refusal as refusal:
+        except Refusal as refusal:
+            if policy is not None:
                 refusal.told_client = policy.client(fields)
-                raise
+            raise
         if len(section.fields) <= _MAX_FIELDS:
             self._cache.offer(raw, section, len(raw))
         return section
@@ -113,15 +114,6 @@ class FieldSections:
         """Return the variables of a request whose target names another host than its section."""
         policy = self._forwarded
         return None if policy is None else policy.variables(section, host)
-
-    def _decided(
-        self, version: str, fields: list[Field], values: dict[bytes, bytes]
-    ) -> FieldSection:
-        """Return a section, with the decisions about framing."""
-        section = decide_framing(version, fields, values, self.limits)
-        if len(values) < len(fields):
-            section.fields = without_repetitions(fields)
-        return section
 
     def _mapped(self, fields: list[Field], ambiguous: list[bytes]) -> list[Field]:
         """Return the fields that the application may see. ``ambiguous`` names hold an underscore.

@@ -22,3 +22,5 @@ def _alike(name: bytes) -> Iterator[bytes]:
 NAMES: Mapping[bytes, bytes] = {
     alike: name for name in (FOR, PROTO, HOST, PORT, PREFIX, FORWARDED) for alike in _alike(name)
 }
+# As a set, which is the fastest to look for one of them.
+ALL_NAMES = frozenset(NAMES)
