@@ -4,14 +4,17 @@ import asyncio
 import contextvars
 import os
 import ssl
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from log_records import loud
 from made_certificates import Issuer, Made, connected, server_context
 from waiting import eventually
 
+from aiowsgi.net.tls.certificates import renewal
 from aiowsgi.net.tls.certificates.changes import Changes, look_at
 from aiowsgi.net.tls.certificates.renewal import INTERVAL, Renewal
 from aiowsgi.net.tls.certificates.served import CertificateSource, KeyPair, load
@@ -386,6 +389,21 @@ async def test_a_look_on_a_real_thread_ends_on_the_loop(made: list[Made], tmp_pa
         )
     finally:
         renewal.close()
+
+
+def test_where_there_are_no_daemon_threads_there_are_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Thread(threading.Thread):
+        def __init__(self, *, daemon: bool | None = None, **options: Any) -> None:
+            if daemon:
+                raise RuntimeError("daemon threads are disabled in this interpreter")
+            super().__init__(**options)
+
+    monkeypatch.setattr(threading, "Thread", Thread)
+    ran = threading.Event()
+    renewal._start_thread(ran.set)
+    assert ran.wait(60)
 
 
 def test_a_look_tells_apart_what_may_be_there(tmp_path: Path) -> None:

@@ -285,6 +285,18 @@ async def test_a_server_tells_when_its_certificates_expire(
     assert not plain.renew_certificates("the test")
 
 
+@on_each_loop
+async def test_an_end_that_is_near_is_told_at_the_start(
+    start_server: StartServer, issuer: Issuer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for days, told in ((5.5, "expires on"), (-0.5, "has expired on")):
+        pair = issuer.issue("localhost", days=(-1, days)).write(tmp_path, "site")
+        await start_server(app, certfile=(pair.certfile,), keyfile=(pair.keyfile,))
+        (text,) = [text for text in caplog.messages if "expire" in text]
+        assert f"The certificate {pair.certfile} {told} 20" in text
+        caplog.clear()
+
+
 async def test_a_look_that_hangs_does_not_keep_the_server_from_stopping(
     made: list[Made], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

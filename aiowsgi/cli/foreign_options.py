@@ -205,6 +205,7 @@ _BY_NAMES = (
         "write --client-certs none, --client-certs optional or --client-certs required",
     ),
     ("--https", "write --bind tls:HOST:PORT with --certfile and --keyfile"),
+    ("--sni --sni-dir", "give --certfile for each certificate: clients get the one for their host"),
     ("--ssl-crl", "not yet: certificates of clients that were revoked are not refused"),
     ("--do-handshake-on-connect --suppress-ragged-eofs", _NEEDLESS),
     ("--proxy-headers --trusted-proxy --trusted-proxy-count --secure-scheme-headers", _PROXIES),

@@ -20,6 +20,7 @@ from .served import Certificates, CertificateSource
 
 # In seconds. A change counts when two looks have found the same, so it takes two of them.
 INTERVAL = 2.5
+_THREAD = "aiowsgi-certificates"
 # After how many seconds a look is said to hang.
 _PATIENCE = 60.0
 
@@ -165,5 +166,13 @@ class Renewal:
 
 
 def _start_thread(run: Callable[[], None]) -> None:
-    """Run something on a thread that nobody waits for, not even the end of the process."""
-    threading.Thread(target=run, name="aiowsgi-certificates", daemon=True).start()
+    """Run something on a thread that nobody waits for, not even the end of the process.
+
+    Raises RuntimeError if no thread can be had.
+    """
+    try:
+        threading.Thread(target=run, name=_THREAD, daemon=True).start()
+    except RuntimeError:
+        # Interpreters beside the first one may have no such threads. The end of one that is no
+        # daemon is waited for there.
+        threading.Thread(target=run, name=_THREAD).start()
