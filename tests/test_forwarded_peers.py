@@ -360,6 +360,23 @@ def test_without_a_scheme_that_is_told_that_of_the_connection_counts() -> None:
         assert (environ["wsgi.url_scheme"], environ["SERVER_PORT"]) == (scheme, port)
 
 
+@pytest.mark.parametrize(
+    ("scheme", "told", "https"),
+    [
+        ("http", "https", "on"),
+        ("https", "https", "on"),
+        ("https", "http", "off"),
+        ("http", "http", None),
+        ("http", None, None),
+    ],
+)
+def test_https_says_the_same_as_the_scheme(
+    scheme: str, told: str | None, https: str | None
+) -> None:
+    lines = ("X-Forwarded-For: 192.0.2.7", *([f"X-Forwarded-Proto: {told}"] if told else []))
+    assert Site().environ(*lines, scheme=scheme).get("HTTPS") == https
+
+
 def test_more_proxies_in_a_row_than_anybody_has_are_refused() -> None:
     chain = ", ".join(["192.0.2.7", *["10.0.0.2"] * 99])
     assert Site().environ(f"X-Forwarded-For: {chain}")["REMOTE_ADDR"] == "192.0.2.7"

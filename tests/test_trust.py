@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aiowsgi.cli.arguments import parse_arguments
 from aiowsgi.config import Config, ListenerConfig, ProxyOptions
 from aiowsgi.config.trust import Trust
 from aiowsgi.errors import ConfigError
@@ -100,6 +101,17 @@ def test_what_names_nobody_is_refused(text: str, message: str) -> None:
 def test_who_is_trusted_is_a_tuple_of_texts(value: Any) -> None:
     with pytest.raises(ConfigError, match=r"^forwarded_allow_ips is a tuple of addresses such as"):
         Config(forwarded_allow_ips=value)
+
+
+def test_arguments_of_the_command_add_up() -> None:
+    arguments = ("app", "--forwarded-allow-ips", "10.0.0.7,unix", "--forwarded-allow-ips", "::1")
+    _, config = parse_arguments(arguments)
+    assert config.forwarded_allow_ips == ("10.0.0.7,unix", "::1")
+    trust = Trust(config.forwarded_allow_ips)
+    assert [trust.trusts(host) for host in ("10.0.0.7", "", "::1", "10.0.0.8")] == [
+        *(True, True, True),
+        False,
+    ]
 
 
 def test_a_listener_has_its_own_trust_or_leaves_that_to_the_option() -> None:

@@ -67,7 +67,7 @@ _BY_NAMES = (
     ("--module --callable --app --wsgi", _ARGUMENT),
     ("--factory --call", "name the call in the argument instead: module:factory()"),
     ("--paste --paster --ini-paste", "not yet: load it in a module: paste.deploy.loadapp()"),
-    ("--mount --manage-script-name", "not yet: one application is served, at /"),
+    ("--mount --manage-script-name", "one application is served; below a path with --script-name"),
     ("--interface --protocol --lifespan", "leave it out: this server speaks HTTP and WSGI"),
     ("--root-path --url-prefix --url-path-prefix", _PREFIX),
     (

@@ -3,6 +3,8 @@
 import re
 from typing import NamedTuple
 
+from ...config.trust import IPV4
+
 # In place of an address that is not known (RFC 7239 §6.2).
 UNKNOWN = "unknown"
 # What nginx tells of a client that has connected to its Unix socket.
@@ -60,12 +62,12 @@ def parse_node(text: str) -> Node | None:
 
 def _canonical(address: str) -> str | None:
     """Return an address as a socket has it; None where it is none."""
-    from ipaddress import IPv6Address, ip_address
+    if IPV4.fullmatch(address) is not None:
+        return address
+    from ipaddress import IPv6Address
 
     try:
-        parsed = ip_address(address)
+        parsed = IPv6Address(address)
     except ValueError:
         return None
-    if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped is not None:
-        parsed = parsed.ipv4_mapped
-    return str(parsed)
+    return str(parsed.ipv4_mapped or parsed)

@@ -29,7 +29,12 @@ def environ_of(told: Told, host: str | None, *, scheme: str, script_name: str) -
     if told.client is not None:
         variables["REMOTE_ADDR"], variables["REMOTE_PORT"] = told.client
     if told.scheme is not None:
-        scheme = variables["wsgi.url_scheme"] = _scheme(told.scheme)
+        told_scheme = variables["wsgi.url_scheme"] = _scheme(told.scheme)
+        if told_scheme == "https":
+            variables["HTTPS"] = "on"
+        elif scheme == "https":  # Of the connection, which has said so.
+            variables["HTTPS"] = "off"
+        scheme = told_scheme
     if told.scheme is not None or told.host is not None or told.port is not None:
         _add_server(variables, told, host, _DEFAULT_PORTS[scheme])
     if told.prefix is not None:

@@ -50,11 +50,11 @@ def read_x_forwarded(fields: Sequence[Field], chosen: frozenset[bytes], trusts: 
     Of a list of k elements or more, where the client is the k-th from the right, that element
     counts; of a shorter one, the left-most. Raises Refusal with 400.
     """
+    lists = _lists(fields, chosen)
     # Without a client, what the nearest proxy has added counts.
     hops = 1
     client: Node | None = None
-    chain = reversed(_list(fields, FOR) if FOR in chosen else [])
-    for hops, text in enumerate(chain, 1):
+    for hops, text in enumerate(reversed(lists.get(FOR, [])), 1):
         client = parse_node(_unquoted(text))
         if client is None:
             raise _malformed("X-Forwarded-For", text)
@@ -62,7 +62,7 @@ def read_x_forwarded(fields: Sequence[Field], chosen: frozenset[bytes], trusts: 
             break
 
     def told(name: bytes) -> str | None:
-        values = _list(fields, name) if name in chosen else []
+        values = lists.get(name)
         return values[-min(hops, len(values))] if values else None
 
     return Told(client, told(PROTO), told(HOST), told(PORT), told(PREFIX))
@@ -95,15 +95,14 @@ def _is_proxy(node: Node, trusts: Trusts, hops: int) -> bool:
     return True
 
 
-def _list(fields: Iterable[Field], name: bytes) -> list[str]:
-    """Return the elements of a list (RFC 9110 §5.6.1), without empty ones."""
-    elements = [
-        element.strip(" \t")
-        for other, value in fields
-        if other == name
-        for element in value.decode("latin-1").split(",")
-    ]
-    return [element for element in elements if element]
+def _lists(fields: Iterable[Field], chosen: frozenset[bytes]) -> dict[bytes, list[str]]:
+    """Return the elements of lists (RFC 9110 §5.6.1), without empty ones, by their names."""
+    lists: dict[bytes, list[str]] = {}
+    for name, value in fields:
+        if name in chosen:
+            texts = (text.strip(" \t") for text in value.decode("latin-1").split(","))
+            lists.setdefault(name, []).extend(text for text in texts if text)
+    return lists
 
 
 def _unquoted(text: str) -> str:
