@@ -320,6 +320,19 @@ TLS_KINDS = {
         tls=True,
     ),
 }
+# Those that send a header of the PROXY protocol before, on each connection, and try whether the
+# server is there.
+_CHECKS = "check inter 100ms fall 1 rise 1"
+PROXY_KINDS = {
+    "haproxy-proxy": _DEFAULT_HAPROXY._replace(
+        parameters=f"send-proxy-v2 {_CHECKS}", bind="127.0.0.1:0?proxy=on&trust=127.0.0.1"
+    ),
+    "haproxy-tls-proxy": _DEFAULT_HAPROXY._replace(
+        parameters=f"send-proxy-v2 ssl verify required ca-file {{ca}} sni str(localhost) {_CHECKS}",
+        bind="tls:127.0.0.1:0?proxy=on&trust=127.0.0.1",
+        tls=True,
+    ),
+}
 
 
 class Line(NamedTuple):

@@ -24,6 +24,7 @@ from extent import representative, sampled
 from proxies import (
     ID_KEY,
     KINDS,
+    PROXY_KINDS,
     TIMEOUT,
     TLS_KINDS,
     UWSGI_KINDS,
@@ -36,7 +37,7 @@ from proxies import (
 from smuggling import TECHNIQUES, Technique
 from waiting import eventually
 
-ALL_KINDS = {**KINDS, **TLS_KINDS, **UWSGI_KINDS}
+ALL_KINDS = {**KINDS, **TLS_KINDS, **PROXY_KINDS, **UWSGI_KINDS}
 ATTACKED = [*KINDS, "uwsgi-unix-unbuffered"]
 # Where not everything is tried. Apache takes its time to close the connections of attackers.
 QUICK = [*KINDS, *UWSGI_KINDS, "nginx-tls"]

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from constant_load import ConstantLoad
 from extent import EXHAUSTIVE, representative
-from proxies import KINDS, TLS_KINDS, UWSGI_KINDS, certified, front, open_folder
+from proxies import KINDS, PROXY_KINDS, TLS_KINDS, UWSGI_KINDS, certified, front, open_folder
 from served_process import ANSWER, ServedProcess, served
 
-FRONTS = {**KINDS, **TLS_KINDS, **UWSGI_KINDS}
+FRONTS = {**KINDS, **TLS_KINDS, **PROXY_KINDS, **UWSGI_KINDS}
 # Directly, and through a web server in front.
 DIRECT = ["tcp", "unix"]
 WAYS = [*DIRECT, *FRONTS]
