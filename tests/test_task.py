@@ -142,6 +142,22 @@ def _all_levels(caplog: pytest.LogCaptureFixture) -> None:
 # What is sent.
 
 
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_a_long_list_is_not_copied_into_one_piece_and_its_length_is_known(kind: type) -> None:
+    chunk = bytes(1 << 18)
+    recorder = run(answering(kind([chunk, b"", chunk, chunk, chunk, b"end"])))
+    assert recorder.length == (1 << 20) + 3
+    assert [piece is chunk for piece in recorder.pieces] == [True] * 4 + [False]
+    assert recorder.body == bytes(1 << 20) + b"end"
+    assert recorder.calls == ["start", *["send"] * 5, "finish"]
+
+
+def test_a_long_list_ends_where_no_more_is_wanted() -> None:
+    recorder = run(answering([bytes(1 << 20), b"more", b"end"]), Recorder(wanted=1))
+    assert recorder.calls == ["start", "send", "finish"]
+    assert recorder.length == (1 << 20) + 7
+
+
 @pytest.mark.parametrize(
     ("result", "body"),
     [

@@ -6,7 +6,7 @@ The task calls the application, iterates over the result and closes it. It gives
 
 import inspect
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from ..errors import ApplicationError, ClientDisconnected
@@ -19,6 +19,9 @@ from .headers import Fields, HeaderChecks
 _log = logging.getLogger("aiowsgi.error")
 # Iterables of numbers or letters, where PEP 3333 asks for an iterable of bytes objects.
 _NOT_CHUNKS = (str, bytes, bytearray, memoryview)
+# Chunks of a response that are there from the beginning are joined up to this size, in bytes.
+# Beyond it, the copy would be as dear as the response itself.
+_JOINED = 1 << 20
 # What a client is told of an application that has failed.
 _FAILURE: tuple[Fields, bytes] = (
     (("Content-Type", "text/plain"),),
@@ -126,7 +129,13 @@ class Task:
             for chunk in result:
                 if not isinstance(chunk, bytes):
                     raise ApplicationError(_wrong_chunk(chunk, "yielded"))
-            body = result[0] if len(result) == 1 else b"".join(result)
+            if len(result) == 1:
+                body = result[0]
+            elif (size := sum(map(len, result))) <= _JOINED:
+                body = b"".join(result)
+            else:
+                self._send_long(result, size)
+                return
             self._commit(len(body), len(body))
             self._responder.finish(body)
             return
@@ -150,6 +159,14 @@ class Task:
         if not self._committed:
             # Nothing was sent, so the body is empty and its length known.
             self._commit(0, 0)
+        self._responder.finish(b"")
+
+    def _send_long(self, chunks: Sequence[bytes], size: int) -> None:
+        """Send chunks that are ``size`` bytes together, one after the other."""
+        self._commit(size, size)
+        for chunk in chunks:
+            if chunk and not self._responder.send(chunk):
+                break
         self._responder.finish(b"")
 
     def _send_file(self, wrapper: FileWrapper) -> bool:
