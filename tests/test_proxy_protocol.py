@@ -511,6 +511,26 @@ async def test_peer_of_a_connection_is_known_beside_the_client(
     assert [line.endswith(" peer=127.0.0.1") for line in lines] == [True, False]
 
 
+@pytest.mark.parametrize(("client", "is_shown"), [("127.0.0.1", True), ("192.0.2.1", False)])
+@on_each_loop
+async def test_debug_pages_are_shown_to_clients_on_this_machine_only(
+    client: str, is_shown: bool
+) -> None:
+    def failing(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        raise ValueError("a secret")
+
+    config = aiowsgi.Config(bind=("127.0.0.1:0" + ON,), debug=True)
+    async with (
+        aiowsgi.serve(failing, config=config) as server,
+        await connect(server) as connection,
+    ):
+        header = make.line(client, OWN, 1, 2)
+        await connection.send(header + b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        response = await connection.receive()
+        assert response.status == 500
+        assert (b"a secret" in response.body) is is_shown
+
+
 # --- TLS behind it -------------------------------------------------------------------------------
 
 

@@ -77,7 +77,7 @@ class _ProxyArrival(Arrival):
         if self._transport.is_closing():
             return  # Some loops deliver what has come before.
         if self._buffer:
-            # It grows in place, and no longer than a header: then it is read, or refused.
+            # It grows in place. What it holds is read, or refused, once it is as long as a header.
             if not isinstance(self._buffer, bytearray):
                 self._buffer = bytearray(self._buffer)
             self._buffer += data
