@@ -2,6 +2,7 @@
 
 import ssl
 import struct
+from collections.abc import Sequence
 
 import pytest
 from extent import examples
@@ -15,9 +16,16 @@ HOSTS = st.from_regex(
 )
 
 
-def hello_of(host: str | None, versions: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> bytes:
+def hello_of(
+    host: str | None,
+    versions: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3,
+    *,
+    offered: Sequence[str] = (),
+) -> bytes:
     """Return what OpenSSL sends as a client."""
     context = ssl.create_default_context()
+    if offered:
+        context.set_alpn_protocols(offered)
     context.check_hostname = False
     context.maximum_version = versions
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -43,6 +51,14 @@ def read(*pieces: bytes) -> tuple[bool, str | None]:
 def test_the_name_that_a_client_sends_is_read(version: ssl.TLSVersion, host: str | None) -> None:
     sent = None if host == "192.0.2.1" else host
     assert read(hello_of(host, version)) == (True, sent)
+
+
+@pytest.mark.parametrize("offered", [["h2", "http/1.1"], ["acme-tls/1"], []])
+def test_what_a_client_offers_to_speak_is_read(offered: list[str]) -> None:
+    hello = ClientHello()
+    assert hello.feed(hello_of("shop.example", offered=offered))
+    assert hello.application_protocols == tuple(name.encode() for name in offered)
+    assert hello.server_name == "shop.example"
 
 
 @settings(max_examples=examples(200))

@@ -1,7 +1,9 @@
 """HTTPS over real sockets, on both loops and with both libraries that read HTTP."""
 
+import socket
 import ssl
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 from wsgiref.types import StartResponse, WSGIEnvironment
 
@@ -211,3 +213,136 @@ async def test_each_listener_speaks_what_its_address_says(
             )
             assert answer.status_code == 200
     assert [environ["wsgi.url_scheme"] for environ in app.environs] == ["http", "https", "http"]
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@on_each_loop
+async def test_what_is_spoken_inside_is_agreed(
+    start_server: StartServer,
+    certificates: Certificates,
+    version: ssl.TLSVersion,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "aiowsgi.error")
+    server = await start_server(App(), certfile=(certificates.site,))
+    context = certificates.client_context()
+    context.maximum_version = version
+    for offered, chosen in (
+        (["h2", "http/1.1"], "http/1.1"),
+        (["http/1.0", "http/1.1"], "http/1.1"),
+        (["http/1.0"], "http/1.0"),
+    ):
+        context.set_alpn_protocols(offered)
+        async with await connect_tls(server, context) as client:
+            assert client.tls.selected_alpn_protocol() == chosen
+            assert (await client.request(GET)).status == 200
+    # RFC 7301 §3.2.
+    context.set_alpn_protocols(["h2"])
+    with pytest.raises(ssl.SSLError, match=r"(?i)alert no application protocol"):
+        await connect_tls(server, context)
+    assert "it offers to speak other things than HTTP/1.1 (ALPN), such as HTTP/2" in caplog.text
+
+
+@on_each_loop
+async def test_a_context_that_offers_what_is_not_spoken_is_told_of(
+    certificates: Certificates, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "aiowsgi.error")
+    own, context = certificates.server_context(), certificates.client_context()
+    own.set_alpn_protocols(["h2", "http/1.1"])
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    app = App()
+    async with aiowsgi.serve(app, "127.0.0.1", 0, ssl=own) as server:
+        async with await connect_tls(server, context) as client:
+            assert await client.read(1) == b""
+        context.set_alpn_protocols(["http/1.1"])
+        async with await connect_tls(server, context) as client:
+            assert (await client.request(GET)).status == 200
+    assert "has chosen h2, which the server does not speak; see set_alpn_protocols()" in caplog.text
+
+
+async def test_a_context_that_no_address_needs_is_told_of(certificates: Certificates) -> None:
+    config = aiowsgi.Config(bind=("http:127.0.0.1:0",))
+    with pytest.raises(ConfigError, match="no address speaks TLS; leave http: out before one"):
+        aiowsgi.serve(App(), config=config, ssl=certificates.server_context())
+
+
+@on_each_loop
+async def test_a_socket_of_the_host_speaks_tls_with_its_context(
+    certificates: Certificates,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        own = certificates.server_context()
+        async with aiowsgi.serve(App(), sock=sock, ssl=own) as server:
+            assert server.url.startswith("https://127.0.0.1:")
+            async with await connect_tls(server, certificates.client_context()) as client:
+                assert (await client.request(GET)).status == 200
+
+
+@on_each_loop
+async def test_unix_socket_that_speaks_tls_has_the_port_of_https(
+    certificates: Certificates, folder: Path
+) -> None:
+    app = App()
+    config = aiowsgi.Config(bind=(f"tls:unix:{folder}/s?mode=600",), certfile=(certificates.site,))
+    async with aiowsgi.serve(app, config=config) as server:
+        assert server.url == f"tls:unix:{folder}/s"
+        context = certificates.client_context()
+        transport = httpx.AsyncHTTPTransport(uds=f"{folder}/s", verify=context)
+        async with httpx.AsyncClient(transport=transport, timeout=TIMEOUT) as client:
+            assert (await client.get("https://localhost/")).status_code == 200
+    (environ,) = app.environs
+    assert (environ["wsgi.url_scheme"], environ["SERVER_PORT"]) == ("https", "443")
+
+
+@on_each_loop
+async def test_target_may_be_an_https_url(
+    start_server: StartServer, certificates: Certificates
+) -> None:
+    app = App()
+    server = await start_server(app, certfile=(certificates.site,))
+    async with await connect_tls(server, certificates.client_context()) as client:
+        response = await client.request(
+            b"GET https://example.org/path HTTP/1.1\r\nHost: example.org\r\n\r\n"
+        )
+        assert response.status == 200
+    assert app.environs[0]["PATH_INFO"] == "/path"
+    assert app.environs[0]["HTTP_HOST"] == "example.org"
+
+
+@on_each_loop
+async def test_health_is_told_over_tls(
+    start_server: StartServer, certificates: Certificates
+) -> None:
+    app = App()
+    server = await start_server(app, certfile=(certificates.site,), health_path="/up")
+    async with await connect_tls(server, certificates.client_context()) as client:
+        assert (await client.request(b"GET /up HTTP/1.1\r\nHost: h\r\n\r\n")).status == 200
+    assert app.environs == []
+
+
+@on_each_loop
+async def test_a_handshake_is_over_once_the_server_closes(
+    start_server: StartServer, certificates: Certificates
+) -> None:
+    server = await start_server(App(), certfile=(certificates.site,))
+    async with await connect(server) as client:
+        await client.send(b"\x16\x03\x01")
+        await eventually(lambda: server.inspect().idle == 1)
+        server.close()
+        assert await client.read_until_eof() == b""
+        await server.wait_closed()
+
+
+@on_each_loop
+async def test_client_that_leaves_in_its_handshake_is_no_failure(
+    start_server: StartServer, certificates: Certificates, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "aiowsgi.error")
+    server = await start_server(App(), certfile=(certificates.site,))
+    for begin in (b"", b"\x16", b"\x16\x03\x01\x00\x20abc", b"GE"):
+        async with await connect(server) as client:
+            await client.send(begin)
+            await eventually(lambda: server.inspect().connections)
+        await eventually(lambda: not server.inspect().connections)
+    assert "No TLS" not in caplog.text

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ConfigError
+from .fields.origin import Origin
 from .listener import MODE, ListenerOptions
 from .process import ProcessOptions
 from .proxies import ProxyOptions
@@ -52,9 +53,12 @@ class Config(ProcessOptions, ServerOptions, ProxyOptions, TlsOptions, ListenerOp
         speakers = [listener for listener in self.listeners if listener.tls]
         if speakers and not self.has_certificate:
             certfile = self.origin("bind").spelling("certfile")
+            with_ssl = ""
+            if self.origin("bind") is Origin.CODE:
+                with_ssl = " (with ssl=, addresses without a protocol speak TLS)"
             raise ConfigError(
                 f"{speakers[0]} speaks TLS, and there is no certificate; give {certfile}, or leave "
-                "tls: out"
+                f"tls: out{with_ssl}"
             )
         if self.has_certificate and not speakers:
             raise ConfigError(

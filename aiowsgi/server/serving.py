@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 _log = logging.getLogger("aiowsgi.error")
 
 _OPTIONS = frozenset(field.name for field in dataclasses.fields(Config))
+# Those whose values are shown nowhere.
+_SECRET = frozenset(
+    field.name for field in dataclasses.fields(Config) if field.metadata["option"].secret
+)
 # The options that a server inside of another program does not have.
 _PROCESS_OPTIONS: Mapping[str, Option] = {
     field.name: field.metadata["option"] for field in dataclasses.fields(ProcessOptions)
@@ -216,12 +220,15 @@ def serve(
     if executor is not None and not isinstance(executor, Executor):
         raise TypeError(f"the executor {executor!r} is not a concurrent.futures.Executor")
     _check_executor(executor)
-    check_ssl(ssl, config)
+    check_ssl(ssl, config, is_bound=sock is not None)
     return Serving(app, config, sock, executor, context=ssl)
 
 
-def check_ssl(context: "SSLContext | None", config: Config) -> None:
-    """Raise TypeError and ConfigError where a server cannot speak TLS with a context."""
+def check_ssl(context: "SSLContext | None", config: Config, *, is_bound: bool = False) -> None:
+    """Raise TypeError and ConfigError where a server cannot speak TLS with a context.
+
+    ``is_bound`` says that the socket is the host's own, which speaks TLS then.
+    """
     if context is None:
         return
     from ..net.tls.context import check_context
@@ -229,6 +236,9 @@ def check_ssl(context: "SSLContext | None", config: Config) -> None:
     check_context(context)
     if config.has_certificate:
         raise ConfigError("give either ssl or certfile; a context has its own certificates")
+    listeners = config.listeners_with(certificate=True)
+    if not is_bound and not any(listener.tls for listener in listeners):
+        raise ConfigError("ssl is given, and no address speaks TLS; leave http: out before one")
 
 
 def _check_tls(sockets: Sequence[ListeningSocket], *, has_certificate: bool) -> None:
@@ -328,5 +338,6 @@ def check_options(function: str, options: Mapping[str, Any]) -> None:
         elif name in _OPTIONS:
             if name == "bind" and isinstance(value, str):
                 value = (value,)
-            hint = f"; write config=aiowsgi.Config({name}={value!r})"
+            shown = "..." if name in _SECRET else repr(value)
+            hint = f"; write config=aiowsgi.Config({name}={shown})"
         raise TypeError(f"{function}() got an unexpected keyword argument {name!r}{hint}")

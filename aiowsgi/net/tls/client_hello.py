@@ -1,4 +1,6 @@
-"""What a client says first in TLS (ClientHello): which server it wants. Without I/O.
+"""What a client says first in TLS (ClientHello): which server it wants, and to speak what.
+
+Without I/O.
 
 It is read before OpenSSL gets it, so that a connection begins with the context of that server.
 ``ssl.SSLContext.sni_callback`` could change the context later. But with one, Python writes a
@@ -7,7 +9,14 @@ traceback to standard error whenever a client asks for a name that is not ASCII.
 Nothing is refused here. What is wrong gets to OpenSSL, which says so.
 """
 
-_HANDSHAKE, _CLIENT_HELLO, _SERVER_NAME, _HOST_NAME = 0x16, 1, 0, 0
+import contextlib
+from collections.abc import Iterator
+
+_HANDSHAKE, _CLIENT_HELLO, _HOST_NAME = 0x16, 1, 0
+# What is spoken inside of TLS, the best first (RFC 7301 §6).
+APPLICATION_PROTOCOLS = ("http/1.1", "http/1.0")
+# Extensions.
+_SERVER_NAME, _APPLICATION_PROTOCOLS = 0, 16
 _LONGEST_RECORD = 1 << 14
 # Those of clients with keys against quantum computers take 2 KiB, and tickets of sessions in which
 # they had a certificate some more.
@@ -19,19 +28,21 @@ _MOST_BYTES = 1 << 16
 class ClientHello:
     """The bytes of a client until its first message is complete, or is none."""
 
-    __slots__ = ("_message", "_position", "received", "server_name")
+    __slots__ = ("_message", "_position", "application_protocols", "received", "server_name")
 
     def __init__(self) -> None:
         self.received = bytearray()
         """all bytes so far"""
         self.server_name: str | None = None
         """the host name that the client asks for, if it does: ASCII, but not always a name"""
+        self.application_protocols: tuple[bytes, ...] = ()
+        """what it offers to speak inside of TLS (ALPN); nothing where it leaves that open"""
         # Where the next record begins, and what those before have of the message.
         self._position = 0
         self._message = bytearray()
 
     def feed(self, data: bytes) -> bool:
-        """Take bytes. Return whether nothing more needs to come: then ``server_name`` is known."""
+        """Take bytes. Return whether nothing more needs to come: then all is known."""
         self.received += data
         while len(self.received) >= self._position + 5:
             # Type, version (always 3 and something), length (RFC 8446 §5.1).
@@ -62,28 +73,42 @@ class ClientHello:
             return True
         if len(self._message) < 4 + size:
             return False
-        self.server_name = _server_name(bytes(self._message[4 : 4 + size]))
+        # What cannot be read is not known.
+        with contextlib.suppress(IndexError):
+            for kind, content in _extensions(bytes(self._message[4 : 4 + size])):
+                if kind == _SERVER_NAME:
+                    self.server_name = _server_name(content)
+                elif kind == _APPLICATION_PROTOCOLS:
+                    self.application_protocols = tuple(_application_protocols(content))
         return True
 
 
-def _server_name(hello: bytes) -> str | None:
-    """Return the host name in a ClientHello (RFC 8446 §4.1.2, RFC 6066 §3)."""
-    try:
-        # Behind version and random number: session, cipher suites, compression methods.
-        rest = hello[34:]
-        for width in (1, 2, 1):
-            rest = _vector(rest, width)[1]
-        extensions = _vector(rest, 2)[0]
-        while extensions:
-            kind = int.from_bytes(extensions[:2], "big")
-            content, extensions = _vector(extensions[2:], 2)
-            if kind == _SERVER_NAME:
-                names = _vector(content, 2)[0]
-                name = _vector(names[1:], 2)[0]
-                return name.decode("ascii") if names[0] == _HOST_NAME and name else None
-    except (IndexError, UnicodeDecodeError):
-        pass
-    return None
+def _extensions(hello: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield kinds and contents of the extensions of a ClientHello (RFC 8446 §4.1.2)."""
+    # Behind version and random number: session, cipher suites, compression methods.
+    rest = hello[34:]
+    for width in (1, 2, 1):
+        rest = _vector(rest, width)[1]
+    rest = _vector(rest, 2)[0]
+    while rest:
+        kind = int.from_bytes(rest[:2], "big")
+        content, rest = _vector(rest[2:], 2)
+        yield kind, content
+
+
+def _server_name(content: bytes) -> str | None:
+    """Return the host name (RFC 6066 §3)."""
+    names = _vector(content, 2)[0]
+    name = _vector(names[1:], 2)[0]
+    return name.decode() if names[0] == _HOST_NAME and name and name.isascii() else None
+
+
+def _application_protocols(content: bytes) -> Iterator[bytes]:
+    """Yield the protocols that are offered (RFC 7301 §3.1)."""
+    rest = _vector(content, 2)[0]
+    while rest:
+        name, rest = _vector(rest, 1)
+        yield name
 
 
 def _vector(data: bytes, width: int) -> tuple[bytes, bytes]:

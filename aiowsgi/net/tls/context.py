@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 
 from ...config import TlsOptions
 from ...errors import ConfigError
+from .client_hello import APPLICATION_PROTOCOLS
 
 # With forward secrecy and authenticated encryption (RFC 9325 §4.2).
 _CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
@@ -16,11 +17,6 @@ _DEMANDS = {
     "optional": ssl.CERT_OPTIONAL,
     "required": ssl.CERT_REQUIRED,
 }
-# What each connection speaks inside of TLS (RFC 7301 §6). The ssl module lets a server choose one
-# of these, or none; not refuse a client that offers others only, as RFC 7301 §3.2 has it. Such a
-# client learns that none was chosen, and ends the handshake, or speaks HTTP/1.1 after all.
-_APPLICATION_PROTOCOLS = ["http/1.1"]
-
 _CERTIFICATE = re.compile(rb"-----BEGIN (?:TRUSTED |X509 )?CERTIFICATE-----")
 _KEY = re.compile(rb"-----BEGIN (?:[A-Z]+ )?PRIVATE KEY-----")
 _ENCRYPTED_KEY = re.compile(rb"-----BEGIN ENCRYPTED PRIVATE KEY-----|Proc-Type: 4,ENCRYPTED")
@@ -41,7 +37,7 @@ def server_context(options: TlsOptions, pairs: Iterable[tuple[str, str]]) -> ssl
     # PROTOCOL_TLS_SERVER leaves compression out already (CVE-2012-4929). A client that renegotiates
     # again and again has the server do most of the work.
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
-    context.set_alpn_protocols(_APPLICATION_PROTOCOLS)
+    context.set_alpn_protocols(APPLICATION_PROTOCOLS)
     try:
         context.set_ciphers(options.ciphers or _CIPHERS)
     except ssl.SSLError:

@@ -13,7 +13,7 @@ from ...observe.handshakes import HandshakeFailures
 from ..arrival import Arrival
 from ..sockets import half_close
 from ..transport import SocketWire
-from .client_hello import ClientHello
+from .client_hello import APPLICATION_PROTOCOLS, ClientHello
 from .reasons import reason_of
 from .session import Session
 from .transport import TlsTransport
@@ -34,6 +34,12 @@ _ANSWER = (
 )
 _REFUSAL = Refusal(400, "the client speaks plain HTTP, and this listener HTTPS")
 _PROXY_HEADER = "it speaks the PROXY protocol before TLS; write ?proxy=on behind the address"
+# RFC 7301 §3.2 has a server end the handshake of a client that offers only what the server does not
+# speak: else both could take the bytes of one protocol for those of another. The ssl module cannot
+# do that, and OpenSSL has sent nothing so far.
+_NO_APPLICATION_PROTOCOL = b"\x15\x03\x03\x00\x02\x02\x78"
+_SPOKEN = frozenset(name.encode() for name in APPLICATION_PROTOCOLS)
+_NOT_SPOKEN = "it offers to speak other things than HTTP/1.1 (ALPN), such as HTTP/2"
 _GARBAGE = "what it sends is neither TLS nor HTTP"
 
 
@@ -90,20 +96,39 @@ class Handshake(Arrival):
         if self._session is None:
             if not self._hello.feed(data):
                 return
+            offered = self._hello.application_protocols
+            if offered and _SPOKEN.isdisjoint(offered):
+                self._fail(_NOT_SPOKEN, _NO_APPLICATION_PROTOCOL)
+                return
             self._session = Session(self._terms.context(self._hello.server_name))
             data = self._hello.take()
         self._session.feed(data)
         try:
             complete = self._session.handshake()
         except ssl.SSLError as error:
-            self._terms.failures.note(self._wire.client[0], reason_of(error))
-            self._refuse(self._session.take_output())
+            self._fail(reason_of(error), self._session.take_output())
+            return
+        if complete and not self._speaks_http(self._session):
             return
         if output := self._session.take_output():
             self._transport.write(output)
         if complete:
             self._wire.tls = TlsVariables(self._session.object, self._hello.server_name)
             self._arrive(TlsTransport(self._session, self._wire, self._terms.loop), b"")
+
+    def _speaks_http(self, session: Session) -> bool:
+        """Return whether HTTP/1.1 is spoken, as far as that was agreed; else end the connection."""
+        chosen = session.object.selected_alpn_protocol()
+        if chosen is None or chosen in APPLICATION_PROTOCOLS:
+            return True
+        # The context of the host offers it.
+        session.close_notify()
+        self._fail(
+            f"the context of the server has chosen {chosen}, which the server does not speak; see "
+            "set_alpn_protocols()",
+            session.take_output(),
+        )
+        return False
 
     def eof_received(self) -> bool | None:
         """Take the client's end: there is nothing to say to it."""
@@ -135,6 +160,11 @@ class Handshake(Arrival):
             self._terms.failures.note(self._wire.client[0], reason)
             self._transport.abort()
 
+    def _fail(self, reason: str, answer: bytes) -> None:
+        """End the handshake; the answer is an alert."""
+        self._terms.failures.note(self._wire.client[0], reason)
+        self._refuse(answer)
+
     def _refuse(self, answer: bytes) -> None:
         """Send an answer, and close once the client has.
 
@@ -145,6 +175,7 @@ class Handshake(Arrival):
         self._is_over = True
         self._hello = self._session = None
         self._cleartext = b""
-        self._transport.write(answer)
+        if answer:
+            self._transport.write(answer)
         half_close(self._transport)
         self._arm(LINGER_TIMEOUT)

@@ -96,9 +96,13 @@ class Session:
         self._is_over = True
         self._waiting, self._position = b"", 0
 
-    def write(self, data: bytes | memoryview) -> None:
-        """Encrypt bytes. Raises ssl.SSLError."""
-        self.object.write(data)
+    def encrypt(self, data: memoryview) -> bytes:
+        """Return what is to be sent for some bytes. Raises ssl.SSLError."""
+        pieces = []
+        for start in range(0, len(data), _RECORD_BYTES):
+            self.object.write(data[start : start + _RECORD_BYTES])
+            pieces.append(self._outgoing.read())
+        return b"".join(pieces)
 
     def close_notify(self) -> None:
         """Say that nothing more will be sent (RFC 8446 §6.1). The client's end stays open."""

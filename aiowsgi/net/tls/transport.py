@@ -206,11 +206,11 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
                 self._pending.popleft()
             self._pending_bytes -= len(piece)
             try:
-                self._session.write(piece)
+                ciphertext = self._session.encrypt(piece)
             except ssl.SSLError as error:
                 self._fail(error)
                 return
-            plain.write(self._session.take_output())
+            plain.write(ciphertext)
         if not self._pending and self._is_write_closed:
             self._finish()
         self._tell()
