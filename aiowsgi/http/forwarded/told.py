@@ -27,8 +27,8 @@ _SHOWN = 60
 _ELEMENTS = re.compile(rf'(?:[^",]++|(?<==){QUOTED_STRING}(?=[ \t]*(?:[;,]|\Z))|,)*', re.DOTALL)
 _ELEMENT = re.compile(rf'(?:[^",]++|(?<==){QUOTED_STRING})+', re.DOTALL)
 # A pair. A token has no brackets and no colon, but some write addresses without quotation marks.
-_PAIR = rf"[ \t]*({TOKEN})=((?:[!#$%&'*+\-.^_`|~0-9A-Za-z:\[\]]++)|{QUOTED_STRING})[ \t]*"
-_BLANK = r"[ \t]*"
+_PAIR = rf"[ \t]*+({TOKEN})=((?:[!#$%&'*+\-.^_`|~0-9A-Za-z:\[\]]++)|{QUOTED_STRING})[ \t]*+"
+_BLANK = r"[ \t]*+"
 _PAIRS = re.compile(rf"(?:{_PAIR}|{_BLANK})(?:;(?:{_PAIR}|{_BLANK}))*")
 _EACH_PAIR = re.compile(_PAIR)
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
