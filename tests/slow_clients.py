@@ -1,5 +1,6 @@
 """What the tests of slow clients share: a server in a process of its own, crowds of clients that do
 only what they are told, and a probe that says hello all the while and notes how long that takes.
+All of them speak TLS to a server with a certificate.
 
 The process runs ``python -m aiowsgi slow_clients:application``, so this file is imported there too
 and needs nothing but the standard library. Sockets block, with a limit; no event loop is involved.
@@ -13,6 +14,7 @@ import re
 import resource
 import select
 import socket
+import ssl
 import statistics
 import subprocess
 import sys
@@ -56,6 +58,8 @@ _LATE = r"WARNING Requests waited up to \d+\.\d s for one of \d+ threads: \d+ ra
 _DESCRIPTORS = 4096
 # What the garbage collector has yet to find of a crowd, and the allocator keeps in small blocks.
 _MEMORY_SLACK = 32 * MIB
+# With TLS there are many more of these, some 20 KiB for each of thousands of connections.
+_TLS_MEMORY_SLACK = 96 * MIB
 
 # --- what is served ------------------------------------------------------------------------------
 
@@ -121,10 +125,21 @@ class ServerProcess:
     """``python -m aiowsgi`` with the application above, on a port that the kernel chose.
 
     ``at_rest`` is what it takes when it has answered a request of each kind and nobody is there.
+    With ``certificate``, a path, it speaks TLS; ``context`` is that of its clients.
     """
 
-    def __init__(self, loop: str, *options: str, threads: int = 8) -> None:
+    def __init__(
+        self,
+        loop: str,
+        *options: str,
+        threads: int = 8,
+        certificate: str | None = None,
+        context: ssl.SSLContext | None = None,
+    ) -> None:
         self.threads = threads
+        self.context = context
+        if certificate is not None:
+            options = ("--certfile", certificate, *options)
         self.log: list[str] = []
         arguments = ["--bind", "127.0.0.1:0", "--chdir", str(Path(__file__).parent)]
         arguments += ["--loop", loop, "--threads", str(threads), "--no-access-log", *options]
@@ -161,7 +176,7 @@ class ServerProcess:
         self.stop()
 
     def _find_address(self) -> re.Match[str] | None:
-        return re.search(r" at http://([\d.]+):(\d+) with ", "".join(self.log))
+        return re.search(r" at https?://([\d.]+):(\d+) with ", "".join(self.log))
 
     def _read_log(self) -> None:
         assert self._process.stderr is not None  # It is a pipe.
@@ -182,12 +197,14 @@ class ServerProcess:
     def wait_for_rest(self) -> None:
         """Wait until it takes no more than it did before anybody came."""
 
+        slack = _MEMORY_SLACK if self.context is None else _TLS_MEMORY_SLACK
+
         def rests() -> bool:
             now = self.usage()
             return (
                 now.threads <= _OTHER_THREADS + self.threads
                 and now.descriptors <= self.at_rest.descriptors
-                and now.resident <= self.at_rest.resident + _MEMORY_SLACK
+                and now.resident <= self.at_rest.resident + slack
             )
 
         eventually(rests, lambda: f"{self.usage()}, and {self.at_rest} before")
@@ -208,10 +225,18 @@ class ServerProcess:
 
 
 class Crowd:
-    """Many connections to a server. They send what they are told, and read when they are told."""
+    """Many connections to a server. They send what they are told, and read when they are told.
+
+    With ``plain`` they have not begun to speak TLS, whatever the server speaks.
+    """
 
     def __init__(
-        self, server: ServerProcess, count: int, *, receive_buffer: int | None = None
+        self,
+        server: ServerProcess,
+        count: int,
+        *,
+        receive_buffer: int | None = None,
+        plain: bool = False,
     ) -> None:
         self.sockets: list[socket.socket] = []
         try:
@@ -222,6 +247,10 @@ class Crowd:
                 if receive_buffer is not None:
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
                 sock.connect(server.address)
+                if server.context is not None and not plain:
+                    self.sockets[-1] = server.context.wrap_socket(
+                        sock, server_hostname=server.address[0]
+                    )
         except BaseException:
             self._close()
             raise
@@ -276,6 +305,8 @@ class Crowd:
 
 def is_readable(sock: socket.socket, seconds: float = 0.0) -> bool:
     """Return whether there is something to read, or the end, within ``seconds``."""
+    if isinstance(sock, ssl.SSLSocket) and sock.pending():
+        return True
     poll = select.poll()  # Not select(), which knows no descriptor above 1023.
     poll.register(sock, select.POLLIN)
     return bool(poll.poll(seconds * 1000))
@@ -331,7 +362,11 @@ class Probe:
                 self._noted.notify()
 
     def _connection(self) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection(*self._server.address, timeout=PATIENCE)
+        if self._server.context is None:
+            return http.client.HTTPConnection(*self._server.address, timeout=PATIENCE)
+        return http.client.HTTPSConnection(
+            *self._server.address, timeout=PATIENCE, context=self._server.context
+        )
 
     def _say_hello(self, connection: http.client.HTTPConnection) -> float:
         begin = time.monotonic()

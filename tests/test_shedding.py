@@ -522,8 +522,11 @@ class Handle:
 
     holds_spool = False
 
-    def __init__(self, rate: float | None, idle_since: float | None = None) -> None:
+    def __init__(
+        self, rate: float | None, idle_since: float | None = None, *, has_arrived: bool = True
+    ) -> None:
         self._rate = rate
+        self.has_arrived = has_arrived
         self.idle_since = idle_since
         self.blocks_thread = self.holds_memory = rate is not None
         self.asked: list[str] = []
@@ -570,6 +573,21 @@ def test_shedding_knows_of_clients_what_the_interface_says_and_nothing_else() ->
     # Nothing is freed by handles that only take note, so that all that hold memory are cut.
     assert shedding.free_memory()
     assert [slow.asked, quick.asked, young.asked] == [["shed", "shed"], ["shed"], []]
+
+
+def test_who_has_no_handshake_yet_goes_before_who_has_been_idle_for_longer() -> None:
+    server = MemoryServer(Application())
+    now = server.timers.now
+    old = [Handle(None, now - 10) for _ in range(10)]
+    arriving = [Handle(None, now - 2, has_arrived=False) for _ in range(20)]
+    fresh = Handle(None, now, has_arrived=False)  # It has had no time for it yet.
+    handles: list[interfaces.ConnectionHandle] = [*old, fresh, *arriving]
+    shedding = LoadShedding(handles, server.resources)
+    for expected in ((16, 0), (20, 10)):  # Some at a time.
+        shedding.free_connections()
+        closed = tuple(sum(bool(one.asked) for one in those) for those in (arriving, old))
+        assert closed == expected
+    assert not fresh.asked
 
 
 def test_look_for_room_keeps_nothing_of_connections_that_are_gone() -> None:

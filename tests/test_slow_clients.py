@@ -1,17 +1,20 @@
 """Slow and hostile clients, in numbers, cost buffers and never threads: others are served.
 
 Each crowd does to a server process what its test says. All the while a probe says hello, which is
-answered at once; and when the crowd has left, nothing of it is left behind.
+answered at once; and when the crowd has left, nothing of it is left behind. Over TLS, too.
 """
 
 import contextlib
+import functools
 import socket
+import ssl
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from certificates import Certificates
 from extent import exhaustive, representative
 from slow_clients import (
     CUT,
@@ -30,10 +33,14 @@ from slow_clients import (
     read_response,
     under_attack,
 )
+from tls_nonsense import client_hello
+from waiting import eventually
 
 # An idle connection is closed to make room once it is a second old; the server looks for room every
 # half second. The rest is for a busy machine.
 ROOM_WITHIN = 10.0
+
+Serve = Callable[..., ServerProcess]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -49,9 +56,24 @@ def loop(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def server(loop: str) -> Iterator[ServerProcess]:
+def serve_tls(loop: str, certificates: Certificates) -> Serve:
+    """Return what starts a server that speaks TLS, with some options."""
+    context = certificates.client_context()
+    # With TLS 1.3 the server has something to send before it is asked: tickets.
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    return functools.partial(ServerProcess, loop, certificate=certificates.site, context=context)
+
+
+@pytest.fixture(scope="module", params=representative(["plain", "tls"], "plain"))
+def serve(request: pytest.FixtureRequest, loop: str, serve_tls: Serve) -> Serve:
+    """Return what starts a server with some options."""
+    return serve_tls if request.param == "tls" else functools.partial(ServerProcess, loop)
+
+
+@pytest.fixture(scope="module")
+def server(serve: Serve) -> Iterator[ServerProcess]:
     """Return a server with the default options; the tests follow on one another."""
-    with ServerProcess(loop) as process:
+    with serve() as process:
         yield process
 
 
@@ -75,8 +97,10 @@ def test_200_clients_that_never_read_a_finished_answer(server: ServerProcess) ->
 
 @exhaustive
 def test_100_clients_that_never_read_a_file(server: ServerProcess) -> None:
+    # Over TLS it is read and encrypted, a little at a time.
+    memory = 16 * MIB if server.context is None else 100 * 512 * KIB
     with (
-        under_attack(server, memory=16 * MIB) as probe,
+        under_attack(server, memory=memory) as probe,
         Crowd(server, 100, receive_buffer=TINY_BUFFER) as crowd,
     ):
         crowd.send(get("/file"))
@@ -112,10 +136,12 @@ def test_60_clients_that_never_read_a_stream(server: ServerProcess) -> None:
         probe.more(20)
 
 
-def test_40_clients_that_never_read_a_stream_and_16_spare_threads(loop: str) -> None:
+def test_40_clients_that_never_read_a_stream_and_16_spare_threads(
+    serve: Serve,
+) -> None:
     """More than there are threads of any kind: some are cut, in favour of those that wait."""
     with (
-        ServerProcess(loop, "--spare-threads", "16") as server,
+        serve("--spare-threads", "16") as server,
         under_attack(server, spare=16, memory=100 * MIB, slowest=FREED_WITHIN, says=CUT) as probe,
         Crowd(server, 20, receive_buffer=TINY_BUFFER) as endless,
         Crowd(server, 20, receive_buffer=TINY_BUFFER) as large,
@@ -221,9 +247,9 @@ def test_2000_idle_connections(server: ServerProcess) -> None:
         assert not any(crowd.closed())
 
 
-def test_idle_connections_make_room_at_the_limit(loop: str) -> None:
+def test_idle_connections_make_room_at_the_limit(serve: Serve) -> None:
     with (
-        ServerProcess(loop, "--max-connections", "200") as server,
+        serve("--max-connections", "200") as server,
         under_attack(server, slowest=ROOM_WITHIN) as probe,
         Crowd(server, 190) as idle,
     ):
@@ -266,15 +292,53 @@ def test_readers_that_take_some_20_kb_a_second_do_not_keep_every_connection() ->
             thread.join()
 
 
+# --- clients that do not shake hands -------------------------------------------------------------
+
+
+def test_300_clients_that_send_half_a_handshake(serve_tls: Serve) -> None:
+    """They cost no thread, and end when their time is over."""
+    with (
+        serve_tls("--timeout-handshake", "3") as server,
+        under_attack(server) as probe,
+        Crowd(server, 300, plain=True) as crowd,
+    ):
+        crowd.send(client_hello()[:200])
+        probe.more(20)
+        eventually(lambda: all(crowd.closed()), lambda: f"{crowd.closed().count(False)} are left")
+
+
+def test_half_handshakes_are_the_first_to_go_where_connections_run_short(serve_tls: Serve) -> None:
+    """They go before connections that have been idle for longer, but have made a request."""
+    with (
+        serve_tls("--max-connections", "200", "--timeout-handshake", "600") as server,
+        under_attack(server, slowest=ROOM_WITHIN) as probe,
+        Crowd(server, 90) as idle,
+    ):
+        assert idle.ask(get("/hello")) == {(200, b"hello"): 90}
+        with Crowd(server, 100, plain=True) as halves:
+            halves.send(client_hello()[:200])
+            # Nobody has to go before the first second is over.
+            begin = time.monotonic()
+            while time.monotonic() < begin + 1.5:
+                probe.more(1)
+            with Crowd(server, 50) as newcomers:
+                assert newcomers.ask(get("/hello")) == {(200, b"hello"): 50}
+                probe.more(20)
+            assert 40 <= sum(halves.closed()) < 80
+            assert not any(idle.closed())
+
+
 # --- limits --------------------------------------------------------------------------------------
 
 
 @exhaustive
-def test_memory_is_bounded_while_400_clients_never_read(loop: str) -> None:
+def test_memory_is_bounded_while_400_clients_never_read(
+    serve: Serve,
+) -> None:
     """Without the limit they would have 400 MiB. Beyond it, threads wait with what they have."""
     spare = 64
     with (
-        ServerProcess(loop, "--max-buffered", "64M") as server,
+        serve("--max-buffered", "64M") as server,
         under_attack(
             server,
             spare=spare,
@@ -306,11 +370,13 @@ def _trickle(sock: socket.socket, head: bytes, body: Iterable[bytes]) -> tuple[i
     return sent, time.monotonic() - begin
 
 
-def test_body_needs_a_rate_and_not_an_end_within_the_timeout(loop: str) -> None:
+def test_body_needs_a_rate_and_not_an_end_within_the_timeout(
+    serve: Serve,
+) -> None:
     timeout, rate = 1.0, 500
     options = ["--timeout-body", f"{timeout}", "--min-body-rate", f"{rate}"]
     with (
-        ServerProcess(loop, *options, "--body-prefetch", "200") as server,
+        serve(*options, "--body-prefetch", "200") as server,
         Crowd(server, 3) as crowd,
         ThreadPoolExecutor(3) as threads,
     ):

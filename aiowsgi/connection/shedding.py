@@ -125,8 +125,8 @@ class LoadShedding:
         self._report(cut, short_of)
 
     def free_connections(self) -> None:
-        """Make room for a connection: close some that have been idle for the longest time. Where
-        there are none, cut the slowest client.
+        """Make room for a connection: close some that have been idle for the longest time, those
+        first on which there is no handshake yet. Where there are none, cut the slowest client.
         """
         now = self._resources.clock()
         if now - self._short_at > _SHORTAGE_ENDS:
@@ -152,7 +152,8 @@ class LoadShedding:
             for connection in self._connections
             if (since := connection.idle_since) is not None and now - since >= _MIN_IDLE_TIME
         ]
-        idle.sort(key=lambda item: item[1])
+        # Who has never completed a handshake goes first: it may be one of many that never will.
+        idle.sort(key=lambda item: (item[0].has_arrived, item[1]))
         self._idle = OrderedDict(idle)
         # A connection that has just become idle may be closed a second later.
         if idle or now - self._short_since < _MIN_IDLE_TIME:

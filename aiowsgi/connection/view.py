@@ -86,6 +86,11 @@ class ConnectionView:
         return self._held
 
     @property
+    def has_arrived(self) -> bool:
+        """See ``ConnectionHandle``."""
+        return True
+
+    @property
     def idle_since(self) -> float | None:
         """See ``ConnectionHandle``."""
         return self._watchdog.since if self._state is IDLE else None

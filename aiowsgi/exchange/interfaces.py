@@ -155,6 +155,10 @@ class ConnectionHandle(Protocol):
     """A connection, as load shedding and the server see it. On the loop thread."""
 
     @property
+    def has_arrived(self) -> bool:
+        """Whether a request may come: what has to be done before, such as a handshake, is done."""
+
+    @property
     def idle_since(self) -> float | None:
         """When it became idle, by the clock of the server; None if it is not."""
 

@@ -79,6 +79,11 @@ class Arrival(asyncio.Protocol, ConnectionHandle):
     # Called by load shedding and the server.
 
     @property
+    def has_arrived(self) -> bool:
+        """See ``ConnectionHandle``."""
+        return False
+
+    @property
     def idle_since(self) -> float | None:
         """See ``ConnectionHandle``."""
         return self._began_at
