@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 
 import pytest
 import service_manager
-from proxies import KINDS, TIMEOUT, UWSGI_PARAMS, Front, configured_front
+from proxies import KINDS, TIMEOUT, UWSGI_PARAMS, Front, configured_front, kept_port
 from sandbox import sandboxed
 from tools import tool
 from waiting import eventually
@@ -162,6 +162,11 @@ def activated(folder: Path, *, tcp: bool = False) -> Iterator[socket.socket]:
 LINES = {
     "nginx": ("server unix:/run/shop.sock fail_timeout=0;", "server 127.0.0.1:8000;"),
     "haproxy": ("server shop1 unix@/run/shop.sock check", "server shop1 127.0.0.1:8000 check"),
+    "apache": (
+        "ProxyPass / unix:/run/shop.sock|http://shop/ ttl=60",
+        "ProxyPass / http://127.0.0.1:8000/ ttl=60",
+    ),
+    "caddy": ("reverse_proxy unix//run/shop.sock {", "reverse_proxy 127.0.0.1:8000 {"),
 }
 
 
@@ -264,10 +269,10 @@ def assert_forwarded(proxy: Front, certificate: Path, peer: str) -> None:
         answer = json.loads(ask_proxy(proxy, "/cart", certificate, b"four"))
         assert answer["HTTP_HOST"] == "shop.example"
         assert answer["HTTP_X_FORWARDED_PROTO"] == "https"
-        assert answer["HTTP_CONNECTION"] is None
+        assert answer["HTTP_CONNECTION"] in (None, "Keep-Alive")
         assert answer["path"] == "/cart"
-        # What the proxy knows of a client on a Unix socket; not what the client says.
-        assert answer["HTTP_X_FORWARDED_FOR"] in ("unix:", "")
+        # What the proxy knows of a client, which may come on a Unix socket; not what that says.
+        assert answer["HTTP_X_FORWARDED_FOR"] in ("unix:", "", "127.0.0.1")
         assert answer["client"] == (answer["HTTP_X_FORWARDED_FOR"] or peer)
         assert answer["scheme"] == "https"
         assert answer["length"] == 4
@@ -549,6 +554,54 @@ def test_nginx_takes_websockets_elsewhere(folder: Path, certificate: Path) -> No
                         while answer.readline() != b"\r\n":
                             pass
                         assert answer.read(5) == b"hello"
+
+
+# What Debian's configuration says of Apache beside the sites.
+APACHE = """
+ServerName front
+DefaultRuntimeDir .
+PidFile pid
+Listen 127.0.0.1:%d
+LoadModule mpm_event_module {modules}/mod_mpm_event.so
+LoadModule authz_core_module {modules}/mod_authz_core.so
+LoadModule alias_module {modules}/mod_alias.so
+LoadModule ssl_module {modules}/mod_ssl.so
+LoadModule headers_module {modules}/mod_headers.so
+LoadModule proxy_module {modules}/mod_proxy.so
+LoadModule proxy_http_module {modules}/mod_proxy_http.so
+User www-data
+Group www-data
+ErrorLog /dev/stderr
+LogLevel warn
+""".format(modules="/usr/lib/apache2/modules")
+
+
+@pytest.mark.parametrize("tcp", [False, True], ids=["unix", "tcp"])
+def test_apache_serves_the_shop(folder: Path, certificate: Path, tcp: bool) -> None:
+    text = example("/etc/apache2/sites-available/shop.conf")
+    assert "`a2enmod ssl headers proxy proxy_http`" in PAGE.read_text()
+    folder.chmod(0o755)  # It is another user.
+    with activated(folder, tcp=tcp) as sock, kept_port() as port:
+        if not tcp:  # In place of SocketGroup=.
+            os.chmod(sock.getsockname(), 0o666)
+        text = reaching(sock, "apache", text.replace("*:443", f"*:{port}"))
+        configuration = APACHE % port + moved(text, folder)
+        with configured_front(KINDS["apache"], folder, configuration, port) as proxy:
+            assert_forwarded(proxy, certificate, "127.0.0.1" if tcp else "")
+            assert ask_proxy(proxy, "/static/logo.svg", certificate) == b"<svg/>"
+
+
+@pytest.mark.parametrize("tcp", [False, True], ids=["unix", "tcp"])
+def test_caddy_serves_the_shop(folder: Path, certificate: Path, tcp: bool) -> None:
+    text = example("/etc/caddy/Caddyfile")
+    with activated(folder, tcp=tcp) as sock, kept_port() as port:
+        text = reaching(sock, "caddy", text)
+        # It would get a certificate for the name.
+        site = f"https://shop.example:{port} {{\nbind 127.0.0.1\ntls shop.pem shop.key\n"
+        text = "{\nadmin off\nauto_https off\n}\n" + text.replace("shop.example {\n", site)
+        with configured_front(KINDS["caddy"], folder, moved(text, folder), port) as proxy:
+            assert_forwarded(proxy, certificate, "127.0.0.1" if tcp else "")
+            assert ask_proxy(proxy, "/static/logo.svg", certificate) == b"<svg/>"
 
 
 @pytest.mark.parametrize("tcp", [False, True], ids=["unix", "tcp"])
