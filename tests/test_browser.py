@@ -5,11 +5,14 @@ each test says what it waits for, and the browser answers when that has happened
 """
 
 import asyncio
+import base64
 import contextlib
+import hashlib
 import itertools
 import json
 import os
 import signal
+import ssl
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from datetime import datetime
@@ -17,8 +20,12 @@ from typing import Any
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import pytest
+from certificates import Certificates
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from tools import tool
 
+import aiowsgi
 from aiowsgi.demo import application
 
 # A browser needs seconds to start on a busy machine; each test still ends within pytest's limit.
@@ -97,9 +104,19 @@ def chromium() -> str:
     return tool("chromium", "chromium-browser", "google-chrome", package="chromium")
 
 
+def pin_of(certificates: Certificates) -> str:
+    """Return the SHA-256 of the public key of the tests' server, by which Chromium can know it."""
+    certificate = x509.load_pem_x509_certificate(certificates.local.cert_chain_pems[0].bytes())
+    key = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return base64.b64encode(hashlib.sha256(key).digest()).decode()
+
+
 @pytest.fixture
-async def browser() -> AsyncIterator[Browser]:
-    """Start Chromium with an empty profile; stop it, with all its processes, after the test."""
+async def browser(certificates: Certificates) -> AsyncIterator[Browser]:
+    """Start Chromium with an empty profile; stop it, with all its processes, after the test.
+
+    It accepts the certificate of the tests' server, as if it knew their CA, and no other.
+    """
     path = chromium()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         # Chromium reads commands from descriptor 3 and answers on 4; the shell ties them to the
@@ -122,6 +139,7 @@ async def browser() -> AsyncIterator[Browser]:
             "--disable-sync",
             "--no-proxy-server",
             f"--user-data-dir={profile}",
+            f"--ignore-certificate-errors-spki-list={pin_of(certificates)}",
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             limit=16 * 1024 * 1024,
@@ -251,3 +269,35 @@ async def test_page_shows_the_slow_answer_and_the_servers_500(start_server, brow
     assert shown[0].startswith("200 ")
     assert "slept 0.05 s" in shown[0]
     assert shown[1].startswith("500 ")
+
+
+async def test_page_streams_and_uploads_over_https(browser, certificates):
+    config = aiowsgi.Config(threads=4)
+    context = certificates.server_context()
+    async with aiowsgi.serve(application, "127.0.0.1", 0, config=config, ssl=context) as server:
+        await browser.open(f"{server.url}/?ticks=3&interval=0.05")
+        await browser.until("document.getElementById('clock').dataset.state === 'done'")
+        await browser.evaluate("document.getElementById('sample').click()")
+        await browser.until("document.querySelector('#upload-result dl') !== null")
+
+        report = await browser.evaluate("document.getElementById('upload-result').innerText")
+        assert "the same as here in the browser" in report
+        assert await browser.evaluate("isSecureContext && location.protocol") == "https:"
+        spoken = "performance.getEntriesByType('navigation')[0].nextHopProtocol"
+        assert await browser.evaluate(spoken) == "http/1.1"
+        assert browser.problems == []
+
+
+async def test_browser_refuses_a_certificate_that_nobody_vouches_for(browser, certificates):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certificates.issue("127.0.0.1").configure_cert(context)
+    asked = []
+
+    def app(environ, start_response):
+        asked.append(environ)
+        return application(environ, start_response)
+
+    async with aiowsgi.serve(app, "127.0.0.1", 0, ssl=context) as server:
+        with pytest.raises(AssertionError, match="ERR_CERT_AUTHORITY_INVALID"):
+            await browser.open(f"{server.url}/")
+    assert asked == []
