@@ -406,6 +406,7 @@ def test_a_request_without_such_fields_is_left_alone() -> None:
         ("Content-Length: x\r\n", "/", "400", "192.0.2.7"),
         ("Expect: tea\r\n", "/", "417", "192.0.2.7"),
         ("Content-Length: 99999999999\r\n", "/", "413", "192.0.2.7"),
+        ("X_Real_IP: 192.0.2.8\r\n", "/", "400", "192.0.2.7"),
         ("", "/healthz", "200", "192.0.2.7"),
         # Who is told of is not known.
         ("X-Forwarded-For: nonsense\r\n", "/", "400", "127.0.0.1"),
@@ -416,7 +417,7 @@ async def test_who_is_refused_is_the_client(
 ) -> None:
     caplog.set_level(logging.INFO)
     options = {"forwarded_allow_ips": ("127.0.0.1",), "health_path": "/healthz"}
-    async with serving(**options) as (address,):
+    async with serving(**options, header_map="refuse") as (address,):
         answer = await exchange(
             address, request("X-Forwarded-For: 192.0.2.7\r\n" + fields, path=path)
         )

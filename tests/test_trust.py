@@ -194,3 +194,11 @@ def test_a_prefix_that_no_path_begins_with_is_refused(value: Any, message: str) 
 def test_a_prefix_that_is_cut_has_to_be_named() -> None:
     with pytest.raises(ConfigError, match=r"^script_name_strip is about script_name; give both"):
         Config(script_name_strip=True)
+
+
+@pytest.mark.parametrize("options", [{"forwarded_headers": "forwarded"}, {"forwarded_keep": True}])
+def test_what_is_about_proxies_needs_one_that_is_trusted(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"nobody is trusted; give forwarded_allow_ips too"):
+        Config(**options)
+    Config(**options, forwarded_allow_ips=("unix",))
+    Config(**options, bind=(":1", ":2?trust=all"))

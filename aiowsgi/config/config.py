@@ -31,15 +31,8 @@ class Config(ProcessOptions, ServerOptions, ProxyOptions, TlsOptions, ListenerOp
     def check_together(self) -> None:
         """Raise ConfigError where options contradict each other."""
         super().check_together()
+        self._check_trust()
         self._check_tls()
-        for listener in self.listeners:
-            trusted = self.forwarded_allow_ips if listener.trust is None else listener.trust
-            if listener.proxy and not trusted:
-                raise ConfigError(
-                    f"{listener} has proxy=on, and nobody is trusted to say who the client is; "
-                    "name your proxy: &trust=ADDRESS behind it, or &trust=unix where it connects "
-                    f"to a Unix socket, or {self.spelling('forwarded_allow_ips')}"
-                )
         for listener in self.listeners if self.reuse_port else ():
             what = _ONE_SOCKET.get(listener.address.partition(":")[0])
             if what is not None:
@@ -47,6 +40,24 @@ class Config(ProcessOptions, ServerOptions, ProxyOptions, TlsOptions, ListenerOp
                     f"{self.spelling('reuse_port')} has each worker bind a socket of its own, and "
                     f"{listener} is {what}; write HOST:PORT, or leave "
                     f"{self.spelling('reuse_port')} out"
+                )
+
+    def _check_trust(self) -> None:
+        if not self.forwarded_allow_ips and not any(each.trust for each in self.listeners):
+            for name in "forwarded_headers", "forwarded_keep":
+                if getattr(self, name) != type(self).__dataclass_fields__[name].default:
+                    allowed = self.origin(name).spelling("forwarded_allow_ips")
+                    raise ConfigError(
+                        f"{self.spelling(name)} is about the fields of proxies, and nobody is "
+                        f"trusted; give {allowed} too, or trust= with an address"
+                    )
+        for listener in self.listeners:
+            trusted = self.forwarded_allow_ips if listener.trust is None else listener.trust
+            if listener.proxy and not trusted:
+                raise ConfigError(
+                    f"{listener} has proxy=on, and nobody is trusted to say who the client is; "
+                    "name your proxy: &trust=ADDRESS behind it, or &trust=unix where it connects "
+                    f"to a Unix socket, or {self.spelling('forwarded_allow_ips')}"
                 )
 
     def _check_tls(self) -> None:

@@ -125,7 +125,10 @@ class FieldSections:
             return fields
         if self._header_map == "refuse":
             shown = ambiguous[0][:_MAX_NAME_SHOWN].decode("ascii")
-            raise Refusal(400, f"the name of the header field {shown} holds an underscore")
+            refusal = Refusal(400, f"the name of the header field {shown} holds an underscore")
+            if self._forwarded is not None:
+                refusal.told_client = self._forwarded.client(fields)
+            raise refusal
         if self._on_dropped is not None:
             for name in ambiguous:
                 self._on_dropped(name)
