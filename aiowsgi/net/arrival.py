@@ -49,6 +49,7 @@ class Arrival(asyncio.Protocol, ConnectionHandle):
     def connection_lost(self, exc: Exception | None) -> None:
         """Take the end of the connection."""
         self._leave()
+        self._wire.shut_down()
         self._wire.connection_lost(exc)
 
     def _arm(self, seconds: float) -> None:
