@@ -1,7 +1,9 @@
 """HTTPS over real sockets, on both loops and with both libraries that read HTTP."""
 
+import contextlib
 import socket
 import ssl
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -346,3 +348,85 @@ async def test_client_that_leaves_in_its_handshake_is_no_failure(
             await eventually(lambda: server.inspect().connections)
         await eventually(lambda: not server.inspect().connections)
     assert "No TLS" not in caplog.text
+
+
+@on_each_loop
+async def test_handshakes_that_do_not_end_make_room_for_others(
+    start_server: StartServer, certificates: Certificates
+) -> None:
+    server = await start_server(
+        App(), certfile=(certificates.site,), timeout_handshake=60.0, max_connections=3
+    )
+    async with contextlib.AsyncExitStack() as stack:
+        for begin in (b"", b"\x16", b"\x16\x03\x01\x00\x20abc"):
+            client = await stack.enter_async_context(await connect(server))
+            await client.send(begin)
+        await eventually(lambda: server.inspect().connections == 3)
+        async with await connect_tls(server, certificates.client_context()) as client:
+            assert (await client.request(GET)).status == 200
+
+
+@on_each_loop
+async def test_client_that_takes_nothing_is_cut(
+    start_server: StartServer, certificates: Certificates
+) -> None:
+    released = threading.Event()
+
+    def endless(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        try:
+            while True:
+                yield b"x" * 100_000
+        finally:
+            released.set()
+
+    server = await start_server(
+        endless, certfile=(certificates.site,), timeout_write=0.5, min_response_rate=500
+    )
+    context = certificates.client_context()
+    async with await connect_tls(server, context, receive_buffer=4096) as client:
+        await client.send(GET)
+        assert await in_thread(released.wait, TIMEOUT)
+        await eventually(lambda: not server.inspect().connections)
+        assert server.inspect().buffered == 0
+
+
+@on_each_loop
+async def test_client_that_sends_nothing_of_its_body_is_refused(
+    start_server: StartServer, certificates: Certificates
+) -> None:
+    server = await start_server(App(), certfile=(certificates.site,), timeout_body=0.3)
+    async with await connect_tls(server, certificates.client_context()) as client:
+        await client.send(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\nhalf")
+        assert (await client.receive()).status == 408
+        assert await client.read(1) == b""
+
+
+@on_each_loop
+async def test_body_that_is_cut_off_is_never_taken_for_whole(
+    start_server: StartServer, certificates: Certificates
+) -> None:
+    failures: list[str] = []
+
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        try:
+            environ["wsgi.input"].read()
+        except ConnectionError as error:
+            failures.append(str(error))
+            raise
+        raise AssertionError("it has got a whole body")
+
+    for head in (b"Content-Length: 100000", b"Transfer-Encoding: chunked"):
+        for notified in (True, False):
+            server = await start_server(
+                app, validate=False, certfile=(certificates.site,), body_prefetch=1000
+            )
+            async with await connect_tls(server, certificates.client_context()) as client:
+                await client.send(b"POST / HTTP/1.1\r\nHost: h\r\n" + head + b"\r\n\r\n")
+                await client.send(b"ffff\r\n" + b"x" * 5000)
+                await eventually(lambda server=server: server.busy_threads)
+                if notified:
+                    await client.close_notify()
+                client.plain.half_close()
+                await eventually(lambda server=server: not server.inspect().connections)
+    assert len(failures) == 4

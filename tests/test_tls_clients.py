@@ -1,9 +1,11 @@
 """Real clients speak TLS with a real server: curl, httpx and openssl, on each event loop."""
 
 import hashlib
+import os
 import re
 import ssl
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,6 +41,7 @@ def application(environ, start_response):
     return body
 """
 SAID = "wsgi.url_scheme=https\nHTTPS=on\nSERVER_PROTOCOL=HTTP/1.1\n"
+KEPT = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 GET = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
 VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
@@ -185,6 +188,40 @@ def s_client(port: int, *arguments: str) -> tuple[int, str]:
         timeout=2 * PATIENCE,
     )
     return done.returncode, done.stdout.decode(errors="replace")
+
+
+def test_a_client_may_change_its_keys(port: int, certificates: Certificates) -> None:
+    """It asks for new ones of the server as well (RFC 8446 §4.6.3)."""
+    command = [tool("openssl", package="openssl"), "s_client", "-tls1_3"]
+    command += ["-connect", f"127.0.0.1:{port}", "-CAfile", certificates.ca_file]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as client:
+        assert client.stdin is not None
+        assert client.stdout is not None
+        timer = threading.Timer(2 * PATIENCE, client.kill)
+        timer.start()
+        said = b""
+
+        def wait_for(text: bytes) -> None:
+            nonlocal said
+            while text not in said:
+                assert client.stdout is not None
+                more = os.read(client.stdout.fileno(), 1 << 16)
+                assert more, said
+                said += more
+            said = said.partition(text)[2]
+
+        # "K" at the beginning of what it reads at once is a command.
+        for _ in range(3):
+            client.stdin.write(KEPT.encode())
+            client.stdin.flush()
+            wait_for(SAID.encode())
+            client.stdin.write(b"K\n")
+            client.stdin.flush()
+            wait_for(b"KEYUPDATE")
+        client.kill()
+        timer.cancel()
 
 
 @pytest.mark.parametrize("version", ["1_2", "1_3"])

@@ -18,6 +18,8 @@ _ENCRYPTED_BYTES = 1 << 16
 _PORTION_BYTES = 1 << 16
 # Records that are read before other connections have their turn. They may hold one byte each.
 _READS_PER_PASS = 64
+# As so many of these counts what OpenSSL has read without finding data.
+_READS_WITHOUT_DATA = 15
 # Nothing is read while the kernel has not taken so many bytes. That is more than is encrypted at a
 # time: they answer what the client sends, such as updates of its keys.
 _MOST_UNSENT = 4 * _ENCRYPTED_BYTES
@@ -145,7 +147,10 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
                 if data:
                     pieces.append(data)
                     size += len(data)
-                elif data is not None:
+                elif data is None:
+                    # Whatever OpenSSL was given, it held no data: many updates of keys, perhaps.
+                    reads += _READS_WITHOUT_DATA
+                else:
                     self._is_at_end = True
         except ssl.SSLError as error:
             failure = error
