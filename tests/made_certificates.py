@@ -20,6 +20,17 @@ from aiowsgi.net.tls.certificates.served import KeyPair
 _DAY = datetime.timedelta(days=1)
 SERVER = ExtendedKeyUsageOID.SERVER_AUTH
 CLIENT = ExtendedKeyUsageOID.CLIENT_AUTH
+_SIGNS_CERTIFICATES = x509.KeyUsage(
+    digital_signature=True,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=True,
+    encipher_only=False,
+    decipher_only=False,
+)
 _Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
 
 
@@ -72,6 +83,7 @@ class Issuer:
 
     def __init__(self) -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
+        self._identifier = x509.SubjectKeyIdentifier.from_public_key(self._key.public_key())
         self._name = name((NameOID.ORGANIZATION_NAME, "Test"), (NameOID.COMMON_NAME, "Test CA"))
         now = datetime.datetime.now(datetime.UTC)
         builder = (
@@ -83,6 +95,8 @@ class Issuer:
             .not_valid_before(now - 9999 * _DAY)
             .not_valid_after(now + 9999 * _DAY)
             .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+            .add_extension(_SIGNS_CERTIFICATES, critical=True)
+            .add_extension(self._identifier, critical=False)
         )
         self.pem = builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
@@ -114,6 +128,10 @@ class Issuer:
             .not_valid_before(now + days[0] * _DAY)
             .not_valid_after(now + days[1] * _DAY)
         )
+        # From Python 3.13 on, clients want CAs to be told apart (RFC 5280 §4.2.1.1).
+        if not self_signed:
+            identifier = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier
+            builder = builder.add_extension(identifier(self._identifier), critical=False)
         alternatives: list[x509.GeneralName] = [x509.DNSName(host) for host in hosts]
         alternatives += [x509.RFC822Name(email) for email in emails]
         if alternatives:

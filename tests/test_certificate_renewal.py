@@ -17,7 +17,7 @@ from waiting import eventually
 from aiowsgi.net.tls.certificates import renewal
 from aiowsgi.net.tls.certificates.changes import Changes, look_at
 from aiowsgi.net.tls.certificates.renewal import INTERVAL, Renewal
-from aiowsgi.net.tls.certificates.served import CertificateSource, KeyPair, load
+from aiowsgi.net.tls.certificates.served import Certificates, CertificateSource, KeyPair, load
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +145,27 @@ def test_files_that_have_changed_are_read_at_the_second_look(
     served = stage.source.served
     stage.loop.look(times=3)
     assert stage.source.served is served
+
+
+def test_what_changes_while_a_server_starts_is_noticed(made: list[Made], tmp_path: Path) -> None:
+    pair = made[0].write(tmp_path, "site")
+
+    def load_and_change() -> Certificates:
+        found = load([pair], server_context)
+        in_place(made[1], tmp_path)
+        return found
+
+    loop = Loop()
+    source = CertificateSource(pair, load_and_change)
+    source.load = lambda: load([pair], server_context)
+    Renewal(
+        source,
+        loop=loop,  # type: ignore[arg-type]
+        context=contextvars.copy_context(),
+        start_thread=loop.start_thread,
+    )
+    loop.look(times=2)
+    assert source.served.leaves[0].names == {"new.example"}
 
 
 def test_a_folder_that_is_swapped_as_kubernetes_does_it_is_noticed(

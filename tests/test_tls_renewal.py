@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -9,6 +10,7 @@ import socket
 import ssl
 import threading
 import time
+import weakref
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 
 import pytest
 from cryptography.x509.oid import NameOID
-from made_certificates import CLIENT, Issuer, Made, name
+from made_certificates import CLIENT, Issuer, Made, name, server_context
 from processes import children_of
 from raw_client import StartServer, connect, eventually, on_each_loop
 from served_process import ANSWER, ServedProcess, served
@@ -280,9 +282,13 @@ async def test_a_server_tells_when_its_certificates_expire(
     server = await start_server(app, certfile=(pair.certfile,), keyfile=(pair.keyfile,))
     assert server.certificates_expire_at is not None
     assert abs(server.certificates_expire_at - time.time() - 90 * 86400) < 3600
-    plain = await start_server(app)
-    assert plain.certificates_expire_at is None
-    assert not plain.renew_certificates("the test")
+    async with (
+        aiowsgi.serve(app, "127.0.0.1", 0) as plain,
+        aiowsgi.serve(app, "127.0.0.1", 0, ssl=server_context([pair])) as with_context_of_host,
+    ):
+        for each in (plain, with_context_of_host):
+            assert each.certificates_expire_at is None
+            assert not each.renew_certificates("the test")
 
 
 @on_each_loop
@@ -318,6 +324,19 @@ async def test_a_look_that_hangs_does_not_keep_the_server_from_stopping(
         assert not may_end.is_set()
     finally:
         may_end.set()
+
+
+async def test_nothing_is_left_to_look_once_the_server_has_stopped(
+    made: list[Made], tmp_path: Path
+) -> None:
+    pair = made[0].write(tmp_path, "site")
+    config = aiowsgi.Config(certfile=(pair.certfile,), keyfile=(pair.keyfile,))
+    async with aiowsgi.serve(app, "127.0.0.1", 0, config=config) as server:
+        found = weakref.ref(server._renewal)
+        assert found() is not None
+    del server
+    gc.collect()  # A timer of the loop would hold it.
+    assert found() is None
 
 
 # In processes.
