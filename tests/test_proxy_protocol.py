@@ -337,6 +337,18 @@ async def test_what_is_no_header_is_told_where_a_header_comes_to_a_listener_with
                 assert b"?proxy=on" in response.body
 
 
+@on_each_loop
+async def test_what_is_no_uwsgi_packet_but_a_header_is_told_of() -> None:
+    async with (
+        served(bind=("uwsgi:127.0.0.1:0",)) as server,
+        await connect(server) as client,
+    ):
+        await client.send(make.binary_tcp())
+        response = await client.receive()
+        assert response.status == 400
+        assert b"speaks the PROXY protocol" in response.body
+
+
 # --- connections that wait for a header -----------------------------------------------------------
 
 

@@ -36,6 +36,8 @@ _HEADER_SIZE = 4
 _SHOWN_NAME = 100
 # How a record of a TLS handshake begins (RFC 8446 §5.1).
 _TLS_HANDSHAKE = 0x16
+# How a header of the PROXY protocol, version 2, begins.
+_PROXY_HEADER = 0x0D
 # The modifier1 for uWSGI to take SCRIPT_NAME out of PATH_INFO.
 _MANAGED_BELOW_PATH = 30
 
@@ -294,6 +296,12 @@ def _foreign(byte: int) -> Refusal:
     """Return the refusal of what begins with this byte, which is no WSGI request."""
     if byte == _TLS_HANDSHAKE:
         return Refusal(400, "the client speaks TLS, and this listener the uwsgi protocol")
+    if byte == _PROXY_HEADER:
+        return Refusal(
+            400,
+            "the client speaks the PROXY protocol, it seems, and this listener the uwsgi protocol, "
+            "which says itself who the client is; have the proxy send no header",
+        )
     if chr(byte).isalpha() and chr(byte).isascii():
         return Refusal(
             400,
