@@ -321,8 +321,9 @@ TLS_KINDS = {
     ),
 }
 # Those that send a header of the PROXY protocol before, on each connection, and try whether the
-# server is there.
-_CHECKS = "check inter 100ms fall 1 rise 1"
+# server is there. The pause between two checks is also the time in which one has to connect, which
+# may be short on a busy machine: once does not count.
+_CHECKS = "check inter 1s fall 3 rise 1"
 PROXY_KINDS = {
     "haproxy-proxy": _DEFAULT_HAPROXY._replace(
         parameters=f"send-proxy-v2 {_CHECKS}", bind="127.0.0.1:0?proxy=on&trust=127.0.0.1"

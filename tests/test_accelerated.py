@@ -8,6 +8,7 @@ from http.client import HTTPResponse
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 import pytest
+from extent import representative
 from proxies import (
     KINDS,
     TIMEOUT,
@@ -100,7 +101,7 @@ def fetch(proxy: Front, path: str) -> tuple[HTTPResponse, bytes]:
         return response, response.read()
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", representative(WAYS, "uwsgi_pass"))
 def test_nginx_does_what_an_application_says(way: str) -> None:
     with accelerated(way) as (app, proxy):
         # Another file than the body of the response, and without the field.
@@ -121,7 +122,7 @@ def test_nginx_does_what_an_application_says(way: str) -> None:
             assert response.read() == b"second"
 
 
-@pytest.mark.parametrize("kind", ["haproxy", "caddy"])
+@pytest.mark.parametrize("kind", representative(["haproxy", "caddy"], "haproxy"))
 def test_they_mean_nothing_to_the_server_and_reach_whoever_asks(kind: str) -> None:
     app = Application()
     way = KINDS[kind]

@@ -98,7 +98,7 @@ frontend front
     default_backend server
 backend server
     {rules}
-    server server {{server}} {send} check inter 50ms
+    server server {{server}} {send} check inter 1s fall 3 rise 1
 """
 _BELOW = r"http-request replace-path /shop(/.*) \1"
 HAPROXY = _HAPROXY.format(
