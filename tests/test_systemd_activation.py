@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from certificates import Certificates
 from served_process import PATIENCE, ServedProcess, served
 from service_manager import service
 from tools import tool
@@ -168,6 +169,23 @@ def test_sockets_are_chosen_by_name(folder: Path, web: socket.socket, admin: soc
             assert server.stop() == 0
     # None is left.
     assert not any("nothing" in line or "names it" in line for line in server.lines)
+
+
+def test_sockets_speak_tls_as_their_addresses_say(
+    folder: Path, web: socket.socket, admin: socket.socket, certificates: Certificates
+) -> None:
+    given = service(COMMAND, [web, admin], names="web:admin")
+    secure = [url(sock).replace("http", "https") for sock in (web, admin)]
+    for bind, urls in (
+        ((), secure),
+        (("tls:systemd:web", "systemd"), [secure[0], url(admin)]),
+        (("systemd:web", "http:systemd"), [secure[0], url(admin)]),
+    ):
+        options = ["--certfile", certificates.site]
+        options += [text for address in bind for text in ("--bind", address)]
+        with served(folder, APPLICATION, *options, bind=(), **given) as server:
+            started(server, *urls)
+            assert server.stop() == 0
 
 
 def test_socket_that_no_address_names_is_told(

@@ -499,6 +499,26 @@ def test_half_close_comes_behind_what_is_held_and_reading_goes_on(
     assert plain.was_closed
 
 
+@pytest.mark.parametrize("sent", ["garbage", "more", "the end"])
+def test_nothing_is_sent_behind_a_half_close(conversation: Conversation, sent: str) -> None:
+    plain, wire = conversation.plain, conversation.wire
+    conversation.transport.write_eof()
+    assert plain.has_eof  # What is written now, ``Plain`` refuses.
+    assert conversation.has_ended()
+    # In the place of an answer to what the client sends, such as an update of its keys.
+    conversation.session._outgoing.write(b"answer")
+    if sent == "garbage":
+        conversation.feed(b"\x17\x03\x03\x00\x20" + bytes(32))
+        assert plain.was_closed
+    elif sent == "more":
+        conversation.feed(conversation.encrypt(b"more"))
+        assert wire.received == b"more"
+    else:
+        conversation.client.unwrap()
+        conversation.feed(conversation.take_ciphertext())
+        assert wire.ends == 1
+
+
 def test_close_comes_behind_what_is_held_and_reads_no_more(conversation: Conversation) -> None:
     plain, transport = conversation.plain, conversation.transport
     plain.take(0)

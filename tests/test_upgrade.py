@@ -16,7 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from certificates import Certificates
 from constant_load import ConstantLoad
 from extent import representative
 from processes import children_of, is_alive
@@ -252,6 +254,25 @@ def test_a_relative_path_and_an_inherited_socket_are_handed_on(tmp_path: Path) -
             load.assert_nothing_lost()
             end(process, second)
             assert not (tmp_path / "sub" / "socket").exists()
+
+
+def test_the_new_one_speaks_tls_where_the_old_one_did(
+    tmp_path: Path, certificates: Certificates
+) -> None:
+    bind = ("--bind", "127.0.0.1:0", "--bind", "http:127.0.0.1:0")
+    with upgradable(tmp_path, "1", "--certfile", certificates.site, bind=bind) as process:
+        urls = process.said(r" Serving .* at (https://\S+), (http://\S+) with ").groups()
+        successor = upgrade(process, process.pid)
+        with httpx.Client(
+            verify=certificates.client_context(),
+            trust_env=False,
+            timeout=PATIENCE,
+            # The old one may accept when the new one says that it serves.
+            limits=httpx.Limits(max_keepalive_connections=0),
+        ) as client:
+            for url in urls:
+                eventually(lambda url=url: client.get(url).text == f"{successor} one", "it answers")
+        end(process, successor)
 
 
 def test_the_new_one_begins_in_the_directory_as_it_was_named(tmp_path: Path) -> None:

@@ -221,8 +221,9 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         self._tell()
 
     def _send_output(self) -> None:
-        """Send what TLS itself has to say."""
-        if (output := self._session.take_output()) and not self._plain.is_closing():
+        """Send what TLS itself has to say, unless this side has ended."""
+        output = self._session.take_output()
+        if output and not self._has_notified and not self._plain.is_closing():
             self._plain.write(output)
             self._tell()
 
