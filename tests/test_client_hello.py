@@ -23,7 +23,7 @@ def hello_of(
     offered: Sequence[str] = (),
 ) -> bytes:
     """Return what OpenSSL sends as a client."""
-    context = ssl.create_default_context()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if offered:
         context.set_alpn_protocols(offered)
     context.check_hostname = False

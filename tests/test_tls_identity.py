@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 from cryptography.x509.oid import NameOID
+from extent import exhaustive
 from made_certificates import CLIENT, Issuer, connected, name, server_context
 from raw_client import StartServer, connect, on_each_loop
 from served_process import PATIENCE, ServedProcess, served
@@ -188,7 +189,10 @@ def test_the_flask_example_of_the_documentation_works(
         assert process.stop() == 0
 
 
-@pytest.mark.parametrize("options", [(), ("--preload",)], ids=["plain", "preload"])
+@pytest.mark.parametrize(
+    "options",
+    [pytest.param((), id="plain", marks=exhaustive), pytest.param(("--preload",), id="preload")],
+)
 def test_a_worker_resumes_its_own_sessions_only(
     tmp_path: Path, site: list[str], issuer: Issuer, options: tuple[str, ...]
 ) -> None:
