@@ -34,8 +34,8 @@ _WEBSOCKETS = "WSGI has no WebSockets; an ASGI server such as uvicorn has"
 _HTTP2 = "not yet: there is no HTTP/2; put a proxy such as nginx in front"
 _LOADED_LATE = "leave it out: without --preload, each worker loads the application itself"
 _SOCKET_MODE = (
-    "the file of a Unix socket has the permissions that --umask leaves, "
-    "and is that of --user and --group"
+    'write it behind the address: --bind "unix:PATH?mode=660&group=www-data", also with owner=; '
+    "without, every user may connect, unless --umask forbids it"
 )
 _ASYNC = "leave it out: connections are on an event loop, and the application on --threads"
 _STRICT = "there is no such option: a request that breaks the standard is refused"
