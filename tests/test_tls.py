@@ -430,3 +430,27 @@ async def test_body_that_is_cut_off_is_never_taken_for_whole(
                 client.plain.half_close()
                 await eventually(lambda server=server: not server.inspect().connections)
     assert len(failures) == 4
+
+
+@on_each_loop
+async def test_long_handshakes_count_as_memory(
+    start_server: StartServer, certificates: Certificates
+) -> None:
+    server = await start_server(
+        App(), certfile=(certificates.site,), timeout_handshake=60.0, max_buffered=150_000
+    )
+    part = b"\x16\x03\x01\x3f\xff\x01\x00\x7f\x00" + bytes(16_379) + b"\x16\x03\x01\x3f\xff"
+    async with contextlib.AsyncExitStack() as stack:
+        clients = []
+        for number in range(1, 13):
+            client = await stack.enter_async_context(await connect(server))
+            await client.send(part + bytes(4000))
+            clients.append(client)
+            if number == 5:
+                await eventually(lambda: server.inspect().buffered > 80_000)
+                assert server.inspect().connections == 5
+        await eventually(lambda: server.inspect().connections < 9)
+        assert server.inspect().buffered <= 150_000
+        async with await connect_tls(server, certificates.client_context()) as client:
+            assert (await client.request(GET)).status == 200
+    await eventually(lambda: server.inspect().buffered == 0)

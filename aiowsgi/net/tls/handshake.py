@@ -83,10 +83,13 @@ class Handshake(Arrival):
         self._cleartext = b""
         # Whether the client was refused, and its end is waited for.
         self._is_over = False
+        # How many bytes have come, which OpenSSL may keep, and how many of them the budget counts:
+        # those of ordinary clients are too few.
+        self._received = self._held = 0
 
     def data_received(self, data: bytes) -> None:
         """Take bytes from the client."""
-        if self._is_over:
+        if self._is_over or not self._has_room_for(len(data)):
             return
         if self._hello is None:
             if self._cleartext or data[0] != _HANDSHAKE:
@@ -115,6 +118,32 @@ class Handshake(Arrival):
         if complete:
             self._wire.tls = TlsVariables(self._session.object, self._hello.server_name)
             self._arrive(TlsTransport(self._session, self._wire, self._terms.loop), b"")
+
+    def _has_room_for(self, size: int) -> bool:
+        """Count bytes that have come. Return False where memory is short, and this client is cut.
+
+        Messages of a handshake may be very long.
+        """
+        self._received += size
+        budget = self._shared.resources.budget
+        self._held = budget.update(self._held, self._received)
+        if self._held and self._shared.shedding.free_memory():
+            self._transport.abort()
+        return not self._transport.is_closing()
+
+    def _leave(self) -> None:
+        super()._leave()
+        self._held = self._shared.resources.budget.update(self._held, 0)
+
+    @property
+    def holds_memory(self) -> bool:
+        """See ``ConnectionHandle``."""
+        return self._held > 0
+
+    def rate(self) -> float | None:
+        """See ``ConnectionHandle``."""
+        age = self._shared.resources.clock() - self._began_at
+        return self._received / age if self._held and age > 0 else None
 
     def _speaks_http(self, session: Session) -> bool:
         """Return whether HTTP/1.1 is spoken, as far as that was agreed; else end the connection."""
@@ -174,6 +203,7 @@ class Handshake(Arrival):
         """
         self._is_over = True
         self._hello = self._session = None
+        self._held = self._shared.resources.budget.update(self._held, 0)
         self._cleartext = b""
         if answer:
             self._transport.write(answer)
