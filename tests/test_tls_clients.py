@@ -310,6 +310,30 @@ def test_a_client_cannot_renegotiate(port: int, certificates: Certificates) -> N
     assert ask(port, certificates) == SAID
 
 
+def test_a_client_may_have_keys_updated(port: int) -> None:
+    """RFC 8446 §4.6.3. The server updates its own, too, as it is asked to."""
+    command = [tool("openssl", package="openssl"), "s_client", "-tls1_3"]
+    with subprocess.Popen(
+        [*command, "-connect", f"127.0.0.1:{port}"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for _ in range(3):
+            process.stdin.write("K\n")
+            process.stdin.flush()
+            # It takes for a command only what comes alone.
+            assert any("KEYUPDATE" in line for line in process.stdout)
+        process.stdin.write(GET)
+        process.stdin.flush()
+        said = process.stdout.read()
+        process.wait(PATIENCE)
+    assert SAID in said
+
+
 @pytest.mark.parametrize("version", ["1_2", "1_3"])
 def test_a_client_with_a_certificate_is_served(
     demanding: int, certificates: Certificates, version: str
