@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 
 import pytest
 import service_manager
-from proxies import KINDS, TIMEOUT, UWSGI_PARAMS, Front, configured_front, kept_port
+from proxies import KINDS, TIMEOUT, TLS_KINDS, UWSGI_PARAMS, Front, configured_front, kept_port
 from sandbox import sandboxed
 from tools import tool
 from waiting import eventually
@@ -602,6 +602,18 @@ def test_caddy_serves_the_shop(folder: Path, certificate: Path, tcp: bool) -> No
         with configured_front(KINDS["caddy"], folder, moved(text, folder), port) as proxy:
             assert_forwarded(proxy, certificate, "127.0.0.1" if tcp else "")
             assert ask_proxy(proxy, "/static/logo.svg", certificate) == b"<svg/>"
+
+
+@pytest.mark.parametrize("proxy", ["nginx", "HAProxy", "Apache", "Caddy"])
+def test_tls_to_the_server_is_written_as_other_tests_have_it(proxy: str) -> None:
+    match = re.search(rf"^\| {proxy} \| (.*(?:ssl|SSL|tls).*) \|$", PAGE.read_text(), re.MULTILINE)
+    assert match is not None
+    kind = TLS_KINDS[f"{proxy.lower()}-tls"]
+    tested = (kind.options + kind.parameters).replace("{ca}", "ca.pem")
+    code = re.findall(r"`([^`]*(?:ssl|SSL|tls)[^`]*)`", match[1])
+    assert len(code) >= (1 if proxy == "HAProxy" else 3)
+    for text in code:
+        assert text.replace("shop.internal", "localhost") in tested
 
 
 @pytest.mark.parametrize("tcp", [False, True], ids=["unix", "tcp"])
