@@ -149,6 +149,7 @@ class Visit:
         assert not self.server.shared.connections
         assert not self.server.timers.pending
         assert not self.server.pool.jobs
+        assert self.server.resources.budget.used == 0
         assert len(self.transport.sent) <= SAID
         self.socket.close()
 
