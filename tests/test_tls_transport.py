@@ -261,6 +261,22 @@ def test_what_comes_with_the_handshake_is_read(
     assert talk.wire.received == b"GET /"
 
 
+def test_bytes_that_arrive_although_reading_is_paused_come_behind_the_others(
+    conversation: Conversation,
+) -> None:
+    """Some loops deliver what they had read before."""
+    wire, transport = conversation.wire, conversation.transport
+    wire.on_data = lambda data: transport.pause_reading()
+    conversation.feed(conversation.encrypt(LONG[:200_000]))
+    for start in range(200_000, 260_000, 20_000):
+        transport.data_received(conversation.encrypt(LONG[start : start + 20_000]))
+    assert len(wire.portions) == 1
+    wire.on_data = lambda data: None
+    transport.resume_reading()
+    conversation.timers.run_ready()
+    assert wire.received == LONG[:260_000]
+
+
 def test_others_have_their_turn_between_many_small_records(conversation: Conversation) -> None:
     records = b"".join(conversation.encrypt(b"x") for _ in range(1000))
     conversation.feed(records)
