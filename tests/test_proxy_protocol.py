@@ -26,7 +26,7 @@ from served_process import served as served_process
 from tls_client import TlsClient
 
 import aiowsgi
-from aiowsgi.config import ListenerConfig
+from aiowsgi.config import ListenerConfig, Origin
 from aiowsgi.errors import ConfigError
 from aiowsgi.net.proxy_protocol.arrival import ProxyProtocol
 from aiowsgi.net.transport import SocketWire
@@ -458,8 +458,12 @@ def test_parameter_is_not_for_what_web_servers_speak() -> None:
 
 
 def test_parameter_needs_somebody_who_is_trusted() -> None:
-    with pytest.raises(ConfigError, match=r"nobody is trusted.*&trust=ADDRESS"):
+    with pytest.raises(ConfigError, match=r"nobody is trusted.*proxy=on&trust=ADDRESS', or .*_ips"):
         aiowsgi.Config(bind=("127.0.0.1:0?proxy=on",))
+    # In a shell, "&" ends the command, and an address without quotes.
+    given = {Origin.COMMAND_LINE: {"bind": ("127.0.0.1:0?proxy=on",)}}
+    with pytest.raises(ConfigError, match=r"ADDRESS', with quotes .* --forwarded-allow-ips$"):
+        aiowsgi.Config().with_values(given)
 
 
 # --- who is believed what ------------------------------------------------------------------------

@@ -158,6 +158,11 @@ Options = Callable[[Certificates], dict[str, Any]]
             "certfile /nowhere.pem cannot be read: No such file or directory",
         ),
         (
+            lambda made: {"certfile": ("/nowhere.pem,b.pem",)},
+            "certfile /nowhere.pem,b.pem cannot be read: No such file or directory; for several "
+            "files, repeat the option",
+        ),
+        (
             lambda made: {"certfile": ("/tmp",)},
             "certfile /tmp cannot be read: Is a directory",
         ),

@@ -1,7 +1,7 @@
 """What users of other servers type, and what it is called here or what to do instead. Data only.
 
 Looked at only where a command is wrong. Options are those of gunicorn, uvicorn, waitress, uWSGI,
-granian and hypercorn that do not exist here.
+granian and hypercorn that do not exist here, and some that one might guess.
 """
 
 _LOG_FILE = (
@@ -27,6 +27,7 @@ _PREFIX = (
 _PROXY_PROTOCOL = (
     'write --bind "HOST:PORT?proxy=on&trust=ADDRESS", with the address or network of the proxy'
 )
+_TLS = "write --bind tls:HOST:PORT with --certfile and --keyfile"
 _METRICS = (
     "not yet: there are no metrics; kill -URG and server.inspect() show what the server is doing"
 )
@@ -194,8 +195,8 @@ _BY_NAMES = (
     ("--statsd-host --statsd-prefix --dogstatsd-tags --stats", _METRICS),
     ("--metrics --no-metrics --metrics-address --metrics-port --enable-backlog-metric", _METRICS),
     # TLS, proxies, protocols.
-    ("--ssl-certfile --ssl-certificate", "it is called --certfile here"),
-    ("--ssl-keyfile", "it is called --keyfile here"),
+    ("--ssl-certfile --ssl-certificate --cert --certificate", "it is called --certfile here"),
+    ("--ssl-keyfile --key", "it is called --keyfile here"),
     ("--ssl-keyfile-password", "it is called --keyfile-password here"),
     ("--ssl-ca-certs --ssl-ca", "it is called --ca-certs here"),
     ("--ssl-ciphers", "it is called --ciphers here"),
@@ -204,7 +205,9 @@ _BY_NAMES = (
         "--cert-reqs --ssl-cert-reqs --ssl-client-verify --verify-mode",
         "write --client-certs none, --client-certs optional or --client-certs required",
     ),
-    ("--https", "write --bind tls:HOST:PORT with --certfile and --keyfile"),
+    ("--https --https-socket", _TLS),
+    ("--ssl --tls", "leave it out: with --certfile and --keyfile, addresses speak HTTPS"),
+    ("--http-to-https", "let the application redirect: it sees which scheme was asked for"),
     ("--sni --sni-dir", "give --certfile for each certificate: clients get the one for their host"),
     ("--ssl-crl", "not yet: certificates of clients that were revoked are not refused"),
     ("--do-handshake-on-connect --suppress-ragged-eofs", _NEEDLESS),

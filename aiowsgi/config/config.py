@@ -54,10 +54,13 @@ class Config(ProcessOptions, ServerOptions, ProxyOptions, TlsOptions, ListenerOp
         for listener in self.listeners:
             trusted = self.forwarded_allow_ips if listener.trust is None else listener.trust
             if listener.proxy and not trusted:
+                origin = self.origin("bind")
+                # A shell takes "&" for the end of the command, and so nobody may be named.
+                quotes = ", with quotes around it" if origin is Origin.COMMAND_LINE else ""
                 raise ConfigError(
                     f"{listener} has proxy=on, and nobody is trusted to say who the client is; "
-                    "name your proxy: &trust=ADDRESS behind it, or &trust=unix where it connects "
-                    f"to a Unix socket, or {self.spelling('forwarded_allow_ips')}"
+                    f"name your proxy: '{listener}&trust=ADDRESS'{quotes}, or &trust=unix where "
+                    f"it connects to a Unix socket, or {origin.spelling('forwarded_allow_ips')}"
                 )
 
     def _check_tls(self) -> None:

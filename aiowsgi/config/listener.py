@@ -168,12 +168,24 @@ def _parameters(address: str, text: str) -> dict[str, Any]:
     return values
 
 
+_BEFORE_IT = "write tls: before the address; certificates are options of all addresses"
+# What else such a parameter is called, and what to write instead.
+_ELSEWHERE = {
+    **dict.fromkeys(("tls", "ssl", "https", "certfile", "keyfile"), _BEFORE_IT),
+    "forwarded-allow-ips": "it is called trust= here",
+    "proxy-protocol": "it is called proxy=on here",
+    "user": "it is called owner= here",
+}
+
+
 def _objection_to_name(part: str) -> str:
     import difflib  # Here, because few mistake a name.
 
     names = [f"{each}=" for each in PARAMETERS]
     name, _, value = part.partition("=")
     what = f"the parameter {part!r}, which is not known"
+    if hint := _ELSEWHERE.get(name.lower().replace("_", "-")):
+        return f"{what}; {hint}"
     if close := difflib.get_close_matches(f"{name.lower()}=", names, n=1, cutoff=0.7):
         # One that is known lacks its value.
         return f"{what}; did you mean {close[0]}{value or '...'}?"

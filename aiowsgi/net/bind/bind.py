@@ -33,27 +33,33 @@ def _inherited_socket(listener: ListenerConfig, number: str) -> socket.socket:
     return sock
 
 
+# What some write before an address, and what they call the protocols.
+_SCHEME = re.compile(r"(tcp|https?|ssl|tls|uwsgi):(?://)?([^/].*?)/*")
+_CALLED = {"https": "tls", "ssl": "tls"}
+
+
 def _did_you_mean(listener: ListenerConfig) -> str:
     """Return a hint at the address that may have been meant, empty where there is none."""
-    address = listener.address
-    host, _, port = address.rpartition(":")
-    scheme, is_url, rest = address.partition("://")
+    address, prefix = listener.address, listener.prefix
     if address.removesuffix(":") in PREFIXES:
-        meant = [f"{address.removesuffix(':')}:127.0.0.1:8000"]
-    elif "/" in address and ":" not in address:
+        prefix, address = f"{address.removesuffix(':')}:", "127.0.0.1:8000"
+    # A URL, or two protocols: the second one is meant.
+    while (match := _SCHEME.fullmatch(address)) is not None:
+        scheme, address = match.groups()
+        prefix = f"{_CALLED.get(scheme, scheme)}:" if scheme != "tcp" else prefix
+    host, _, port = address.rpartition(":")
+    if "/" in address and ":" not in address:
         meant = [f"unix:{address}"]
-    elif is_url:
-        rest = rest.rstrip("/")
-        scheme = "tls" if scheme == "https" else scheme
-        meant = [f"{scheme}:{rest}" if scheme in PREFIXES else rest]
     elif "::" in host:
         meant = [f"[{host.strip('[]')}]:{port}"]
     else:
-        meant = [f"127.0.0.1:{address}", f"{address}:8000"] if address else []
+        meant = [address, f"127.0.0.1:{address}", f"{address}:8000"] if address else []
+    if not listener.tls:  # Without a certificate it is always so.
+        prefix = prefix.removeprefix("http:")
     for text in meant:
-        found = ListenerConfig.parse(listener.prefix + text + listener.parameters)
+        found = ListenerConfig.parse(text)
         if found.address.startswith("unix:") or host_and_port(found.address) is not None:
-            return f"; did you mean {found}?"
+            return f"; did you mean {prefix}{text}{listener.parameters}?"
     return ""
 
 

@@ -143,7 +143,10 @@ def _read(options: TlsOptions, name: str, path: str) -> bytes:
         ) from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise ConfigError(f"{options.spelling(name)} {path} cannot be read: {reason}") from None
+        hint = "; for several files, repeat the option" if "," in path else ""
+        raise ConfigError(
+            f"{options.spelling(name)} {path} cannot be read: {reason}{hint}"
+        ) from None
 
 
 def _password_source(password: str | None) -> str | Callable[[], str]:
