@@ -137,6 +137,12 @@ def test_readme_takes_three_minutes() -> None:
     assert sum(bool(re.search(r"\w", word)) for word in words) <= 900
 
 
+def test_readme_leads_to_every_page() -> None:
+    _, _, table = (ROOT / "README.md").read_text().partition("## Read on")
+    listed = re.findall(r"^\| \[.*?\]\(docs/(.*?)\)", table, re.MULTILINE)
+    assert sorted(listed) == sorted(page.name for page in ROOT.glob("docs/*.md"))
+
+
 def test_relative_links_lead_somewhere() -> None:
     for page in PAGES:
         for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", page.read_text()):
