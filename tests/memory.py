@@ -23,7 +23,8 @@ from aiowsgi.exchange.interfaces import FileTransfer
 from aiowsgi.exchange.stream import Stream
 from aiowsgi.exchange.transitions import IllegalEvent
 from aiowsgi.http.readers.h11_reader import H11
-from aiowsgi.server.assembly import Assembly, codecs
+from aiowsgi.server.assembly import Assembly
+from aiowsgi.server.entrances import codecs
 from aiowsgi.wsgi.file_wrapper import FilePart
 
 # Fail-safe for what real threads do.

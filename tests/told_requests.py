@@ -7,7 +7,7 @@ from aiowsgi.config import Config, ListenerConfig
 from aiowsgi.exchange.info import ConnectionInfo
 from aiowsgi.http.readers.choice import find_reader
 from aiowsgi.http.request import RequestHead
-from aiowsgi.server.assembly import codecs
+from aiowsgi.server.entrances import codecs
 from aiowsgi.wsgi.environ import base_environ, build_environ
 
 # Two networks of proxies, and what is nobody's proxy.

@@ -8,13 +8,18 @@ from ..connection.shared import Shared
 from ..exchange.interfaces import Codec
 from .transport import SocketWire
 
+# What makes the first step of a socket and its wire, which leads to that wire.
+TlsStep = Callable[[socket.socket, SocketWire], asyncio.Protocol]
+# The same, of any protocol that is to follow.
+ProxyStep = Callable[[socket.socket, SocketWire, asyncio.Protocol], asyncio.Protocol]
+
 
 class Entrance:
     """Makes what is connected to the sockets that one listener has accepted.
 
     Arguments: what connections share, the codec of the protocol that is spoken there, and the loop;
-    what makes the step of TLS of a socket and its wire, where that is spoken; and what makes the
-    step of the PROXY protocol, also of what follows it.
+    what makes the step of TLS, where that is spoken, and that of the PROXY protocol, which comes
+    before it.
     """
 
     def __init__(
@@ -22,10 +27,8 @@ class Entrance:
         shared: Shared,
         codec: Codec,
         loop: asyncio.AbstractEventLoop,
-        tls: Callable[[socket.socket, SocketWire], asyncio.Protocol] | None = None,
-        proxy: (
-            Callable[[socket.socket, SocketWire, asyncio.Protocol], asyncio.Protocol] | None
-        ) = None,
+        tls: TlsStep | None = None,
+        proxy: ProxyStep | None = None,
     ) -> None:
         self._shared = shared
         self._codec = codec

@@ -3,9 +3,8 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from contextvars import Context
-from functools import partial
 from typing import TYPE_CHECKING, Any
 from wsgiref.types import WSGIApplication
 
@@ -19,40 +18,27 @@ from ..bridge.mailbox import Mailbox
 from ..bridge.pool.job_pool import JobPool
 from ..bridge.pool.jobs import JobQueue, Scheduling
 from ..bridge.spool import Spooler
-from ..config import Config, ListenerConfig, ListenerProtocol
+from ..config import Config
 from ..connection.shared import Shared
 from ..connection.shedding import LoadShedding
 from ..errors import ClientDisconnected, ServerStopped
-from ..exchange.interfaces import Answerer, Codec, ConnectionHandle, Timers
+from ..exchange.interfaces import Answerer, ConnectionHandle, Timers
 from ..exchange.report import Observers
 from ..exchange.resources import Resources
 from ..exchange.stream import LOOP_CLOSED
-from ..fronts.http1 import Http1
-from ..fronts.peers import MakeSections, Sections, SectionsByTrust, SectionsOfAll
-from ..http.forwarded.policies import ForwardedPolicy
-from ..http.readers.reader import Reader
-from ..http.request import Limits, RequestHead
-from ..http.response import ResponseHeads
-from ..http.sections import FieldSections
-from ..observe.refusals import DroppedFields
+from ..http.request import RequestHead
 from ..wsgi.environ import base_environ
 from ..wsgi.failure import FailureReport
 from .surroundings import Surroundings
 
 if TYPE_CHECKING:
     # Loaded only where they are needed.
-    import socket
-    from ssl import SSLContext
-
     from ..net.tls.certificates.renewal import Renewal
     from ..net.tls.certificates.served import CertificateSource
-    from ..net.transport import SocketWire
     from ..observe.scoreboard import Row
     from .reporting import Reporter
 
 PRODUCT = "aiowsgi"
-# Whom a listener trusts; None where it leaves that to the option.
-Trusted = tuple[str, ...] | None
 
 
 class Assembly:
@@ -212,31 +198,6 @@ def new_reporter(
     return Reporter(row, resources, connections=connections, room=room)
 
 
-def new_tls_step(
-    shared: Shared,
-    context: "SSLContext | None",
-    certificates: "CertificateSource | None",
-    loop: asyncio.AbstractEventLoop,
-) -> "Callable[[socket.socket, SocketWire], asyncio.Protocol] | None":
-    """Return what makes the step of TLS; None where no connection speaks it.
-
-    It has the certificates, or else the context of the host.
-    """
-    if certificates is not None:
-        context_for = certificates.context
-    elif context is not None:
-        context_for = partial(_same, context)
-    else:
-        return None
-    from ..net.tls.handshake import TlsTerms
-
-    return TlsTerms(shared, context_for, loop).step
-
-
-def _same(context: "SSLContext", server_name: str | None) -> "SSLContext":
-    return context
-
-
 def new_renewal(
     source: "CertificateSource | None", loop: asyncio.AbstractEventLoop, context: Context
 ) -> "Renewal | None":
@@ -246,20 +207,6 @@ def new_renewal(
     from ..net.tls.certificates.renewal import Renewal
 
     return Renewal(source, loop=loop, context=context)
-
-
-def new_proxy_step(
-    shared: Shared, listener: ListenerConfig
-) -> "Callable[[socket.socket, SocketWire, asyncio.Protocol], asyncio.Protocol] | None":
-    """Return what makes the step of the PROXY protocol; None where the listener has it not."""
-    if not listener.proxy:
-        return None
-    from ..config.trust import Trust
-    from ..net.proxy_protocol.arrival import ProxyProtocol
-
-    allowed = shared.resources.config.forwarded_allow_ips
-    trust = Trust(allowed if listener.trust is None else listener.trust)
-    return ProxyProtocol(shared, trust.trusts_peer).step
 
 
 def _describe(run: Callable[[], None]) -> str:
@@ -272,71 +219,3 @@ def _debug_report() -> Callable[[RequestHead, str, Callable[[], str]], FailureRe
     from ..answers.debug.report import DebugReport
 
     return DebugReport
-
-
-def codecs(
-    config: Config, reader: Reader, listeners: Iterable[ListenerConfig]
-) -> dict[tuple[ListenerProtocol, Trusted], Codec]:
-    """Return a codec for each protocol and each trust of the listeners of a server."""
-    made: dict[tuple[ListenerProtocol, Trusted], Codec] = {}
-    for protocol, trusted in {(each.protocol, each.trust) for each in listeners}:
-        match protocol:
-            case "http":
-                made[protocol, trusted] = _http_codec(config, reader, trusted)
-            case "uwsgi":
-                # Here, because most servers do not need it.
-                from ..fronts.uwsgi import Uwsgi
-
-                made[protocol, trusted] = Uwsgi(_limits(config), _response_heads())
-    return made
-
-
-def _http_codec(config: Config, reader: Reader, trusted: Trusted) -> Http1:
-    """Return the codec of listeners that trust whom ``trusted`` names, None as the option does."""
-    limits, on_dropped = _limits(config), DroppedFields().note
-
-    def make(policy: ForwardedPolicy | None) -> FieldSections:
-        return FieldSections(
-            limits,
-            reader,
-            header_map=config.header_map,
-            on_dropped=on_dropped,
-            forwarded=policy,
-        )
-
-    sections: Sections
-    if trusted := config.forwarded_allow_ips if trusted is None else trusted:
-        sections = _sections_by_trust(config, trusted, make)
-    else:
-        sections = SectionsOfAll(make)
-    return Http1(sections, _response_heads())
-
-
-def _sections_by_trust(config: Config, trusted: Sequence[str], make: MakeSections) -> Sections:
-    # Here, because most servers do not need them.
-    from ..config.trust import Trust
-    from ..http.forwarded.believing import Believing
-
-    trust = Trust(trusted)
-    chosen = frozenset(name.encode() for name in config.forwarded_fields)
-    # Where a web server has cut the prefix, what it tells of that is all of it.
-    script_name = "" if config.script_name_strip else config.script_name
-
-    def believing(scheme: str) -> ForwardedPolicy:
-        return Believing(chosen, trust.trusts, scheme=scheme, script_name=script_name)
-
-    return SectionsByTrust(trust, make, believing, keep=config.forwarded_keep)
-
-
-def _limits(config: Config) -> Limits:
-    return Limits(
-        request_line=config.limit_request_line,
-        fields=config.limit_request_fields,
-        field_size=config.limit_request_field_size,
-        head=config.limit_request_head,
-        body=config.limit_request_body,
-    )
-
-
-def _response_heads() -> ResponseHeads:
-    return ResponseHeads(f"Server: {PRODUCT}\r\n")

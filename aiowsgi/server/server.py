@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import contextvars
-import logging
 import socket
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -21,23 +20,14 @@ from ..errors import ClientDisconnected
 from ..exchange.report import requests_in_flight
 from ..exchange.stream import Stream
 from ..http.readers.reader import Reader
-from ..net.accept.descriptors import DESCRIPTORS_OF_A_FILE, RAISE_LIMIT, left_for_connections, limit
+from ..net.accept.descriptors import DESCRIPTORS_OF_A_FILE, left_for_connections, warn_of_few
 from ..net.accept.listener import Listener
 from ..net.bind.listening import ListeningSocket
-from ..net.bind.places import is_on_all_interfaces
 from ..net.entrance import Entrance
 from ..observe.inspection import Inspection, stacks_of
-from ..wording import counted
 from ..wsgi.application import describe
-from .assembly import (
-    Assembly,
-    codecs,
-    new_pool,
-    new_proxy_step,
-    new_renewal,
-    new_reporter,
-    new_tls_step,
-)
+from .assembly import Assembly, new_pool, new_renewal, new_reporter
+from .entrances import entrances
 from .forked_child import leave_descriptors, leave_signals
 from .loop_end import LoopEnd
 from .shutdown import Shutdown
@@ -48,8 +38,6 @@ if TYPE_CHECKING:
     from ssl import SSLContext
 
     from ..net.tls.certificates.served import CertificateSource
-
-_log = logging.getLogger("aiowsgi.error")
 
 
 class Server:
@@ -111,10 +99,17 @@ class Server:
             connections=lambda: self._connections,
             room=self._room,
         )
-        spoken = codecs(config, reader, (sock.listener for sock in sockets))
         # Renews certificates that are the server's; None if there are none, or the host has them.
         self._renewal = new_renewal(certificates, loop, self._context)
-        tls = new_tls_step(assembly.shared, context, certificates, loop)
+        ways = entrances(
+            assembly.shared,
+            config,
+            reader,
+            sockets,
+            context=context,
+            certificates=certificates,
+            loop=loop,
+        )
         self._listeners = [
             Listener(
                 sock,
@@ -123,39 +118,15 @@ class Server:
                 room=self._room,
                 make_room=assembly.shared.shedding.free_connections,
                 on_broken=self._on_broken_listener,
-                make_protocol=self._protocol_factory(
-                    Entrance(
-                        assembly.shared,
-                        spoken[sock.listener.protocol, sock.listener.trust],
-                        loop,
-                        tls if sock.listener.tls else None,
-                        new_proxy_step(assembly.shared, sock.listener),
-                    )
-                ),
+                make_protocol=self._protocol_factory(entrance),
                 turn=None if self._reporter is None else self._reporter.turn(sock),
             )
-            for sock in sockets
+            for sock, entrance in zip(sockets, ways, strict=True)
         ]
         self._urls = tuple(sock.url for sock in sockets)
-        for sock, url in zip(sockets, self._urls, strict=True):
-            if sock.listener.protocol == "uwsgi" and is_on_all_interfaces(sock.socket):
-                _log.warning(
-                    "Whoever can connect to %s (on all interfaces) says who a client is and who "
-                    "has logged in, and is believed; listen on a Unix socket or on a loopback "
-                    "address, unless only web servers of yours can reach this one",
-                    url,
-                )
         # How many descriptors all connections may have together.
         self._descriptors = left_for_connections()
-        if self._descriptors < config.max_connections:
-            _log.warning(
-                "There is room for %s, not for max_connections (%d): the process may have %d open "
-                "files, and keeps some for the application; %s",
-                counted(int(self._descriptors), "connection"),
-                config.max_connections,
-                limit(),
-                RAISE_LIMIT,
-            )
+        warn_of_few(self._descriptors, config.max_connections)
         self._shutdown = Shutdown(
             assembly, self._listeners, self._context, lambda: self._connections
         )

@@ -1,13 +1,17 @@
 """How many descriptors the process may have, and how many of them are for connections."""
 
+import logging
 import os
 
 from ...errors import ConfigError
+from ...wording import counted
 
 try:
     import resource
 except ImportError:  # Windows has no such limit.
     resource = None  # type: ignore[assignment]
+
+_log = logging.getLogger("aiowsgi.error")
 
 # Those of the application: a quarter of all, within these bounds.
 _MIN_RESERVE = 64
@@ -40,6 +44,19 @@ def left_for_connections() -> float:
     """Return how many descriptors connections may have, beside those that are open; at least 1."""
     most = limit()
     return max(most - reserve(most) - _open_now(), 1)
+
+
+def warn_of_few(left: float, max_connections: int) -> None:
+    """Warn where connections are to be as many as ``max_connections``, and ``left`` are fewer."""
+    if left < max_connections:
+        _log.warning(
+            "There is room for %s, not for max_connections (%d): the process may have %d open "
+            "files, and keeps some for the application; %s",
+            counted(int(left), "connection"),
+            max_connections,
+            limit(),
+            RAISE_LIMIT,
+        )
 
 
 def raise_limit(max_connections: int) -> None:
