@@ -18,7 +18,8 @@ import aiowsgi
 from aiowsgi.cli import main, one_process
 from aiowsgi.cli.arguments import build_parser, parse_arguments
 from aiowsgi.cli.foreign_options import HINTS
-from aiowsgi.config import Config, Option, Origin, help_texts
+from aiowsgi.config import Config, ListenerConfig, Option, Origin, help_texts
+from aiowsgi.config.listener import PARAMETERS
 from aiowsgi.net.bind.places import address_of
 from aiowsgi.process import import_path
 from aiowsgi.process.run import load
@@ -269,6 +270,16 @@ def test_help_lists_every_option_under_its_group(
         assert re.search(rf"^  .*{flag}\b", groups[option.group], re.MULTILINE), flag
         words = " ".join(groups[option.group].split())
         assert texts[field.name] in words, flag
+
+
+def test_help_lists_the_parameters_of_addresses(capsys: pytest.CaptureFixture[str]) -> None:
+    words = " ".join(_help(capsys).split())
+    texts = help_texts(ListenerConfig)
+    for name, field in PARAMETERS.items():
+        assert f" {name}={field.metadata['option'].metavar} {texts[name]} (default: " in words
+    assert "unix:PATH?mode=660&group=www-data" in words
+    assert "(default: --backlog)" in words
+    assert "(default: )" not in words
 
 
 def test_help_tells_defaults_as_they_are_typed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,8 +12,9 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from .. import __version__
-from ..config import Config, Option, Origin, help_texts
+from ..config import Config, ListenerConfig, Option, Origin, help_texts
 from ..config.fields.values import parse_port, parse_workers
+from ..config.listener import PARAMETERS
 from ..errors import ConfigError
 from ..net.bind.address import with_address
 from .parser import HelpFormatter, Parser
@@ -22,16 +23,23 @@ _T = TypeVar("_T")
 
 _DESCRIPTION = "Serve a WSGI application (PEP 3333) from an asyncio event loop and a thread pool."
 _EPILOG = """\
+parameters of an address (in quotes: --bind "ADDRESS?NAME=VALUE&NAME=VALUE"):
+{parameters}
+
 examples:
   aiowsgi app:application
   aiowsgi "shop.web:create_app()" --bind 0.0.0.0:8000 --threads 16
   aiowsgi mysite.wsgi --bind unix:/run/mysite.sock --no-access-log
-  aiowsgi src/app.py
+  aiowsgi src/app.py --workers auto
+  aiowsgi app:application --port 8443 --certfile site.pem --keyfile site.key
 
 Without --bind, --host and --port, the variable PORT is the port, on all interfaces.
 Durations are seconds, or 500ms, 30s, 2m, 1h. Sizes are bytes, or 64K, 1M, 2G.
 
 {signals}"""
+
+# Where argparse has the help of options begin.
+_HELP_COLUMN = 24
 
 
 class _ShowHelp(argparse.Action):
@@ -42,9 +50,29 @@ class _ShowHelp(argparse.Action):
         from ..process.supervisor.wakeups import SIGNALS
 
         complete = build_parser(help_texts())
-        complete.epilog = _EPILOG.format(signals=SIGNALS)
+        complete.epilog = _EPILOG.format(parameters=_help_of_parameters(), signals=SIGNALS)
         complete.print_help()
         parser.exit()
+
+
+def _help_of_parameters() -> str:
+    """Return the help of the parameters of addresses, in the shape of that of options."""
+    import shutil
+    import textwrap
+
+    texts = help_texts(ListenerConfig)
+    width = max(shutil.get_terminal_size().columns - 2, 60)
+    lines = []
+    for name, field in PARAMETERS.items():
+        option: Option = field.metadata["option"]
+        lines += textwrap.wrap(
+            f"{texts[name]} (default: {default_text(option, field.default)})",
+            width,
+            initial_indent=f"  {name}={option.metavar}".ljust(_HELP_COLUMN),
+            subsequent_indent=" " * _HELP_COLUMN,
+            break_on_hyphens=False,
+        )
+    return "\n".join(lines)
 
 
 class _ShowVersion(argparse.Action):

@@ -57,7 +57,7 @@ class ListenerConfig:
     """what clients speak there: HTTP, or what nginx calls uwsgi_pass"""
     tls: bool = False
     """whether clients speak it over TLS"""
-    backlog: int = count(2048, _GROUP)
+    backlog: int = count(2048, _GROUP, default_text="--backlog")
     """connections that the kernel holds until they are accepted"""
     mode: int = option(
         MODE,
@@ -68,9 +68,21 @@ class ListenerConfig:
         default_text="666, less --umask",
     )
     """permissions of the file of a Unix socket, in octal; whoever may write to it may connect"""
-    owner: str = option("", _GROUP, rule=_objection_to_account, metavar="USER")
+    owner: str = option(
+        "",
+        _GROUP,
+        rule=_objection_to_account,
+        metavar="USER",
+        default_text="that of the process",
+    )
     """user whose file of a Unix socket it is, a name or a number"""
-    group: str = option("", _GROUP, rule=_objection_to_account, metavar="GROUP")
+    group: str = option(
+        "",
+        _GROUP,
+        rule=_objection_to_account,
+        metavar="GROUP",
+        default_text="that of the process",
+    )
     """group whose file of a Unix socket it is, a name or a number"""
     trust: tuple[str, ...] | None = option(
         None,

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..errors import ConfigError
-from .fields.option import option, switch
+from .fields.option import option, seconds, switch
 from .fields.subject import Subject
 from .trust import objection_to_trust
 
@@ -85,6 +85,10 @@ class ProxyOptions(Subject):
     """
     script_name_strip: bool = switch(False, _GROUP)
     """a web server in front has cut --script-name from the path, so that all paths are below it"""
+    timeout_proxy: float = seconds(5.0, _GROUP)
+    """time in which the header of the PROXY protocol must arrive, from the beginning of the
+    connection, where an address has proxy=on; else it is closed
+    """
 
     @property
     def forwarded_fields(self) -> frozenset[str]:

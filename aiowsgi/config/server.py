@@ -90,10 +90,6 @@ class ServerOptions(Subject):
     """how long an idle connection stays open; longer than the usual 60 s of load balancers"""
     timeout_header: float = seconds(10.0, _TIMEOUT)
     """time in which a request head must arrive, from its first byte; else 408"""
-    timeout_proxy: float = seconds(5.0, _TIMEOUT)
-    """time in which the header of the PROXY protocol must arrive, from the beginning of the
-    connection, where an address has proxy=on; else it is closed
-    """
     timeout_body: float = seconds(30.0, _TIMEOUT)
     """longest silence of the client inside a request body; else 408"""
     min_body_rate: int = size(500, _TIMEOUT)
