@@ -33,6 +33,8 @@ class Plain:
         self.most_held = 0
         self.is_read = True
         self.has_eof = self.was_closed = self.was_aborted = False
+        # Whether the client has reset the connection, which shows at the next write.
+        self.is_reset = False
         self._paused = False
 
     def set_write_buffer_limits(self, high: int) -> None:
@@ -51,6 +53,9 @@ class Plain:
         assert data, "nothing is written"
         assert not self.has_eof, "written behind the end"
         assert not self.is_closing(), "written behind the end"
+        if self.is_reset:
+            self.abort()
+            return
         self.buffer += data
         self._send()
         self.most_held = max(self.most_held, len(self.buffer))
@@ -346,6 +351,20 @@ def test_everything_arrives_in_order_whatever_is_paused(
     talk.timers.run_ready()
     talk.feed_all(ciphertext[position:], 1 << 18)
     assert (talk.wire.received, talk.wire.ends) == (data, 1)
+
+
+def test_nothing_is_written_to_a_client_that_has_reset_the_connection(
+    certificates: Certificates,
+) -> None:
+    talk = Conversation(certificates)
+    talk.plain.is_reset = True
+    talk.transport.write(LONG)  # It would be several writes.
+    assert talk.plain.was_aborted
+    # What is not sent is no response that is out.
+    assert talk.transport.get_write_buffer_size() > 0
+    talk.transport.connection_lost(None)
+    assert talk.wire.losses == 1
+    assert talk.transport.get_write_buffer_size() == 0
 
 
 @given(data=st.data())

@@ -202,7 +202,8 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
     def _encrypt(self) -> None:
         """Encrypt and send what is pending, as far as the kernel takes it."""
         plain = self._plain
-        while self._pending and not plain.get_write_buffer_size():
+        # A transport that has failed in between, because the client is gone, holds nothing either.
+        while self._pending and not plain.get_write_buffer_size() and not plain.is_closing():
             piece = self._pending[0]
             if len(piece) > _ENCRYPTED_BYTES:
                 self._pending[0] = piece[_ENCRYPTED_BYTES:]
