@@ -36,24 +36,32 @@ TIMEOUT = 30.0
 # Where the application finds the id of a request; a front overwrites what a client sends.
 ID_KEY = "HTTP_X_FRONT_ID"
 
-# What nginx has to be told whatever it speaks with the server.
-_NGINX_BEGINNING = """
+# Has nginx run in the foreground of its folder, where it may write.
+NGINX_MAIN = """
 daemon off;
 master_process off;
 pid pid;
 error_log stderr warn;
-events {{ worker_connections 512; }}
-http {{
+"""
+NGINX_FOLDERS = """
     client_body_temp_path body;
     proxy_temp_path proxy;
     fastcgi_temp_path fastcgi;
     uwsgi_temp_path uwsgi;
     scgi_temp_path scgi;
-    log_format front "request $request_id $status $upstream_status";
+"""
+
+# What nginx has to be told whatever it speaks with the server.
+_NGINX_BEGINNING = (
+    NGINX_MAIN
+    + "events {{ worker_connections 512; }} http {{"
+    + NGINX_FOLDERS
+    + """    log_format front "request $request_id $status $upstream_status";
     access_log log front;
     client_max_body_size 0;
     keepalive_requests 1000000;
 """
+)
 
 _NGINX = (
     _NGINX_BEGINNING

@@ -11,6 +11,8 @@ import pytest
 from extent import representative
 from proxies import (
     KINDS,
+    NGINX_FOLDERS,
+    NGINX_MAIN,
     TIMEOUT,
     UWSGI_PARAMS,
     Front,
@@ -21,20 +23,11 @@ from proxies import (
 )
 
 CONTENT = b"the file that nginx sends" * 1000
-_NGINX = """
-daemon off;
-master_process off;
-pid pid;
-error_log stderr warn;
-events {{}}
-http {{
-    access_log log;
-    client_body_temp_path body;
-    proxy_temp_path proxy;
-    fastcgi_temp_path fastcgi;
-    uwsgi_temp_path uwsgi;
-    scgi_temp_path scgi;
-    {how}_cache_path cache keys_zone=cache:1m;
+_NGINX = (
+    NGINX_MAIN
+    + "events {{}} http {{ access_log log;"
+    + NGINX_FOLDERS
+    + """    {how}_cache_path cache keys_zone=cache:1m;
     server {{
         listen unix:front;
         location / {{
@@ -49,6 +42,7 @@ http {{
     }}
 }}
 """
+)
 WAYS = {
     "proxy_pass": ("127.0.0.1:0", "proxy", "proxy_pass http://{server};"),
     "proxy_pass-unix": ("unix:{folder}/s", "proxy", "proxy_pass http://{server}:;"),

@@ -22,7 +22,17 @@ from typing import Any, BinaryIO
 
 import pytest
 import service_manager
-from proxies import KINDS, TIMEOUT, TLS_KINDS, UWSGI_PARAMS, Front, configured_front, kept_port
+from proxies import (
+    KINDS,
+    NGINX_FOLDERS,
+    NGINX_MAIN,
+    TIMEOUT,
+    TLS_KINDS,
+    UWSGI_PARAMS,
+    Front,
+    configured_front,
+    kept_port,
+)
 from sandbox import sandboxed
 from tools import tool
 from waiting import eventually
@@ -52,22 +62,14 @@ def application(environ, start_response):
     return [body]
 """
 
-NGINX = """
-daemon off;
-master_process off;
-pid pid;
-error_log stderr warn;
-events {}
-http {
-    access_log log;
-    client_body_temp_path body;
-    proxy_temp_path proxy;
-    fastcgi_temp_path fastcgi;
-    uwsgi_temp_path uwsgi;
-    scgi_temp_path scgi;
-%s
+NGINX = (
+    NGINX_MAIN
+    + "events {} http { access_log log;"
+    + NGINX_FOLDERS
+    + """%s
 }
 """
+)
 
 UNITS = {
     "shop.socket": "/etc/systemd/system/shop.socket",

@@ -13,6 +13,7 @@ import httpx
 import pytest
 from certificates import Certificates
 from extent import representative
+from openssl_client import GET, s_client
 from served_process import PATIENCE, ServedProcess, served
 from slow_clients import LOOPS
 from tools import tool
@@ -42,7 +43,6 @@ def application(environ, start_response):
 """
 SAID = "wsgi.url_scheme=https\nHTTPS=on\nSERVER_PROTOCOL=HTTP/1.1\n"
 KEPT = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
-GET = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
 VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
@@ -176,20 +176,6 @@ def test_httpx_keeps_a_connection(
 # --- openssl -------------------------------------------------------------------------------------
 
 
-def s_client(port: int, *arguments: str) -> tuple[int, str]:
-    """Run ``openssl s_client`` until the server closes; return its exit code and all it says."""
-    command = [tool("openssl", package="openssl"), "s_client", "-ign_eof"]
-    command += ["-connect", f"127.0.0.1:{port}", *arguments]
-    done = subprocess.run(
-        command,
-        input=GET.encode(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=2 * PATIENCE,
-    )
-    return done.returncode, done.stdout.decode(errors="replace")
-
-
 def test_a_client_may_change_its_keys(port: int, certificates: Certificates) -> None:
     """It asks for new ones of the server as well (RFC 8446 §4.6.3)."""
     command = [tool("openssl", package="openssl"), "s_client", "-tls1_3"]
@@ -308,30 +294,6 @@ def test_a_client_cannot_renegotiate(port: int, certificates: Certificates) -> N
     assert "RENEGOTIATING" in said
     assert "no renegotiation" in said
     assert ask(port, certificates) == SAID
-
-
-def test_a_client_may_have_keys_updated(port: int) -> None:
-    """RFC 8446 §4.6.3. The server updates its own, too, as it is asked to."""
-    command = [tool("openssl", package="openssl"), "s_client", "-tls1_3"]
-    with subprocess.Popen(
-        [*command, "-connect", f"127.0.0.1:{port}"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        for _ in range(3):
-            process.stdin.write("K\n")
-            process.stdin.flush()
-            # It takes for a command only what comes alone.
-            assert any("KEYUPDATE" in line for line in process.stdout)
-        process.stdin.write(GET)
-        process.stdin.flush()
-        said = process.stdout.read()
-        process.wait(PATIENCE)
-    assert SAID in said
 
 
 @pytest.mark.parametrize("version", ["1_2", "1_3"])

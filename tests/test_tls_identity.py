@@ -7,12 +7,14 @@ import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from cryptography.x509.oid import NameOID
 from extent import exhaustive
 from made_certificates import CLIENT, Issuer, connected, name, server_context
+from openssl_client import GET, s_client
 from raw_client import StartServer, connect, on_each_loop
 from served_process import PATIENCE, ServedProcess, served
 from tls_client import TlsClient
@@ -20,7 +22,6 @@ from tools import tool
 
 from aiowsgi.net.tls.certificates.served import KeyPair
 
-GET = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 HOSTS = ("localhost", "b.example", "*.b.example")
 
 # Answers with the number of its process, and what TLS adds to the environ.
@@ -79,19 +80,11 @@ def port(folder_of_all: Path, site: list[str]) -> Iterator[int]:
         assert process.stop() == 0
 
 
-def s_client(port: int, *arguments: str) -> str:
-    """Return what ``openssl s_client`` says until the server closes."""
-    command = [tool("openssl", package="openssl"), "s_client", "-ign_eof"]
-    command += ["-connect", f"127.0.0.1:{port}", *arguments]
-    done = subprocess.run(
-        command,
-        input=GET.encode(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=2 * PATIENCE,
-    )
-    assert done.returncode == 0, done.stdout
-    return done.stdout.decode(errors="replace")
+def said_to(port: int, *arguments: str) -> str:
+    """Return what ``openssl s_client`` says of a request, which has to work."""
+    code, said = s_client(port, *arguments)
+    assert code == 0, said
+    return said
 
 
 @pytest.mark.parametrize(
@@ -108,7 +101,7 @@ def s_client(port: int, *arguments: str) -> str:
 def test_openssl_gets_the_certificate_of_the_host_that_it_names(
     port: int, folder_of_all: Path, arguments: list[str], host: str, version: str
 ) -> None:
-    said = s_client(
+    said = said_to(
         port,
         f"-tls{version}",
         *("-verify_return_error", "-CAfile", str(folder_of_all / "ca.pem")),
@@ -124,10 +117,10 @@ def test_openssl_gets_the_certificate_of_the_host_that_it_names(
 def test_a_session_of_another_host_is_not_resumed(port: int, tmp_path: Path, version: str) -> None:
     session = str(tmp_path / "session")
     of_host = ["-servername", "b.example"]
-    s_client(port, f"-tls{version}", *of_host, "-sess_out", session)
-    said = s_client(port, f"-tls{version}", *of_host, "-sess_in", session)
+    said_to(port, f"-tls{version}", *of_host, "-sess_out", session)
+    said = said_to(port, f"-tls{version}", *of_host, "-sess_in", session)
     assert "SSL_SESSION_RESUMED=Resumed" in said
-    said = s_client(port, f"-tls{version}", "-servername", "localhost", "-sess_in", session)
+    said = said_to(port, f"-tls{version}", "-servername", "localhost", "-sess_in", session)
     assert "SSL_SESSION_RESUMED=Initial" in said
 
 
@@ -167,18 +160,34 @@ def test_a_certificate_is_known_in_a_session_that_is_resumed(
 ) -> None:
     session = str(tmp_path / "session")
     arguments = [f"-tls{version}", "-cert", client.certfile, "-key", client.keyfile]
-    s_client(port, *arguments, "-sess_out", session)
-    said = s_client(port, *arguments, "-sess_in", session)
+    said_to(port, *arguments, "-sess_out", session)
+    said = said_to(port, *arguments, "-sess_in", session)
     assert "SSL_SESSION_RESUMED=Resumed" in said
     assert "SSL_CLIENT_VERIFY=SUCCESS" in said
     assert "SSL_CLIENT_S_DN_CN=alice" in said
 
 
+def examples() -> list[str]:
+    """Return the Flask applications in docs/tls.md: one redirects, one asks for certificates."""
+    text = (Path(__file__).parent.parent / "docs" / "tls.md").read_text()
+    return re.findall(r"```python\n(from flask .*?)```", text, re.DOTALL)
+
+
+def test_the_example_of_the_documentation_redirects_to_https_and_nothing_else() -> None:
+    example, _ = examples()
+    names: dict[str, Any] = {}
+    exec(example, names)
+    client = names["app"].test_client()
+    answer = client.post("/cart?back=http://b", base_url="http://shop.example")
+    assert answer.status_code == 308
+    assert answer.headers["Location"] == "https://shop.example/cart?back=http://b"
+    assert client.get("/cart", base_url="https://shop.example").status_code == 404
+
+
 def test_the_flask_example_of_the_documentation_works(
     folder_of_all: Path, site: list[str], issuer: Issuer, client: KeyPair, tmp_path: Path
 ) -> None:
-    text = (Path(__file__).parent.parent / "docs" / "tls.md").read_text()
-    (example,) = re.findall(r"```python\n(from flask .*?)```", text, re.DOTALL)
+    _, example = examples()
     options = ["--client-certs", "optional", "--ca-certs", str(folder_of_all / "ca.pem")]
     with served(tmp_path, f"{example}\napplication = app\n", *site, *options) as process:
         url = f"https://localhost:{port_of(process)}/"
@@ -258,7 +267,7 @@ def test_a_certificate_of_an_elliptic_curve_may_stand_beside_one_of_rsa(
     with served(tmp_path, APPLICATION, *options) as process:
         port = port_of(process)
         for kind in ("ECDSA", "RSA"):
-            said = s_client(port, "-tls1_2", "-cipher", f"ECDHE-{kind}-AES128-GCM-SHA256")
+            said = said_to(port, "-tls1_2", "-cipher", f"ECDHE-{kind}-AES128-GCM-SHA256")
             assert f"SSL_CIPHER=ECDHE-{kind}-AES128-GCM-SHA256" in said
         assert process.stop() == 0
     # Without the other one, it is none for such clients.

@@ -19,6 +19,8 @@ import pytest
 from extent import representative
 from proxies import (
     KINDS,
+    NGINX_FOLDERS,
+    NGINX_MAIN,
     TIMEOUT,
     TLS_KINDS,
     Front,
@@ -49,20 +51,11 @@ KEYS = (
     *("PATH_INFO", "wsgi.url_scheme", "aiowsgi.peer"),
 )
 
-NGINX = """
-daemon off;
-master_process off;
-pid pid;
-error_log stderr warn;
-events {{}}
-http {{
-    access_log log;
-    client_body_temp_path body;
-    proxy_temp_path proxy;
-    fastcgi_temp_path fastcgi;
-    uwsgi_temp_path uwsgi;
-    scgi_temp_path scgi;
-    upstream server {{
+NGINX = (
+    NGINX_MAIN
+    + "events {{}} http {{ access_log log;"
+    + NGINX_FOLDERS
+    + """    upstream server {{
         server {server};
         keepalive 4;
     }}
@@ -84,6 +77,7 @@ http {{
     }}
 }}
 """
+)
 _HAPROXY = """
 global
     nbthread 1
