@@ -9,6 +9,7 @@ from extent import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aiowsgi.net.tls import client_hello
 from aiowsgi.net.tls.client_hello import ClientHello
 
 HOSTS = st.from_regex(
@@ -125,11 +126,57 @@ def test_what_is_no_handshake_is_not_waited_for() -> None:
 
 
 def test_only_so_much_is_waited_for_in_whatever_records() -> None:
-    hello = ClientHello()
     message = b"\x01\0\x80\0" + bytes(1 << 15)
-    fed = 0
-    for byte in message:
-        fed += 6
-        if hello.feed(b"\x16\x03\x01\0\1" + bytes([byte])):
-            break
-    assert (1 << 16) < fed < (1 << 16) + 7
+    small = [b"\x16\x03\x01\0\1" + message[place : place + 1] for place in range(64)]
+    assert read(*small)[0]
+    assert read(b"".join(small) + b"\x16\x03\x01\0\1\0")[0]
+    assert not read(*small[:-1])[0]
+    # Those that are not small make the message long enough to be complete, or too long.
+    large = [message[:16384], message[16384:32768], message[32768:]]
+    records = [b"\x16\x03\x01" + struct.pack(">H", len(part)) + part for part in large]
+    assert read(*records)[0]
+    assert not read(*records[:-1])[0]
+
+
+def with_extensions(*extensions: tuple[int, bytes]) -> bytes:
+    """Return a ClientHello that has these, in as many records as it takes."""
+    content = b"".join(
+        struct.pack(">HH", kind, len(content)) + content for kind, content in extensions
+    )
+    body = b"\x03\x03" + bytes(32) + b"\0" + b"\0\2\x13\1" + b"\1\0"
+    body += struct.pack(">H", len(content)) + content
+    message = b"\x01" + struct.pack(">I", len(body))[1:] + body
+    parts = [message[start : start + 16384] for start in range(0, len(message), 16384)]
+    return b"".join(b"\x16\x03\x01" + struct.pack(">H", len(part)) + part for part in parts)
+
+
+NAME = (0, b"\0\x0c\0\0\x09a.example")
+
+
+def test_what_has_more_than_any_client_is_not_read_to_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # The loop looks at each, and a message has room for tens of thousands.
+    steps = 0
+    vector = client_hello._vector
+
+    def counting(data: bytes, width: int) -> tuple[bytes, bytes]:
+        nonlocal steps
+        steps += 1
+        return vector(data, width)
+
+    monkeypatch.setattr(client_hello, "_vector", counting)
+    protocols = b"\1a" * 16000
+    offer = (16, struct.pack(">H", len(protocols)) + protocols)
+    for extensions in (
+        [offer],
+        [NAME] * 2000,
+        [(kind, b"") for kind in range(100, 8000)],
+        [(16, b"\0\x64" + b"\1a" * 50)] * 300,
+    ):
+        steps = 0
+        assert read(with_extensions(*extensions))[0]
+        assert steps < 250
+    assert read(with_extensions(offer, NAME)) == (True, "a.example")
+    # One that is there twice is refused by OpenSSL, whichever of them is read here.
+    assert read(with_extensions(NAME, (0, b""))) == (True, "a.example")

@@ -11,6 +11,7 @@ Nothing is refused here. What is wrong gets to OpenSSL, which says so.
 
 import contextlib
 from collections.abc import Iterator
+from itertools import islice
 
 _HANDSHAKE, _CLIENT_HELLO, _HOST_NAME = 0x16, 1, 0
 # What is spoken inside of TLS, the best first (RFC 7301 §6).
@@ -21,14 +22,25 @@ _LONGEST_RECORD = 1 << 14
 # Those of clients with keys against quantum computers take 2 KiB, and tickets of sessions in which
 # they had a certificate some more.
 _LONGEST_HELLO = 1 << 15
-# With all the records that it may come in.
-_MOST_BYTES = 1 << 16
+# That it may come in. They may hold a byte each.
+_MOST_RECORDS = 64
+# Clients have some twenty extensions, and offer two or three protocols. Each that is looked at
+# takes the time of the loop, and a message has room for thousands.
+_MOST_EXTENSIONS = 128
+_MOST_PROTOCOLS = 64
 
 
 class ClientHello:
     """The bytes of a client until its first message is complete, or is none."""
 
-    __slots__ = ("_message", "_position", "application_protocols", "received", "server_name")
+    __slots__ = (
+        "_message",
+        "_position",
+        "_records",
+        "application_protocols",
+        "received",
+        "server_name",
+    )
 
     def __init__(self) -> None:
         self.received = bytearray()
@@ -36,9 +48,9 @@ class ClientHello:
         self.server_name: str | None = None
         """the host name that the client asks for, if it does: ASCII, but not always a name"""
         self.application_protocols: tuple[bytes, ...] = ()
-        """what it offers to speak inside of TLS (ALPN); nothing where it leaves that open"""
-        # Where the next record begins, and what those before have of the message.
-        self._position = 0
+        """what it offers to speak inside of TLS (ALPN), at most 64; nothing where that is open"""
+        # Where the next record begins, how many are before it, and what those have of the message.
+        self._position = self._records = 0
         self._message = bytearray()
 
     def feed(self, data: bytes) -> bool:
@@ -55,9 +67,10 @@ class ClientHello:
                 break
             self._position = begin + size
             self._message += self.received[begin : self._position]
-            if self._is_message_over():
+            self._records += 1
+            if self._is_message_over() or self._records == _MOST_RECORDS:
                 return True
-        return len(self.received) > _MOST_BYTES
+        return False
 
     def take(self) -> bytes:
         """Return all bytes, for OpenSSL, and forget them."""
@@ -75,11 +88,17 @@ class ClientHello:
             return False
         # What cannot be read is not known.
         with contextlib.suppress(IndexError):
-            for kind, content in _extensions(bytes(self._message[4 : 4 + size])):
+            seen = set()
+            extensions = _extensions(bytes(self._message[4 : 4 + size]))
+            for kind, content in islice(extensions, _MOST_EXTENSIONS):
+                if kind in seen:  # OpenSSL refuses what has one twice (RFC 8446 §4.2).
+                    break
+                seen.add(kind)
                 if kind == _SERVER_NAME:
                     self.server_name = _server_name(content)
                 elif kind == _APPLICATION_PROTOCOLS:
-                    self.application_protocols = tuple(_application_protocols(content))
+                    offered = islice(_application_protocols(content), _MOST_PROTOCOLS)
+                    self.application_protocols = tuple(offered)
         return True
 
 
