@@ -150,6 +150,21 @@ def mistake(**options: Any) -> str:
 Options = Callable[[Certificates], dict[str, Any]]
 
 
+def fifo(certificates: Certificates) -> str:
+    """Return the path of a FIFO into which nobody writes."""
+    path = certificates.write(b"")
+    os.unlink(path)
+    os.mkfifo(path)
+    return path
+
+
+def endless(certificates: Certificates) -> str:
+    """Return the path of a file that is larger than the memory of most machines."""
+    path = certificates.write(Path(certificates.site).read_bytes())
+    os.truncate(path, 1 << 40)
+    return path
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -165,6 +180,34 @@ Options = Callable[[Certificates], dict[str, Any]]
         (
             lambda made: {"certfile": ("/tmp",)},
             "certfile /tmp cannot be read: Is a directory",
+        ),
+        (
+            lambda made: {"certfile": (fifo(made),)},
+            "cannot be read: it is not a regular file",
+        ),
+        (
+            lambda made: {"certfile": ("/dev/zero",)},
+            "certfile /dev/zero cannot be read: it is not a regular file",
+        ),
+        (
+            lambda made: {"certfile": (endless(made),)},
+            "cannot be read: it has more than 16 MiB",
+        ),
+        (
+            lambda made: {"certfile": (made.site,), "keyfile": (fifo(made),)},
+            "cannot be read: it is not a regular file",
+        ),
+        (
+            lambda made: {"certfile": (made.site,), "keyfile_password": f"file:{fifo(made)}"},
+            "which cannot be read: it is not a regular file",
+        ),
+        (
+            lambda made: {
+                "certfile": (made.site,),
+                "ca_certs": fifo(made),
+                "client_certs": "required",
+            },
+            "cannot be read: it is not a regular file",
         ),
         (
             lambda made: {"certfile": ("a\0b",)},

@@ -1,8 +1,10 @@
 """From the options to an ``ssl.SSLContext``, and what is wrong where there can be none."""
 
+import errno
 import os
 import re
 import ssl
+import stat
 from collections.abc import Callable, Iterable
 
 from ...config import TlsOptions
@@ -20,6 +22,8 @@ _DEMANDS = {
 _CERTIFICATE = re.compile(rb"-----BEGIN (?:TRUSTED |X509 )?CERTIFICATE-----")
 _KEY = re.compile(rb"-----BEGIN (?:[A-Z]+ )?PRIVATE KEY-----")
 _ENCRYPTED_KEY = re.compile(rb"-----BEGIN ENCRYPTED PRIVATE KEY-----|Proc-Type: 4,ENCRYPTED")
+# What a file may hold, in bytes. All CAs of the world take less than 1 MiB.
+_LARGEST_FILE = 1 << 24
 
 
 class _NoPassword(Exception):
@@ -134,8 +138,7 @@ def _load_authorities(context: ssl.SSLContext, options: TlsOptions) -> None:
 def _read(options: TlsOptions, name: str, path: str) -> bytes:
     """Return what a file holds that an option names. Raises ConfigError."""
     try:
-        with open(path, "rb") as file:
-            return file.read()
+        return _contents(path)
     except PermissionError as error:
         raise ConfigError(
             f"{options.spelling(name)} {path} cannot be read: {error.strerror}; who runs the "
@@ -147,6 +150,20 @@ def _read(options: TlsOptions, name: str, path: str) -> bytes:
         raise ConfigError(
             f"{options.spelling(name)} {path} cannot be read: {reason}{hint}"
         ) from None
+
+
+def _contents(path: str) -> bytes:
+    """Return what a regular file holds. Raises OSError, and ValueError for what is no path.
+
+    Others might never come to an end (/dev/zero), or be waited for (a FIFO).
+    """
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file")
+        contents = file.read(_LARGEST_FILE + 1)
+    if len(contents) > _LARGEST_FILE:
+        raise OSError(errno.EFBIG, f"it has more than {_LARGEST_FILE >> 20} MiB")
+    return contents
 
 
 def _password_source(password: str | None) -> str | Callable[[], str]:
@@ -171,8 +188,7 @@ def _password(options: TlsOptions) -> str | None:
         return value
     if kind == "file" and rest:
         try:
-            with open(rest, encoding="utf-8") as file:
-                return file.read().removesuffix("\n").removesuffix("\r")
+            return _contents(rest).decode().removesuffix("\n").removesuffix("\r")
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is no text"
             raise ConfigError(
