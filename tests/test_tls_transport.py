@@ -1,6 +1,8 @@
 """TLS after the handshake, in memory: what a wire gets and gives, whatever the network does."""
 
+import gc
 import ssl
+import weakref
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -390,6 +392,22 @@ def test_broken_records_end_the_connection_and_nothing_else(
         assert talk.wire.ends == 1
     talk.transport.connection_lost(None)
     assert talk.wire.losses == 1
+
+
+def test_broken_records_leave_nothing_to_the_garbage_collector(certificates: Certificates) -> None:
+    talk = Conversation(certificates)
+    transport = weakref.ref(talk.transport)
+    gc.collect()
+    gc.disable()
+    try:
+        talk.feed(b"\x17\x03\x03\0\x20" + bytes(32))
+        assert talk.plain.is_closing()
+        talk.transport.connection_lost(None)
+        talk.plain.protocol = None
+        del talk
+        assert transport() is None
+    finally:
+        gc.enable()
 
 
 def test_client_that_changes_its_keys_again_and_again_is_read_only_as_it_reads(

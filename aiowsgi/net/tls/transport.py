@@ -153,7 +153,9 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
                 else:
                     self._is_at_end = True
         except ssl.SSLError as error:
-            failure = error
+            # Its traceback has this frame, which has it: the connection, and all that OpenSSL holds
+            # for it, would be left to the garbage collector.
+            failure = error.with_traceback(None)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces), reads, failure
 
     def _read_soon(self) -> None:
