@@ -673,6 +673,21 @@ def manifests() -> dict[str, Any]:
     return {part["kind"]: part for part in yaml.safe_load_all(example("shop.yaml"))}
 
 
+def test_the_arguments_of_a_container_with_certificates_are_a_command() -> None:
+    yaml = pytest.importorskip("yaml", reason="PyYAML is of the extra test")
+    (text,) = re.findall(r"```yaml\n(.*?)```", (PAGE.parent / "tls.md").read_text(), re.DOTALL)
+    pod = yaml.safe_load(text)
+    (container,) = pod["containers"]
+    program, *arguments = container["args"]
+    # In place of the CMD of the image, which has no entry point.
+    assert program == "aiowsgi"
+    _, config = parse_arguments(arguments)
+    (mount,), (volume,) = container["volumeMounts"], pod["volumes"]
+    assert mount["name"] == volume["name"]
+    assert config.certfile == (f"{mount['mountPath']}/tls.crt",)
+    assert config.keyfile == (f"{mount['mountPath']}/tls.key",)
+
+
 def test_times_and_names_in_the_manifest_fit_each_other() -> None:
     parts = manifests()
     deployment, pod = parts["Deployment"], parts["Deployment"]["spec"]["template"]

@@ -202,7 +202,7 @@ _BY_NAMES = (
     ("--ssl-ciphers", "it is called --ciphers here"),
     ("--ssl-version --ssl-protocol-min", "write --tls-min 1.2 or --tls-min 1.3"),
     (
-        "--cert-reqs --ssl-cert-reqs --ssl-client-verify --verify-mode",
+        "--cert-reqs --ssl-cert-reqs --ssl-client-verify --no-ssl-client-verify --verify-mode",
         "write --client-certs none, --client-certs optional or --client-certs required",
     ),
     ("--https --https-socket", _TLS),
@@ -227,6 +227,10 @@ _BY_NAMES = (
     ),
     ("--log-untrusted-proxy-headers", f"{_NEEDLESS}, once, with --forwarded-allow-ips"),
     ("--proxy-protocol --proxy-allow-from --enable-proxy-protocol", _PROXY_PROTOCOL),
+    (
+        "--uwsgi-allow-from",
+        "leave it out: whoever can connect to uwsgi: is trusted; write --bind uwsgi:unix:PATH",
+    ),
     ("--header", "set the field in the application, or in a middleware"),
     ("--server-header --no-server-header --ident", _SERVER_FIELD),
     ("--date-header --no-date-header", "there is no such option: responses have a Date field"),
