@@ -21,7 +21,7 @@ COPIED = 1 << 17
 
 # Heads that are refused, and how. They end where the first line or field is complete that is wrong.
 MALFORMED: dict[str, tuple[int, bytes]] = {
-    "garbage": (400, b"\x16\x03\x01\x02\x00\x01\r\n\r\n"),
+    "garbage": (400, b"\x80\x03\x01\x02\x00\x01\r\n\r\n"),
     "bare LF": (400, b"GET /%s HTTP/1.1\nHost: h\r\n\r\n"),
     "no host": (400, b"GET /%s HTTP/1.1\r\n\r\n"),
     "two lengths": (
