@@ -230,6 +230,16 @@ async def test_fields_of_others_are_dropped_and_that_is_told_once(
     assert message.startswith("X-Forwarded-For is dropped, now and later: it came from a peer")
 
 
+async def test_fields_that_an_address_does_not_trust_are_told_by_its_parameter(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with serving("127.0.0.1:0?trust=10.0.0.1") as (address,):
+        await ask(address)
+    (message,) = errors(caplog, "dropped")
+    assert "a peer that trust= of this address does not name" in message
+
+
 async def test_fields_of_others_may_be_kept(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     async with serving(forwarded_allow_ips=("10.0.0.1",), forwarded_keep=True) as (address,):

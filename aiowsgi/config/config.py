@@ -52,8 +52,7 @@ class Config(ProcessOptions, ServerOptions, ProxyOptions, TlsOptions, ListenerOp
                         f"trusted; give {allowed} too, or trust= with an address"
                     )
         for listener in self.listeners:
-            trusted = self.forwarded_allow_ips if listener.trust is None else listener.trust
-            if listener.proxy and not trusted:
+            if listener.proxy and not self.trusted(listener.trust):
                 origin = self.origin("bind")
                 # A shell takes "&" for the end of the command, and so nobody may be named.
                 quotes = ", with quotes around it" if origin is Origin.COMMAND_LINE else ""

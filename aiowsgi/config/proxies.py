@@ -96,6 +96,10 @@ class ProxyOptions(Subject):
         names = _names(self.forwarded_headers)
         return frozenset(field for name in names for field in _FAMILIES.get(name, (name,)))
 
+    def trusted(self, own: tuple[str, ...] | None) -> tuple[str, ...]:
+        """Return whom a listener trusts; ``own`` is what its address says, None if it does not."""
+        return self.forwarded_allow_ips if own is None else own
+
     def check_together(self) -> None:
         """Raise ConfigError where an option has no effect without another one."""
         super().check_together()

@@ -65,15 +65,23 @@ class SectionsByTrust:
     """Trusts some peers, and drops the fields of proxies that others send. See ``Sections``.
 
     Arguments: who is trusted, what makes the readers of sections, what makes the policy of
-    connections that are trusted, and whether others keep their fields.
+    connections that are trusted, whether others keep their fields, and where it is written who is
+    trusted, for messages.
     """
 
     def __init__(
-        self, trust: Trust, make: MakeSections, believing: MakePolicy, *, keep: bool
+        self,
+        trust: Trust,
+        make: MakeSections,
+        believing: MakePolicy,
+        *,
+        keep: bool,
+        written_in: str,
     ) -> None:
         self._trust = trust
         self._make = make
         self._believing = believing
+        self._written_in = written_in
         # What reads the sections of trusted peers, by the scheme of their connections.
         self._trusted: dict[str, FieldSections] = {}
         self._others = make(None if keep else Dropping(self._tell))
@@ -96,9 +104,10 @@ class SectionsByTrust:
             return
         self._is_told = True
         _log.info(
-            "%s is dropped, now and later: it came from a peer that --forwarded-allow-ips does "
-            "not name. If that is a proxy of yours, add its address; the access log shows it",
+            "%s is dropped, now and later: it came from a peer that %s does not name. If that is "
+            "a proxy of yours, add its address; the access log shows it",
             field.decode("ascii").title(),
+            self._written_in,
         )
 
 

@@ -102,8 +102,7 @@ def _proxy_step(shared: Shared, listener: ListenerConfig) -> ProxyStep | None:
     from ..config.trust import Trust
     from ..net.proxy_protocol.arrival import ProxyProtocol
 
-    allowed = shared.resources.config.forwarded_allow_ips
-    trust = Trust(allowed if listener.trust is None else listener.trust)
+    trust = Trust(shared.resources.config.trusted(listener.trust))
     return ProxyProtocol(shared, trust.trusts_peer).step
 
 
@@ -138,19 +137,19 @@ def _http_codec(config: Config, reader: Reader, trusted: Trusted) -> Http1:
         )
 
     sections: Sections
-    if trusted := config.forwarded_allow_ips if trusted is None else trusted:
+    if config.trusted(trusted):
         sections = _sections_by_trust(config, trusted, make)
     else:
         sections = SectionsOfAll(make)
     return Http1(sections, _response_heads())
 
 
-def _sections_by_trust(config: Config, trusted: Sequence[str], make: MakeSections) -> Sections:
+def _sections_by_trust(config: Config, trusted: Trusted, make: MakeSections) -> Sections:
     # Here, because most servers do not need them.
     from ..config.trust import Trust
     from ..http.forwarded.believing import Believing
 
-    trust = Trust(trusted)
+    trust = Trust(config.trusted(trusted))
     chosen = frozenset(name.encode() for name in config.forwarded_fields)
     # Where a web server has cut the prefix, what it tells of that is all of it.
     script_name = "" if config.script_name_strip else config.script_name
@@ -158,7 +157,13 @@ def _sections_by_trust(config: Config, trusted: Sequence[str], make: MakeSection
     def believing(scheme: str) -> ForwardedPolicy:
         return Believing(chosen, trust.trusts, scheme=scheme, script_name=script_name)
 
-    return SectionsByTrust(trust, make, believing, keep=config.forwarded_keep)
+    return SectionsByTrust(
+        trust,
+        make,
+        believing,
+        keep=config.forwarded_keep,
+        written_in="--forwarded-allow-ips" if trusted is None else "trust= of this address",
+    )
 
 
 def _limits(config: Config) -> Limits:
