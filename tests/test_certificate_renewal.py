@@ -85,7 +85,8 @@ class Loop:
 class Stage:
     """A source of certificates, and the renewal that looks at it."""
 
-    def __init__(self, pairs: list[KeyPair]) -> None:
+    def __init__(self, pairs: list[KeyPair], *, speaks: bool = True) -> None:
+        self.speaks = speaks
         paths = [path for pair in pairs for path in pair]
         self.source = CertificateSource(paths, lambda: load(pairs, server_context))
         self.loop = Loop()
@@ -94,6 +95,7 @@ class Stage:
             loop=self.loop,  # type: ignore[arg-type]
             context=contextvars.copy_context(),
             start_thread=self.loop.start_thread,
+            speaks=lambda: self.speaks,
         )
 
     def names(self) -> set[str]:
@@ -395,6 +397,19 @@ def test_an_end_that_is_near_is_told_at_the_start_and_once_a_day(
     assert "in 10 days" in text
     stage.loop.look(times=3)
     assert len(texts(caplog)) == 1
+
+
+def test_of_several_processes_one_tells_of_an_end_and_another_once_that_is_gone(
+    issuer: Issuer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pair = issuer.issue("a.example", days=(-1, 10.5)).write(tmp_path, "site")
+    other = Stage([pair], speaks=False)
+    other.loop.look(times=2)
+    assert texts(caplog) == []
+    other.speaks = True
+    other.loop.look()
+    (text,) = texts(caplog)
+    assert "site.pem expires on" in text
 
 
 async def test_a_look_on_a_real_thread_ends_on_the_loop(made: list[Made], tmp_path: Path) -> None:

@@ -87,6 +87,19 @@ def test_a_row_is_taken_once_and_again_when_it_was_cleared() -> None:
     assert first.requests() == []
 
 
+def test_one_of_the_rows_is_the_first_whoever_has_gone() -> None:
+    board = Scoreboard(3, 1)
+    first, second, third = (board.take(1) for _ in range(3))
+    assert first is not None
+    assert second is not None
+    assert third is not None
+    assert [row.is_first for row in (first, second, third)] == [True, False, False]
+    first.clear()
+    assert [row.is_first for row in (second, third)] == [True, False]
+    assert board.take(2) is first
+    assert [row.is_first for row in (first, second, third)] == [True, False, False]
+
+
 def test_requests_in_flight_are_told_the_oldest_first() -> None:
     row = new_row()
     row.begin_request(0, 300, 0, "GET /young")

@@ -136,6 +136,11 @@ class Row:
         """Whether no process has it."""
         return self._numbers[_STATE] == State.FREE
 
+    @property
+    def is_first(self) -> bool:
+        """Whether no process has a row before this one: one of them all, for what is said once."""
+        return self.board.rows()[0] is self
+
     # Written by the loop thread.
 
     def begin(self, pid: int, *, queue_size: int) -> None:

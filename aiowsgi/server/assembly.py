@@ -199,14 +199,25 @@ def new_reporter(
 
 
 def new_renewal(
-    source: "CertificateSource | None", loop: asyncio.AbstractEventLoop, context: Context
+    source: "CertificateSource | None",
+    loop: asyncio.AbstractEventLoop,
+    context: Context,
+    row: "Row | None",
 ) -> "Renewal | None":
-    """Return what renews certificates; None where there are none that are the server's."""
+    """Return what renews certificates; None where there are none that are the server's.
+
+    ``row`` is that of this process, if others have the same certificates.
+    """
     if source is None:
         return None
     from ..net.tls.certificates.renewal import Renewal
 
-    return Renewal(source, loop=loop, context=context)
+    return Renewal(
+        source,
+        loop=loop,
+        context=context,
+        speaks=lambda: row is None or row.is_first,
+    )
 
 
 def _describe(run: Callable[[], None]) -> str:

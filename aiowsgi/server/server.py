@@ -100,7 +100,7 @@ class Server:
             room=self._room,
         )
         # Renews certificates that are the server's; None if there are none, or the host has them.
-        self._renewal = new_renewal(certificates, loop, self._context)
+        self._renewal = new_renewal(certificates, loop, self._context, surroundings.row)
         ways = entrances(
             assembly.shared,
             config,

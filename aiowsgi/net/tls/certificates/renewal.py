@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextvars import Context
 
 from ....errors import ConfigError
@@ -29,7 +29,8 @@ class Renewal:
     """Renews the certificates of a server until it is closed. On the loop thread.
 
     Arguments: where they come from; the loop, and the context of its callbacks; the clock for what
-    is valid until when, in seconds since 1970; and what starts a thread.
+    is valid until when, in seconds since 1970; what starts a thread; and ``speaks()``, whether it
+    is this process that warns, of several that have the same certificates.
     """
 
     def __init__(
@@ -40,11 +41,13 @@ class Renewal:
         context: Context,
         clock: Callable[[], float] = time.time,
         start_thread: Callable[[Callable[[], None]], None] | None = None,
+        speaks: Callable[[], bool] = lambda: True,
     ) -> None:
         self._source = source
         self._loop = loop
         self._context = context
         self._start_thread = start_thread or _start_thread
+        self._speaks = speaks
         # Used by the thread that looks. There is one at a time, and each begins after the loop
         # thread has heard of the end of the one before.
         self._changes = Changes(source.first_look)
@@ -58,7 +61,7 @@ class Renewal:
         # Who has asked for a reading that has not begun, such as a signal; empty if nobody has.
         self._asked = ""
         self._is_closed = False
-        self._warn(*source.served.doubts)
+        self._warn_of_doubts()
         self._warn_of_expiry()
         self._timer = loop.call_later(INTERVAL, self._tick, context=context)
 
@@ -82,12 +85,13 @@ class Renewal:
         self._warn_of_expiry()
         self._begin()
 
-    def _warn(self, *texts: str) -> None:
-        for text in texts:
-            error_log.warning("%s", text)
+    def _warn_of_doubts(self) -> None:
+        if self._speaks():
+            _warn(self._source.served.doubts)
 
     def _warn_of_expiry(self) -> None:
-        self._warn(*self._expiry.due(self._source.served.leaves))
+        if self._speaks():
+            _warn(self._expiry.due(self._source.served.leaves))
 
     def _begin(self) -> None:
         """Begin a look, if none is on its way."""
@@ -161,8 +165,13 @@ class Renewal:
         else:
             why = f"Asked by {asked}" if asked else "Files have changed"
             error_log.info("%s: certificates were read again, and are served now: %s", why, files)
-        self._warn(*new.doubts)
+        self._warn_of_doubts()
         self._warn_of_expiry()
+
+
+def _warn(texts: Iterable[str]) -> None:
+    for text in texts:
+        error_log.warning("%s", text)
 
 
 def _start_thread(run: Callable[[], None]) -> None:
