@@ -39,7 +39,7 @@ class TestTheSpecification:
         # §2.1.
         header = b"PROXY TCP4 192.168.0.1 192.168.0.11 56324 443\r\n"
         ends = ("192.168.0.1", "56324"), ("192.168.0.11", "443")
-        assert read(header + REQUEST) == (len(header), *ends, None)
+        assert read(header + REQUEST) == (len(header), *ends, None, False)
 
     @pytest.mark.parametrize(
         ("text", "size"),
@@ -81,14 +81,14 @@ class TestTheSpecification:
     ) -> None:
         # §2.2, "In practice".
         header = make.binary(block, family=family)
-        assert read(header + REQUEST) == (16 + len(block), source, destination, None)
+        assert read(header + REQUEST) == (16 + len(block), source, destination, None, False)
 
     @pytest.mark.parametrize("family", [0x01, 0x02, 0x10, 0x20, 0x30])
     @pytest.mark.parametrize("block", [b"", BLOCK, b"\xff" * 5])
     def test_addresses_are_ignored_where_family_or_transport_are_unspecified(
         self, family: int, block: bytes
     ) -> None:
-        assert read(make.binary(block, family=family)) == (16 + len(block), None, None, None)
+        assert read(make.binary(block, family=family)) == (16 + len(block), None, None, None, False)
 
     @pytest.mark.parametrize("block", [b"", BLOCK, b"\xff" * 500])
     @pytest.mark.parametrize("family", [0x00, 0x11, 0x21, 0x31, 0xFF])
@@ -96,12 +96,12 @@ class TestTheSpecification:
         self, family: int, block: bytes
     ) -> None:
         header = make.binary(block, family=family, command=make.LOCAL)
-        assert read(header + REQUEST) == (16 + len(block), None, None, None)
+        assert read(header + REQUEST) == (16 + len(block), None, None, None, True)
 
     @pytest.mark.parametrize("rest", ["", " ", " whatever", " a\rb\nc", " \x00\xff", "  TCP4"])
     def test_rest_of_a_line_of_an_unknown_connection_is_ignored(self, rest: str) -> None:
         header = b"PROXY UNKNOWN" + rest.encode("latin-1") + b"\r\n"
-        assert read(header + b"\r\n") == (len(header), None, None, None)
+        assert read(header + b"\r\n") == (len(header), None, None, None, False)
 
     def test_both_versions_are_told_apart_by_their_first_bytes(self) -> None:
         source = ("192.0.2.1", "56324")

@@ -498,6 +498,30 @@ async def test_trust_in_a_client_of_the_proxy_is_trust_in_its_header_fields() ->
             assert answer["REMOTE_ADDR"] == "198.51.100.9"
 
 
+@pytest.mark.parametrize("trust", ["all", "127.0.0.1", "127.0.0.0/8,unix"])
+@on_each_loop
+async def test_nobody_is_believed_where_the_proxy_does_not_know_its_client(trust: str) -> None:
+    async with served(bind=(f"127.0.0.1:0?proxy=on&trust={trust}",)) as server:
+        for header in b"PROXY UNKNOWN\r\n", make.binary(), make.binary(make.ssl(), family=0):
+            async with await connect(server) as client:
+                await client.send(header + FORWARDED)
+                assert ends(await told(client))[0] == OWN
+
+
+@on_each_loop
+async def test_nobody_is_believed_on_a_unix_socket_where_the_proxy_does_not_know_its_client(
+    folder: Path,
+) -> None:
+    async with served(bind=(f"unix:{folder}/socket?proxy=on&trust=unix",)) as server:
+        for header, client_end in (
+            (b"PROXY UNKNOWN\r\n", ""),
+            (make.binary(command=make.LOCAL), "198.51.100.9"),
+        ):
+            async with await _connected(server.sockets[0]) as client:
+                await client.send(header + FORWARDED)
+                assert ends(await told(client))[0] == client_end
+
+
 @pytest.mark.parametrize(("allowed", "is_trusted"), [(OWN, True), ("192.0.2.7", False)])
 @on_each_loop
 async def test_trust_of_all_addresses_is_that_of_an_address_without_its_own(

@@ -90,8 +90,12 @@ class SectionsByTrust:
     def of(self, info: ConnectionInfo) -> FieldSections:
         """See ``Sections``."""
         host, _ = info.client
-        # Whom a PROXY header tells has not connected, so that being trusted takes a name.
-        trusted = (self._trust.trusts_peer if info.peer is None else self._trust.trusts)(host)
+        if info.peer is None:
+            trusted = self._trust.trusts_peer(host)
+        else:
+            # Whom a PROXY header tells has not connected, so that being trusted takes a name. Where
+            # it tells nobody, the client is the proxy to all others, but these fields are not its.
+            trusted = info.client != info.peer.client and self._trust.trusts(host)
         if not trusted:
             return self._others
         if (sections := self._trusted.get(info.scheme)) is None:

@@ -115,7 +115,8 @@ class _ProxyArrival(Arrival):
     def _apply(self, header: Header) -> None:
         """Have the connection be what the header says, as far as it says anything."""
         wire = self._wire
-        if header.source is not None or header.tls is not None:
+        if not header.is_local:
+            # Also where it does not say for whom: the proxy has passed on what others send.
             wire.peer = wire.client
         if header.source is not None:
             wire.client = header.source

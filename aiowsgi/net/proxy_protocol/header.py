@@ -59,6 +59,8 @@ class Header(NamedTuple):
     destination: Address | None
     # None where the client does not speak TLS with the proxy, or that is not told.
     tls: ToldTls | None
+    # Whether the proxy speaks for itself, and not for a client, even one that it does not know.
+    is_local: bool = False
 
 
 def parse(data: bytes | bytearray) -> Header | None:
@@ -150,7 +152,7 @@ def _parse_binary(data: bytes | bytearray) -> Header | None:
     if len(data) < size:
         return None
     if command == _LOCAL:  # All else has to be discarded.
-        return Header(size, None, None, None)
+        return Header(size, None, None, None, is_local=True)
     return _parse_proxied(bytes(data[:size]), family, transport)
 
 
