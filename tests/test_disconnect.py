@@ -785,9 +785,22 @@ async def test_coroutine_that_wants_to_end_the_program_ends_its_request(
 # --- Memory ---------------------------------------------------------------------------------------
 
 
+REQUEST_WITH_BODY = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc"
+
+
 @on_each_wire
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        (REQUEST_WITH_BODY, 200),
+        (REQUEST_WITH_BODY[:-1], 0),
+        (b"GET /refused HTTP/1.1\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\nx", 0),
+    ],
+    ids=["whole", "cut-short", "refused", "broken-chunk"],
+)
 async def test_connections_that_are_gone_leave_nothing_to_the_garbage_collector(
-    start_server: StartServer,
+    start_server: StartServer, request_bytes: bytes, status: int
 ) -> None:
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
         body: bytes = environ["wsgi.input"].read()
@@ -802,10 +815,11 @@ async def test_connections_that_are_gone_leave_nothing_to_the_garbage_collector(
     try:
         for end in (RawClient.close, RawClient.reset, RawClient.half_close):
             async with await connect(server) as client:
-                response = await client.request(
-                    b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc", "POST"
-                )
-                assert response.body == b"abc"
+                if status:
+                    response = await client.request(request_bytes, "POST")
+                    assert response.status == status
+                else:
+                    await client.send(request_bytes)
                 end(client)
                 await eventually(lambda: not clients_of(server))
         # The thread sends the answer itself, and has yet to come back from there.

@@ -354,6 +354,11 @@ class ResponseWriter:
                 self._drop_callbacks()
             return pieces, self._progress
 
+    def retire(self) -> None:
+        """Wake nobody any more: nothing is taken from here. Called on the loop thread."""
+        with self._lock:
+            self._drop_callbacks()
+
     def _drop_callbacks(self) -> None:
         """Wake and send no more. The lock is held."""
         self._wake = no_callback

@@ -189,7 +189,9 @@ class Receiver:
                 else:
                     handler.on_end()
         except Refusal as refusal:
-            handler.refuse(refusal)
+            # The parser keeps it. With its traceback, that would keep the parser and the connection
+            # until the garbage collector comes.
+            handler.refuse(refusal.with_traceback(None))
         if self._handler is None:  # The connection was lost meanwhile.
             return
         kept = parser.buffered

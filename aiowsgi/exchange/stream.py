@@ -128,9 +128,9 @@ class Stream:
         # Why the client counts as gone: it has closed the connection or ended its side, or the
         # server stops.
         self.disconnect_error: ClientDisconnected | None = None
-        # The coroutines that the application has the loop run. Set by the answerer.
+        # Those that the application has the loop run. Set by the answerer.
         self.coroutines: Coroutines | None = None
-        # Why the request was refused while its application was running, or what is answered.
+        # Why it was refused, perhaps while it ran.
         self.refusal: Refusal | None = None
         # When the request reached each step, by the clock of the server; 0 where it has not. See
         # ``Times``. The connection sets when it was ready, the pool thread when it has started.
@@ -196,6 +196,7 @@ class Stream:
         stream._number = self._number
         stream.head_at, stream.ready_at = self.head_at, self.ready_at
         stream.started_at = self.started_at
+        self.writer.retire()
         return stream
 
     def fire(self, event: StreamEvent) -> None:
@@ -231,7 +232,8 @@ class Stream:
         """Answer as a whole, on the loop thread. No other thread answers, or ever has."""
         self.start(status_text(status), fields, len(body))
         self.source = ReadyResponse(self.encoder.finish(body, self._take_head()))
-        self.cancel()  # The request body will not be read.
+        self.writer.retire()
+        self.cancel()  # Its body is not read.
         self.fire(RESPOND)
 
     def time_out(self) -> bool:
