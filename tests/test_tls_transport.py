@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from memory import ManualTimers
 
+from aiowsgi.bridge.budget import Budget
 from aiowsgi.net.tls.session import Session
 from aiowsgi.net.tls.transport import TlsTransport
 
@@ -175,7 +176,10 @@ class Conversation:
             complete = self.session.handshake()
             if not complete or version is ssl.TLSVersion.TLSv1_2:
                 self._to_client.write(self.session.take_output())
-        self.transport = TlsTransport(self.session, cast(Any, self.wire), cast(Any, self.timers))
+        self.budget = Budget(1 << 30)
+        self.transport = TlsTransport(
+            self.session, cast(Any, self.wire), cast(Any, self.timers), self.budget
+        )
         self.plain.protocol = self.transport
         self.transport.connection_made(cast(Any, self.plain))
         if version is ssl.TLSVersion.TLSv1_2:
@@ -308,6 +312,39 @@ def test_nothing_is_handed_on_while_reading_is_paused(conversation: Conversation
     conversation.timers.run_ready()
     assert wire.received == LONG[:200_000]
     assert conversation.plain.is_read
+
+
+def test_what_is_not_decrypted_counts_as_memory(conversation: Conversation) -> None:
+    data = LONG[: 1 << 18]
+    ciphertext = conversation.encrypt(data)
+    conversation.wire.on_data = lambda _: conversation.transport.pause_reading()
+    conversation.feed(ciphertext)
+    # But for one portion, and what OpenSSL has.
+    kept = conversation.budget.used
+    assert len(ciphertext) - (1 << 17) < kept < len(ciphertext) - (1 << 16)
+    conversation.transport.resume_reading()
+    conversation.timers.run_ready()
+    assert 0 < conversation.budget.used < kept
+    conversation.wire.on_data = lambda _: None
+    conversation.transport.resume_reading()
+    conversation.timers.run_ready()
+    assert conversation.wire.received == data
+    assert conversation.budget.used == 0
+
+
+@pytest.mark.parametrize("end", ["close", "abort", "lost"])
+def test_memory_of_what_is_not_decrypted_is_free_with_the_end(
+    conversation: Conversation, end: str
+) -> None:
+    ciphertext = conversation.encrypt(LONG[: 1 << 18])
+    conversation.wire.on_data = lambda _: conversation.transport.pause_reading()
+    conversation.feed(ciphertext)
+    assert conversation.budget.used > 0
+    if end == "lost":
+        conversation.transport.connection_lost(None)
+    else:
+        getattr(conversation.transport, end)()
+    assert conversation.budget.used == 0
 
 
 def test_end_that_comes_while_reading_is_paused_is_told_later(conversation: Conversation) -> None:

@@ -117,7 +117,8 @@ class Handshake(Arrival):
             self._transport.write(output)
         if complete:
             self._wire.tls = TlsVariables(self._session.object, self._hello.server_name)
-            self._arrive(TlsTransport(self._session, self._wire, self._terms.loop), b"")
+            budget = self._shared.resources.budget
+            self._arrive(TlsTransport(self._session, self._wire, self._terms.loop, budget), b"")
 
     def _has_room_for(self, size: int) -> bool:
         """Count bytes that have come. Return False where memory is short, and this client is cut.

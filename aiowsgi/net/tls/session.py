@@ -47,6 +47,11 @@ class Session:
             bool(self._waiting) or self._incoming.pending > 0 or self.object.pending() > 0
         )
 
+    @property
+    def waiting(self) -> int:
+        """How many bytes from the network OpenSSL has not been given."""
+        return len(self._waiting) - self._position
+
     def handshake(self) -> bool:
         """Go on with the handshake. Return whether it is complete. Raises ssl.SSLError."""
         while True:

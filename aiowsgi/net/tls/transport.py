@@ -6,6 +6,7 @@ import ssl
 from collections import deque
 from typing import Any, cast
 
+from ...bridge.budget import Budget
 from ..sockets import half_close
 from ..transport import SocketWire
 from .session import Session
@@ -32,11 +33,21 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
     the socket has brought, encrypts nothing before the kernel takes it, and says when it holds
     anything at all (see ``SocketWire``). Everything is called on the loop thread.
 
-    Arguments: the session, whose handshake is complete; the wire; and the loop.
+    Arguments: the session, whose handshake is complete; the wire; the loop; and what counts the
+    bytes that are kept. What is written, the connection counts.
     """
 
-    def __init__(self, session: Session, wire: SocketWire, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        session: Session,
+        wire: SocketWire,
+        loop: asyncio.AbstractEventLoop,
+        budget: Budget,
+    ) -> None:
         super().__init__()
+        self._budget = budget
+        # What it counts of what is not decrypted.
+        self._counted = 0
         self._session = session
         # None once the connection is lost: each knows the other.
         self._wire: SocketWire | None = wire
@@ -179,6 +190,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
 
     def _update_reading(self) -> None:
         """Have the plain transport read exactly while there is use for what it reads."""
+        self._counted = self._budget.update(self._counted, self._session.waiting)
         wanted = self._wants_data and not (
             self._is_yielding or self._is_clogged or self._is_closing
         )
@@ -262,6 +274,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         self._pending.clear()
         self._pending_bytes = 0
         self._session.end_input()
+        self._counted = self._budget.update(self._counted, 0)
 
     # Called by the wire, to which this is a transport.
 
