@@ -34,6 +34,7 @@ from proxies import (
     kept_port,
 )
 from sandbox import sandboxed
+from test_user import needs_open_interpreter, needs_root
 from tools import tool
 from waiting import eventually
 
@@ -409,9 +410,8 @@ def connects(path: Path, user: int, *groups: int) -> bool:
     return not result.returncode
 
 
-@pytest.mark.skipif(
-    os.geteuid() != 0, reason="only root may become others: run the tests as root for this"
-)
+@needs_root
+@needs_open_interpreter
 def test_web_server_may_connect_to_the_socket_and_nobody_else(folder: Path) -> None:
     drop_in = moved(example(UNITS["shop.service.d/socket.conf"]), folder)
     assert re.findall(r"^(?:Runtime|Supp)\w+=(.*)$", drop_in, re.M) == ["shop", "www-data"]

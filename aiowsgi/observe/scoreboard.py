@@ -196,7 +196,11 @@ class Row:
         if slot >= numbers[_SLOTS]:
             numbers[_SLOTS] = slot + 1
         encoded = text.encode(errors="replace")
-        _SLOT.pack_into(self._slots, slot * _SLOT.size, began, encoded, began)
+        start = slot * _SLOT.size
+        # First, because packing begins with zeros everywhere. A process that is killed in the midst
+        # of that would leave half of the request before.
+        _BEGAN.pack_into(self._slots, start, 0)
+        _SLOT.pack_into(self._slots, start, began, encoded, began)
 
     def end_request(self, slot: int) -> None:
         """Free a slot."""
