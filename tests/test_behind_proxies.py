@@ -40,8 +40,7 @@ from waiting import eventually
 ALL_KINDS = {**KINDS, **TLS_KINDS, **PROXY_KINDS, **UWSGI_KINDS}
 ATTACKED = [*KINDS, "uwsgi-unix-unbuffered"]
 # Where not everything is tried. Apache takes its time to close the connections of attackers.
-QUICK = [*KINDS, *UWSGI_KINDS, "nginx-tls"]
-QUICK = [name for name in QUICK if name not in ("apache-unix-tolerant", "caddy-unix-unbuffered")]
+QUICK = ["nginx", "haproxy", "apache", "caddy", "nginx-tls", "uwsgi-unix-unbuffered"]
 QUICK_ATTACKED = [name for name in QUICK if name != "apache"]
 
 BLOCK = bytes(range(256)) * 256
@@ -374,7 +373,8 @@ def test_client_that_waits_for_100_continue_gets_one(workplace: At) -> None:
             b"Expect: 100-continue\r\nConnection: close\r\n\r\n"
         )
         assert reader.readline().startswith(b"HTTP/1.1 100 ")
-        assert reader.readline() == b"\r\n"
+        while reader.readline() != b"\r\n":
+            pass  # Caddy has fields there, sometimes.
         sock.sendall(b"body ")
         # Caddy says so itself, too.
         while (line := reader.readline()).startswith(b"HTTP/1.1 100 "):

@@ -199,7 +199,7 @@ PRELOAD = pytest.mark.parametrize("preload", ["--preload", "--no-preload"])
 
 
 @PRELOAD
-@pytest.mark.parametrize("state", representative(STATES, "starting", "serving", "stopping"))
+@pytest.mark.parametrize("state", representative(STATES, "starting", "serving"))
 def test_nothing_outlives_a_killed_supervisor(tmp_path: Path, state: str, preload: str) -> None:
     with site_in(tmp_path, state, preload) as it:
         assert len(it.processes()) > 1

@@ -63,7 +63,7 @@ def loaded(
         yield process, stack.enter_context(load)
 
 
-@pytest.mark.parametrize("preload", ["--preload", "--no-preload"])
+@pytest.mark.parametrize("preload", representative(["--preload", "--no-preload"], "--preload"))
 @pytest.mark.parametrize("way", representative(WAYS, "unix", "nginx"))
 def test_every_request_is_answered_during_reloads(tmp_path: Path, way: str, preload: str) -> None:
     began, reloads = time.monotonic(), rounds(way, 50)

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from extent import examples
 from waiting import PATIENCE
 
 from aiowsgi.observe.scoreboard import MAX_TEXT, Reading, RequestReading, Row, Scoreboard, State
@@ -234,7 +235,9 @@ assert row.requests() == []
 
 
 def test_a_request_that_its_process_was_killed_while_writing_is_left_out_or_told() -> None:
-    run("""
+    run(
+        f"KILLS = {examples(50)}\n"
+        + """
 requests = [RequestReading(1, "a" * MAX_TEXT), RequestReading(2, "b" * (MAX_TEXT // 2))]
 
 def write():
@@ -242,7 +245,7 @@ def write():
         row.begin_request(0, request.began, 0, request.text)
         row.end_request(0)
 
-for kill in range(50):
+for kill in range(KILLS):
     writer = fork(write)
     read_until_all(row.requests, [[], *([request] for request in requests)], 100 + kill)
     end(writer)
@@ -253,4 +256,5 @@ for kill in range(50):
     row.begin_request(0, 8, 0, "GET /next")
     assert row.requests() == [RequestReading(8, "GET /next")]
     row.end_request(0)
-""")
+"""
+    )

@@ -307,6 +307,7 @@ def test_300_clients_that_send_half_a_handshake(serve_tls: Serve) -> None:
         eventually(lambda: all(crowd.closed()), lambda: f"{crowd.closed().count(False)} are left")
 
 
+@exhaustive
 def test_half_handshakes_are_the_first_to_go_where_connections_run_short(serve_tls: Serve) -> None:
     """They go before connections that have been idle for longer, but have made a request."""
     with (

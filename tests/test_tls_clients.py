@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 from certificates import Certificates
-from extent import representative
+from extent import exhaustive, representative
 from openssl_client import GET, s_client
 from served_process import PATIENCE, ServedProcess, served
 from slow_clients import LOOPS
@@ -336,6 +336,7 @@ def test_a_client_whose_certificate_nobody_vouches_for_is_refused(
 # --- what is offered -----------------------------------------------------------------------------
 
 
+@exhaustive
 def test_only_ciphers_with_forward_secrecy_and_authenticated_encryption_are_offered(
     port: int,
 ) -> None:

@@ -18,6 +18,7 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 
 import pytest
 from cryptography.x509.oid import NameOID
+from extent import exhaustive
 from made_certificates import CLIENT, Issuer, Made, name, server_context
 from processes import children_of
 from raw_client import StartServer, connect, eventually, on_each_loop
@@ -402,6 +403,7 @@ def test_workers_read_certificates_again_on_hangup(tmp_path: Path, site: Site) -
         assert process.stop() == 0
 
 
+@exhaustive
 def test_each_worker_reads_certificates_again_by_itself(tmp_path: Path, site: Site) -> None:
     with served(tmp_path, ANSWER, *site.options, "--workers", "2") as process:
         port_of(process)

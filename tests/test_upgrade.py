@@ -137,7 +137,7 @@ def connection_to(port: int, supervisor: int) -> http.client.HTTPConnection:
 # Without a loss.
 
 
-@pytest.mark.parametrize("preload", ["--preload", "--no-preload"])
+@pytest.mark.parametrize("preload", representative(["--preload", "--no-preload"], "--preload"))
 @pytest.mark.parametrize("way", representative(WAYS, "tcp"))
 def test_every_request_is_answered_during_upgrades(tmp_path: Path, way: str, preload: str) -> None:
     began, upgrades = time.monotonic(), rounds(way, 20)
