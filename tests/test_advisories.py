@@ -55,6 +55,7 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 import h11
 import pytest
 from corpus_files import Case, load_corpus
+from extent import exhaustive
 from http_streams import READERS
 from raw_client import (
     TIMEOUT,
@@ -200,6 +201,7 @@ print(json.dumps(verdicts))
 """
 
 
+@exhaustive
 @pytest.mark.parametrize("reader", [0, 1], ids=lambda number: READERS[number].name)
 def test_cve_2025_69227_verdicts_are_the_same_without_asserts(reader: int) -> None:
     """An assert is no check of what clients send: ``python -O`` removes it."""

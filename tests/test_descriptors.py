@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
+from extent import exhaustive
 from raw_client import StartServer, connect, eventually
 from served_process import PATIENCE, served
 
@@ -249,6 +250,7 @@ def limited(files: int) -> Any:
     return lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
 
 
+@exhaustive
 @needs_proc
 def test_workers_with_few_descriptors_serve_one_connection_each_and_say_so(tmp_path: Path) -> None:
     with served(tmp_path, OPENING, "--workers", "4", preexec=limited(64)) as process:

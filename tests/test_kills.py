@@ -299,6 +299,7 @@ def test_all_that_a_supervisor_has_started_killed_at_once_is_there_again(
         assert it.process.stop() == 0
 
 
+@exhaustive
 @PRELOAD
 def test_a_killed_worker_of_a_new_version_leaves_the_old_one(tmp_path: Path, preload: str) -> None:
     with site_in(tmp_path, "replacing", preload) as it:

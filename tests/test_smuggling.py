@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 import pytest
+from extent import sampled
 from raw_client import RawClient, Response, StartServer, connect
 from smuggling import OUTER, PIPELINED, SMUGGLED, TECHNIQUES, Request, Technique
 
@@ -99,7 +100,9 @@ async def attack(client: RawClient, technique: Technique, *, dribbled: bool) -> 
     return expected
 
 
-@pytest.mark.parametrize("technique", TECHNIQUES, ids=lambda technique: technique.name)
+@pytest.mark.parametrize(
+    "technique", sampled(TECHNIQUES, one_in=2), ids=lambda technique: technique.name
+)
 async def test_technique_is_refused_or_read_in_the_stated_way(
     start_server: StartServer, technique: Technique
 ) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 from constant_load import ConstantLoad
+from extent import exhaustive
 from gates import SOURCE, Gates
 from served_process import PATIENCE, served
 from waiting import eventually
@@ -69,6 +70,7 @@ def ask(port: int, path: str = "/") -> httpx.Response:
 # --- forks ---------------------------------------------------------------------------------------
 
 
+@exhaustive
 @pytest.mark.parametrize("where", ["loaded", "started", "asked"])
 @pytest.mark.parametrize("preload", ["--preload", "--no-preload"])
 def test_children_of_the_application_that_outlive_the_server_do_not_keep_its_port(
@@ -125,6 +127,7 @@ def test_a_request_that_spins_leaves_others_their_turn_and_is_given_up(tmp_path:
         assert process.stop() == 0
 
 
+@exhaustive
 def test_a_worker_whose_threads_are_in_a_deadlock_is_replaced(tmp_path: Path) -> None:
     options = ("--threads", "2", "--timeout-request", "1", "--max-lost-threads", "2")
     with served(

@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 from constant_load import ConstantLoad
+from extent import exhaustive
 from processes import children_of, is_alive, state_of
 from served_process import PATIENCE, ServedProcess, ask, served
 from waiting import eventually
@@ -301,6 +302,7 @@ def test_signals_to_all_processes_end_no_worker_that_starts(tmp_path: Path) -> N
         assert process.stop() == 0
 
 
+@exhaustive
 def test_a_worker_that_does_not_end_is_killed(tmp_path: Path) -> None:
     options = ("--workers", "2", "--timeout-worker", "0", "--timeout-graceful", "0")
     with served(tmp_path, APPLICATION, *options) as process:
@@ -330,6 +332,7 @@ def limit_processes():
 """
 
 
+@exhaustive
 @pytest.mark.parametrize("options", [(), ("--preload",)], ids=["each loads it", "preloaded"])
 def test_where_no_process_can_be_had_the_others_serve_until_one_can(
     tmp_path: Path, options: tuple[str, ...]
