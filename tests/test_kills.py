@@ -355,10 +355,18 @@ def test_a_killed_mold_costs_no_request(tmp_path: Path, state: str) -> None:
         assert it.process.stop() == 0
 
 
+def _waits_for_orders(mold: int) -> bool:
+    """Whether a mold that has forked sleeps, and not within a fork, where it blocks signals."""
+    status = Path(f"/proc/{mold}/status").read_text()
+    return "State:\tS" in status and "SigBlk:\t0000000000000000" in status
+
+
 def test_a_mold_killed_while_its_workers_start_leaves_them(tmp_path: Path) -> None:
     with site_in(tmp_path, "starting", "--preload") as it:
         workers = {it.worker, it.gates.wait_for("start")}
         (mold,) = it.processes() - workers - {it.process.pid}
+        # The supervisor has to know of the second one, or the start fails.
+        eventually(lambda: _waits_for_orders(mold), "the mold has told of its forks")
         os.kill(mold, signal.SIGKILL)
         it.process.said(f"The mold {mold} was killed by SIGKILL")
         it.gates.open()

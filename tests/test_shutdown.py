@@ -381,7 +381,15 @@ async def test_application_may_stop_its_server(start_server: StartServer, method
         app.call = getattr(server, method)
         async with await connect(server) as client:
             await client.send(GET.replace(b"/", b"/call", 1))
-            assert b"hello" in await client.read_until_eof() or method == "abort"
+            answer = b""
+            # Over TLS, what is cut does not look like an end.
+            with (
+                contextlib.suppress(ConnectionError)
+                if method == "abort"
+                else contextlib.nullcontext()
+            ):
+                answer = await client.read_until_eof()
+            assert b"hello" in answer or method == "abort"
         await closed(server)
 
 
