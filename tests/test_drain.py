@@ -15,7 +15,7 @@ from typing import Any
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 import pytest
-from extent import examples, representative
+from extent import examples, exhaustive, representative
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from memory import MemoryConnection
@@ -109,6 +109,7 @@ async def replaced_server(app: App, **options: Any) -> AsyncIterator[aiowsgi.Ser
         yield be_patient(server)
 
 
+@exhaustive
 @on_each_loop
 async def test_clients_of_a_replaced_server_may_ask_once_more() -> None:
     app = App()
@@ -146,6 +147,7 @@ async def test_clients_of_a_replaced_server_that_ask_nothing_are_closed_in_time(
         assert not server.was_cut
 
 
+@exhaustive
 @on_each_loop
 async def test_a_replaced_server_says_that_the_site_is_up() -> None:
     health = b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n"

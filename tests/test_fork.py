@@ -20,7 +20,7 @@ from textwrap import dedent
 import pytest
 from certificates import Certificates
 from defects import check_log
-from extent import exhaustive, representative
+from extent import exhaustive
 from waiting import eventually
 
 # Fail-safe, in seconds.
@@ -521,7 +521,8 @@ def test_response_ends_for_the_client_though_a_child_has_its_connection(
             broken.end()
 
 
-@pytest.mark.parametrize("wire", representative(["plain", "tls"], "tls"))
+@exhaustive
+@pytest.mark.parametrize("wire", ["plain", "tls"])
 def test_patience_ends_for_the_client_though_a_child_has_its_connection(
     start: Start, loop: str, wire: str
 ) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 import pytest
+from extent import exhaustive
 from log_records import loud
 from memory import MemoryConnection
 from raw_client import (
@@ -449,6 +450,7 @@ async def test_application_that_streams_nothing_is_ended(start_server: StartServ
         await in_thread(closed.wait, TIMEOUT)
 
 
+@exhaustive
 @on_each_wire
 async def test_lost_threads_are_replaced_up_to_the_limit(start_server: StartServer) -> None:
     app = Slow()

@@ -295,6 +295,7 @@ def test_readers_that_take_some_20_kb_a_second_do_not_keep_every_connection() ->
 # --- clients that do not shake hands -------------------------------------------------------------
 
 
+@exhaustive
 def test_300_clients_that_send_half_a_handshake(serve_tls: Serve) -> None:
     """They cost no thread, and end when their time is over."""
     with (

@@ -10,6 +10,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
+from extent import exhaustive
 from processes import children_of
 from served_process import ANSWER, PATIENCE, WAITING, ServedProcess, served
 from service_manager import Listening, service
@@ -191,6 +192,7 @@ def test_status_says_how_busy_the_workers_are(folder: Path, systemd: Listening) 
         assert server.stop() == 0
 
 
+@exhaustive
 def test_service_is_alive_as_long_as_one_of_its_workers_answers(
     two: ServedProcess, systemd: Listening
 ) -> None:

@@ -238,6 +238,7 @@ async def test_new_authorities_and_passwords_count_as_changes(
                 hosts = hosts_of(client.tls)
 
 
+@exhaustive
 @pytest.mark.usefixtures("quick")
 @on_each_loop
 async def test_no_connection_fails_while_certificates_are_swapped(

@@ -161,6 +161,7 @@ def test_a_worker_that_leaks_is_replaced_and_no_request_is_lost(tmp_path: Path) 
         assert process.stop() == 0
 
 
+@exhaustive
 @pytest.mark.parametrize("log", ["unread", "on a full disk"])
 def test_logs_that_cannot_be_written_stop_neither_others_nor_the_end(
     tmp_path: Path, log: str
