@@ -42,8 +42,9 @@ backend server
     balance roundrobin
     http-reuse always
     option httpchk GET /healthz
-    # The pause between two is also the time in which one has to connect, so once does not count.
-    default-server check inter 200ms fall 3 rise 1 {parameters}
+    # The first pause is also the time in which one has to connect, on a busy machine.
+    timeout check 5s
+    default-server check inter 1s fastinter 200ms fall 2 rise 1 {parameters}
     server one {one}
     server two {two}
 """
@@ -73,7 +74,7 @@ def test_a_server_that_stops_is_taken_out_by_its_checks_and_nothing_is_lost(way:
                 saying(seen, name),
                 bind.format(folder=folder, name=name),
                 health_path="/healthz",
-                drain_delay=3.0,
+                drain_delay=6.0,
                 **options,
             )
 

@@ -165,7 +165,9 @@ def draining(site: Site) -> None:
     site.hold_a_request()
     site.process.signal(signal.SIGHUP)
     site.process.said("Reloaded: 2 workers")
-    # That of before has ended with its generation.
+    before = site.mold
+    # That of before has ended with its generation, of which one may have accepted a little longer.
+    eventually(lambda: site.ask()[1] != before, "an answer of the new version")
     site.mold = site.ask()[1]
 
 

@@ -19,7 +19,7 @@ from ..errors import ClientDisconnected
 from .transitions import IllegalEvent, log_defect
 
 # Once everything is cut, threads have this many seconds to come back from the application. A
-# process ends within half a second then.
+# process ends within a second then.
 ABORT_TIMEOUT = 0.25
 
 

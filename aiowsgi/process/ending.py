@@ -20,6 +20,8 @@ from . import logs, standard_streams
 _MIN_SECONDS = 0.05
 # Seconds to write what was logged and printed before.
 _FLUSH_TIMEOUT = 0.15
+# Seconds for all that is done at a forced end, on a busy machine, with logs that nobody reads.
+_LAST_RESORT = 0.5
 # The longest time that a thread can sleep is not much longer than this, about thirty years.
 _MAX_SLEEP = 1e9
 _PACKAGE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
@@ -38,7 +40,7 @@ def end_within(exit_code: int, seconds: float | None) -> None:
     try:
         # The second one writes to the logs, and a reader that is stuck would keep it from exiting.
         # So this one writes nothing.
-        _call_after(seconds + _FLUSH_TIMEOUT, lambda: os._exit(exit_code))
+        _call_after(seconds + _LAST_RESORT, lambda: os._exit(exit_code))
         _call_after(seconds, lambda: _force_exit(exit_code))
     except RuntimeError:  # No thread can be started, so nothing could end the wait.
         _force_exit(exit_code)
@@ -47,7 +49,7 @@ def end_within(exit_code: int, seconds: float | None) -> None:
 def exit_now(exit_code: int) -> NoReturn:
     """End the process although threads of the application are still at work."""
     with contextlib.suppress(RuntimeError):
-        _call_after(_FLUSH_TIMEOUT, lambda: os._exit(exit_code))
+        _call_after(_LAST_RESORT, lambda: os._exit(exit_code))
     _flush_and_exit(exit_code)
 
 
