@@ -1,4 +1,4 @@
-"""The command line: `python -m benchmarks ROW...`, `report`, `regress` or `footprint`.
+"""The command line: `python -m benchmarks ROW...`, `pair`, `report`, `regress` or `footprint`.
 
 Run from the root of the repository.
 
@@ -14,13 +14,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from benchmarks import footprint, machine, publish, regress, report
+from benchmarks import footprint, machine, pair, publish, regress, report
 from benchmarks.client import Client, ClientError
 from benchmarks.installation import Installation, InstallationError
 from benchmarks.peers import PEERS, Peer
 from benchmarks.results import FOLDER, Run
 from benchmarks.rows import ROWS, Row
 from benchmarks.run import Benchmark, Conditions, estimate_seconds, say
+from benchmarks.starting import Starter
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -34,6 +35,8 @@ def main(arguments: Sequence[str]) -> int:
             return publish.main(rest)
         case ["regress", *rest]:
             return regress.main(rest)
+        case ["pair", *rest]:
+            return pair.main(rest)
         case ["footprint", *rest]:
             return footprint.main(rest)
     parser = build_parser()
@@ -90,13 +93,8 @@ def measure(rows: Sequence[Row], peers: Sequence[Peer], options: argparse.Namesp
     path = options.out / f"{facts['date'][:16].replace(' ', '-').replace(':', '')}.json"
     options.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        benchmark = Benchmark(
-            conditions,
-            client=client,
-            installation=installation,
-            root=ROOT,
-            folder=Path(folder),
-        )
+        starter = Starter(installation, ROOT, Path(folder))
+        benchmark = Benchmark(conditions, client=client, starter=starter)
         for row in rows:
             result, well = benchmark.run_row(row, peers)
             complete = complete and well
@@ -114,8 +112,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="Measure aiowsgi beside its peers, interleaved, in one run.",
-        epilog="commands instead of rows: report (shows a run again), regress (the cost of a "
-        "request, where time is too noisy), footprint (the memory of several workers). rows: "
+        epilog="commands instead of rows: pair (in short bursts, on a machine that others "
+        "use), report (shows a run again), regress (the cost of a request, where time is too "
+        "noisy), footprint (the memory of several workers). rows: "
         + "; ".join(f"{row.name} ({row.title})" for row in ROWS)
         + ". servers: "
         + ", ".join(peer.name for peer in PEERS)

@@ -11,6 +11,7 @@ import math
 import os
 import re
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from benchmarks import fairness, handshakes, offered
+from benchmarks.figures import THROUGHPUT
 from benchmarks.machine import program, program_version
 from benchmarks.rows import Row
 
@@ -25,6 +27,10 @@ GRACE_SECONDS = 30.0
 """How much longer than asked a client may run before it is taken for stuck."""
 ANSWER_TIMEOUT = 10
 """Seconds after which wrk counts an answer as an error: streaming to eight clients takes a few."""
+_BURST_TICK = 0.1
+"""Seconds: how often wrk looks whether it has been told to end."""
+_BURST_LIMIT = 60
+"""Seconds after which a burst would end by itself."""
 
 SHARES = (50, 75, 90, 95, 98, 99, 99.5, 99.8, 99.9, 99.95, 99.98, 99.99)
 """Percentiles of a distribution of latencies."""
@@ -58,6 +64,16 @@ class Measurement:
     """How long the client ran, its start included."""
     cpu: float
     """Processor time the client used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Burst:
+    """A short run of wrk."""
+
+    amount: float
+    """Requests that were answered, or bytes that were read."""
+    seconds: float
+    errors: int
 
 
 class Client:
@@ -97,19 +113,49 @@ class Client:
             command = [sys.executable, "-m", "benchmarks.handshakes"]
             command += [str(port), str(connections), str(duration)]
         else:
-            command = [self._path, "--latency", "--threads", "1", "--timeout", f"{ANSWER_TIMEOUT}s"]
-            command += ["--connections", str(connections), "--duration", f"{duration}s"]
-            if row.script is not None:
-                command += ["--script", str(row.script)]
-            for name, value in row.headers:
-                command += ["--header", f"{name}: {value}"]
-            command.append(f"{'https' if row.tls else 'http'}://127.0.0.1:{port}/")
+            command = self._wrk(row, port, connections, duration)
         cpu_before = _children_cpu()
         started = time.perf_counter()
         printed = _run(command, timeout=duration + GRACE_SECONDS, cores=cores)
         elapsed = time.perf_counter() - started
         findings = _reader(row)(printed)
         return Measurement(findings, elapsed=elapsed, cpu=_children_cpu() - cpu_before)
+
+    def burst(self, row: Row, port: int, connections: int, seconds: float, core: int) -> Burst:
+        """Ask the server on `port` for about so many seconds, a multiple of a tenth.
+
+        Raises `ClientError` when wrk fails or does not end.
+        """
+        process = subprocess.Popen(
+            self._wrk(row, port, connections, _BURST_LIMIT),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+        )
+        try:
+            # It would measure full seconds. Told to end, it does so at the next tenth of one.
+            time.sleep(seconds - _BURST_TICK / 2)
+            process.send_signal(signal.SIGINT)
+            printed, _ = process.communicate(timeout=GRACE_SECONDS)
+        except subprocess.TimeoutExpired as exc:
+            raise ClientError("wrk does not end") from exc
+        finally:
+            process.kill()
+            process.wait()
+        if process.returncode != 0:
+            raise ClientError(f"wrk failed: {printed.strip()}")
+        return parse_burst(printed, counts_bytes=row.headlines[0] == THROUGHPUT)
+
+    def _wrk(self, row: Row, port: int, connections: int, duration: int) -> list[str]:
+        """Return the command of wrk for a row."""
+        command = [self._path, "--latency", "--threads", "1", "--timeout", f"{ANSWER_TIMEOUT}s"]
+        command += ["--connections", str(connections), "--duration", f"{duration}s"]
+        if row.script is not None:
+            command += ["--script", str(row.script)]
+        for name, value in row.headers:
+            command += ["--header", f"{name}: {value}"]
+        return [*command, f"{'https' if row.tls else 'http'}://127.0.0.1:{port}/"]
 
 
 def _reader(row: Row) -> Callable[[str], Findings]:
@@ -147,10 +193,6 @@ def parse(report: str) -> Findings:
     """
     if int(_find(r"^\s*(\d+) requests in ", report)[1]) == 0:
         raise ClientError("wrk completed no request")
-    sockets = re.search(
-        r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", report
-    )
-    status = re.search(r"Non-2xx or 3xx responses: (\d+)", report)
     transfer = _find(r"^Transfer/sec:\s+([\d.]+)([KMGT]?)B", report)
     return Findings(
         {
@@ -159,8 +201,25 @@ def parse(report: str) -> Findings:
             "p50": _percentile(50, report),
             "p99": _percentile(99, report),
         },
-        errors=sum(int(count) for match in (sockets, status) if match for count in match.groups()),
+        errors=_errors(report),
     )
+
+
+def parse_burst(report: str, *, counts_bytes: bool) -> Burst:
+    """Read what wrk prints of a burst, in which perhaps no request was completed."""
+    line = _find(r"^\s*(\d+) requests in ([\d.]+)(us|ms|s|m|h), ([\d.]+)([KMGT]?)B read", report)
+    requests, seconds = int(line[1]), float(line[2]) * _SECONDS[line[3]]
+    read = float(line[4]) * _BYTES[line[5]]
+    return Burst(read if counts_bytes else requests, seconds, _errors(report))
+
+
+def _errors(report: str) -> int:
+    """Return how many requests and connections of wrk have failed."""
+    sockets = re.search(
+        r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", report
+    )
+    status = re.search(r"Non-2xx or 3xx responses: (\d+)", report)
+    return sum(int(count) for match in (sockets, status) if match for count in match.groups())
 
 
 def parse_fairness(text: str) -> Findings:

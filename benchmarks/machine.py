@@ -8,6 +8,7 @@ import re
 import resource
 import shutil
 import subprocess
+import sys
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
@@ -95,9 +96,12 @@ def _python() -> str:
         "--with-lto": "with LTO",
         "--disable-gil": "free-threaded",
     }
-    found = [name for flag, name in kinds.items() if flag in built] or ["without PGO"]
+    found = [name for flag, name in kinds.items() if flag in built]
+    if sys.base_prefix == "/usr":
+        # Distributions optimise in their own ways, of which the interpreter does not know.
+        found.append("by the distribution")
     version = f"{platform.python_implementation()} {platform.python_version()}"
-    return f"{version} built {', '.join(found)}"
+    return f"{version} built {', '.join(found or ['without PGO'])}"
 
 
 def _siblings(core: int) -> set[int]:

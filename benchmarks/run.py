@@ -1,22 +1,19 @@
 """Taking the samples: every row, every round, every server in turn, on fresh processes."""
 
 import contextlib
-import os
 import sys
 import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from benchmarks import certificate, idle, machine
-from benchmarks.application import THREADS_VARIABLE, VARIABLE
-from benchmarks.apps import CHUNK, FILE_CHUNKS, FILE_VARIABLE, SLEEP_SECONDS
+from benchmarks import idle, machine
+from benchmarks.apps import SLEEP_SECONDS
 from benchmarks.client import Client, ClientError, Measurement
-from benchmarks.installation import Installation
 from benchmarks.peers import Peer
-from benchmarks.process import ProcessError, ServerProcess, free_port
+from benchmarks.process import ProcessError, ServerProcess
 from benchmarks.results import RowResult, Sample
 from benchmarks.rows import Row
+from benchmarks.starting import Starter
 
 WARM_UP_SECONDS = 1
 SPARE_DESCRIPTORS = 2000
@@ -40,23 +37,12 @@ class Conditions:
 
 
 class Benchmark:
-    """Measures rows. `root` is the repository, `folder` one for files of this run."""
+    """Measures rows."""
 
-    def __init__(
-        self,
-        conditions: Conditions,
-        *,
-        client: Client,
-        installation: Installation,
-        root: Path,
-        folder: Path,
-    ) -> None:
+    def __init__(self, conditions: Conditions, *, client: Client, starter: Starter) -> None:
         self._conditions = conditions
         self._client = client
-        self._installation = installation
-        self._root = root
-        self._file = folder / "file"
-        self._certificate = folder / "certificate"
+        self._starter = starter
 
     def run_row(self, row: Row, peers: Sequence[Peer]) -> tuple[RowResult, bool]:
         """Measure each server once a round; one that fails is left out of later rounds.
@@ -184,35 +170,9 @@ class Benchmark:
     def _server(
         self, row: Row, peer: Peer, *, workers: int, cores: Collection[int]
     ) -> Iterator[tuple[ServerProcess, int]]:
-        """Run a server that has given the right answer once; yield it and its port."""
         threads = row.threads or self._conditions.threads
-        port = free_port()
-        program, *arguments = peer.arguments(
-            port=port,
-            threads=threads,
-            workers=workers,
-            application=row.application,
-            many=bool(row.idle),
-            certificate=certificate.made(self._certificate) if row.tls else None,
-        )
-        if row.expected_times == FILE_CHUNKS and not self._file.exists():
-            self._file.write_bytes(CHUNK * FILE_CHUNKS)
-        path = [self._installation.compiled] if peer.compiled else []
-        path.append(self._root)
-        environment = {
-            # Nothing that a user has set for one of the servers applies.
-            **{name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ},
-            "PYTHONPATH": os.pathsep.join(map(str, path)),
-            # Else the working directory would go first.
-            "PYTHONSAFEPATH": "1",
-            VARIABLE: row.application,
-            THREADS_VARIABLE: str(threads),
-            FILE_VARIABLE: str(self._file),
-        }
-        command = [self._installation.program(program), *arguments]
-        with ServerProcess(command, port=port, cores=cores, env=environment) as server:
-            server.check(row)
-            yield server, port
+        with self._starter.server(row, peer, threads=threads, workers=workers, cores=cores) as it:
+            yield it
 
     def _warm_up(self, row: Row, port: int, cores: Collection[int]) -> None:
         # The time may be too short for a single large answer, which is no error.

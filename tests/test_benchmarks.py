@@ -25,6 +25,8 @@ from benchmarks import (
     handshakes,
     instructions,
     offered,
+    pair,
+    pair_report,
     publish,
     readme,
     regress,
@@ -750,6 +752,143 @@ def test_a_page_that_processes_share_counts_once() -> None:
     with ServerProcess(command, port=port, cores=None, env={}) as server:
         eventually(lambda: server.resident_bytes() > 128 << 20, "both have all of it")
         assert 64 << 20 < server.proportional_bytes() < 128 << 20
+
+
+# Servers in pairs.
+
+
+WRK_BURST = """Running 60s test @ http://127.0.0.1:8765/
+  719 requests in 200.13ms, 92.68KB read
+  Socket errors: connect 1, read 0, write 0, timeout 2
+Requests/sec:   3592.66
+"""
+
+
+def test_what_wrk_prints_of_a_burst_is_read_as_requests_or_as_bytes() -> None:
+    burst = client.parse_burst(WRK_BURST, counts_bytes=False)
+    assert (burst.amount, burst.errors) == (719, 3)
+    assert burst.seconds == pytest.approx(0.20013)
+    assert client.parse_burst(WRK_BURST, counts_bytes=True).amount == pytest.approx(92.68 * 1024)
+
+
+def pairs_of(**servers: pair_report.Bursts) -> pair_report.Pairs:
+    facts = dict.fromkeys(("kernel", "processor", "python", "commit", "wrk"), "some")
+    rows = {"browser": servers}
+    return pair_report.Pairs({"date": "2026-01-02 03:04 UTC", **facts}, {OURS: "1.0"}, 3, rows)
+
+
+SLOW_AND_FAST = {
+    "slow": pair_report.Bursts([10.0, 20.0, 10.0], [0.5, 0.5, 0.5]),
+    "fast": pair_report.Bursts([20.0, 40.0, 30.0], [0.1, 0.0, 0.2]),
+}
+
+
+def test_bursts_are_compared_with_those_beside_them() -> None:
+    found = pairs_of(**SLOW_AND_FAST)
+    assert found.rate("browser", "slow") == pair_report.Quartiles(1.0, 1.0, 1.0)
+    assert found.rate("browser", "fast") == pair_report.Quartiles(2.0, 2.0, 3.0)
+    # A burst without an answer says nothing of what one costs.
+    cost = found.cost("browser", "fast")
+    assert cost is not None
+    assert cost.median == pytest.approx(0.3)
+    one = pair_report.Bursts([1.0, 1.0, 0.0], [0.5, 0.0, 0.0])
+    assert pairs_of(one=one).cost("browser", "one") is None
+
+
+def test_a_burst_adds_its_rate_and_what_it_has_cost() -> None:
+    bursts = pair_report.Bursts()
+    bursts.add(client.Burst(100, 0.5, errors=1), seconds=0.2)
+    bursts.add(client.Burst(0, 0.5, errors=1), seconds=0.2)
+    assert bursts == pair_report.Bursts([200.0, 0.0], [0.002, 0.0], errors=2)
+
+
+def test_the_table_of_a_pair_marks_who_failed() -> None:
+    row = next(row for row in ROWS if row.name == "browser")
+    failing = pair_report.Bursts([10.0, 20.0, 10.0], [0.5, 0.5, 0.5], errors=1)
+    text = pair_report.table(row, pairs_of(**SLOW_AND_FAST, failing=failing))
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()[2:6]]
+    assert lines[2][:2] == ["slow", "1.00 (1.00-1.00)"]
+    assert lines[3][:2] == ["fast", "2.00 (2.00-3.00)"]
+    assert "| failing ! " in text
+    assert text.endswith("! requests failed")
+
+
+def test_a_comparison_is_read_as_it_was_written_and_replaces_that_in_the_pages(
+    tmp_path: Path,
+) -> None:
+    failing = pair_report.Bursts([10.0, 20.0, 10.0], [0.5, 0.5, 0.5], errors=1)
+    found = pairs_of(**SLOW_AND_FAST, failing=failing)
+    path = tmp_path / "pair.json"
+    found.write(path)
+    assert pair_report.Pairs.read(path) == found
+    pages = [tmp_path / "README.md", tmp_path / "docs" / "performance.md"]
+    (tmp_path / "docs").mkdir()
+    for page in pages:
+        page.write_text("before\n<!-- pair -->\nold\n<!-- end -->\nbehind\n<!-- end -->\n")
+    pair_report.show(found, path, tmp_path)
+    for page in pages:
+        text = page.read_text()
+        assert text.startswith("before\n<!-- pair -->\n")
+        assert text.endswith("<!-- end -->\nbehind\n<!-- end -->\n")
+        assert "old" not in text
+        assert text.count("**") >= 2
+    assert cells_of(pages[0].read_text())[2] == ["1.00", "**2.00**", "-"]
+    assert "(../pair.json)" in text
+    pages[1].write_text("nothing")
+    with pytest.raises(ValueError, match="0 places"):
+        pair_report.show(found, path, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["hello", "a"], "a: not NAME=SERVER with one of the servers aiowsgi-h11"),
+        (["hello", "a=apache"], "a=apache: not NAME=SERVER"),
+        (["hello", "a=granian@/nowhere"], "/nowhere is no checkout"),
+        (["hello", "a=granian", "a=gunicorn"], "two servers have the same name"),
+        (["nope", "a=granian"], "no such row: nope"),
+        (["cpu", "a=granian"], "the row cpu is not made of bursts"),
+        (["hello", "a=granian", "--bursts", "1"], "at least 2"),
+    ],
+)
+def test_a_wrong_comparison_ends_with_a_message_and_status_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        command_line.main(["pair", *arguments])
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_all_rows_of_a_comparison_are_made_of_bursts() -> None:
+    assert [row.name for row in pair.select_rows("all")] == list(pair.ALL)
+
+
+class Bursting:
+    """In the place of servers and client: answers a request for each time that it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+
+    @contextlib.contextmanager
+    def server(self, row: Row, peer: Peer, **_: object) -> Iterator[tuple["Bursting", int]]:
+        yield self, PEERS.index(peer)
+
+    def cpu_by_thread(self) -> dict[int, float]:
+        # The first thread has ended before the second reading.
+        return {1: 5.0} if len(self.asked) % 2 == 0 else {2: 0.25}
+
+    def burst(self, row: Row, port: int, *_: object) -> client.Burst:
+        self.asked.append(port)
+        return client.Burst(len(self.asked), 1.0, errors=0)
+
+
+def test_bursts_alternate_there_and_back() -> None:
+    fake = Bursting()
+    contenders = [pair.contender(f"{peer.name}={peer.name}") for peer in PEERS[:3]]
+    found = pair.measure_row(HELLO, contenders, {ROOT: fake}, fake, 2, (0, 1))  # type: ignore[dict-item, arg-type]
+    assert fake.asked == [0, 1, 2, *(0, 1, 2), *(2, 1, 0)]
+    assert [bursts.rates for bursts in found.values()] == [[4.0, 9.0], [5.0, 8.0], [6.0, 7.0]]
 
 
 # What the page about the benchmark promises.
