@@ -1,19 +1,22 @@
-"""Threads whose timers may be late while several requests compute."""
+"""What changes for all threads while several requests compute: late timers, and shorter turns."""
 
 import asyncio
 import contextlib
 import ctypes
+import os
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 import pytest
 from conftest import StartServer
-from raw_client import RawClient, connect, eventually, on_each_loop
+from raw_client import RawClient, connect, connect_to, eventually, on_each_loop
+from served_process import served
 
 import aiowsgi
 from aiowsgi import libc
@@ -23,7 +26,9 @@ from aiowsgi.config import Config
 from aiowsgi.process.scheduling import (
     LONG_SLACK,
     LOOK_INTERVAL,
-    TimerSlackScheduling,
+    SHORT_INTERVAL,
+    USUAL_INTERVAL,
+    ContentionScheduling,
     find_scheduling,
     thread_cpu_time,
 )
@@ -68,8 +73,16 @@ def slack_of_a_thread() -> int:
     return seen[0]
 
 
+@pytest.fixture(autouse=True)
+def usual_interval() -> Iterator[None]:
+    """Have the interval as usual at the beginning and behind the test."""
+    assert sys.getswitchinterval() == USUAL_INTERVAL
+    yield
+    sys.setswitchinterval(USUAL_INTERVAL)
+
+
 @pytest.fixture
-def own_process() -> Iterator[TimerSlackScheduling]:
+def own_process() -> Iterator[ContentionScheduling]:
     """What a process that only serves has. The thread is as before at the end of the test."""
     found = find_scheduling()
     assert found is not None
@@ -79,7 +92,7 @@ def own_process() -> Iterator[TimerSlackScheduling]:
     assert not left_behind
 
 
-def test_slack_is_the_calling_thread_s_own(own_process: TimerSlackScheduling) -> None:
+def test_slack_is_the_calling_thread_s_own(own_process: ContentionScheduling) -> None:
     seen: list[bool] = []
     own_process.lengthen_slack()
     try:
@@ -107,7 +120,7 @@ def test_slack_that_the_process_was_started_with_is_restored() -> None:
         told.append(arguments)
         return 0
 
-    found = TimerSlackScheduling(prctl, 70_000, lambda number: 0.0)
+    found = ContentionScheduling(prctl, 70_000, lambda number: 0.0)
     found.lengthen_slack()
     found.restore_slack()
     assert told == [(29, LONG_SLACK, 0, 0, 0), (29, 70_000, 0, 0, 0)]
@@ -151,7 +164,7 @@ class Threads:
     def __init__(self, number: int) -> None:
         self.started = [JobThread(f"thread-{n}", n, 10.0, n) for n in range(number)]
         self.seconds = [100.0] * number
-        self.scheduling = TimerSlackScheduling(
+        self.scheduling = ContentionScheduling(
             lambda *arguments: 0, USUAL_SLACK, lambda number: self.seconds[number]
         )
 
@@ -193,6 +206,57 @@ def test_contention_ends_with_the_jobs() -> None:
     assert threads.scheduling.contended
     threads.scheduling.look([], 1002.0)
     assert not threads.scheduling.contended
+
+
+def crowd(threads: Threads) -> None:
+    """Have the next look find that all threads compute."""
+    now = time.monotonic()
+    threads.scheduling.look(threads.started, now)
+    threads.seconds = [seconds + 1.0 for seconds in threads.seconds]
+    threads.scheduling.look(threads.started, now + 1.0)
+    assert threads.scheduling.contended
+
+
+def test_interval_is_short_only_while_several_jobs_compute() -> None:
+    one, two = Threads(1), Threads(2)
+    one.scheduling.look(one.started, 1000.0)
+    one.seconds = [101.0]
+    one.scheduling.look(one.started, 1001.0)
+    assert sys.getswitchinterval() == USUAL_INTERVAL
+    crowd(two)
+    assert sys.getswitchinterval() == SHORT_INTERVAL
+    two.scheduling.look([], time.monotonic() + 2.0)
+    assert sys.getswitchinterval() == USUAL_INTERVAL
+
+
+@pytest.mark.parametrize("interval", [0.001, 0.002, 0.01])
+def test_interval_that_the_application_has_chosen_stays(interval: float) -> None:
+    sys.setswitchinterval(interval)
+    threads = Threads(2)
+    crowd(threads)
+    assert sys.getswitchinterval() == interval
+    threads.scheduling.look([], time.monotonic() + 2.0)
+    threads.scheduling.restore_interval()
+    assert sys.getswitchinterval() == interval
+
+
+def test_interval_that_the_application_chooses_in_a_crowd_stays() -> None:
+    threads = Threads(2)
+    crowd(threads)
+    sys.setswitchinterval(0.001)
+    crowd(threads)
+    assert sys.getswitchinterval() == 0.001
+    threads.scheduling.look([], time.monotonic() + 2.0)
+    assert sys.getswitchinterval() == 0.001
+
+
+def test_forked_child_has_the_usual_interval() -> None:
+    threads = Threads(2)
+    crowd(threads)
+    if (child := os.fork()) == 0:
+        os._exit(sys.getswitchinterval() != USUAL_INTERVAL)
+    assert os.waitpid(child, 0)[1] == 0
+    assert sys.getswitchinterval() == SHORT_INTERVAL
 
 
 def test_looks_are_rare() -> None:
@@ -245,7 +309,7 @@ def burners() -> Iterator[Burners]:
 
 @contextlib.asynccontextmanager
 async def burning(
-    burners: Burners, own: TimerSlackScheduling | None, **options: Any
+    burners: Burners, own: ContentionScheduling | None, **options: Any
 ) -> AsyncIterator[tuple[aiowsgi.Server, RawClient]]:
     """A server, two of whose threads compute, and a client that may ask for more."""
     config = Config(bind=("127.0.0.1:0",), threads=4, **options)
@@ -278,12 +342,15 @@ async def wait_for_long_slack(client: RawClient) -> None:
 
 @on_each_loop
 async def test_loop_thread_has_long_slack_while_jobs_compute(
-    start_server: StartServer, burners: Burners, own_process: TimerSlackScheduling
+    start_server: StartServer, burners: Burners, own_process: ContentionScheduling
 ) -> None:
     async with burning(burners, own_process) as (_, client):
         await wait_for_long_slack(client)
+        assert sys.getswitchinterval() == SHORT_INTERVAL
         burners.stop.set()
+        # No further request comes.
         await eventually(lambda: not has_long_slack())
+        assert sys.getswitchinterval() == USUAL_INTERVAL
     # A thread with a job is like all others.
     assert set(burners.seen) == {USUAL_SLACK}
 
@@ -292,19 +359,23 @@ async def test_loop_thread_has_long_slack_while_jobs_compute(
 async def test_embedded_server_changes_no_thread(
     start_server: StartServer, burners: Burners
 ) -> None:
-    """What the program around it starts meanwhile would be late for ever."""
+    """What the program around it starts meanwhile would be late for ever.
+
+    And the switch interval is the program's.
+    """
     async with burning(burners, None) as (_, client):
         end = time.monotonic() + 5 * LOOK_INTERVAL
         while time.monotonic() < end:
             await ask(client)
             assert slack() == USUAL_SLACK
+            assert sys.getswitchinterval() == USUAL_INTERVAL
         assert await asyncio.to_thread(slack) == USUAL_SLACK
         await ask(client, b"children")
     assert set(burners.seen) == {USUAL_SLACK}
 
 
 async def test_what_a_request_starts_has_usual_slack(
-    burners: Burners, own_process: TimerSlackScheduling
+    burners: Burners, own_process: ContentionScheduling
 ) -> None:
     async with burning(burners, own_process) as (_, client):
         await wait_for_long_slack(client)
@@ -314,7 +385,7 @@ async def test_what_a_request_starts_has_usual_slack(
 
 @on_each_loop
 async def test_what_a_coroutine_starts_has_usual_slack(
-    start_server: StartServer, burners: Burners, own_process: TimerSlackScheduling
+    start_server: StartServer, burners: Burners, own_process: ContentionScheduling
 ) -> None:
     async with burning(burners, own_process) as (_, client):
         await wait_for_long_slack(client)
@@ -324,11 +395,15 @@ async def test_what_a_coroutine_starts_has_usual_slack(
         for _ in range(10):
             await ask(client)
             assert not has_long_slack()
+        # The interval is as short as before, and as short-lived.
+        assert sys.getswitchinterval() == SHORT_INTERVAL
+        burners.stop.set()
+        await eventually(lambda: sys.getswitchinterval() == USUAL_INTERVAL)
 
 
 @on_each_loop
 async def test_server_that_stops_restores_the_slack(
-    start_server: StartServer, burners: Burners, own_process: TimerSlackScheduling
+    start_server: StartServer, burners: Burners, own_process: ContentionScheduling
 ) -> None:
     async with burning(burners, own_process, timeout_graceful=0.1) as (server, client):
         await wait_for_long_slack(client)
@@ -351,7 +426,7 @@ def test_idle_thread_has_long_slack_while_jobs_compute(burners: Burners) -> None
         idle[threading.get_ident()] = value == LONG_SLACK
         return 0
 
-    pool = ThreadPool(3, scheduling=TimerSlackScheduling(prctl, USUAL_SLACK, thread_cpu_time))
+    pool = ThreadPool(3, scheduling=ContentionScheduling(prctl, USUAL_SLACK, thread_cpu_time))
     try:
         for _ in range(2):
             pool.enqueue(burners.burn)
@@ -370,7 +445,7 @@ def test_idle_thread_has_long_slack_while_jobs_compute(burners: Burners) -> None
         pool.shutdown()
 
 
-def test_thread_does_not_inherit_long_slack(own_process: TimerSlackScheduling) -> None:
+def test_thread_does_not_inherit_long_slack(own_process: ContentionScheduling) -> None:
     pool = ThreadPool(1, scheduling=own_process)
     own_process.lengthen_slack()
     try:
@@ -379,3 +454,60 @@ def test_thread_does_not_inherit_long_slack(own_process: TimerSlackScheduling) -
         own_process.restore_slack()
         pool.shutdown()
     assert seen == USUAL_SLACK
+
+
+CROWDED = """
+import sys
+
+def application(environ, start_response):
+    if environ["PATH_INFO"] == "/burn":
+        stopping = environ["aiowsgi.stopping"]
+        while not stopping():
+            pass
+    body = str(sys.getswitchinterval()).encode()
+    start_response("200 OK", [("Content-Length", str(len(body)))])
+    return [body]
+"""
+
+PROGRAM = """
+import sys
+
+import aiowsgi
+from app import application
+
+aiowsgi.run(application, "127.0.0.1", 0)
+print(sys.getswitchinterval(), file=sys.stderr)
+"""
+
+
+async def crowd_process(port: int) -> None:
+    """Have a process compute twice until it is told to stop, and answer with a short interval."""
+    async with (
+        await connect_to(("127.0.0.1", port)) as one,
+        await connect_to(("127.0.0.1", port)) as two,
+        await connect_to(("127.0.0.1", port)) as client,
+    ):
+        await one.send(GET % b"burn")
+        await two.send(GET % b"burn")
+        end = time.monotonic() + TIMEOUT
+        body = b""
+        while body != str(SHORT_INTERVAL).encode():
+            assert time.monotonic() < end, f"the interval stays at {body!r}"
+            await client.send(GET % b"fast")
+            body = (await client.receive()).body
+
+
+async def test_process_has_the_usual_interval_behind_its_server(tmp_path: Path) -> None:
+    """Its requests compute until the server stops, and no look comes behind that."""
+    (tmp_path / "program.py").write_text(PROGRAM)
+    command = (sys.executable, "program.py")
+    with served(tmp_path, CROWDED, command=command, bind=()) as process:
+        await crowd_process(process.port())
+        assert process.stop() == 0
+    assert process.lines[-1] == str(USUAL_INTERVAL)
+
+
+async def test_worker_sets_its_interval(tmp_path: Path) -> None:
+    with served(tmp_path, CROWDED, "--workers", "1") as process:
+        await crowd_process(process.port())
+        assert process.stop() == 0

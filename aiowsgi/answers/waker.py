@@ -12,7 +12,7 @@ _log = logging.getLogger("aiowsgi.error")
 # A request for which none came before in this time, in seconds, is probably alone.
 _ALONE = 0.001
 # Seconds between two checks whether jobs still compete for the interpreter.
-_SLACK_LOOK = 0.1
+_CONTENTION_LOOK = 0.1
 
 
 class PoolWaker:
@@ -40,8 +40,10 @@ class PoolWaker:
         # Whether the pool will be woken in this pass of the loop, and when it was last asked for.
         self._waking = False
         self._asked_at = 0.0
-        # Runs while the kernel is allowed to wake the loop thread late.
+        # Runs while jobs compete for the interpreter.
         self._timer: Timer | None = None
+        # Whether the kernel must wake the loop thread in time even then.
+        self._is_punctual = False
 
     def wake_soon(self) -> None:
         """Have the pool woken for a request that was queued.
@@ -67,28 +69,29 @@ class PoolWaker:
             # Requests stay in the queue; the next one tries again, and the clock runs for each.
             _log.error("Cannot run the application: %s", error)
         scheduling = self._scheduling
-        if scheduling is not None and self._timer is None and scheduling.contended:
-            scheduling.lengthen_slack()
-            self._timer = self._timers.call_later(_SLACK_LOOK, self._look_at_contention)
+        if scheduling is not None and scheduling.contended and self._timer is None:
+            if not self._is_punctual:
+                scheduling.lengthen_slack()
+            self._timer = self._timers.call_later(_CONTENTION_LOOK, self._look_at_contention)
         self._on_woken()
 
     def _look_at_contention(self) -> None:
-        """Let the loop thread be late while jobs compute, and no longer: timers are late, too."""
+        """Look whether jobs still compute, though no request may come: what they cause must end."""
         with contextlib.suppress(RuntimeError):
             self._pool.wake()
-        if self._scheduling is not None and self._scheduling.contended:
-            self._timer = self._timers.call_later(_SLACK_LOOK, self._look_at_contention)
+        scheduling = self._scheduling
+        if scheduling is not None and scheduling.contended:
+            self._timer = self._timers.call_later(_CONTENTION_LOOK, self._look_at_contention)
         else:
-            self.restore_slack()
-
-    def restore_slack(self) -> None:
-        """Have the kernel wake the loop thread in time again."""
-        if self._scheduling is not None and self._timer is not None:
-            self._timer.cancel()
+            self._restore_slack()
             self._timer = None
+
+    def _restore_slack(self) -> None:
+        """Have the kernel wake the loop thread in time again, if it may be late."""
+        if self._scheduling is not None and self._timer is not None and not self._is_punctual:
             self._scheduling.restore_slack()
 
     def stay_punctual(self) -> None:
         """Have it woken in time from here on: the loop thread will run code of the application."""
-        self.restore_slack()
-        self._scheduling = None
+        self._restore_slack()
+        self._is_punctual = True

@@ -237,6 +237,7 @@ def serve_until_signal(
         if scheduling is not None:
             # The server has done so already, unless an exception has kept it from that.
             scheduling.restore_slack()
+            scheduling.restore_interval()
         # Slow readers of the logs have the rest of the time for shutdown.
         logs.flush(deadline - time.monotonic())
     return signals.exit_code

@@ -57,8 +57,9 @@ class ThreadSlots(Protocol):
 class Scheduling(Protocol):
     """What a process that only serves does when threads compete for the interpreter.
 
-    It says how late the kernel may wake a thread. An embedded server has none, because threads and
-    processes of the host would inherit what it sets. See ``process.scheduling``.
+    It says how late the kernel may wake a thread, and how long a thread may keep the interpreter.
+    An embedded server has none, because threads and processes of the host would inherit the one,
+    and the other is theirs as well. See ``process.scheduling``.
     """
 
     # Whether several jobs compute, as of the last look, so that threads wait for the interpreter.
@@ -68,7 +69,11 @@ class Scheduling(Protocol):
         """Return whether ``look`` should be called. ``now`` is by ``time.monotonic``."""
 
     def look(self, running: Iterable[JobThread], now: float) -> None:
-        """Find out whether several of the running jobs compute. One thread at a time calls this."""
+        """Find out whether several of the running jobs compute. One thread at a time calls this.
+
+        While ``contended`` it is called again and again, even if no request comes: what it does to
+        all threads of the process has to end with the jobs.
+        """
 
     def lengthen_slack(self) -> None:
         """Let the kernel wake the calling thread late."""
