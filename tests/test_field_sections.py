@@ -202,19 +202,31 @@ def test_a_section_is_remembered_at_its_second_coming() -> None:
     assert seen[1] is seen[2] is seen[3]
 
 
-def test_only_lines_that_are_new_are_read() -> None:
+def test_library_reads_unusual_lines_until_they_have_come_twice() -> None:
     reads = CountedReads()
     sections = FieldSections(Limits(), reads.reader, header_map="dangerous")
-    for number in range(3):
-        section = b"1.1\r\nHost: a\r\nX-Number: %d\r\nAccept:  b " % number
+    for number in range(4):
+        section = b"1.1\r\nHost:\ta\r\nX-Number: \xff%d\r\nAccept:  b " % number
         head = first_head(sections, head_bytes(section=section))
-        number_line = (b"x-number", b"%d" % number)
+        number_line = (b"x-number", b"\xff%d" % number)
         assert head.section.fields == [(b"host", b"a"), number_line, (b"accept", b"b")]
     assert reads.lines == [
-        [b"Host: a", b"X-Number: 0", b"Accept:  b "],
-        [b"X-Number: 1"],
-        [b"X-Number: 2"],
+        [b"Host:\ta", b"X-Number: \xff0"],
+        [b"Host:\ta", b"X-Number: \xff1"],
+        [b"X-Number: \xff2"],
+        [b"X-Number: \xff3"],
     ]
+
+
+def test_no_library_is_asked_for_simple_lines() -> None:
+    """What it would make of them is known: see test_readers."""
+    reads = CountedReads()
+    sections = FieldSections(Limits(), reads.reader, header_map="dangerous")
+    section = SECTION + b"\r\nA:\r\n~:  \r\nB:!~ : ~ \r\nC: d"
+    fields = first_head(sections, head_bytes(section=section)).section.fields
+    expected = [(b"host", b"a"), (b"a", b""), (b"~", b""), (b"b", b"!~ : ~"), (b"c", b"d")]
+    assert fields == expected
+    assert reads.lines == []
 
 
 def test_line_that_comes_twice_in_a_section_is_there_twice() -> None:
@@ -228,23 +240,59 @@ def test_line_that_comes_twice_in_a_section_is_there_twice() -> None:
 
 def test_lines_that_are_remembered_have_a_bound() -> None:
     sections = FieldSections(Limits(), H11, header_map="dangerous")
-    most = 0
+    known = sections._lines.known
     for number in range(MOST_LINES + 10):
-        section = b"1.1\r\nHost: a\r\nX-Number: %d" % number
-        first_head(sections, head_bytes(section=section))
-        most = max(most, len(sections._lines))
-    assert most == MOST_LINES
-    assert len(sections._lines) < 20
+        for other in range(2):
+            section = b"1.1\r\nHost: a\r\nX-Number: %d\r\nX: %d" % (number, other)
+            first_head(sections, head_bytes(section=section))
+            assert len(known) <= MOST_LINES
+    # The oldest made room.
+    assert b"X-Number: 0" not in known
+    assert b"X-Number: %d" % (MOST_LINES + 9) in known
 
 
-@pytest.mark.parametrize(("length", "reads"), [(LONGEST_LINE, 1), (LONGEST_LINE + 1, 2)])
+def test_lines_that_come_once_leave_nothing_behind() -> None:
+    """Secrets, and the numbers of requests: they drive out no line that others send."""
+    sections = warm(head_bytes())
+    for number in range(3 * MOST_LINES):
+        first_head(sections, numbered(number))
+    assert [*sections._lines.known] == [b"Host: a"]
+
+
+@pytest.mark.parametrize(("length", "reads"), [(LONGEST_LINE, 2), (LONGEST_LINE + 1, 4)])
 def test_long_lines_are_read_again(length: int, reads: int) -> None:
     counted = CountedReads()
     sections = FieldSections(Limits(), counted.reader, header_map="dangerous")
-    line = b"X: ".ljust(length, b"x")
-    for number in range(2):
-        first_head(sections, head_bytes(section=b"1.%d\r\nHost: a\r\n%b" % (number, line)))
+    line = b"X:\t".ljust(length, b"x")
+    for number in range(4):
+        section = b"1.1\r\nHost: a\r\n%b\r\nY: %d" % (line, number)
+        first_head(sections, head_bytes(section=section))
     assert sum(line in lines for lines in counted.lines) == reads
+
+
+def test_line_with_an_underscore_is_dropped_and_told_of_each_time() -> None:
+    dropped: list[bytes] = []
+    sections = FieldSections(Limits(), H11, header_map="drop", on_dropped=dropped.append)
+    for number in range(3):
+        section = b"1.1\r\nHost: a\r\nA_b:\t1\r\nX: %d\r\na_C: 2" % number
+        fields = first_head(sections, head_bytes(section=section)).section.fields
+        assert fields == [(b"host", b"a"), (b"x", b"%d" % number)]
+    assert dropped == [b"a_b", b"a_c"] * 3
+
+
+@pytest.mark.parametrize("malformed", [b"X : a", b"X", b" a", b"X: \0", b"X: a\rb", b"X: \x7f"])
+def test_malformed_line_among_known_ones_is_refused(malformed: bytes) -> None:
+    """Wherever it stands, and with the words of a server that knows nothing."""
+    lines = [b"Host: a", b"A: b", b"C: d"]
+    sections = FieldSections(Limits(), H11, header_map="dangerous")
+    for number in range(3):
+        first_head(sections, head_bytes(section=b"\r\n".join([b"1.1", *lines, b"Y: %d" % number])))
+    assert {*sections._lines.known} == {*lines}
+    for place in range(1, 4):
+        sent = [b"1.1", *lines[:place], malformed, *lines[place:]]
+        data = head_bytes(section=b"\r\n".join(sent))
+        expected = refusal(FieldSections(Limits(), H11, header_map="dangerous"), data)
+        assert str(refusal(sections, data)) == str(expected)
 
 
 def numbered(number: int) -> bytes:
@@ -367,9 +415,9 @@ def test_threads_may_make_the_environ_of_a_section_at_the_same_time() -> None:
 @pytest.mark.parametrize("field", [(b"content-length", b"6"), (b"x-length", b"5")])
 def test_no_library_decides_how_a_body_is_framed(field: tuple[bytes, bytes]) -> None:
     """What it takes for the field of a line is what the line says."""
-    wrong = replace(H11, fields=lambda _: [(b"host", b"a"), field])
+    wrong = replace(H11, fields=lambda _: [field])
     parser = Parser(FieldSections(Limits(), wrong, header_map="dangerous"))
-    parser.feed(head_bytes(b"POST /", SECTION + b"\r\nContent-Length: 5"))
+    parser.feed(head_bytes(b"POST /", SECTION + b"\r\nContent-Length:\t5"))
     with pytest.raises(AssertionError):
         parser.next_event()
 

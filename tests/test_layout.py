@@ -34,8 +34,9 @@ FLOORS: tuple[frozenset[str], ...] = (
 GROUND = frozenset({"errors", "wording", "callbacks", "cache", "libc", "folder_lock", "config"})
 # Rooms that know less than their floor would let them. A dotted name is one module.
 NARROWER: Mapping[str, frozenset[str]] = {
-    # http/request.py is data: what a parser yields.
-    "wsgi": GROUND | {"http.request"},
+    # http/request.py is data: what a parser yields. Besides, an environ has header fields, by the
+    # names that they have there.
+    "wsgi": GROUND | {"http.request", "http.meta_variables"},
     "bridge": GROUND,
     "observe": GROUND | {"http.request", "bridge"},
     "__main__": frozenset({"cli"}),

@@ -1,6 +1,7 @@
 """The libraries that read HTTP are told apart by nothing: not one event, refusal or word of it."""
 
 import gc
+import itertools
 import subprocess
 import sys
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from hypothesis import strategies as st
 from smuggling import TECHNIQUES, Technique
 
 from aiowsgi.errors import ConfigError, Refusal
+from aiowsgi.http.lines import match_field_line, match_simple_line
 from aiowsgi.http.readers.choice import find_reader
 from aiowsgi.http.readers.h11_reader import H11
 from aiowsgi.http.readers.httptools_reader import HTTPTOOLS
@@ -201,6 +203,66 @@ def test_any_sound_fields_are_found(fields: list[tuple[str, str, str, str]], chu
     expected = [(name.lower().encode(), value.encode("latin-1")) for name, _, value, _ in fields]
     for reader in READERS:
         assert reader.fields(section.encode("latin-1")) == expected
+
+
+# Simple lines, which no library is asked for: what each would say.
+
+
+def lines_of(data: bytes) -> list[bytes]:
+    return [line for line in data.split(b"\r\n") if match_simple_line(line)]
+
+
+def assert_read_as_we_do(reader: Reader, simple: list[bytes]) -> None:
+    """A reader splits lines at the colon, and takes the spaces around the value away."""
+    assert simple
+    for start in range(0, len(simple), 5000):
+        lines = simple[start : start + 5000]
+        ours = []
+        for line in lines:
+            match = match_simple_line(line)
+            assert match is not None
+            assert match_field_line(line)
+            ours.append((match[1].lower(), match[2].rstrip(b" ")))
+        assert reader.fields(b"\r\n".join([b"1.1", *lines])) == ours
+
+
+@each_reader
+def test_simple_lines_of_each_form_are_read_as_we_do(reader: Reader) -> None:
+    """All lines of up to seven bytes of each kind that the grammar tells apart.
+
+    They are: letters of a token, the colon, the space, and what may be in a value only.
+    """
+    every = (
+        bytes(line) for size in range(1, 8) for line in itertools.product(b"a: (", repeat=size)
+    )
+    assert_read_as_we_do(reader, [line for line in every if match_simple_line(line)])
+
+
+@each_reader
+def test_every_byte_of_a_simple_line_is_read_as_we_do(reader: Reader) -> None:
+    forms = (b"%b:", b"%b%b: a", b"a%b: a", b"a:%b", b"a: %b", b"a:b%b", b"a: %b ", b"a: b%bc %b")
+    bytes_of_each = (bytes([byte]) for byte in range(256))
+    lines = [form.replace(b"%b", byte) for byte in bytes_of_each for form in forms]
+    simple = [line for line in lines if match_simple_line(line)]
+    assert {byte for line in simple for byte in line} == {*range(0x20, 0x7F)}
+    assert_read_as_we_do(reader, simple)
+
+
+simple_names = st.one_of(own_names, st.sampled_from(KNOWN_NAMES.split()))
+simple_values = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E))
+
+
+@given(st.lists(st.builds("{}:{}".format, simple_names, simple_values), min_size=1, max_size=20))
+@settings(max_examples=examples(400))
+def test_any_simple_lines_are_read_as_we_do(lines: list[str]) -> None:
+    for reader in READERS:
+        assert_read_as_we_do(reader, [line.encode() for line in lines])
+
+
+@each_reader
+def test_simple_lines_of_hostile_requests_are_read_as_we_do(reader: Reader) -> None:
+    data = [*(case.data for case in CASES), *(technique.data for technique in TECHNIQUES)]
+    assert_read_as_we_do(reader, [line for request in data for line in lines_of(request)])
 
 
 @each_reader

@@ -42,26 +42,21 @@ def _list_members(values: list[bytes]) -> set[bytes]:
     its parts is a token.
     """
     # The fields hold no white space other than spaces and tabs.
-    return set(map(bytes.strip, b",".join(values).lower().split(b","))) - {b""}
+    members = set(map(bytes.strip, b",".join(values).lower().split(b",")))
+    members.discard(b"")
+    return members
 
 
 def _values_of(name: bytes, fields: list[Field], values: dict[bytes, bytes]) -> list[bytes]:
-    """Return the values of a field, in the order in which they were sent."""
-    if name not in values:
-        return []
+    """Return the values of a field that was sent, in the order in which they were."""
     if len(values) == len(fields):  # No name comes twice.
         return [values[name]]
     return [value for other, value in fields if other == name]
 
 
-def _check_host(version: str, hosts: list[bytes]) -> str | None:
-    # RFC 9112 §3.2: exactly one Host in HTTP/1.1, and no malformed one in any version.
+def _check_host(hosts: list[bytes]) -> str:
     if len(hosts) > 1:
         raise Refusal(400, "more than one Host field")
-    if not hosts:
-        if version == "HTTP/1.1":
-            raise Refusal(400, "a request in HTTP/1.1 needs a Host field")
-        return None
     host = hosts[0].decode("latin-1")
     if not is_authority(host):
         raise Refusal(400, "the Host field is not host[:port]")
@@ -129,37 +124,36 @@ def decide_framing(
 
     ``values`` holds the value of one field of each name. Raises Refusal with 400, 413, 417 or 501.
     """
-    hosts = _values_of(b"host", fields, values)
-    lengths = _values_of(b"content-length", fields, values)
-    codings = _values_of(b"transfer-encoding", fields, values)
-    options = _values_of(b"connection", fields, values)
-    expectations = _values_of(b"expect", fields, values)
-
-    # 1. Host (RFC 9112 §3.2).
-    host = _check_host(version, hosts)
+    # 1. Host (RFC 9112 §3.2): exactly one in HTTP/1.1, and no malformed one in any version.
+    host: str | None = None
+    if b"host" in values:
+        host = _check_host(_values_of(b"host", fields, values))
+    elif version == "HTTP/1.1":
+        raise Refusal(400, "a request in HTTP/1.1 needs a Host field")
 
     # 2. Body length (RFC 9112 §6.3). Attackers send both fields to smuggle requests (§11.2).
     content_length: int | None = None
-    if codings:
-        if lengths:
+    chunked = b"transfer-encoding" in values
+    if chunked:
+        if b"content-length" in values:
             raise Refusal(400, "Transfer-Encoding together with Content-Length")
-        _check_transfer_encoding(version, codings)
-    elif lengths:
+        _check_transfer_encoding(version, _values_of(b"transfer-encoding", fields, values))
+    elif b"content-length" in values:
+        lengths = _values_of(b"content-length", fields, values)
         content_length = _check_content_length(lengths, limits)
 
     # 3. Persistence (RFC 9112 §9.3).
     keep_alive = version == "HTTP/1.1"
-    if options:
-        tokens = _list_members(options)
+    if b"connection" in values:
+        tokens = _list_members(_values_of(b"connection", fields, values))
         keep_alive = b"close" not in tokens and (keep_alive or b"keep-alive" in tokens)
 
     # 4. Expectation (RFC 9110 §10.1.1). It is ignored in HTTP/1.0, which knows no 100.
     expect_continue = False
-    if expectations and version == "HTTP/1.1":
-        members = _list_members(expectations)
+    if b"expect" in values and version == "HTTP/1.1":
+        members = _list_members(_values_of(b"expect", fields, values))
         if members - {b"100-continue"}:
             raise Refusal(417, "the only expectation that can be met is 100-continue")
         expect_continue = bool(members)
 
-    chunked = bool(codings)
     return FieldSection(version, fields, host, content_length, chunked, keep_alive, expect_continue)

@@ -18,19 +18,20 @@ Buffer = bytes | bytearray
 _TOKEN = TOKEN.encode()
 _VALUE = rb"[\t\x20-\x7e\x80-\xff]*+"
 
-# Two patterns for the two parts of an ordinary head. They only save time: a head that they match
-# would be accepted line by line as well, unless a line is too long. A head that they do not match
-# is read line by line, which finds out what is wrong.
+# Patterns for an ordinary head. They only save time: a head whose lines they match would pass a
+# ``HeadScanner`` as well, unless a line is too long. Any other head is scanned, and that finds out
+# what is wrong.
 #
 # The part before " HTTP/", in latin-1. The groups are the method, the target, and the path and
 # query of the target, as ``split_target`` finds them.
 match_ordinary_request = re.compile(
     rf"(?!CONNECT )({TOKEN}) ((/[!\"$->@-~]*+)(?:\?([!\"$-~]*+))?)"
 ).fullmatch
-# The part between "HTTP/" and the empty line.
-match_ordinary_section = re.compile(rb"1\.[01](?:\r\n%b:%b)*" % (_TOKEN, _VALUE)).fullmatch
+# Any field line; and a simple one, which is printable ASCII. The groups are the name, and the value
+# with the spaces behind it. A test finds out that no library reads a simple line in another way.
+match_field_line = re.compile(rb"%b:%b" % (_TOKEN, _VALUE)).fullmatch
+match_simple_line = re.compile(rb"(%b): *+([\x20-\x7e]*+)" % _TOKEN).fullmatch
 _REQUEST_LINE = re.compile(rb"%b [\x21-\x7e]+ HTTP/([0-9])\.([0-9])" % _TOKEN)
-_FIELD_LINE = re.compile(rb"%b:%b" % (_TOKEN, _VALUE))
 _SPACE_BEFORE_COLON = re.compile(rb"%b[ \t]+:" % _TOKEN)
 # RFC 9112 §7.1.1, and the white space that recipients must accept.
 _CHUNK_LINE = re.compile(
@@ -127,7 +128,7 @@ def _check_request_line(line: bytes) -> None:
 
 
 def _check_field_line(line: bytes) -> None:
-    if _FIELD_LINE.fullmatch(line):
+    if match_field_line(line):
         return
     if line[:1] in (b" ", b"\t"):
         # RFC 9112 §5.2: obs-fold is refused, because parsers disagree about its meaning.

@@ -1,9 +1,9 @@
 """The parser: bytes in, events out.
 
 ``lines`` and ``target`` check everything before a library that reads HTTP sees a byte, because
-libraries are lenient, each in its own way. The library gets the bytes of one header section or of
-one body, and never what follows. Its result is compared with our own reading, and ``framing`` uses
-nothing else.
+libraries are lenient, each in its own way. The library gets some lines of one header section, or
+the bytes of one body, and never what follows. Its result is compared with our own reading, and
+``framing`` uses nothing else.
 """
 
 import re
@@ -194,6 +194,7 @@ class Parser(RequestParser):
         path, query, authority = split_target(method, target, is_secured=self._is_secured)
         raw = rest.removeprefix(b"HTTP/")
         section = self._sections.known.get(raw) or self._sections.read(raw)
+        assert section is not None  # All its lines were checked.
         self._in_body = True
         self._begin_body(section)
         host, variables = section.host, section.variables

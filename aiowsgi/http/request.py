@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 MAX_SHOWN_LINE = 1024
 # A header field: its name in lower case, and its value without the white space around it.
 Field = tuple[bytes, bytes]
+# The same as an environ has it (RFC 3875 §4.1.18): its key and its value.
+MetaVariable = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +45,8 @@ class FieldSection:
     chunked: bool
     keep_alive: bool
     expect_continue: bool
+    # The fields as an environ has them; None if that is not known yet.
+    meta_variables: list[MetaVariable] | None = field(default=None, compare=False, repr=False)
     # The part of the environ that all requests with this section have in common; None before the
     # first of them.
     environ: dict[str, Any] | None = field(default=None, compare=False, repr=False)

@@ -3,6 +3,9 @@
 A client sends nearly the same fields with each request of a connection, and clients of one kind
 send the same ones. What a section means depends only on the bytes from the version number to the
 empty line. So these bytes are the key of the cache, and what was decided from them is the value.
+
+Sections that hold something of one request differ in a few lines. What a single line says depends
+on nothing else, so lines are cached as well.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,25 +16,45 @@ from ..errors import Refusal
 from .forwarded.names import ALL_NAMES
 from .forwarded.policies import ForwardedPolicy
 from .framing import decide_framing, without_repetitions
-from .lines import match_ordinary_section
+from .lines import match_field_line, match_simple_line
+from .meta_variables import meta_variable
 from .readers.reader import Reader
-from .request import Field, FieldSection, Limits
+from .request import Field, FieldSection, Limits, MetaVariable
 
 # The limits of the cache: how many sections, and how many bytes and fields each. Sections as
-# browsers send them take 6 MB in all; a hostile client can make it 25. It can also drive out the
+# browsers send them take 6 MB in all; a hostile client can make it 28. It can also drive out the
 # sections of others, which costs no more than to read them again. Keys are compared byte by byte,
 # and hashed with a secret of the interpreter. So an attacker can neither make keys collide, nor
 # find out what others have sent. Secrets in sections (cookies, tokens) stay in memory until other
-# sections take their place, or the server is gone.
+# sections take their place, or the server is gone. All this is true of lines, too: those of
+# browsers take 0.6 MB, a hostile client can make it 1.3.
 _MAX_SECTIONS = 1024
 _MAX_SECTION_SIZE = 4096
 _MAX_FIELDS = 40
 _MAX_LINES = 1024
 _MAX_LINE_SIZE = 200
+_ORDINARY_VERSIONS = (b"1.1\r\n", b"1.0\r\n")
 # As a number: to look for a number in bytes is twenty times as fast as to look for bytes.
 _UNDERSCORE = ord("_")
 # How many bytes of a field name a refusal shows.
 _MAX_NAME_SHOWN = 100
+
+
+# What a field line says: the field, and the same as an environ has it.
+_Line = tuple[Field, MetaVariable]
+
+
+def _line(name: bytes, value: bytes) -> _Line:
+    return (name, value), meta_variable(name, value)
+
+
+def _parts(lines: list[_Line]) -> tuple[list[Field], list[MetaVariable]]:
+    """Return the fields of some lines, and the same as an environ has them."""
+    if not lines:
+        return [], []
+    # Two loops would take twice as long.
+    fields, variables = zip(*lines)  # noqa: B905
+    return list(fields), list(variables)
 
 
 class FieldSections:
@@ -76,8 +99,8 @@ class FieldSections:
         # Many sections are sent once only, because proxies or clients number their requests.
         self._cache = Cache[bytes, FieldSection](_MAX_SECTIONS, _MAX_SECTION_SIZE)
         self.known = self._cache.known
-        # Single lines, for sections that differ in a few lines only: 0.5 MB at most.
-        self._lines: dict[bytes, Field] = {}
+        # Only lines that are well formed, whatever section they were in.
+        self._lines = Cache[bytes, _Line](_MAX_LINES, _MAX_LINE_SIZE)
 
     def read_ordinary(self, raw: bytes) -> FieldSection | None:
         """Return a section; None if a ``HeadScanner`` has to check the head line by line.
@@ -85,16 +108,20 @@ class FieldSections:
         ``raw`` are the bytes between "HTTP/" and the empty line of a head that is not longer than
         ``max_unmeasured``. Raises Refusal with 400, 413, 417 or 501.
         """
-        if raw.count(b"\r\n") > self.limits.fields or match_ordinary_section(raw) is None:
-            return None
-        return self.read(raw)
+        return self.read(raw) if raw[:5] in _ORDINARY_VERSIONS else None
 
-    def read(self, raw: bytes) -> FieldSection:
-        """Return the section of a head whose lines are checked. Raises like ``read_ordinary``."""
-        version = "HTTP/1.0" if raw.startswith(b"1.0") else "HTTP/1.1"
-        fields = self._fields(raw)
+    def read(self, raw: bytes) -> FieldSection | None:
+        """Return the section of a version that is served; None for what a ``HeadScanner`` refuses.
+
+        Raises like ``read_ordinary``.
+        """
+        lines = self._lines_of(raw)
+        if lines is None:
+            return None
+        fields, variables = _parts(lines)
         # The last value of each name.
         values = dict(fields)
+        version = "HTTP/1.0" if raw[:3] == b"1.0" else "HTTP/1.1"
         policy = self._forwarded
         try:
             section = decide_framing(version, fields, values, self.limits)
@@ -106,6 +133,8 @@ class FieldSections:
             if policy is not None:
                 refusal.told_client = policy.client(fields)
             raise
+        if len(section.fields) == len(fields):  # Else some were dropped.
+            section.meta_variables = variables
         if len(section.fields) <= _MAX_FIELDS:
             self._cache.offer(raw, section, len(raw))
         return section
@@ -115,46 +144,59 @@ class FieldSections:
         policy = self._forwarded
         return None if policy is None else policy.variables(section, host)
 
-    def _mapped(self, fields: list[Field], ambiguous: list[bytes]) -> list[Field]:
+    def _mapped(self, lines: list[_Line], ambiguous: list[bytes]) -> list[_Line]:
         """Return the fields that the application may see. ``ambiguous`` names hold an underscore.
 
         In the environ, X_Forwarded_For has the same key as X-Forwarded-For. So a client could get
         it past a proxy that removes or sets the field with dashes.
         """
         if self._header_map == "dangerous":
-            return fields
+            return lines
         if self._header_map == "refuse":
             shown = ambiguous[0][:_MAX_NAME_SHOWN].decode("ascii")
             refusal = Refusal(400, f"the name of the header field {shown} holds an underscore")
             if self._forwarded is not None:
-                refusal.told_client = self._forwarded.client(fields)
+                refusal.told_client = self._forwarded.client([field for field, _ in lines])
             raise refusal
         if self._on_dropped is not None:
             for name in ambiguous:
                 self._on_dropped(name)
-        return [field for field in fields if _UNDERSCORE not in field[0]]
+        return [line for line in lines if _UNDERSCORE not in line[0][0]]
 
-    def _fields(self, raw: bytes) -> list[Field]:
-        """Return the fields of a section. Only lines that are not cached are read."""
-        lines = raw.split(b"\r\n")[1:]
-        known = self._lines
-        fields = list(map(known.get, lines))
-        unknown = [place for place, field in enumerate(fields) if field is None]
-        if not unknown:
-            return cast(list[Field], fields)
-        # A line means the same in every version of HTTP/1.
-        read = self.reader.fields(b"\r\n".join([b"1.1", *[lines[place] for place in unknown]]))
-        if len(known) + len(read) > _MAX_LINES:
-            known.clear()
+    def _lines_of(self, raw: bytes) -> list[_Line] | None:
+        """Return the lines of a section; None if there are too many, or one is malformed."""
+        sent = raw.split(b"\r\n")[1:]
+        if len(sent) > self.limits.fields:
+            return None
+        lines = cast(list[_Line], list(map(self._lines.known.get, sent)))
+        new = [place for place, line in enumerate(lines) if line is None]
+        unusual: list[int] = []
+        for place in new:
+            if (match := match_simple_line(sent[place])) is not None:
+                lines[place] = _line(match[1].lower(), match[2].rstrip(b" "))
+            elif match_field_line(sent[place]) is not None:
+                unusual.append(place)
+            else:
+                return None
+        if unusual:
+            # All at once: what a library does once for a section takes longer than any line.
+            fields = self._read([sent[place] for place in unusual])
+            for place, (name, value) in zip(unusual, fields, strict=True):
+                lines[place] = _line(name, value)
         ambiguous: list[bytes] = []
-        for place, field in zip(unknown, read, strict=True):
-            fields[place] = field
-            line = lines[place]
+        for place in new:
+            name, _ = lines[place][0]
+            if _UNDERSCORE in name:
+                ambiguous.append(name)  # Not cached, so that each request reports it.
+            else:
+                self._lines.offer(sent[place], lines[place], len(sent[place]))
+        return self._mapped(lines, ambiguous) if ambiguous else lines
+
+    def _read(self, lines: list[bytes]) -> list[Field]:
+        """Return what the library makes of some lines."""
+        # A line means the same in every version of HTTP/1.
+        fields = self.reader.fields(b"\r\n".join([b"1.1", *lines]))
+        for line, field in zip(lines, fields, strict=True):
             name, _, value = line.partition(b":")
             assert field == (name.lower(), value.strip(b" \t"))  # The library agrees with us.
-            if _UNDERSCORE in name:
-                ambiguous.append(field[0])  # Not cached, so that each request reports it.
-            elif len(line) <= _MAX_LINE_SIZE:
-                known[line] = field
-        whole = cast(list[Field], fields)
-        return self._mapped(whole, ambiguous) if ambiguous else whole
+        return fields

@@ -1,10 +1,10 @@
 """The environ (PEP 3333, "environ Variables"; RFC 3875 §4.1)."""
 
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any, BinaryIO
 
-from ..http.request import FieldSection, RequestHead
+from ..http.meta_variables import meta_variable
+from ..http.request import FieldSection, MetaVariable, RequestHead
 from .error_stream import ErrorStream
 from .file_wrapper import FileWrapper
 
@@ -62,46 +62,37 @@ def base_environ(
     }
 
 
-def _environ_key(name: bytes) -> str | None:
-    """Return the key for a header field, or None if the application must not see the field."""
-    # Proxy would become HTTP_PROXY, which HTTP clients take for a setting (CVE-2016-5385).
-    if name == b"proxy":
-        return None
-    key = name.decode("ascii").upper().replace("-", "_")
-    # Content_Type, if ``header_map`` lets it in, is another field than Content-Type.
-    return key if name in (b"content-type", b"content-length") else f"HTTP_{key}"
-
-
-_known_key = lru_cache(maxsize=1024)(_environ_key)
+def _joined(variables: list[MetaVariable]) -> Environ:
+    """Return the fields of a section in which some names come more than once."""
+    values: dict[str, list[str]] = {}
+    for key, value in variables:
+        values.setdefault(key, []).append(value)
+    # Joined in one step, so that many fields with one name take linear time (CVE-2025-14550).
+    # RFC 9110 §5.3 joins with commas; a cookie-string knows only "; " (RFC 6265 §4.2.1).
+    return {
+        key: ("; " if key == "HTTP_COOKIE" else ",").join(several)
+        for key, several in values.items()
+    }
 
 
 def _section_environ(base: Environ, section: FieldSection) -> Environ:
     """Return what the environs of all requests with this header section have in common."""
     environ = base.copy()
     environ["SERVER_PROTOCOL"] = section.version
-    repeated: dict[str, list[str]] = {}
-    for name, value in section.fields:
-        # Long names are not cached. Clients choose the names, and so all of them take 64 KiB at
-        # most.
-        key = _known_key(name) if len(name) <= 64 else _environ_key(name)
-        if key is None:
-            continue
-        text = value.decode("latin-1")
-        if key not in environ:
-            environ[key] = text
-        elif key in repeated:
-            repeated[key].append(text)
-        else:
-            repeated[key] = [environ[key], text]
-    # Joined in one step, so that many fields with one name take linear time (CVE-2025-14550).
-    for key, values in repeated.items():
-        # RFC 9110 §5.3 joins with commas; a cookie-string knows only "; " (RFC 6265 §4.2.1).
-        environ[key] = ("; " if key == "HTTP_COOKIE" else ",").join(values)
+    variables = section.meta_variables
+    if variables is None:
+        variables = [meta_variable(name, value) for name, value in section.fields]
+    size = len(environ) + len(variables)
+    environ.update(variables)
+    if len(environ) < size:  # Some came more than once.
+        environ.update(_joined(variables))
     if section.content_length is not None:
         # Without leading zeros: int() refuses a number of very many digits.
         environ["CONTENT_LENGTH"] = str(section.content_length)
     # The body is decoded already. An application that sees the field might decode it again.
     environ.pop("HTTP_TRANSFER_ENCODING", None)
+    # Proxy is not for the application: HTTP clients take HTTP_PROXY for a setting (CVE-2016-5385).
+    environ.pop("HTTP_PROXY", None)
     return environ
 
 

@@ -29,7 +29,9 @@ class Believing(ForwardedPolicy):
 
     def apply(self, section: FieldSection) -> None:
         """See ``ForwardedPolicy``."""
-        section.fields = [field for field in section.fields if field[0] not in self._dropped]
+        kept = [field for field in section.fields if field[0] not in self._dropped]
+        if len(kept) < len(section.fields):
+            section.fields = kept
         # None where nothing is told: then everything is as it would be otherwise.
         section.variables = self.variables(section, section.host)
 

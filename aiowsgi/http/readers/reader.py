@@ -31,8 +31,8 @@ class Reader:
     """A library that reads HTTP. It raises a Refusal for what it does not understand."""
 
     name: str
-    # Returns the fields of a section. The argument are the bytes from the version number on, as
-    # ``FieldSections`` cuts them.
+    # Returns the fields of a section. The argument are the bytes from the version number to the end
+    # of the last line.
     fields: Callable[[bytes], list[Field]]
     # Returns a decoder for a new body.
     chunk_decoder: Callable[[], ChunkDecoder]
