@@ -199,11 +199,12 @@ class MemoryWire:
         if self.capacity is not None:
             self.capacity -= len(data)
 
-    def write(self, data: bytes) -> None:
+    def write(self, pieces: list[bytes]) -> None:
         assert not self.half_closed, "written behind the end"
+        assert pieces
         if self.is_closing:
             return
-        self.pending += data
+        self.pending += b"".join(pieces)
         self.send()
         if self.pending and not self._paused:
             self._paused = True

@@ -278,7 +278,7 @@ class _CopyingTransfer(MemoryTransfer):
         part = self.part
         data = os.pread(part.descriptor, min(part.size, COPIED), part.offset)
         if data:
-            self._peer.write(data)
+            self._peer.write([data])
             if self.closed:
                 return  # Memory is short.
         part.offset += len(data)
@@ -385,12 +385,12 @@ class Peer(MemoryWire):
 
     # The wire.
 
-    def write(self, data: bytes) -> None:
+    def write(self, pieces: list[bytes]) -> None:
         self._note_write()
         if self.is_gone and not self.is_closing:
             self.fail()
         else:
-            super().write(data)
+            super().write(pieces)
 
     def send(self) -> None:
         if self.deaf and self.pending and self.capacity != 0:

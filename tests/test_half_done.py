@@ -185,11 +185,11 @@ class FailingWire(MemoryWire):
 
     fails = True
 
-    def write(self, data: bytes) -> None:
+    def write(self, pieces: list[bytes]) -> None:
         if self.fails:
             self.fails = False
             raise MemoryError
-        super().write(data)
+        super().write(pieces)
 
 
 def test_connection_is_cut_where_what_was_taken_cannot_be_sent() -> None:

@@ -172,15 +172,19 @@ class TestTakingALittle:
         writer.write([b"g"])
         assert wake.calls == 2
 
-    def test_makes_room_for_a_writer_that_waits(
+    def test_wakes_a_writer_that_waits_when_a_quarter_is_left(
         self, wake: Counter, waits: queue.SimpleQueue[None]
     ) -> None:
         writer = make_writer(wake, high_water=8)
-        writer.write([b"0123", b"4567"])
-        result = blocked_write(writer, [b"89ab"], waits)
-        assert writer.take(4) == ([b"0123"], Progress.LEFT)
+        writer.write([b"01", b"23", b"45", b"67"])
+        result = blocked_write(writer, [b"89"], waits)
+        # There would be room. But to run for a single piece is dear.
+        assert writer.take(2) == ([b"01"], Progress.LEFT)
+        assert writer.take(2) == ([b"23"], Progress.LEFT)
+        assert writer.blocks_thread
+        assert writer.take(2) == ([b"45"], Progress.LEFT)
         result.result(TIMEOUT)
-        assert take(writer) == (b"456789ab", Progress.OPEN)
+        assert take(writer) == (b"6789", Progress.OPEN)
 
     def test_what_is_left_is_dropped_when_the_client_leaves(self, wake: Counter) -> None:
         writer = make_writer(wake, high_water=100)
@@ -566,9 +570,9 @@ class TestPlaces:
         self, wake: Counter, long_waits: queue.SimpleQueue[None]
     ) -> None:
         slots = ThreadSlots()
-        writer = make_writer(wake, high_water=4, slots=slots)
-        writer.write([b"0", b"1", b"2", b"3"])
-        result = in_thread(lambda: writer.write([b"next"]))
+        writer = make_writer(wake, high_water=16, slots=slots)
+        writer.write([bytes(12), b"0", b"1", b"2", b"3"])
+        result = in_thread(lambda: writer.write([b"next" * 4]))
         for _ in range(3):
             long_waits.get(timeout=TIMEOUT)
             assert (slots.released, slots.reclaimed) == (1, 0)

@@ -21,6 +21,9 @@ _ALWAYS_ALLOWED = 1 << 16
 _MAX_PIECE = 1 << 17
 # Queued pieces are joined up to this size, as soon as many bytes are queued.
 _JOIN_LIMIT = 1 << 12
+# A thread that waits for room goes on when the queue holds only one part in so many of high water.
+# To run and wait again costs as much as some pieces, and the kernel has enough for the client then.
+_LOW_WATER_PART = 4
 
 
 class Progress(enum.Enum):
@@ -80,7 +83,9 @@ class ResponseWriter:
         "_error",
         "_held",
         "_high_water",
+        "_largest",
         "_lock",
+        "_low_water",
         "_pieces",
         "_progress",
         "_room",
@@ -97,10 +102,13 @@ class ResponseWriter:
     ) -> None:
         self._wake = wake
         self._high_water = high_water
+        self._low_water = high_water // _LOW_WATER_PART
+        # Of the pieces in the queue.
+        self._largest = min(_MAX_PIECE, high_water)
         self._budget = budget
         self._slots = slots
         # Protects everything below. Taken by the pool thread to write and by the loop thread to
-        # take, each for a few instructions.
+        # take, each for a few instructions, or for as long as the kernel needs to take a piece.
         # A signal handler or destructor that interrupts that may look at the writer, but not write.
         self._lock = make_lock()
         # Made when the pool thread has to wait for the first time. Most responses never wait.
@@ -162,18 +170,8 @@ class ResponseWriter:
 
         Raises ClientDisconnected if the client is gone.
         """
-        # This is read without the lock. ``_send_directly`` reads it again with the lock.
-        if self._direct and not (pieces := self._send_directly(pieces)):
-            return
-        largest = min(_MAX_PIECE, self._high_water)
-        for piece in pieces:
-            if len(piece) <= largest:
-                self._put(piece, OPEN)
-            else:
-                # Copies, not views: one view that is still queued would keep the whole piece in
-                # memory.
-                for start in range(0, len(piece), largest):
-                    self._put(piece[start : start + largest], OPEN)
+        if pieces:
+            self._put(pieces, OPEN, direct=True)
 
     def check(self) -> None:
         """Raise ClientDisconnected if the client is gone. Called on a pool thread."""
@@ -191,17 +189,8 @@ class ResponseWriter:
         if tail is not None:
             with self._lock:
                 self._tail = tail
-        elif pieces and self._direct and not queue:
-            pieces = self._send_directly(pieces)
         try:
-            last = b""
-            if pieces and len(pieces[-1]) <= min(_MAX_PIECE, self._high_water):
-                last = pieces.pop()
-            if pieces:
-                self.write(pieces)
-            # The last piece and the end are queued together, so that a response in one piece wakes
-            # the loop thread once.
-            self._put(last, FINISHED)
+            self._put(pieces, FINISHED, direct=tail is None and not queue)
         except BaseException:
             if (left := self.take_tail()) is not None:
                 left.close()
@@ -230,37 +219,109 @@ class ResponseWriter:
         with self._lock:
             self._woken = False
 
-    def _send_directly(self, pieces: list[bytes]) -> list[bytes]:
-        """Give the kernel as many bytes of the pieces as it takes, and return the rest."""
+    def _put(self, pieces: list[bytes], after: Progress, *, direct: bool) -> None:
+        """Send pieces, if that is ``direct`` and may be done now, and queue what is left.
+
+        ``after`` is what follows them. It is noted together with the last piece, so that a response
+        in one piece takes the lock and wakes the loop thread once.
+        """
         if self._lock._is_owned():
             raise reentered("the response")
-        with self._lock:
-            if not self._direct or self._pieces or self._send is None:
-                return pieces
-            if self._progress is not OPEN:
-                return pieces
-            self._begun = True
-            sent = self._send(pieces)
-            left: list[bytes] = []
-            for piece in pieces:
-                if sent < len(piece):
-                    left.append(piece[sent:] if sent else piece)
-                sent = max(0, sent - len(piece))
-            # If something is left, the loop thread waits for the client and sends it.
-            self._direct = not left
-            return left
+        while True:
+            waking = False
+            try:
+                with self._lock:
+                    if direct and self._direct:
+                        pieces = self._send_directly(pieces)
+                        if not pieces and after is OPEN:
+                            return
+                    direct = False
+                    pieces = self._queue(pieces)
+                    if not pieces:
+                        # Another thread of the application may be writing a piece of the body.
+                        is_cut = after is FINISHED and self._blocked_threads > 0
+                        self._progress = ABORTED if is_cut else after
+                    if not self._woken and (self._pieces or not pieces):
+                        self._woken = waking = True
+                if waking:
+                    self._wake()
+            except BaseException:
+                if waking:
+                    self._rearm_wake()
+                raise
+            if not pieces:
+                return
+            first = pieces[0]
+            if len(first) > self._largest:
+                # Copies, not views: one view that is still queued would keep the whole piece in
+                # memory.
+                for start in range(0, len(first), self._largest):
+                    self._put([first[start : start + self._largest]], OPEN, direct=False)
+                pieces = pieces[1:]
+
+    def _send_directly(self, pieces: list[bytes]) -> list[bytes]:
+        """Give the kernel as many bytes as it takes, and return the rest. The lock is held."""
+        if self._pieces or self._send is None or self._progress is not OPEN or not pieces:
+            return pieces
+        self._begun = True
+        # If something is left, the loop thread waits for the client and sends it.
+        self._direct = False
+        sent = self._send(pieces)
+        left: list[bytes] = []
+        for piece in pieces:
+            if sent < len(piece):
+                left.append(piece[sent:] if sent else piece)
+            sent = max(0, sent - len(piece))
+        self._direct = not left
+        return left
+
+    def _queue(self, pieces: list[bytes]) -> list[bytes]:
+        """Queue pieces, and return those that are not. The lock is held.
+
+        Where there is no room, wait for it. But the loop thread has to be woken before that, which
+        is done without the lock, as is the splitting of a large piece: then all from there on are
+        returned.
+        """
+        self._check_open()
+        for number, piece in enumerate(pieces):
+            size = len(piece)
+            if size > self._largest:
+                return pieces[number:]
+            if not self._has_room(size):
+                if not self._woken:
+                    return pieces[number:]
+                self._wait_for_room(size)
+                self._check_open()
+            if size:
+                self._append(piece)
+                self._size += size
+                if self._size >= MIN_COUNTED:
+                    self._count()
+        return []
+
+    def _check_open(self) -> None:
+        """Raise an error where nothing more can be queued. The lock is held."""
+        if self._error is not None:
+            raise self._error.copy()
+        if self._progress is not OPEN:
+            raise ApplicationError("the response is complete; nothing can be written behind it")
 
     def _has_room(self, more: int) -> bool:
         """Return whether ``more`` bytes can be queued. The lock is held."""
         size = self._size + more
-        if not self._size or self._error is not None:
+        if not self._size or not more or self._error is not None:
             return True
         if size > self._high_water:
             return False
         return size <= _ALWAYS_ALLOWED or self._budget.has_room(self._held, size)
 
+    def _is_low(self, more: int) -> bool:
+        """Return whether a thread that waits to queue ``more`` bytes goes on. The lock is held."""
+        is_low = self._size <= self._low_water or self._error is not None
+        return is_low and self._has_room(more)
+
     def _wait_for_room(self, more: int) -> None:
-        """Wait until ``more`` bytes can be queued. The lock is held.
+        """Wait until ``more`` bytes can be queued, and some more. The lock is held.
 
         The loop thread ends the wait: it takes what is queued when the client has room for it, and
         disconnects when the client leaves, takes nothing for too long, or the server stops.
@@ -269,46 +330,14 @@ class ResponseWriter:
             self._room = self._slots.make_condition(self._lock)
         self._blocked_threads += 1
         try:
-            if not self._room.wait_for(lambda: self._has_room(more), SHORT_WAIT):
+            if not self._room.wait_for(lambda: self._is_low(more), SHORT_WAIT):
                 try:
                     self._slots.release_slot()
-                    self._room.wait_for(lambda: self._has_room(more))
+                    self._room.wait_for(lambda: self._is_low(more))
                 finally:
                     self._slots.reclaim_slot()
         finally:
             self._blocked_threads -= 1
-
-    def _put(self, piece: bytes, progress: Progress) -> None:
-        if self._lock._is_owned():
-            raise reentered("the response")
-        waking = False
-        try:
-            with self._lock:
-                if self._size and piece and not self._has_room(len(piece)):
-                    self._wait_for_room(len(piece))
-                if self._error is not None:
-                    raise self._error.copy()
-                if self._progress is not OPEN:
-                    raise ApplicationError(
-                        "the response is complete; nothing can be written behind it"
-                    )
-                if self._blocked_threads and progress is FINISHED:
-                    # Another thread of the application is still writing a piece of the body.
-                    progress = ABORTED
-                if piece:
-                    self._append(piece)
-                    self._size += len(piece)
-                    if self._size >= MIN_COUNTED:
-                        self._count()
-                self._progress = progress
-                if self._woken:
-                    return
-                self._woken = waking = True
-            self._wake()
-        except BaseException:
-            if waking:
-                self._rearm_wake()
-            raise
 
     def _append(self, piece: bytes) -> None:
         """Add a piece to the queue. The lock is held."""
@@ -345,7 +374,7 @@ class ResponseWriter:
                 self._size = 0
             if self._held:
                 self._count()
-            if self._room is not None:
+            if self._room is not None and self._size <= self._low_water:
                 self._room.notify_all()
             if self._size:
                 return pieces, LEFT

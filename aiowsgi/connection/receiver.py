@@ -242,7 +242,7 @@ class Receiver:
             if not self._is_spooled:
                 self.is_continue_due = True
                 return True
-            self._wire.write(self._continue_response)
+            self._wire.write([self._continue_response])
         self._pace = Pace(self._shared.resources.clock())
         return False
 
@@ -281,7 +281,7 @@ class Receiver:
         if self.is_continue_due and self.body.was_asked_for:
             self.is_continue_due = False
             if not answered:
-                self._wire.write(self._continue_response)
+                self._wire.write([self._continue_response])
         self.update_reading()
 
     @property

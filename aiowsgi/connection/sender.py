@@ -63,7 +63,7 @@ class Sender:
             if not stream.first_byte_at:
                 stream.first_byte_at = self._shared.resources.clock()
             try:
-                self._wire.write(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+                self._wire.write(pieces)
             except BaseException:
                 # They are lost, as for want of memory, and nothing may follow them.
                 self._wire.reset()

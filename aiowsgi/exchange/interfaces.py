@@ -90,8 +90,8 @@ class Wire(Protocol):
     def is_closing(self) -> bool:
         """Whether its end has begun, so that nothing more is read or written."""
 
-    def write(self, data: bytes) -> None:
-        """Send or buffer. Never blocks."""
+    def write(self, pieces: list[bytes]) -> None:
+        """Send or buffer pieces, which are at least one. Never blocks."""
 
     def send_now(self, pieces: list[bytes]) -> int:
         """Give pieces to the kernel, and return how many bytes it took. Called on any thread.

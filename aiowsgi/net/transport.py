@@ -41,6 +41,7 @@ class SocketWire(asyncio.Protocol):
         "_loop",
         "_shared",
         "_socket",
+        "_takes_pieces",
         "_transport",
         "client",
         "is_plain",
@@ -93,6 +94,10 @@ class SocketWire(asyncio.Protocol):
 
     def _make_connection(self, transport: asyncio.BaseTransport) -> None:
         self.is_plain = transport.get_extra_info("sslcontext") is None
+        # uvloop gives them to the kernel as they are. The transports of asyncio, and our own for
+        # TLS, join them, or do worse: in some releases of Python 3.12 and 3.13 they know neither
+        # that the connection is lost (gh-136234) nor when to pause (CVE-2024-12254).
+        self._takes_pieces = not isinstance(transport, asyncio.Transport)
         # It says when it holds anything at all, and when that is gone: only then is a response
         # known to be out, and what is held for slow clients can be counted.
         self._transport.set_write_buffer_limits(high=0)
@@ -175,11 +180,14 @@ class SocketWire(asyncio.Protocol):
         """See ``Wire``."""
         return self._transport.is_closing()
 
-    def write(self, data: bytes) -> None:
+    def write(self, pieces: list[bytes]) -> None:
         """See ``Wire``."""
-        # Not writelines(), which in some releases of Python 3.12 and 3.13 knows neither that the
-        # connection is lost (gh-136234) nor when to pause (CVE-2024-12254).
-        self._transport.write(data)
+        if len(pieces) == 1:
+            self._transport.write(pieces[0])
+        elif self._takes_pieces:
+            self._transport.writelines(pieces)
+        else:
+            self._transport.write(b"".join(pieces))
 
     def send_file(self, part: FilePart, on_end: Callable[[bool], None]) -> FileTransfer:
         """See ``Wire``."""
