@@ -1,22 +1,24 @@
 """A client that does to a server what browsers do not: raw bytes, half-closes, resets, silence.
 
 It reads only when it is told to, so that a test decides when the kernel's buffers are full. Every
-wait is bounded. ``on_each_loop`` makes a test that runs on asyncio's event loop and on uvloop's;
-``on_each_wire`` makes one that runs over TLS as well, where the same client encrypts what it sends.
+wait is bounded. ``on_each_loop`` makes a test that runs on asyncio's event loop and on uvloop's,
+with the transports of the server and with those of the loop; ``on_each_wire`` makes one that runs
+over TLS as well, where the same client encrypts what it sends.
 """
 
 import asyncio
 import contextlib
 import functools
 import inspect
+import select
 import socket
 import ssl
 import struct
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from wsgiref.types import WSGIApplication
 from wsgiref.validate import validator
 
@@ -281,6 +283,20 @@ async def watched_loop() -> AsyncIterator[None]:
 StartServer = Callable[..., Awaitable[aiowsgi.Server]]
 NewLoop = Callable[[], asyncio.AbstractEventLoop]
 
+# Whether servers have transports of their own here.
+HAS_TRANSPORTS = hasattr(select, "epoll")
+
+
+class Wire(NamedTuple):
+    """Between server and client: the loop, whether TLS is spoken, and whose transports there are.
+
+    ``own`` are those that servers have here, others those of the loop.
+    """
+
+    new_loop: NewLoop
+    tls: bool = False
+    own: bool = True
+
 
 def loop_factories() -> list[Any]:
     factories = [pytest.param(asyncio.new_event_loop, id="asyncio")]
@@ -291,23 +307,36 @@ def loop_factories() -> list[Any]:
     return factories
 
 
+@contextlib.contextmanager
+def transports_of_the_loop() -> Iterator[None]:
+    """Let servers that start meanwhile have what they have on systems without epoll."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delattr(select, "epoll", raising=False)
+        yield
+
+
+def _represents(scenario: Callable[..., Awaitable[None]], *, one_in: int) -> bool:
+    """Return whether a test is one of those that represent the others."""
+    # By the name, so that another test does not move the choice.
+    return zlib.crc32(scenario.__name__.encode()) % one_in == 0
+
+
 def on_each_wire(scenario: Callable[..., Awaitable[None]]) -> Callable[..., None]:
     """Make a test like ``on_each_loop``, which runs over TLS, too: ``connect`` speaks it there.
 
     Where not everything is asked for, that is on one loop only, and one in four of these tests.
     """
     loops = loop_factories()
-    # By the name, so that another test does not move the choice.
-    chosen = zlib.crc32(scenario.__name__.encode()) % 4 == 0
+    chosen = loops[-1] if _represents(scenario, one_in=4) else None
     secure = [
         pytest.param(
-            *loop.values,
+            Wire(loop.values[0], tls=True),
             id=f"tls-{loop.id}",
-            marks=() if chosen and loop is loops[-1] else exhaustive,
+            marks=() if loop is chosen else exhaustive,
         )
         for loop in loops
     ]
-    return _test_of(scenario, loops, secure)
+    return _test_of(scenario, _cleartext(scenario) + secure)
 
 
 def on_each_loop(scenario: Callable[..., Awaitable[None]]) -> Callable[..., None]:
@@ -316,13 +345,30 @@ def on_each_loop(scenario: Callable[..., Awaitable[None]]) -> Callable[..., None
     ``start_server`` is like the fixture of that name, for who needs it. The test fails when an
     exception escapes to the event loop.
     """
-    return _test_of(scenario, loop_factories(), [])
+    return _test_of(scenario, _cleartext(scenario))
 
 
-def _test_of(
-    scenario: Callable[..., Awaitable[None]], plain: list[Any], secure: list[Any]
-) -> Callable[..., None]:
-    """Return a test with these loops for cleartext, and those for TLS."""
+def _cleartext(scenario: Callable[..., Awaitable[None]]) -> list[Any]:
+    """Return the loops of a test, with the server's transports and with their own.
+
+    Where not everything is asked for, only one loop has its own, in one in eight tests, and there
+    in place of the server's.
+    """
+    loops = loop_factories()
+    chosen = loops[0] if _represents(scenario, one_in=8) and HAS_TRANSPORTS else None
+    return [
+        pytest.param(
+            Wire(loop.values[0], own=own),
+            id=loop.id if own else f"{loop.id}-transports",
+            marks=exhaustive if own is (loop is chosen) else (),
+        )
+        for own in ((True, False) if HAS_TRANSPORTS else (True,))
+        for loop in loops
+    ]
+
+
+def _test_of(scenario: Callable[..., Awaitable[None]], wires: list[Any]) -> Callable[..., None]:
+    """Return a test with these wires."""
     own = inspect.signature(scenario).parameters
 
     async def run(context: ssl.SSLContext | None, **arguments: Any) -> None:
@@ -343,14 +389,14 @@ def _test_of(
                 arguments["start_server"] = start
             await scenario(**arguments)
 
-    def test(wire: tuple[NewLoop, bool], certificates: Certificates, **arguments: Any) -> None:
-        new_loop, tls = wire
+    def test(wire: Wire, certificates: Certificates, **arguments: Any) -> None:
         if "certificates" in own:
             arguments["certificates"] = certificates
-        token = _spoken.set(certificates.client_context() if tls else None)
+        token = _spoken.set(certificates.client_context() if wire.tls else None)
+        transports = contextlib.nullcontext() if wire.own else transports_of_the_loop()
         try:
-            with asyncio.Runner(loop_factory=new_loop) as runner:
-                runner.run(run(certificates.server_context() if tls else None, **arguments))
+            with transports, asyncio.Runner(loop_factory=wire.new_loop) as runner:
+                runner.run(run(certificates.server_context() if wire.tls else None, **arguments))
         finally:
             _spoken.reset(token)
 
@@ -368,10 +414,5 @@ def _test_of(
     ]
     test.__signature__ = inspect.Signature([*first, *others])  # type: ignore[attr-defined]
     del test.__wrapped__  # type: ignore[attr-defined]
-    wires = [
-        pytest.param((*case.values, tls), id=case.id, marks=case.marks)
-        for cases, tls in ((plain, False), (secure, True))
-        for case in cases
-    ]
     parametrized: Callable[..., None] = pytest.mark.parametrize("wire", wires)(test)
     return parametrized

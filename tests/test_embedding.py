@@ -21,7 +21,7 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 
 import httpx
 import pytest
-from raw_client import be_patient, eventually
+from raw_client import be_patient, eventually, transports_of_the_loop
 
 import aiowsgi
 from aiowsgi import BindError, ConfigError
@@ -1154,7 +1154,9 @@ async def test_connection_that_cannot_be_set_up_does_not_count(
 ) -> None:
     failed = _fail_once(monkeypatch, "connect_accepted_socket", OSError(errno.EINVAL, "gone"))
     config = aiowsgi.Config(max_connections=1)
-    async with aiowsgi.serve(hello, "127.0.0.1", 0, config=config) as server:
+    with transports_of_the_loop():
+        server = await aiowsgi.serve(hello, "127.0.0.1", 0, config=config)
+    async with server:
         async with connect(server) as lost:
             assert await lost.ended() == b""
         assert failed.is_set()

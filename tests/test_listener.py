@@ -11,11 +11,12 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 
 import pytest
 from memory import MemoryServer
-from raw_client import StartServer, eventually, on_each_loop
+from raw_client import StartServer, eventually, on_each_loop, transports_of_the_loop
 
 from aiowsgi.net.accept.listener import Listener
 from aiowsgi.net.bind.listening import ListeningSocket
 from aiowsgi.net.transport import SocketWire
+from aiowsgi.net.transports.loop_transports import LoopTransports
 
 # Fail-safe, in seconds.
 TIMEOUT = 20.0
@@ -72,6 +73,7 @@ def new_listener(
         make_room=lambda: None,
         on_broken=on_broken,
         make_protocol=make_protocol,
+        connector=LoopTransports(cast(asyncio.AbstractEventLoop, loop)),
         turn=turn,
     )
 
@@ -178,7 +180,8 @@ async def passes_of_loop(condition: Callable[[], bool]) -> None:
 async def test_a_set_up_that_the_host_cancels_is_not_counted_for_ever(
     start_server: StartServer, passes: int
 ) -> None:
-    server = await start_server(hello, timeout_graceful=60)
+    with transports_of_the_loop():
+        server = await start_server(hello, timeout_graceful=60)
     with socket.create_connection(server.sockets[0].getsockname(), TIMEOUT):
         before = asyncio.all_tasks()
         await passes_of_loop(lambda: asyncio.all_tasks() != before)

@@ -26,6 +26,7 @@ from aiowsgi.errors import BindError, ConfigError
 from aiowsgi.net.accept.listener import Listener
 from aiowsgi.net.bind.bind import bind_all
 from aiowsgi.net.bind.listening import ListeningSocket
+from aiowsgi.net.transports.loop_transports import LoopTransports
 from aiowsgi.process.worker.assignment import Assignment
 from aiowsgi.process.worker.own_sockets import check_reuse_port, with_own_sockets
 
@@ -401,6 +402,7 @@ async def test_what_waits_on_a_socket_of_its_own_is_accepted_before_it_is_closed
         make_room=lambda: None,
         on_broken=lambda: None,
         make_protocol=make_protocol,
+        connector=LoopTransports(asyncio.get_running_loop()),
     )
     with contextlib.ExitStack() as stack:
         for _ in range(3):

@@ -24,6 +24,7 @@ from ..net.accept.descriptors import DESCRIPTORS_OF_A_FILE, left_for_connections
 from ..net.accept.listener import Listener
 from ..net.bind.listening import ListeningSocket
 from ..net.entrance import Entrance
+from ..net.transports.choice import new_connector
 from ..observe.inspection import Inspection, stacks_of
 from ..wsgi.application import describe
 from .assembly import Assembly, new_pool, new_renewal, new_reporter
@@ -110,6 +111,7 @@ class Server:
             certificates=certificates,
             loop=loop,
         )
+        self._connector = new_connector(loop, self._context)
         self._listeners = [
             Listener(
                 sock,
@@ -119,6 +121,7 @@ class Server:
                 make_room=assembly.shared.shedding.free_connections,
                 on_broken=self._on_broken_listener,
                 make_protocol=self._protocol_factory(entrance),
+                connector=self._connector,
                 turn=None if self._reporter is None else self._reporter.turn(sock),
             )
             for sock, entrance in zip(sockets, ways, strict=True)
@@ -358,6 +361,7 @@ class Server:
         descriptors = self._assembly.abandon()
         for listener in self._listeners:
             descriptors += listener.abandon()
+        descriptors += self._connector.abandon()
         self._connections = 0
         leave_descriptors(descriptors)
 
@@ -402,11 +406,13 @@ class Server:
             for listener in self._listeners:
                 listener.close_without_loop()
             self._assembly.abort_without_loop()
+            self._connector.close()
 
     async def _close(self) -> None:
         await self._shutdown.run(self._config.drain_delay)
         if self._renewal is not None:
             self._renewal.close()
+        self._connector.close()
         self._loop_end.cancel()
 
 

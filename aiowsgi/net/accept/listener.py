@@ -6,9 +6,9 @@ import logging
 import socket
 from collections.abc import Callable
 from contextvars import Context
-from typing import Any
 
 from ..bind.listening import ListeningSocket
+from ..transports.connector import Connector
 
 _log = logging.getLogger("aiowsgi.error")
 
@@ -30,17 +30,16 @@ _BROKEN = (errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EOPNOTSUPP)
 
 
 class Listener:
-    """Accepts on a listening socket, which it owns, and makes a protocol for each connection.
+    """Accepts on a listening socket, which it owns, and has each connection connected.
 
     Arguments: ``room()`` says how many more connections are welcome; ``make_room()`` is called
     where there are none and a client waits; ``on_broken()``, where the socket cannot be accepted on
     any more; ``make_protocol(connection, peer)``, of an accepted socket and the name of its peer;
-    ``turn()`` says for how many seconds connections are left to others that may accept on the
-    socket, 0 where one is accepted now, and is None where that is never asked; ``context`` is what
-    callbacks run in. A protocol that could not be connected is told
-    ``connection_lost``, perhaps for the second time. Unlike ``asyncio.Server`` it leaves
-    connections to the kernel, or to another process, while there is no room. Everything is called
-    on the loop thread.
+    ``connector`` connects both; ``turn()`` says for how many seconds connections are left to others
+    that may accept on the socket, 0 where one is accepted now, and is None where that is never
+    asked; ``context`` is what callbacks run in. Unlike ``asyncio.Server`` it leaves connections to
+    the kernel, or to another process, while there is no room. Everything is called on the loop
+    thread.
     """
 
     def __init__(
@@ -53,6 +52,7 @@ class Listener:
         make_room: Callable[[], None],
         on_broken: Callable[[], None],
         make_protocol: Callable[[socket.socket, object], asyncio.Protocol],
+        connector: Connector,
         turn: Callable[[], float] | None = None,
     ) -> None:
         self._listening = listening
@@ -62,6 +62,7 @@ class Listener:
         self._make_room = make_room
         self._on_broken = on_broken
         self._make_protocol = make_protocol
+        self._connector = connector
         self._turn = turn
         self._accepting = False
         self._closed = False
@@ -70,8 +71,6 @@ class Listener:
         # When the log last said that connections cannot be accepted.
         self._reported_at = float("-inf")
         self._retry: asyncio.TimerHandle | None = None
-        # What is being set up: the task that does it, the socket, and the protocol.
-        self._connecting: dict[asyncio.Task[Any], tuple[socket.socket, asyncio.Protocol]] = {}
 
     @property
     def sock(self) -> socket.socket:
@@ -81,7 +80,7 @@ class Listener:
     def abandon(self) -> list[int]:
         """Accept no more, in a forked child. Return the descriptors that are its parent's."""
         self._closed = True
-        return [self.sock.fileno(), *(sock.fileno() for sock, _ in self._connecting.values())]
+        return [self.sock.fileno()]
 
     def resume(self) -> None:
         """Accept, from now on or again."""
@@ -114,8 +113,7 @@ class Listener:
             self._retry.cancel()
         self._pause()
         self._listening.close()
-        if self._connecting:
-            await asyncio.wait(self._connecting)
+        await self._connector.settle()
 
     def _accept(self) -> None:
         """Accept what is waiting: several at once are cheaper than a pass of the loop for each."""
@@ -172,24 +170,4 @@ class Listener:
 
     def _set_up(self, connection: socket.socket, peer: object) -> None:
         connection.setblocking(False)
-        protocol = self._make_protocol(connection, peer)
-        task = self._loop.create_task(
-            self._loop.connect_accepted_socket(lambda: protocol, connection)
-        )
-        self._connecting[task] = connection, protocol
-        task.add_done_callback(self._on_set_up)
-
-    def _on_set_up(self, task: asyncio.Task[Any]) -> None:
-        """Let go of a connection that could not be set up."""
-        connection, protocol = self._connecting.pop(task)
-        if task.cancelled():
-            # The host may cancel all tasks of the loop, and this one before it has begun.
-            error = None
-        elif (error := task.exception()) is None:
-            return
-        connection.close()
-        protocol.connection_lost(None)
-        if isinstance(error, OSError):
-            _log.debug("A connection was gone before it was set up: %s", error)
-        elif error is not None:
-            _log.error("A connection could not be set up", exc_info=error)
+        self._connector.connect(connection, self._make_protocol(connection, peer))
