@@ -241,6 +241,43 @@ def test_what_the_kernel_does_not_take_is_kept_and_sent_in_order(house: House) -
     assert house.is_quiet()
 
 
+def test_pieces_are_sent_as_they_are_and_in_order(house: House) -> None:
+    protocol, client = house.connect()
+    protocol.transport.writelines([b"one", b"", b"two"])
+    assert client.recv(100) == b"onetwo"
+    assert protocol.calls == []
+    # The kernel takes no more of them at a time, and then not all of the long one.
+    pieces = [b"%d," % number for number in range(1500)] + [MUCH, b"end"]
+    protocol.transport.writelines(pieces)
+    protocol.transport.writelines([b"behind", b"it"])
+    assert protocol.calls == ["pause"]
+    protocol.transport.write_eof()
+    reading = house.loop.run_in_executor(None, read_all, client)
+    assert house.loop.run_until_complete(reading) == b"".join(pieces) + b"behindit"
+    protocol.transport.close()
+    protocol.transport.writelines([b"too", b"late"])
+
+
+def test_pieces_for_a_client_that_takes_none_are_kept(house: House) -> None:
+    protocol, client = house.connect()
+    sock: socket.socket = protocol.transport.get_extra_info("socket")
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            sock.send(MUCH)
+    protocol.transport.writelines([b"one", b"two"])
+    assert protocol.transport.get_write_buffer_size() == 6
+    reset(client)
+    house.until(lambda: protocol.calls == ["pause", "lost"])
+
+
+def test_pieces_for_a_client_that_is_gone_end_the_connection(house: House) -> None:
+    protocol, client = house.connect()
+    protocol.transport.pause_reading()
+    reset(client)
+    protocol.transport.writelines([b"one", b"two"])
+    house.until(lambda: protocol.calls == ["lost"])
+
+
 def test_more_may_be_written_as_soon_as_there_is_room(house: House) -> None:
     protocol, client = house.connect()
     fill(protocol, house)

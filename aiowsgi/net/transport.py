@@ -94,9 +94,9 @@ class SocketWire(asyncio.Protocol):
 
     def _make_connection(self, transport: asyncio.BaseTransport) -> None:
         self.is_plain = transport.get_extra_info("sslcontext") is None
-        # uvloop gives them to the kernel as they are. The transports of asyncio, and our own for
-        # TLS, join them, or do worse: in some releases of Python 3.12 and 3.13 they know neither
-        # that the connection is lost (gh-136234) nor when to pause (CVE-2024-12254).
+        # Our own and those of uvloop give them to the kernel as they are. Those of asyncio, and our
+        # own for TLS, join them, or do worse: in some releases of Python 3.12 and 3.13 they know
+        # neither that the connection is lost (gh-136234) nor when to pause (CVE-2024-12254).
         self._takes_pieces = not isinstance(transport, asyncio.Transport)
         # It says when it holds anything at all, and when that is gone: only then is a response
         # known to be out, and what is held for slow clients can be counted.

@@ -5,8 +5,13 @@ import socket
 from select import EPOLLIN, EPOLLOUT
 from typing import Any, Protocol, cast
 
-# Bytes that are read at a time, before other connections have their turn.
+# Bytes that are read at a time, before other connections have their turn: of most requests there
+# are few, and more of what a long body goes on with. Not always more, because to take memory for
+# what does not come costs the more the more it is.
 _READ_BYTES = 1 << 16
+_MANY_BYTES = 1 << 18
+# Pieces that Linux takes at a time (UIO_MAXIOV).
+_MOST_PIECES = 1024
 
 
 class Watcher(Protocol):
@@ -19,12 +24,12 @@ class Watcher(Protocol):
         """Have ``report_end`` called in the next pass of the loop."""
 
 
-class PolledTransport(asyncio.Transport):
+class PolledTransport:
     """Reads and writes one socket, which it owns, when its watcher says that it can.
 
-    It behaves as the transports of the event loops do with a high-water mark of 0: what it is told
-    to write is sent at once, and what the kernel does not take is kept, and told to the protocol.
-    Everything is called on the loop thread.
+    It has of an ``asyncio.Transport`` what the server uses, and behaves as those of the event loops
+    do with a high-water mark of 0: what it is told to write is sent at once, and what the kernel
+    does not take is kept, and told to the protocol. Everything is called on the loop thread.
     """
 
     __slots__ = (
@@ -34,6 +39,7 @@ class PolledTransport(asyncio.Transport):
         "_is_at_end",
         "_is_closing",
         "_is_half_closed",
+        "_most",
         "_protocol",
         "_reads",
         "_rest",
@@ -51,6 +57,8 @@ class PolledTransport(asyncio.Transport):
         self._protocol = protocol
         # What it is watched for.
         self._events = 0
+        # How many bytes are read next, at most.
+        self._most = _READ_BYTES
         # Whether the protocol wants data, and whether the client will send none any more.
         self._reads = self._is_at_end = False
         # What the kernel has not taken yet; None most of the time.
@@ -71,13 +79,14 @@ class PolledTransport(asyncio.Transport):
         if events == EPOLLOUT or not self._events & EPOLLIN:
             return
         try:
-            data = self._socket.recv(_READ_BYTES)
+            data = self._socket.recv(self._most)
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
             self._break(error)
             return
         if data:
+            self._most = _READ_BYTES if len(data) < _READ_BYTES else _MANY_BYTES
             self._protocol.data_received(data)
             return
         self._is_at_end = True
@@ -96,7 +105,9 @@ class PolledTransport(asyncio.Transport):
         self._socket.close()
 
     def _send_rest(self) -> None:
-        assert self._rest is not None  # It is what is waited for.
+        if self._rest is None:
+            self._update()
+            return
         try:
             sent = self._socket.send(self._rest)
         except (BlockingIOError, InterruptedError):
@@ -107,8 +118,9 @@ class PolledTransport(asyncio.Transport):
         del self._rest[:sent]
         if self._rest:
             return
+        # It is watched until it has room again and nothing is left. Most often there is more by
+        # then, and the kernel need not be told twice.
         self._rest = None
-        self._update()
         self._protocol.resume_writing()
         if self._rest is not None:  # There is more.
             return
@@ -180,7 +192,7 @@ class PolledTransport(asyncio.Transport):
         """Return how many bytes the kernel has not taken."""
         return 0 if self._rest is None else len(self._rest)
 
-    def write(self, data: bytes | bytearray | memoryview) -> None:
+    def write(self, data: bytes) -> None:
         """Send, and keep what the kernel does not take. Once it is closing, nothing is sent."""
         if self._is_closing:
             return
@@ -196,9 +208,34 @@ class PolledTransport(asyncio.Transport):
             return
         if sent < len(data):
             # A copy, which takes no more memory than is counted.
-            self._rest = bytearray(memoryview(data)[sent:])
-            self._update()
-            self._protocol.pause_writing()
+            self._keep(bytearray(memoryview(data)[sent:]))
+
+    def writelines(self, pieces: list[bytes]) -> None:
+        """Do the same with several pieces, without joining them."""
+        if self._is_closing:
+            return
+        if self._rest is not None:
+            self._rest += b"".join(pieces)
+            return
+        try:
+            sent = self._socket.sendmsg(pieces[:_MOST_PIECES])
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError as error:
+            self._break(error)
+            return
+        rest = bytearray()
+        for piece in pieces:
+            if sent < len(piece):
+                rest += memoryview(piece)[sent:]
+            sent = max(0, sent - len(piece))
+        if rest:
+            self._keep(rest)
+
+    def _keep(self, rest: bytearray) -> None:
+        self._rest = rest
+        self._update()
+        self._protocol.pause_writing()
 
     def can_write_eof(self) -> bool:
         """Return True: the client's side can stay open."""

@@ -6,6 +6,7 @@ import logging
 import select
 import socket
 from contextvars import Context
+from typing import cast
 
 from .polled_transport import PolledTransport
 
@@ -53,7 +54,7 @@ class Poller:
             return
         self._transports[transport.descriptor] = transport
         try:
-            protocol.connection_made(transport)
+            protocol.connection_made(cast(asyncio.Transport, transport))
         except Exception as error:  # noqa: BLE001 - a defect must not keep others waiting
             self._report(transport, error)
 
