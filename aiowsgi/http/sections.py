@@ -168,12 +168,13 @@ class FieldSections:
         sent = raw.split(b"\r\n")[1:]
         if len(sent) > self.limits.fields:
             return None
-        lines = cast(list[_Line], list(map(self._lines.known.get, sent)))
-        new = [place for place, line in enumerate(lines) if line is None]
+        found: list[_Line | None] = list(map(self._lines.known.get, sent))
+        # None for those that are new. A compiled module would not let a list of lines hold that.
+        new = [place for place, line in enumerate(found) if line is None]
         unusual: list[int] = []
         for place in new:
             if (match := match_simple_line(sent[place])) is not None:
-                lines[place] = _line(match[1].lower(), match[2].rstrip(b" "))
+                found[place] = _line(match[1].lower(), match[2].rstrip(b" "))
             elif match_field_line(sent[place]) is not None:
                 unusual.append(place)
             else:
@@ -182,7 +183,8 @@ class FieldSections:
             # All at once: what a library does once for a section takes longer than any line.
             fields = self._read([sent[place] for place in unusual])
             for place, (name, value) in zip(unusual, fields, strict=True):
-                lines[place] = _line(name, value)
+                found[place] = _line(name, value)
+        lines = cast(list[_Line], found)
         ambiguous: list[bytes] = []
         for place in new:
             name, _ = lines[place][0]
