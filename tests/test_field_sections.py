@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from io import BytesIO
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aiowsgi.errors import Refusal
+from aiowsgi.http.forwarded.believing import Believing
+from aiowsgi.http.forwarded.names import FOR, HOST
+from aiowsgi.http.forwarded.policies import Dropping, ForwardedPolicy, Noticing
 from aiowsgi.http.parser import Parser
 from aiowsgi.http.readers.h11_reader import H11
 from aiowsgi.http.request import BodyData, EndOfMessage, FieldSection, Limits, RequestHead
@@ -203,6 +207,7 @@ def test_a_section_is_remembered_at_its_second_coming() -> None:
 
 
 def test_library_reads_unusual_lines_until_they_have_come_twice() -> None:
+    """If they are not in a section that is like the one before, as none here is."""
     reads = CountedReads()
     sections = FieldSections(Limits(), reads.reader, header_map="dangerous")
     for number in range(4):
@@ -243,19 +248,19 @@ def test_lines_that_are_remembered_have_a_bound() -> None:
     known = sections._lines.known
     for number in range(MOST_LINES + 10):
         for other in range(2):
-            section = b"1.1\r\nHost: a\r\nX-Number: %d\r\nX: %d" % (number, other)
+            section = b"1.1\r\nHost: a\r\nConnection: %d\r\nX-Forwarded-For: %d" % (number, other)
             first_head(sections, head_bytes(section=section))
             assert len(known) <= MOST_LINES
     # The oldest made room.
-    assert b"X-Number: 0" not in known
-    assert b"X-Number: %d" % (MOST_LINES + 9) in known
+    assert b"Connection: 0" not in known
+    assert b"Connection: %d" % (MOST_LINES + 9) in known
 
 
 def test_lines_that_come_once_leave_nothing_behind() -> None:
     """Secrets, and the numbers of requests: they drive out no line that others send."""
     sections = warm(head_bytes())
     for number in range(3 * MOST_LINES):
-        first_head(sections, numbered(number))
+        first_head(sections, head_bytes(section=SECTION + b"\r\nConnection: %d" % number))
     assert [*sections._lines.known] == [b"Host: a"]
 
 
@@ -265,7 +270,7 @@ def test_long_lines_are_read_again(length: int, reads: int) -> None:
     sections = FieldSections(Limits(), counted.reader, header_map="dangerous")
     line = b"X:\t".ljust(length, b"x")
     for number in range(4):
-        section = b"1.1\r\nHost: a\r\n%b\r\nY: %d" % (line, number)
+        section = b"1.1\r\nHost: a\r\n%b\r\nConnection: %d" % (line, number)
         first_head(sections, head_bytes(section=section))
     assert sum(line in lines for lines in counted.lines) == reads
 
@@ -286,13 +291,131 @@ def test_malformed_line_among_known_ones_is_refused(malformed: bytes) -> None:
     lines = [b"Host: a", b"A: b", b"C: d"]
     sections = FieldSections(Limits(), H11, header_map="dangerous")
     for number in range(3):
-        first_head(sections, head_bytes(section=b"\r\n".join([b"1.1", *lines, b"Y: %d" % number])))
+        sent = [b"1.1", *lines, b"Connection: %d" % number]
+        first_head(sections, head_bytes(section=b"\r\n".join(sent)))
     assert {*sections._lines.known} == {*lines}
-    for place in range(1, 4):
-        sent = [b"1.1", *lines[:place], malformed, *lines[place:]]
+    # In place of a line, too: then there is a precedent.
+    for start, end in [(1, 1), (2, 2), (3, 3), (1, 2), (2, 3)]:
+        sent = [b"1.1", *lines[:start], malformed, *lines[end:], b"Connection: 0"]
         data = head_bytes(section=b"\r\n".join(sent))
         expected = refusal(FieldSections(Limits(), H11, header_map="dangerous"), data)
         assert str(refusal(sections, data)) == str(expected)
+
+
+# What was decided once, for sections that differ in what decides nothing.
+
+# Sound values of fields of each kind: from which nothing, the framing, the client is decided.
+SOUND = {
+    "Accept": ["a", "b, c", "\xff"],
+    "Cookie": ["a=1", "a=2; b=3"],
+    "Proxy": ["a", "b"],
+    "A_b": ["a", "b"],
+    "Host": ["a", "b.test:1"],
+    "Connection": ["close", "keep-alive"],
+    "Content-Length": ["4", "05"],
+    "Transfer-Encoding": ["chunked", "Chunked"],
+    "Expect": ["100-continue", ","],
+    "Referer": ["a", "b"],
+    "X-Forwarded-For": ["192.0.2.1", "192.0.2.2"],
+    "X-Forwarded-Host": ["a", "b.test:1"],
+}
+white = st.sampled_from(["", " ", " ", " ", "\t"])
+any_name = st.sampled_from([*SOUND])
+any_value = st.sampled_from(["", "a", "6", "x, y", "\0", "a\rb", "gzip", "close", "100-continue"])
+
+
+def line(name: str, before: str, value: str, behind: str) -> bytes:
+    return f"{name}:{before}{value}{behind}".encode("latin-1")
+
+
+def line_of(name: str) -> st.SearchStrategy[bytes]:
+    return st.builds(line, st.just(name), white, st.sampled_from(SOUND[name]), white)
+
+
+any_line = st.builds(line, any_name, white, any_value, white)
+
+
+def policies() -> list[ForwardedPolicy | None]:
+    names = frozenset((FOR, HOST))
+    believing = Believing(names, lambda _: True, scheme="http", script_name="")
+    return [None, Noticing(lambda _: None), Dropping(lambda _: None), believing]
+
+
+def sections_with(header_map: str, policy: int) -> FieldSections:
+    return FieldSections(Limits(body=5), H11, header_map=header_map, forwarded=policies()[policy])
+
+
+def read_by(sections: FieldSections, data: bytes) -> tuple[Any, ...]:
+    """Return all that is known of a section, or why it is refused."""
+    parser = Parser(sections)
+    parser.feed(data)
+    try:
+        head = parser.next_event()
+    except Refusal as refusal:
+        return refusal.status, str(refusal), refusal.told_client
+    assert isinstance(head, RequestHead)
+    environ = environ_of(head)
+    del environ["wsgi.input"]
+    return head, environ
+
+
+@given(
+    st.data(),
+    st.lists(any_name, max_size=3),
+    st.sampled_from(["drop", "refuse", "dangerous"]),
+    st.sampled_from(range(4)),
+)
+@settings(max_examples=examples(1000))
+def test_precedent_changes_nothing(
+    data: st.DataObject, names: list[str], header_map: str, policy: int
+) -> None:
+    """Whichever lines are another one, and whatever is done with them."""
+
+    sections = sections_with(header_map, policy)
+    names = ["Host", *(name for name in names if name != "Host")]
+    lines = [data.draw(line_of(name)) for name in names]
+    read_by(sections, head_bytes(section=b"\r\n".join([b"1.1", *lines])))
+    for _ in range(3):
+        for place in data.draw(st.sets(st.integers(0, len(names) - 1), max_size=2)):
+            same = line_of(names[place])
+            lines[place] = data.draw(st.one_of(same, same, same, any_line))
+        version = data.draw(st.sampled_from([b"1.1"] * 4 + [b"1.0", b"1.2"]))
+        sent = head_bytes(section=b"\r\n".join([version, *lines]))
+        assert read_by(sections, sent) == read_by(sections_with(header_map, policy), sent)
+
+
+@pytest.mark.parametrize("header_map", ["drop", "refuse", "dangerous"])
+@pytest.mark.parametrize("policy", range(4))
+@pytest.mark.parametrize("name", SOUND)
+def test_precedent_is_none_where_the_value_matters(name: str, policy: int, header_map: str) -> None:
+    others = [f"{other}: {SOUND[other][0]}" for other in ("Host", "Cookie") if other != name]
+    for values in permutations([*SOUND[name], ""], 2):
+        sections = sections_with(header_map, policy)
+        for value in values:
+            sent = head_bytes(
+                section="\r\n".join(["1.1", *others, f"{name}: {value}"]).encode("latin-1")
+            )
+            assert read_by(sections, sent) == read_by(sections_with(header_map, policy), sent)
+
+
+def test_only_lines_that_differ_from_a_precedent_are_read() -> None:
+    reads = CountedReads()
+    sections = FieldSections(Limits(), reads.reader, header_map="drop")
+    for number in range(3):
+        section = b"1.1\r\nHost:\ta\r\nCookie: %d\r\nAccept: \xff" % number
+        first_head(sections, head_bytes(section=section))
+    assert reads.lines == [[b"Host:\ta", b"Accept: \xff"]]
+
+
+def test_precedents_are_few_and_small() -> None:
+    sections = FieldSections(Limits(), H11, header_map="drop")
+    for fields in range(1, 60):
+        for size in (10, 40, LONGEST // fields):
+            lines = [b"X%d: %b" % (number, b"x" * size) for number in range(fields)]
+            first_head(sections, head_bytes(section=b"\r\n".join([SECTION, *lines])))
+    kept = sections._precedents.values()
+    assert len(kept) <= MOST_FIELDS
+    assert all(sum(map(len, precedent._sent)) <= LONGEST for precedent in kept)
 
 
 def numbered(number: int) -> bytes:

@@ -25,6 +25,9 @@ _SINGLETONS = frozenset(
     b"if-range if-unmodified-since last-modified max-forwards proxy-authorization range referer "
     b"user-agent".split()
 )
+# The fields whose values decide anything here. Of singletons it only counts whether they are
+# repeated.
+DECIDING = frozenset(b"connection content-length expect host transfer-encoding".split())
 
 _CODING = (
     rf"({TOKEN})"

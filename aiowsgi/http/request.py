@@ -53,6 +53,23 @@ class FieldSection:
     # Values for the environ that follow from what proxies tell, which are trusted; else None.
     variables: Mapping[str, str] | None = None
 
+    def with_fields(
+        self, fields: list[Field], meta_variables: list[MetaVariable]
+    ) -> "FieldSection":
+        """Return a section of which all the same was decided."""
+        return FieldSection(
+            self.version,
+            fields,
+            self.host,
+            self.content_length,
+            self.chunked,
+            self.keep_alive,
+            self.expect_continue,
+            meta_variables,
+            None,
+            self.variables,
+        )
+
 
 @dataclass(slots=True)
 class RequestHead:

@@ -4,18 +4,20 @@ A client sends nearly the same fields with each request of a connection, and cli
 send the same ones. What a section means depends only on the bytes from the version number to the
 empty line. So these bytes are the key of the cache, and what was decided from them is the value.
 
-Sections that hold something of one request differ in a few lines. What a single line says depends
-on nothing else, so lines are cached as well.
+Sections that hold something of one request differ from others in a few lines. If these decide
+nothing, what was decided of another section is a precedent. And what a single line says depends on
+nothing else, so lines are cached as well.
 """
 
 from collections.abc import Callable, Mapping
+from operator import eq
 from typing import cast
 
 from ..cache import Cache
 from ..errors import Refusal
 from .forwarded.names import ALL_NAMES
 from .forwarded.policies import ForwardedPolicy
-from .framing import decide_framing, without_repetitions
+from .framing import DECIDING, decide_framing, without_repetitions
 from .lines import match_field_line, match_simple_line
 from .meta_variables import meta_variable
 from .readers.reader import Reader
@@ -27,7 +29,8 @@ from .request import Field, FieldSection, Limits, MetaVariable
 # and hashed with a secret of the interpreter. So an attacker can neither make keys collide, nor
 # find out what others have sent. Secrets in sections (cookies, tokens) stay in memory until other
 # sections take their place, or the server is gone. All this is true of lines, too: those of
-# browsers take 0.6 MB, a hostile client can make it 1.3.
+# browsers take 0.6 MB, a hostile client can make it 1.3. And of each number of lines that a cached
+# section may have, there is one precedent, whatever it holds.
 _MAX_SECTIONS = 1024
 _MAX_SECTION_SIZE = 4096
 _MAX_FIELDS = 40
@@ -38,6 +41,9 @@ _ORDINARY_VERSIONS = (b"1.1\r\n", b"1.0\r\n")
 _UNDERSCORE = ord("_")
 # How many bytes of a field name a refusal shows.
 _MAX_NAME_SHOWN = 100
+
+# The names of all fields whose values decide anything.
+_DECIDING = DECIDING | ALL_NAMES
 
 
 # What a field line says: the field, and the same as an environ has it.
@@ -57,6 +63,40 @@ def _parts(lines: list[_Line]) -> tuple[list[Field], list[MetaVariable]]:
     return list(fields), list(variables)
 
 
+class _Precedent:
+    """A section whose decisions hold for all that are like it, and the lines that it was sent in.
+
+    Like it are those that differ in nothing but values that decide nothing.
+    """
+
+    __slots__ = ("_section", "_sent", "_variables")
+
+    def __init__(
+        self, sent: list[bytes], section: FieldSection, variables: list[MetaVariable]
+    ) -> None:
+        self._sent = sent
+        self._section = section
+        self._variables = variables
+
+    def applied_to(self, sent: list[bytes]) -> FieldSection | None:
+        """Return the section that was sent in as many lines; None if it is not like this one."""
+        same = list(map(eq, sent, self._sent))
+        fields, variables = self._section.fields.copy(), self._variables.copy()
+        place = -1
+        for _ in range(same.count(False)):
+            place = same.index(False, place + 1)
+            if (match := match_simple_line(sent[place])) is None:
+                return None  # This may also be the first line, which is the version.
+            name, value = match[1].lower(), match[2].rstrip(b" ")
+            own_name, _ = fields[place - 1]
+            key, _ = variables[place - 1]
+            if name != own_name or name in _DECIDING:
+                return None
+            fields[place - 1] = (name, value)
+            variables[place - 1] = (key, value.decode("ascii"))
+        return self._section.with_fields(fields, variables)
+
+
 class FieldSections:
     """Reads the header sections of one server, and caches them. Used on the loop thread only.
 
@@ -73,6 +113,7 @@ class FieldSections:
         "_header_map",
         "_lines",
         "_on_dropped",
+        "_precedents",
         "known",
         "limits",
         "max_unmeasured",
@@ -101,6 +142,8 @@ class FieldSections:
         self.known = self._cache.known
         # Only lines that are well formed, whatever section they were in.
         self._lines = Cache[bytes, _Line](_MAX_LINES, _MAX_LINE_SIZE)
+        # By their number of lines, the last sections that were not like the one before.
+        self._precedents: dict[int, _Precedent] = {}
 
     def read_ordinary(self, raw: bytes) -> FieldSection | None:
         """Return a section; None if a ``HeadScanner`` has to check the head line by line.
@@ -115,13 +158,18 @@ class FieldSections:
 
         Raises like ``read_ordinary``.
         """
-        lines = self._lines_of(raw)
+        sent = raw.split(b"\r\n")
+        precedent = self._precedents.get(len(sent))
+        if precedent is not None and (section := precedent.applied_to(sent)) is not None:
+            self._cache.offer(raw, section, len(raw))
+            return section
+        lines = self._lines_of(sent[1:])
         if lines is None:
             return None
         fields, variables = _parts(lines)
         # The last value of each name.
         values = dict(fields)
-        version = "HTTP/1.0" if raw[:3] == b"1.0" else "HTTP/1.1"
+        version = "HTTP/1.0" if sent[0] == b"1.0" else "HTTP/1.1"
         policy = self._forwarded
         try:
             section = decide_framing(version, fields, values, self.limits)
@@ -137,6 +185,9 @@ class FieldSections:
             section.meta_variables = variables
         if len(section.fields) <= _MAX_FIELDS:
             self._cache.offer(raw, section, len(raw))
+            # No field was dropped, not even because it was repeated.
+            if len(section.fields) == len(sent) - 1 and len(raw) <= _MAX_SECTION_SIZE:
+                self._precedents[len(sent)] = _Precedent(sent, section, variables)
         return section
 
     def variables_for(self, section: FieldSection, host: str) -> Mapping[str, str] | None:
@@ -163,9 +214,8 @@ class FieldSections:
                 self._on_dropped(name)
         return [line for line in lines if _UNDERSCORE not in line[0][0]]
 
-    def _lines_of(self, raw: bytes) -> list[_Line] | None:
-        """Return the lines of a section; None if there are too many, or one is malformed."""
-        sent = raw.split(b"\r\n")[1:]
+    def _lines_of(self, sent: list[bytes]) -> list[_Line] | None:
+        """Return what lines say; None if there are too many, or one is malformed."""
         if len(sent) > self.limits.fields:
             return None
         found: list[_Line | None] = list(map(self._lines.known.get, sent))
