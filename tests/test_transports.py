@@ -290,7 +290,8 @@ def test_more_may_be_written_as_soon_as_there_is_room(house: House) -> None:
     protocol.transport.write_eof()
     reading = house.loop.run_in_executor(None, read_all, client)
     assert len(house.loop.run_until_complete(reading)) == 2 * len(MUCH)
-    assert protocol.calls == ["pause", "resume", "pause", "resume"]
+    # Perhaps the kernel took all of the second half at once.
+    assert protocol.calls in (["pause", "resume"] * 2, ["pause", "resume"])
 
 
 @pytest.mark.parametrize("end", ["close", "write_eof"])
