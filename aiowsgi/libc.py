@@ -12,6 +12,9 @@ def find(name: str, result: str, *arguments: str) -> Callable[..., int] | None:
     ``result`` and ``arguments`` are names of types in ``ctypes``. An interpreter may be built
     without that module, or be linked statically, so that it finds no function by its name. And a C
     library may lack the function.
+
+    Without ``arguments``, ints are passed as an int of C, also where a wider type is expected, and
+    bytes as a pointer. Such a call costs half as much.
     """
     try:
         import ctypes
@@ -20,6 +23,7 @@ def find(name: str, result: str, *arguments: str) -> Callable[..., int] | None:
     except (ImportError, OSError, AttributeError):
         return None
     function.restype = getattr(ctypes, result)
-    function.argtypes = [getattr(ctypes, argument) for argument in arguments]
+    if arguments:
+        function.argtypes = [getattr(ctypes, argument) for argument in arguments]
     found: Callable[..., int] = function
     return found

@@ -99,6 +99,12 @@ def test_function_of_the_c_library_is_found_with_its_types() -> None:
         labs("text")
 
 
+def test_function_of_the_c_library_takes_ints_and_bytes_where_no_types_are_given() -> None:
+    strnlen = libc.find("strnlen", "c_size_t")
+    assert strnlen is not None
+    assert (strnlen(b"text", 100), strnlen(b"text", 2)) == (4, 2)
+
+
 def test_function_that_the_c_library_lacks_is_none() -> None:
     assert libc.find("no_such_function", "c_int") is None
 

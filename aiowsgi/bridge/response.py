@@ -123,7 +123,7 @@ class ResponseWriter:
         # Whether bytes of the response were sent, or taken by the loop thread.
         self._begun = False
         # How the pool thread sends by itself, and whether it may now: only if all bytes before are
-        # sent.
+        # sent, and more may follow.
         self._send: Callable[[list[bytes]], int] | None = None
         self._direct = False
         # How many threads wait for room: more than one only if the application writes on several.
@@ -163,7 +163,8 @@ class ResponseWriter:
         Called on the loop thread when everything that it has taken is sent.
         """
         with self._lock:
-            self._direct = self._send is not None and not self._pieces
+            is_open = self._progress is OPEN and not self._pieces
+            self._direct = is_open and self._send is not None
 
     def write(self, pieces: list[bytes]) -> None:
         """Send or queue pieces. Called on a pool thread; blocks above high water.
@@ -205,6 +206,7 @@ class ResponseWriter:
         try:
             with self._lock:
                 self._progress = ABORTED
+                self._direct = False
                 if self._woken or self._error is not None:
                     return
                 self._woken = waking = True
@@ -231,16 +233,19 @@ class ResponseWriter:
             waking = False
             try:
                 with self._lock:
-                    if direct and self._direct:
-                        pieces = self._send_directly(pieces)
-                        if not pieces and after is OPEN:
+                    sends = direct and self._direct and not self._pieces and bool(pieces)
+                    if sends and not (pieces := self._send_directly(pieces)):
+                        if after is OPEN:
                             return
+                    else:
+                        pieces = self._queue(pieces)
                     direct = False
-                    pieces = self._queue(pieces)
                     if not pieces:
                         # Another thread of the application may be writing a piece of the body.
                         is_cut = after is FINISHED and self._blocked_threads > 0
                         self._progress = ABORTED if is_cut else after
+                        if after is not OPEN:
+                            self._direct = False
                     if not self._woken and (self._pieces or not pieces):
                         self._woken = waking = True
                 if waking:
@@ -261,18 +266,19 @@ class ResponseWriter:
 
     def _send_directly(self, pieces: list[bytes]) -> list[bytes]:
         """Give the kernel as many bytes as it takes, and return the rest. The lock is held."""
-        if self._pieces or self._send is None or self._progress is not OPEN or not pieces:
-            return pieces
+        assert self._send is not None  # Direct sending is allowed.
         self._begun = True
         # If something is left, the loop thread waits for the client and sends it.
         self._direct = False
         sent = self._send(pieces)
+        if sent == sum(map(len, pieces)):
+            self._direct = True
+            return []
         left: list[bytes] = []
         for piece in pieces:
             if sent < len(piece):
                 left.append(piece[sent:] if sent else piece)
             sent = max(0, sent - len(piece))
-        self._direct = not left
         return left
 
     def _queue(self, pieces: list[bytes]) -> list[bytes]:

@@ -231,7 +231,7 @@ class Stream:
     def respond(self, status: int, fields: Fields, body: bytes) -> None:
         """Answer as a whole, on the loop thread. No other thread answers, or ever has."""
         self.start(status_text(status), fields, len(body))
-        self.source = ReadyResponse(self.encoder.finish(body, self._take_head()))
+        self.source = ReadyResponse(self.encoder.finish(body, self._encoded_head))
         self.writer.retire()
         self.cancel()  # Its body is not read.
         self.fire(RESPOND)
@@ -357,11 +357,6 @@ class Stream:
         # RFC 9112 §9.6: announced where it is known.
         return body.is_too_long_to_drop(section.content_length, MAX_DROPPED_BYTES)
 
-    def _take_head(self) -> bytes:
-        """Return the head, if it has not been taken."""
-        head, self._encoded_head = self._encoded_head, b""
-        return head
-
     def _queues_end(self) -> bool:
         """Whether the loop thread sends the end of the response, and not this one.
 
@@ -373,11 +368,13 @@ class Stream:
 
     def send(self, data: bytes) -> bool:
         """Take a piece of the body. See ``Responder``."""
+        encoder = self.encoder
         try:
-            pieces = self.encoder.encode(data, self._take_head())
+            pieces = encoder.encode(data, self._encoded_head)
+            self._encoded_head = b""
             if self._ended:
                 pass
-            elif self.encoder.is_complete:
+            elif encoder.is_complete:
                 # All that was declared is there: one hand-over less, and nothing left to wait for.
                 self.writer.finish(pieces, queue=self._queues_end())
                 self._ended = True
@@ -386,7 +383,7 @@ class Stream:
         except BaseException as error:
             self._break_off(error)
             raise
-        return self.encoder.wants_more
+        return encoder.wants_more
 
     def check(self) -> bool:
         """Return whether anything more is of use. See ``Responder``."""
@@ -418,7 +415,8 @@ class Stream:
             self.finish(b"")
             return
         try:
-            pieces = self.encoder.finish(b"", self._take_head())
+            pieces = self.encoder.finish(b"", self._encoded_head)
+            self._encoded_head = b""
             self._check_length()
             self.file = part
             self.writer.finish(pieces, part)

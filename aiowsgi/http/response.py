@@ -174,9 +174,11 @@ class ResponseEncoder:
         "_remaining",
         "body_size",
         "excess",
+        "is_complete",
         "keep_alive",
         "missing",
         "status_code",
+        "wants_more",
     )
 
     def __init__(self, heads: ResponseHeads, method: str, version: str, keep_alive: bool) -> None:
@@ -196,16 +198,10 @@ class ResponseEncoder:
         # missing.
         self.excess = 0
         self.missing = 0
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether everything that may follow the head has been encoded."""
-        return self._framing is NONE or (self._framing is LENGTH and self._remaining == 0)
-
-    @property
-    def wants_more(self) -> bool:
-        """Whether more of the body would be sent, or would be reported as too long."""
-        return self._framing is not NONE and not self.excess
+        # Whether everything that may follow the head has been encoded.
+        self.is_complete = True
+        # Whether more of the body would be sent, or would be reported as too long.
+        self.wants_more = False
 
     @property
     def is_self_delimiting(self) -> bool:
@@ -222,6 +218,8 @@ class ResponseEncoder:
         key = (status, fields, length, self._head_request, self._http_11, self.keep_alive)
         head = heads.known.get(key) or heads.make(key)
         self.status_code, self._framing, self._remaining, self.keep_alive, lines, complete = head
+        self.wants_more = self._framing is not NONE
+        self.is_complete = not self.wants_more or (self._framing is LENGTH and not self._remaining)
         return lines if complete else lines + _date_and_end(int(heads.clock()))
 
     def encode(self, data: bytes, head: bytes = b"") -> list[bytes]:
@@ -235,9 +233,11 @@ class ResponseEncoder:
             if size > self._remaining:
                 # RFC 9112 §6.3: the client would read bytes beyond it as the next response.
                 self.excess += size - self._remaining
+                self.wants_more = False
                 data = data[: self._remaining]
                 size = self._remaining
             self._remaining -= size
+            self.is_complete = not self._remaining
         elif framing is NONE:
             data = b""
             size = 0
@@ -260,6 +260,7 @@ class ResponseEncoder:
             return 0
         size = min(size, self._remaining)
         self._remaining -= size
+        self.is_complete = not self._remaining
         self.body_size += size
         return size
 

@@ -29,7 +29,7 @@ def server_address(transport: asyncio.BaseTransport, *, tls: bool) -> Address:
 
 # send(2) that does not release the interpreter lock. It takes some microseconds, while to get the
 # lock back takes many milliseconds where other threads compute.
-_send = libc.find("send", "c_ssize_t", "c_int", "c_char_p", "c_size_t", "c_int")
+_send = libc.find("send", "c_ssize_t")
 # More bytes than that take the kernel too long for it.
 _MAX_DIRECT_BYTES = 1 << 17
 _FLAGS = socket.MSG_DONTWAIT | getattr(socket, "MSG_NOSIGNAL", 0)
@@ -52,12 +52,14 @@ def send_now(sock: socket.socket, pieces: list[bytes]) -> int:
             return 0
     descriptor = sock.fileno()  # -1 once it is closed.
     sent = 0
-    last = len(pieces) - 1
-    for number, piece in enumerate(pieces):
-        count = _send(descriptor, piece, len(piece), _FLAGS if number == last else _MORE)
-        sent += max(0, count)
-        if count != len(piece):
-            break
+    left = len(pieces)
+    for piece in pieces:
+        left -= 1
+        size = len(piece)
+        count = _send(descriptor, piece, size, _MORE if left else _FLAGS)
+        if count != size:
+            return sent + max(0, count)
+        sent += size
     return sent
 
 

@@ -145,21 +145,26 @@ class Task:
         iterable = hasattr(result, "__iter__") or hasattr(result, "__getitem__")
         if not iterable or isinstance(result, _NOT_CHUNKS):
             raise ApplicationError(_wrong_result(result))
-        if self._responder.abandoned:
+        responder = self._responder
+        if responder.abandoned:
             raise ClientDisconnected("a forked child answers nothing")
         for chunk in result:
             if not isinstance(chunk, bytes):
                 raise ApplicationError(_wrong_chunk(chunk, "yielded"))
             # An empty chunk says that the application is not ready yet (PEP 3333, "Middleware
             # Handling of Block Boundaries"). So the head is not sent yet either.
-            if chunk:
-                self._commit(None, len(chunk))
-            if not (self._responder.send(chunk) if chunk else self._responder.check()):
+            if not chunk:
+                wanted = responder.check()
+            else:
+                if not self._committed:
+                    self._commit(None, len(chunk))
+                wanted = responder.send(chunk)
+            if not wanted:
                 break
         if not self._committed:
             # Nothing was sent, so the body is empty and its length known.
             self._commit(0, 0)
-        self._responder.finish(b"")
+        responder.finish(b"")
 
     def _send_long(self, chunks: Sequence[bytes], size: int) -> None:
         """Send chunks that are ``size`` bytes together, one after the other."""
