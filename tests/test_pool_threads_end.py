@@ -31,9 +31,9 @@ from aiowsgi.bridge.pool import job_pool as pool_module
 from aiowsgi.bridge.pool import reporting_pool as reporting_module
 from aiowsgi.bridge.pool import threads as threads_module
 from aiowsgi.bridge.pool.executor_queue import ExecutorQueue
+from aiowsgi.bridge.pool.pool_thread import PoolThread
 from aiowsgi.bridge.pool.reporting_pool import ReportingPool
 from aiowsgi.bridge.pool.thread_pool import ThreadPool
-from aiowsgi.bridge.pool.threads import PoolThread
 from aiowsgi.bridge.response import Progress, ResponseWriter
 from aiowsgi.observe.scoreboard import Row, Scoreboard
 

@@ -12,6 +12,7 @@ import sys
 import threading
 import traceback
 import weakref
+from collections.abc import Callable
 from typing import NoReturn, Protocol
 
 from ..errors import ApplicationError, ClientDisconnected
@@ -46,6 +47,17 @@ def register(item: ForkAware) -> None:
     The reference is weak: it does not keep ``item`` alive.
     """
     _registered.add(item)
+
+
+class AtFork:
+    """Has ``abandon()`` called in every child that is forked while this object exists.
+
+    For an object that nothing can refer to weakly, such as one of a compiled class: it keeps this.
+    """
+
+    def __init__(self, abandon: Callable[[], None]) -> None:
+        self.abandon = abandon
+        register(self)
 
 
 def registered() -> list[ForkAware]:

@@ -9,7 +9,7 @@ read what they protect, although a change may be half done. An attempt to change
 import _thread
 import threading
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import Final, Protocol, cast
 
 
 class Lock(Protocol):
@@ -24,7 +24,7 @@ class Lock(Protocol):
 
 
 # ``threading.RLock`` is a function that calls this. Locks are made too often for that.
-make_lock = cast(Callable[[], Lock], _thread.RLock)
+make_lock: Final = cast(Callable[[], Lock], _thread.RLock)
 
 
 def make_condition(lock: Lock) -> threading.Condition:

@@ -5,7 +5,7 @@ has states of its own (``exchange.states``).
 """
 
 import enum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from ..config import Config
 from ..exchange.states import StreamState
@@ -46,9 +46,21 @@ class ConnectionEvent(enum.IntEnum):
     LOST = 6
 
 
-# By these names they are looked up several times faster, which is done many times a request.
-IDLE, HEAD, BUSY, DROPPING, CLOSING, CLOSED = ConnectionState
-BYTES, REQUEST, STREAM_END, STREAM_END_EARLY, BODY_END, CLOSE, LOST = ConnectionEvent
+# By these names they are looked up several times faster, as in ``exchange.states``.
+IDLE: Final = ConnectionState.IDLE
+HEAD: Final = ConnectionState.HEAD
+BUSY: Final = ConnectionState.BUSY
+DROPPING: Final = ConnectionState.DROPPING
+CLOSING: Final = ConnectionState.CLOSING
+CLOSED: Final = ConnectionState.CLOSED
+
+BYTES: Final = ConnectionEvent.BYTES
+REQUEST: Final = ConnectionEvent.REQUEST
+STREAM_END: Final = ConnectionEvent.STREAM_END
+STREAM_END_EARLY: Final = ConnectionEvent.STREAM_END_EARLY
+BODY_END: Final = ConnectionEvent.BODY_END
+CLOSE: Final = ConnectionEvent.CLOSE
+LOST: Final = ConnectionEvent.LOST
 
 EVENT_MEANINGS: dict[ConnectionEvent, str] = {
     BYTES: "the first bytes of a request have arrived, and no whole head",
@@ -67,7 +79,7 @@ TRANSITIONS: dict[ConnectionState, dict[ConnectionEvent, ConnectionState]] = {
     CLOSING: {LOST: CLOSED},
     CLOSED: {},
 }
-NEXT = compiled(ConnectionState, ConnectionEvent, TRANSITIONS)
+NEXT: Final = compiled(ConnectionState, ConnectionEvent, TRANSITIONS)
 
 
 class Rule(NamedTuple):

@@ -71,7 +71,7 @@ class FieldSection:
         )
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, init=False)
 class RequestHead:
     """A request head that has passed every check.
 
@@ -90,7 +90,26 @@ class RequestHead:
     section: FieldSection
     # Values for the environ from a web server in front, if its protocol can send such or it is
     # trusted. They replace what the server itself knows from the connection and the request.
-    variables: Mapping[str, str] | None = None
+    variables: Mapping[str, str] | None
+
+    # Written out: compiled code calls it without the interpreter, and not what dataclasses make.
+    def __init__(
+        self,
+        method: str,
+        target: str,
+        path: str,
+        query: str,
+        host: str | None,
+        section: FieldSection,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
+        self.method = method
+        self.target = target
+        self.path = path
+        self.query = query
+        self.host = host
+        self.section = section
+        self.variables = variables
 
 
 class BodyData(NamedTuple):

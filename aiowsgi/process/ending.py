@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import NoReturn
 
-from ..bridge.pool.threads import PoolThread
+from ..bridge.pool.pool_thread import PoolThread
 from ..observe.inspection import stacks_of
 from ..observe.loggers import error_log
 from . import logs, standard_streams

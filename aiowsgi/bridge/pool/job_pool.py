@@ -10,17 +10,19 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
+from ...compiling import mypyc_attr
 from ...errors import QueueFull
 from ...wording import counted
 from .. import forks
 from ..locks import Lock, make_condition, make_lock, reentered
 from .jobs import Job, JobThread, Scheduling
-from .threads import PoolThread, QueuedJob
+from .threads import QueuedJob, ThreadNotes
 
 _log = logging.getLogger("aiowsgi.error")
 _pool_numbers = itertools.count(1)
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class JobPool:
     """A bounded queue of jobs, and the threads that run them. Implements ``jobs.JobQueue``.
 
@@ -62,28 +64,27 @@ class JobPool:
         # Protects everything below and the state of every job. Taken by any thread that submits or
         # cancels, and by the threads of the pool between jobs, for a few instructions. A number
         # that is read without the lock was true a moment ago. A thread may end anywhere between two
-        # jobs (see ``threads``). So each step may be left out, and may be taken twice.
+        # jobs (see ``threads``), so each step may be left out or taken twice.
         self._lock = make_lock()
         self._jobs: deque[QueuedJob] = deque()
         self._running: set[QueuedJob] = set()
         # The running jobs that were written off.
         self._lost: set[QueuedJob] = set()
-        # The numbers of threads that wait for clients: threads of the pool, and threads that the
-        # application has started.
+        # The numbers of threads that wait for clients, also of those of the application.
         self._waiting_for_clients: set[int] = set()
         # The threads that will look into the queue again.
-        self._living: set[PoolThread] = set()
-        # All threads that have not ended.
-        self._threads: list[PoolThread] = []
-        # The threads that wait to be woken. The one that became idle last is woken first.
-        self._idle: dict[PoolThread, None] = {}
+        self._living: set[ThreadNotes] = set()
+        # All that have not ended.
+        self._threads: list[ThreadNotes] = []
+        # The threads that wait to be woken: the one that became idle last is the first.
+        self._idle: dict[ThreadNotes, None] = {}
         # A thread that was woken or started, and has not looked into the queue yet.
-        self._waking: PoolThread | None = None
+        self._waking: ThreadNotes | None = None
         self._closed = False
         self._on_stopped: list[Callable[[], None]] = []
-        # Whether this is a forked child. The threads exist in the parent only.
+        # Whether this is a forked child, which has none of the threads.
         self.abandoned = False
-        forks.register(self)
+        self._at_fork = forks.AtFork(self.abandon)
 
     @property
     def threads(self) -> int:
@@ -97,12 +98,12 @@ class JobPool:
 
     @property
     def queued(self) -> int:
-        """How many jobs are in the queue, as of a moment ago."""
+        """How many jobs are in the queue."""
         return len(self._jobs)
 
     @property
     def lost(self) -> int:
-        """How many jobs were written off and are still running, as of a moment ago."""
+        """How many jobs were written off and are still running."""
         return len(self._lost)
 
     @property
@@ -127,9 +128,8 @@ class JobPool:
 
         ``future`` is cancelled where the job is dropped.
 
-        Called on any thread; does not block. Raises QueueFull. Raises RuntimeError after
-        ``shutdown``, if no thread can be started, and in a signal handler or destructor that has
-        interrupted the pool itself.
+        Called on any thread; does not block. Raises QueueFull, and RuntimeError after ``shutdown``,
+        if no thread can be started, and in a signal handler or destructor that interrupts the pool.
         """
         job = QueuedJob(self, run, failed, future)
         self._refuse_reentry()
@@ -139,7 +139,7 @@ class JobPool:
             if self._closed:
                 raise RuntimeError("the thread pool is shut down")
             waiting = len(self._jobs)
-            # The free slots are counted only if the queue is longer than it may be without them.
+            # Free slots are counted only if the queue is longer than it may be without them.
             limit = self._queue_size
             if waiting >= limit and waiting >= limit + max(self._free_slots(), 0):
                 raise QueueFull(f"{counted(waiting, 'job')} in the queue already")
@@ -175,7 +175,7 @@ class JobPool:
             self._wake_one()
 
     def reclaim_slot(self) -> None:
-        """Count the calling thread as one that works again. See ``ThreadSlots``."""
+        """Count the calling thread as working again. See ``ThreadSlots``."""
         with self._lock:
             self._waiting_for_clients.discard(threading.get_ident())
             self._dismiss_surplus()
@@ -183,11 +183,11 @@ class JobPool:
     def stop(self, on_stopped: Callable[[], None], *, cancel: bool = False) -> None:
         """Begin to shut down; ``on_stopped()`` is called, on any thread, when no thread is left.
 
-        With ``cancel`` the jobs that have not started are dropped. Does not block.
+        With ``cancel`` jobs that have not started are dropped. Does not block.
         """
         dropped: list[QueuedJob] = []
         # What the jobs would have run. It is destroyed after the lock is released, because a
-        # destructor may do anything.
+        # destructor may do anything. Compiled code destroys what it does not use any more.
         runs: list[object] = []
         self._refuse_reentry()
         with self._lock:
@@ -206,6 +206,7 @@ class JobPool:
             stopped = not self._living
             if not stopped:
                 self._on_stopped.append(on_stopped)
+        runs.clear()
         for job in dropped:
             if job.future is not None:
                 job.future.cancel()
@@ -214,13 +215,13 @@ class JobPool:
 
     def join(self) -> None:
         """Wait until every thread has ended."""
-        # Jobs that are still in the queue may start further threads meanwhile.
+        # Jobs in the queue may start further threads meanwhile.
         while threads := self.living_threads():
             for thread in threads:
                 thread.join()
 
     def abandon(self) -> None:
-        """Take no more jobs in a forked child, which has none of the threads. See ``forks``."""
+        """Take no more jobs in a forked child. See ``forks``."""
         self._lock = make_lock()
         self.abandoned = self._closed = True
         self._jobs = deque()
@@ -230,9 +231,9 @@ class JobPool:
         self._on_stopped = []
 
     def living_threads(self) -> list[threading.Thread]:
-        """Return the threads that were started and have not ended."""
+        """Return the threads that have not ended."""
         with self._lock:
-            return [thread for thread in self._threads if thread.is_alive()]
+            return [one.thread for one in self._threads if one.thread.is_alive()]
 
     def _refuse_reentry(self) -> None:
         """Raise RuntimeError if this call interrupts another on the same thread. See ``locks``."""
@@ -264,17 +265,19 @@ class JobPool:
 
     def _start_thread(self) -> None:
         """Start a thread. Raise if that fails and the pool has no other. The lock is held."""
-        thread = PoolThread(self._work, f"{self._name}-{next(self._numbers)}")
-        self._threads = [old for old in self._threads if old in self._living or old.is_alive()]
+        thread = ThreadNotes(self._work, f"{self._name}-{next(self._numbers)}")
+        self._threads = [
+            old for old in self._threads if old in self._living or old.thread.is_alive()
+        ]
         try:
             self._threads.append(thread)
             self._living.add(thread)
             self._waking = thread
-            thread.start()
+            thread.thread.start()
         except BaseException as error:
             self._waking = None
             self._living.discard(thread)
-            # If there are other threads, one of them will take the job.
+            # If there are others, one of them will take the job.
             if not (self._living and isinstance(error, RuntimeError | MemoryError)):
                 raise
 
@@ -297,12 +300,13 @@ class JobPool:
         with self._lock:
             if job.thread is not None:
                 return False
-            # This is destroyed after the lock is released, because a destructor may do anything.
-            dropped = job.run, job.failed
+            # This is destroyed after the lock is released, as in ``stop``.
+            dropped = [job.run, job.failed]
             job.run = job.failed = None
             # In a forked child the queue is empty, whatever its jobs are.
             if dropped[0] is not None and not self.abandoned:
                 self._jobs.remove(job)
+        dropped.clear()
         return True
 
     def started_job(self, job: QueuedJob) -> JobThread | None:
@@ -319,7 +323,7 @@ class JobPool:
             self._wake_one()
             return True
 
-    def _next_job(self, thread: PoolThread) -> QueuedJob | None:
+    def _next_job(self, thread: ThreadNotes) -> QueuedJob | None:
         """Take a job out of the queue, if there is one that may run. The lock is held."""
         if not self._jobs:
             return None
@@ -343,21 +347,21 @@ class JobPool:
             self._wake_one()
         return job
 
-    def _note_end(self, job: QueuedJob, thread: PoolThread) -> None:
+    def _note_end(self, job: QueuedJob, thread: ThreadNotes) -> None:
         """Take note that a job has ended. The lock is held."""
         self._running.discard(job)
         self._lost.discard(job)
         if self._waiting_for_clients:
-            # Perhaps the wait was interrupted before the thread could reclaim its slot.
+            # Perhaps the wait was interrupted before the slot was reclaimed.
             self._waiting_for_clients.discard(threading.get_ident())
         thread.job = None
 
-    def _work(self, thread: PoolThread) -> None:
+    def _work(self, thread: ThreadNotes) -> None:
         try:
             self._run_jobs(thread)
         except BaseException:  # noqa: BLE001
-            # The top of the thread. The exception was raised in it from outside, between two jobs.
-            _log.error("The thread %s of the pool is replaced", thread.name, exc_info=True)
+            # The top of the thread. This was raised in it from outside, between two jobs.
+            _log.error("The thread %s of the pool is replaced", thread.thread.name, exc_info=True)
         finally:
             on_stopped: list[Callable[[], None]] = []
             try:
@@ -367,7 +371,7 @@ class JobPool:
         for callback in on_stopped:
             callback()
 
-    def _clean_up(self, thread: PoolThread, on_stopped: list[Callable[[], None]]) -> None:
+    def _clean_up(self, thread: ThreadNotes, on_stopped: list[Callable[[], None]]) -> None:
         """Undo what a thread that ends has left half done, whatever has ended it, and where.
 
         If the pool is closed and this was the last thread, the callbacks to call are added to
@@ -383,21 +387,21 @@ class JobPool:
                 if not begun:
                     job.thread = None
             self._living.discard(thread)
-            # If no thread can be started, the next job tries again.
+            # If none can be started, the next job tries again.
             with contextlib.suppress(RuntimeError, MemoryError):
                 self._wake_one()
             if self._closed and not self._living:
                 on_stopped += self._on_stopped
                 self._on_stopped = []
 
-    def _note_arrival(self, thread: PoolThread) -> None:
+    def _note_arrival(self, thread: ThreadNotes) -> None:
         """Take note that a thread looks into the queue. The lock is held."""
         self._living.add(thread)
         self._idle.pop(thread, None)
         if self._waking is thread:
             self._waking = None
 
-    def _run_jobs(self, thread: PoolThread) -> None:
+    def _run_jobs(self, thread: ThreadNotes) -> None:
         scheduling = self._scheduling
         if scheduling is not None:
             scheduling.restore_slack()  # The thread has inherited that of the one that started it.

@@ -6,7 +6,7 @@ from typing import Any
 
 from .job_pool import JobPool
 from .jobs import Job, LoadReport, Scheduling
-from .threads import PoolThread, QueuedJob
+from .threads import QueuedJob, ThreadNotes
 
 
 class ReportingPool(JobPool):
@@ -40,7 +40,7 @@ class ReportingPool(JobPool):
         self._report = report
         self._describe = describe
         # The slot of each thread that has run a job. Protected by the lock of the pool.
-        self._slots: dict[PoolThread, int] = {}
+        self._slots: dict[ThreadNotes, int] = {}
         self._note_threads()
 
     def enqueue(
@@ -83,7 +83,7 @@ class ReportingPool(JobPool):
             self._note_threads()
         return written_off
 
-    def _next_job(self, thread: PoolThread) -> QueuedJob | None:
+    def _next_job(self, thread: ThreadNotes) -> QueuedJob | None:
         # The job before has ended by now, if there was one. Its end is told here, because a job
         # that follows at once takes its slot, and the number of jobs is told once for both.
         job = super()._next_job(thread)
@@ -102,13 +102,13 @@ class ReportingPool(JobPool):
         self._note_jobs()
         return job
 
-    def _note_end(self, job: QueuedJob, thread: PoolThread) -> None:
+    def _note_end(self, job: QueuedJob, thread: ThreadNotes) -> None:
         may_change = self._lost or self._waiting_for_clients
         super()._note_end(job, thread)
         if may_change:
             self._note_threads()
 
-    def _clean_up(self, thread: PoolThread, on_stopped: list[Callable[[], None]]) -> None:
+    def _clean_up(self, thread: ThreadNotes, on_stopped: list[Callable[[], None]]) -> None:
         super()._clean_up(thread, on_stopped)
         with self._lock:
             slot = self._slots.pop(thread, None)

@@ -10,10 +10,12 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, Protocol
 
 from .. import forks
 from .jobs import JobThread
+from .pool_thread import PoolThread
 
 _log = logging.getLogger("aiowsgi.error")
 
@@ -51,7 +53,7 @@ class QueuedJob:
         self.failed: Callable[[], None] | None = failed
         self.queued_at = time.monotonic()
         # The thread that has taken the job, and when.
-        self.thread: PoolThread | None = None
+        self.thread: ThreadNotes | None = None
         self.taken_at = 0.0
         # Set for a job that was queued by ``submit``.
         self.future = future
@@ -91,9 +93,9 @@ class QueuedJob:
 
     def taken(self) -> JobThread | None:
         """Return the thread that has taken the job, if any. The lock of the pool is held."""
-        thread = self.thread
-        if thread is None:
+        if self.thread is None:
             return None
+        thread = self.thread.thread
         return JobThread(thread.name, thread.ident or 0, self.taken_at, thread.native_id or 0)
 
     def taken_with_run(self) -> JobThread | None:
@@ -103,38 +105,18 @@ class QueuedJob:
         return None if taken is None else taken._replace(run=self.run)
 
 
-class PoolThread(threading.Thread):
-    """A thread of a pool. The interpreter does not wait for it when the process ends.
+class ThreadNotes:
+    """What a pool notes of one of its threads, which calls ``work`` with these notes."""
 
-    But it waits for threads that a job starts, unless the job says otherwise. By default, such a
-    thread takes ``daemon`` from the thread that starts it, and a daemon thread is ended without
-    notice. So this thread is a daemon only as long as it runs no jobs.
-    """
+    __slots__ = ("job", "thread", "wakeup")
 
-    _is_running_jobs = False
-
-    def __init__(self, work: Callable[["PoolThread"], None], name: str) -> None:
-        super().__init__(name=name)
-        self._work = work
+    def __init__(self, work: Callable[["ThreadNotes"], None], name: str) -> None:
+        self.thread = PoolThread(partial(work, self), name)
         # An idle thread waits to acquire this. ``wake`` releases it.
         self.wakeup = threading.Lock()
         self.wakeup.acquire()
         # The job that the thread has taken. Protected by the lock of the pool.
         self.job: QueuedJob | None = None
-
-    @property
-    def daemon(self) -> bool:  # type: ignore[override]
-        """Whether the interpreter ends without waiting for the thread.
-
-        Asked when the thread is started, and by each thread that it starts.
-        """
-        return not self._is_running_jobs
-
-    def run(self) -> None:
-        """Run jobs until the pool has no use for the thread."""
-        # Whether the interpreter waits for this thread was decided when it was started.
-        self._is_running_jobs = True
-        self._work(self)
 
     def wake(self) -> None:
         """Have an idle thread look into the queue. The lock of the pool is held."""
