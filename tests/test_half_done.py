@@ -17,6 +17,7 @@ import pytest
 from log_records import loud
 from memory import TIMEOUT, ManualTimer, ManualTimers, MemoryConnection, MemoryServer, MemoryWire
 from raw_client import StartServer, connect, eventually, on_each_wire, parts_of
+from thread_waits import pieces_of, read
 
 import aiowsgi
 from aiowsgi.bridge.body import RequestBody
@@ -249,14 +250,16 @@ def test_reader_that_could_not_ask_does_not_wait(initial: bytes) -> None:
         def reclaim_slot(self) -> None:
             raise AssertionError
 
-    body = RequestBody(fail, high_water=10, budget=Budget(1000), slots=NoSlots(), initial=initial)
+    body = RequestBody(
+        fail, high_water=10, budget=Budget(1000), slots=NoSlots(), initial=pieces_of(initial)
+    )
     with pytest.raises(MemoryError):
-        body.read(100)
+        read(body, 100)
     ended = threading.Event()
 
     def read_on() -> None:
         with pytest.raises(RequestBodyError):
-            body.read(100)
+            read(body, 100)
         ended.set()
 
     threading.Thread(target=read_on, daemon=True).start()

@@ -1,4 +1,4 @@
-"""Bytes that arrive in pieces and are wanted as a whole. In memory."""
+"""Bytes that arrive in pieces and are wanted in others. In memory."""
 
 import tracemalloc
 
@@ -15,14 +15,49 @@ def test_everything_is_there_in_order(sizes: list[int]) -> None:
     for piece in data:
         pieces.append(piece)
     assert pieces.size == sum(sizes)
-    assert pieces.join() == b"".join(data)
+    assert b"".join(pieces.all()) == b"".join(data)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 2 * _SMALL)), max_size=20))
+def test_what_is_taken_has_arrived_and_was_not_taken_before(steps: list[tuple[bool, int]]) -> None:
+    pieces = Pieces()
+    arrived = taken = b""
+    for number, (is_arrival, size) in enumerate(steps):
+        if is_arrival:
+            data = bytes([number + 1]) * size
+            pieces.append(data)
+            arrived += data
+        else:
+            buffer = bytearray(size)
+            count = pieces.take_into(memoryview(buffer))
+            assert count == min(size, len(arrived) - len(taken))
+            taken += buffer[:count]
+        assert pieces.size == len(arrived) - len(taken)
+    assert arrived.startswith(taken)
 
 
 def test_one_large_piece_is_not_copied() -> None:
     pieces = Pieces()
     data = b"x" * _SMALL
     pieces.append(data)
-    assert pieces.join() is data
+    (piece,) = pieces.all()
+    assert piece is data
+
+
+def test_what_was_taken_is_not_kept() -> None:
+    tracemalloc.start()
+    try:
+        pieces = Pieces()
+        before, _ = tracemalloc.get_traced_memory()
+        for _ in range(10):
+            pieces.append(bytes(1 << 18))
+        buffer = bytearray(1 << 18)
+        for _ in range(10):
+            pieces.take_into(memoryview(buffer))
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < 1.1 * (1 << 18)
 
 
 def test_many_small_pieces_take_hardly_more_memory_than_their_bytes() -> None:

@@ -1,7 +1,9 @@
 """The request body between two threads, and ``wsgi.input`` on top of it. In memory."""
 
 import io
+import itertools
 import queue
+import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any, BinaryIO
@@ -25,6 +27,8 @@ from thread_waits import (
     ThreadSlots,
     WouldWait,
     in_thread,
+    pieces_of,
+    read,
     use_condition,
     watch,
 )
@@ -33,7 +37,8 @@ from aiowsgi.bridge import body as body_module
 from aiowsgi.bridge.body import RequestBody
 from aiowsgi.bridge.budget import MIN_COUNTED, Budget
 from aiowsgi.errors import ClientDisconnected, RequestBodyError
-from aiowsgi.wsgi.input import streamed_input
+from aiowsgi.wsgi import input as input_module
+from aiowsgi.wsgi.input import kept_input, streamed_input
 
 
 def make_body(
@@ -49,7 +54,7 @@ def make_body(
         high_water=high_water,
         budget=budget or Budget(1 << 30),
         slots=slots or ThreadSlots(),
-        initial=initial,
+        initial=pieces_of(initial),
     )
 
 
@@ -73,7 +78,7 @@ def long_waits(monkeypatch: pytest.MonkeyPatch) -> Iterator[queue.SimpleQueue[No
 
 def blocked_read(body: RequestBody, waits: queue.SimpleQueue[None]) -> Future[Any]:
     """Read ten bytes on a thread of its own, and return when that thread has begun to wait."""
-    result = in_thread(lambda: body.read(10))
+    result = in_thread(lambda: read(body, 10))
     waits.get(timeout=TIMEOUT)
     return result
 
@@ -84,24 +89,24 @@ class TestReading:
         body.feed(b"two ")
         body.feed(b"three")
         body.finish()
-        assert body.read(100) == b"one two three"
-        assert body.read(100) == b""
+        assert read(body, 100) == b"one two three"
+        assert read(body, 100) == b""
 
     def test_read_returns_at_most_the_size(self) -> None:
         body = make_body(no_demand, high_water=100)
         body.feed(b"abcdef")
         body.finish()
-        assert [body.read(size) for size in (1, 4, 4, 4)] == [b"a", b"bcde", b"f", b""]
+        assert [read(body, size) for size in (1, 4, 4, 4)] == [b"a", b"bcde", b"f", b""]
 
     def test_read_returns_what_there_is_instead_of_waiting_for_the_size(self) -> None:
         body = make_body(no_demand, high_water=100)
         body.feed(b"ab")
-        assert body.read(100) == b"ab"
+        assert read(body, 100) == b"ab"
 
     def test_the_end_stays_the_end(self) -> None:
         body = make_body(no_demand, high_water=100)
         body.finish()
-        assert [body.read(1) for _ in range(3)] == [b"", b"", b""]
+        assert [read(body, 1) for _ in range(3)] == [b"", b"", b""]
 
     def test_feeding_nothing_is_not_the_end(self, waits: queue.SimpleQueue[None]) -> None:
         body = make_body(no_demand, high_water=100)
@@ -115,7 +120,7 @@ class TestReading:
     def test_received_counts_all_bytes_fed(self) -> None:
         body = make_body(no_demand, high_water=100, initial=b"ab")
         body.feed(b"cde")
-        body.read(4)
+        read(body, 4)
         assert body.received == 5
 
 
@@ -153,38 +158,38 @@ class TestAbort:
         body.abort(RequestBodyError("gone"))
         for _ in range(3):
             with pytest.raises(RequestBodyError, match="gone"):
-                body.read(1)
+                read(body, 1)
 
     def test_the_error_is_a_connection_error(self) -> None:
         body = make_body(no_demand, high_water=100)
         body.abort(RequestBodyError("gone"))
         with pytest.raises(ConnectionError):
-            body.read(1)
+            read(body, 1)
         assert issubclass(RequestBodyError, ClientDisconnected)
 
     def test_the_error_overtakes_bytes_that_were_not_read(self) -> None:
         # The client cannot be answered, and the body cannot be completed. So the application gets
         # the error at its next read, not at the end of the buffer.
         body = make_body(no_demand, high_water=100, initial=b"half of the bo")
-        assert body.read(4) == b"half"
+        assert read(body, 4) == b"half"
         body.abort(RequestBodyError("gone"))
         with pytest.raises(RequestBodyError, match="gone"):
-            body.read(4)
+            read(body, 4)
 
     def test_a_complete_body_stays_readable(self) -> None:
         # A client may send its request, close its side and leave: what it sent is whole.
         body = make_body(no_demand, high_water=100, initial=b"whole")
         body.finish()
         body.abort(RequestBodyError("gone"))
-        assert body.read(100) == b"whole"
-        assert body.read(100) == b""
+        assert read(body, 100) == b"whole"
+        assert read(body, 100) == b""
 
     def test_an_end_that_comes_after_the_error_changes_nothing(self) -> None:
         body = make_body(no_demand, high_water=100)
         body.abort(RequestBodyError("gone"))
         body.finish()
         with pytest.raises(RequestBodyError, match="gone"):
-            body.read(1)
+            read(body, 1)
 
     def test_the_traceback_does_not_grow_from_read_to_read(self) -> None:
         body = make_body(no_demand, high_water=100)
@@ -192,7 +197,7 @@ class TestAbort:
         depths = []
         for _ in range(3):
             with pytest.raises(RequestBodyError) as caught:
-                body.read(1)
+                read(body, 1)
             depths.append(len(caught.traceback))
         assert depths == [depths[0]] * 3
 
@@ -201,10 +206,10 @@ class TestDemand:
     def test_is_not_reported_while_there_are_bytes_or_the_body_is_over(self) -> None:
         on_demand = Counter()
         body = make_body(on_demand, high_water=100, initial=b"ab")
-        body.read(1)
-        body.read(1)
+        read(body, 1)
+        read(body, 1)
         body.finish()
-        body.read(1)
+        read(body, 1)
         assert on_demand.calls == 0
 
     def test_is_not_reported_after_an_error(self) -> None:
@@ -212,7 +217,7 @@ class TestDemand:
         body = make_body(on_demand, high_water=100)
         body.abort(RequestBodyError("gone"))
         with pytest.raises(RequestBodyError):
-            body.read(1)
+            read(body, 1)
         assert on_demand.calls == 0
 
     def test_is_reported_once_before_the_first_wait(self, waits: queue.SimpleQueue[None]) -> None:
@@ -233,7 +238,7 @@ class TestDemand:
             body.feed(b"at once")
 
         body = make_body(answer, high_water=100)
-        assert body.read(100) == b"at once"
+        assert read(body, 100) == b"at once"
 
     def test_awaited_tells_whether_bytes_were_waited_for_or_came(self) -> None:
         assert make_body(no_demand, high_water=100, initial=b"x").was_asked_for
@@ -249,7 +254,7 @@ class TestDemand:
 
         wanted = make_body(on_demand, high_water=100)
         assert not wanted.was_asked_for
-        wanted.read(1)
+        read(wanted, 1)
         assert seen == [True]
 
 
@@ -267,7 +272,7 @@ class TestWaterMarks:
         on_demand = Counter()
         body = make_body(on_demand, high_water=10, initial=bytes(12))
         for size, full, calls in ((3, True, 0), (3, True, 0), (1, False, 1), (4, False, 1)):
-            assert len(body.read(size)) == size  # 9, 6, 5, 1 are left.
+            assert len(read(body, size)) == size  # 9, 6, 5, 1 are left.
             assert body.is_full is full
             assert on_demand.calls == calls
 
@@ -277,14 +282,14 @@ class TestWaterMarks:
         for turn in range(1, 4):
             body.feed(bytes(10))
             assert body.is_full
-            assert body.read(10) == bytes(10)
+            assert read(body, 10) == bytes(10)
             assert not body.is_full
             assert on_demand.calls == turn
 
     def test_bytes_that_come_while_full_do_not_end_the_pause_above_half(self) -> None:
         # What was parsed already still comes in after reading was paused.
         body = make_body(no_demand, high_water=10, initial=bytes(10))
-        body.read(2)
+        read(body, 2)
         assert body.is_full
         body.feed(b"x")
         assert body.is_full
@@ -309,10 +314,10 @@ class TestBudget:
         assert body.held == budget.used == 2 * MIN_COUNTED
         body.feed(bytes(MIN_COUNTED))
         assert body.held == budget.used == 3 * MIN_COUNTED
-        body.read(MIN_COUNTED)
+        read(body, MIN_COUNTED)
         assert body.held == budget.used == 2 * MIN_COUNTED
         body.finish()
-        while body.read(1000):
+        while read(body, 1000):
             assert body.held == budget.used == (_left(body) if _left(body) >= MIN_COUNTED else 0)
         assert body.held == budget.used == 0
 
@@ -328,7 +333,7 @@ class TestBudget:
         body.finish()
         body.abort(RequestBodyError("gone"))
         assert body.held == budget.used == MIN_COUNTED
-        assert body.read(MIN_COUNTED) == bytes(MIN_COUNTED)
+        assert read(body, MIN_COUNTED) == bytes(MIN_COUNTED)
         assert budget.used == 0
 
     def test_what_the_application_did_not_read_is_given_back_when_it_returns(self) -> None:
@@ -388,8 +393,8 @@ class TestPlaces:
         slots = ThreadSlots()
         body = make_body(no_demand, high_water=100, slots=slots, initial=b"x")
         body.finish()
-        assert body.read(10) == b"x"
-        assert body.read(10) == b""
+        assert read(body, 10) == b"x"
+        assert read(body, 10) == b""
         assert (slots.released, slots.reclaimed) == (0, 0)
 
     def test_are_not_left_for_a_short_wait(self, waits: queue.SimpleQueue[None]) -> None:
@@ -426,7 +431,7 @@ class TestPlaces:
     ) -> None:
         slots = ThreadSlots()
         body = make_body(no_demand, high_water=100, slots=slots)
-        result = in_thread(lambda: body.read(10))
+        result = in_thread(lambda: read(body, 10))
         for _ in range(3):
             long_waits.get(timeout=TIMEOUT)
             assert (slots.released, slots.reclaimed) == (1, 0)
@@ -497,12 +502,12 @@ class BodyMachine(RuleBasedStateMachine):
     def read(self, size: int) -> None:
         if self.cut:
             with pytest.raises(RequestBodyError):
-                self.body.read(size)
+                read(self.body, size)
         elif not self.left and not self.finished:
             with pytest.raises(WouldWait):
-                self.body.read(size)
+                read(self.body, size)
         else:
-            assert len(self.body.read(size)) == min(size, self.left)
+            assert len(read(self.body, size)) == min(size, self.left)
             self.left -= min(size, self.left)
 
     @precondition(lambda self: not self.cut)
@@ -547,7 +552,7 @@ TestAnyOrder.settings = settings(max_examples=examples(60), stateful_step_count=
 
 def _left(body: RequestBody) -> int:
     """Return the number of bytes that are buffered."""
-    return len(body._buffer)
+    return body._buffer.size
 
 
 CHUNKS = st.lists(st.binary(min_size=1, max_size=20), max_size=30)
@@ -565,11 +570,11 @@ def test_any_interleaving_of_feeding_and_reading_gives_the_bytes(
             body.feed(step)
             fed += step
         elif len(fed) > len(got):
-            data = body.read(step)
+            data = read(body, step)
             assert len(data) == min(step, len(fed) - len(got))
             got += data
     body.finish()
-    while data := body.read(7):
+    while data := read(body, 7):
         got += data
     assert got == fed
     assert body.received == len(fed)
@@ -587,7 +592,7 @@ def test_a_feeder_that_pauses_when_full_and_a_reader_of_any_sizes_meet(
     def read_all() -> bytes:
         got = bytearray()
         turn = 0
-        while data := body.read(sizes[turn % len(sizes)]):
+        while data := read(body, sizes[turn % len(sizes)]):
             assert len(data) <= sizes[turn % len(sizes)]
             got += data
             turn += 1
@@ -615,15 +620,16 @@ def fed_input(body: bytes, splits: list[int]) -> BinaryIO:
     ends = sorted({min(split, len(body)) for split in splits} | {len(body)})
     position = 0
 
-    def read(size: int) -> bytes:
+    def read_into(buffer: memoryview) -> int:
         nonlocal position
-        assert size > 0, "the channel is never asked for nothing"
+        assert buffer, "the channel is never asked for nothing"
         end = next((end for end in ends if end > position), position)
-        data = body[position : min(end, position + size)]
+        data = body[position : min(end, position + len(buffer))]
+        buffer[: len(data)] = data
         position += len(data)
-        return data
+        return len(data)
 
-    return streamed_input(read)
+    return streamed_input(read_into)
 
 
 def take(file: BinaryIO, count: int) -> list[bytes]:
@@ -683,6 +689,39 @@ def test_input_behaves_like_bytesio_however_the_body_was_split(
     compare(fed_input(body, splits), body, calls)
 
 
+POSITIONS = st.integers(0, 320)
+SEEKS = st.one_of(
+    POSITIONS.map(lambda position: (f"seek({position})", lambda file: file.seek(position))),
+    st.just(("seek(-1, 2)", lambda file: file.tell() and file.seek(-1, io.SEEK_END))),
+    st.just(("seek(1, 1)", lambda file: file.seek(1, io.SEEK_CUR))),
+    st.just(("tell()", lambda file: file.tell())),
+)
+
+
+@given(BODIES, SPLITS, st.lists(st.one_of(CALLS, SEEKS), max_size=12))
+def test_input_of_a_body_in_memory_behaves_like_bytesio_however_the_body_was_split(
+    body: bytes, splits: list[int], calls: list[Call]
+) -> None:
+    ends = sorted({min(split, len(body)) for split in splits} | {len(body)})
+    pieces = [body[start:end] for start, end in itertools.pairwise([0, *ends]) if start < end]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(input_module, "_BUFFER_SIZE", 16)  # As if the body were long.
+        compare(kept_input([*pieces]), body, calls)
+
+
+def test_pieces_of_a_body_in_memory_are_not_copied_before_they_are_read() -> None:
+    pieces: list[bytes | bytearray] = [bytes(1 << 18) for _ in range(4)]
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        file = kept_input(pieces)
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < 1 << 17
+    assert file.read() == bytes(1 << 20)
+
+
 @settings(max_examples=examples(60))
 @given(CHUNKS, st.integers(1, 40), st.lists(CALLS, max_size=8))
 def test_input_behaves_like_bytesio_while_another_thread_feeds(
@@ -701,7 +740,7 @@ def test_input_behaves_like_bytesio_while_another_thread_feeds(
             body.finish()
 
     fed = in_thread(feed)
-    compare(streamed_input(body.read), b"".join(chunks), calls)
+    compare(streamed_input(body.read_into), b"".join(chunks), calls)
     fed.result(TIMEOUT)
 
 
@@ -748,7 +787,7 @@ def test_read1_gives_every_byte_once_and_nothing_only_at_the_end(
 def test_input_waits_for_no_more_than_it_was_asked_for() -> None:
     # No end is fed: a read that wanted more than there is would not return.
     body = make_body(no_demand, high_water=100, initial=b"12345line\nand half")
-    file = streamed_input(body.read)
+    file = streamed_input(body.read_into)
     result = in_thread(lambda: [file.read(5), file.readline(), file.read(3), read1(file)])
     assert result.result(TIMEOUT) == [b"12345", b"line\n", b"and", b" half"]
 
@@ -767,7 +806,7 @@ def test_input_asks_for_bytes_only_when_the_application_reads() -> None:
         body.finish()
 
     body = make_body(on_demand, high_water=100)
-    file = streamed_input(body.read)
+    file = streamed_input(body.read_into)
     assert asked == 0
     assert file.read() == b""
     assert asked == 1
@@ -789,7 +828,7 @@ def test_an_incomplete_body_is_never_a_short_read(
     name: str, call: Callable[[Any], Any], waits: queue.SimpleQueue[None]
 ) -> None:
     body = make_body(no_demand, high_water=100, initial=b"half")
-    file = streamed_input(body.read)
+    file = streamed_input(body.read_into)
     result = in_thread(lambda: call(file))
     waits.get(timeout=TIMEOUT)  # It has taken what there is, and waits for the rest.
     body.abort(RequestBodyError("the client left"))

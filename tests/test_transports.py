@@ -30,7 +30,11 @@ from aiowsgi.net.transports.loop_transports import LoopTransports
 
 pytestmark = pytest.mark.skipif(not HAS_TRANSPORTS, reason="there is no epoll")
 if HAS_TRANSPORTS:
-    from aiowsgi.net.transports.polled_transport import PolledTransport
+    from aiowsgi.net.transports.polled_transport import (
+        _MANY_BYTES,
+        _READ_BYTES,
+        PolledTransport,
+    )
     from aiowsgi.net.transports.poller import _SOCKETS_PER_PASS, Poller
 
 # More than the kernel takes for a client that does not read.
@@ -224,6 +228,30 @@ def test_who_always_has_something_to_send_does_not_keep_others_waiting(house: Ho
     assert other.received
     for protocol in busy:
         protocol.on_data = lambda data: None
+
+
+def test_more_is_read_at_a_time_behind_what_has_filled_a_read(house: House) -> None:
+    class Noting(socket.socket):
+        """Notes how much is asked for, and how much has come."""
+
+        def recv(self, size: int, flags: int = 0) -> bytes:
+            data = super().recv(size, flags)
+            reads.append((size, len(data)))
+            return data
+
+    reads: list[tuple[int, int]] = []
+    sock, client = house.pair()
+    sock = Noting(fileno=sock.detach())
+    protocol = house.connect_to(sock)
+    for size in 3 * _READ_BYTES, 1, 1:
+        protocol.received.clear()
+        client.sendall(bytes(size))
+        house.until(lambda size=size: len(protocol.received) == size)  # type: ignore[misc]
+    assert max(count for _, count in reads) >= _READ_BYTES
+    assert [size for size, _ in reads] == [
+        _READ_BYTES,
+        *(_READ_BYTES if count < _READ_BYTES else _MANY_BYTES for _, count in reads[:-1]),
+    ]
 
 
 def test_what_the_kernel_does_not_take_is_kept_and_sent_in_order(house: House) -> None:

@@ -13,6 +13,9 @@ from typing import Any
 
 import pytest
 
+from aiowsgi.bridge.body import RequestBody
+from aiowsgi.bridge.pieces import Pieces
+
 # Fail-safe only: no wait of these tests is meant to last.
 TIMEOUT = 20.0
 
@@ -58,6 +61,19 @@ class StillClock:
 
     def monotonic(self) -> float:
         return self.now
+
+
+def pieces_of(data: bytes) -> Pieces:
+    """Return what a body is made of that begins with some bytes."""
+    pieces = Pieces()
+    pieces.append(data)
+    return pieces
+
+
+def read(body: RequestBody, size: int) -> bytes:
+    """Return up to ``size`` bytes of a body."""
+    buffer = bytearray(size)
+    return bytes(buffer[: body.read_into(memoryview(buffer))])
 
 
 def in_thread(call: Callable[[], Any]) -> Future[Any]:

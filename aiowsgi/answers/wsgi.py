@@ -4,7 +4,6 @@ import contextlib
 import logging
 from collections.abc import Callable
 from contextvars import Context
-from io import BytesIO
 from typing import BinaryIO
 from wsgiref.types import WSGIApplication
 
@@ -18,7 +17,7 @@ from ..observe.waits import Waits
 from ..wsgi.environ import Environ, build_environ
 from ..wsgi.failure import FailureReport
 from ..wsgi.headers import HeaderChecks
-from ..wsgi.input import spooled_input, streamed_input
+from ..wsgi.input import kept_input, spooled_input, streamed_input
 from ..wsgi.task import Task
 from .coroutines import CoroutineRunner, RequestCoroutines, current_coroutines
 
@@ -130,14 +129,14 @@ class WsgiCall:
         stream, answerer = self.stream, self._answerer
         stream.started_at = answerer.resources.clock()
         current_coroutines.set(self.coroutines)
-        body, spool = stream.body, stream.spool
+        body, spool, prefetched = stream.body, stream.spool, stream.prefetched
         source: BinaryIO
         if body is not None:
-            source = streamed_input(body.read)
+            source = streamed_input(body.read_into)
         elif spool is not None:
             source = spooled_input(spool.open())
         else:
-            source = BytesIO(stream.prefetched)
+            source = kept_input([] if prefetched is None else prefetched.all())
         info = stream.info
         environ = build_environ(
             answerer.base_environ,
@@ -152,8 +151,8 @@ class WsgiCall:
         if body is None and stream.head.section.chunked:
             # Most frameworks read nothing of a body without a length, whatever
             # ``wsgi.input_terminated`` says; and it is known by now.
-            size = len(stream.prefetched) if spool is None else spool.size
-            environ["CONTENT_LENGTH"] = str(size)
+            kept = prefetched if spool is None else spool
+            environ["CONTENT_LENGTH"] = "0" if kept is None else str(kept.size)
         environ["aiowsgi.request_id"] = stream.request_id
         environ["aiowsgi.queue_wait"] = stream.started_at - stream.ready_at
         environ["aiowsgi.disconnected"] = self.is_disconnected

@@ -7,6 +7,7 @@ from ..callbacks import no_callback
 from ..errors import ClientDisconnected, RequestBodyError
 from .budget import Budget
 from .locks import make_lock, reentered
+from .pieces import Pieces
 from .pool.jobs import SHORT_WAIT, ThreadSlots
 
 
@@ -16,8 +17,8 @@ class RequestBody:
     Arguments: ``on_demand()`` is called on the pool thread when that thread wants bytes: before it
     waits for the first time, and when it has drained a full buffer to the low water mark;
     ``high_water`` in bytes; ``budget`` counts what is buffered for all clients; ``slots``, where
-    the pool thread releases its slot while it waits; ``initial`` are bytes that have already
-    arrived.
+    the pool thread releases its slot while it waits; ``initial`` is what has already arrived; it
+    belongs to the body from here on.
     """
 
     __slots__ = (
@@ -46,7 +47,7 @@ class RequestBody:
         high_water: int,
         budget: Budget,
         slots: ThreadSlots,
-        initial: bytes = b"",
+        initial: Pieces | None = None,
     ) -> None:
         self._on_demand = on_demand
         self._high_water = high_water
@@ -57,18 +58,18 @@ class RequestBody:
         # A signal handler or destructor that interrupts that may look at the body, but not read.
         self._lock = make_lock()
         self._condition = self._slots.make_condition(self._lock)
-        self._buffer = bytearray(initial)
-        self._held = budget.update(0, len(initial))  # What the budget counts.
+        self._buffer = Pieces() if initial is None else initial
+        self._held = budget.update(0, self._buffer.size)  # What the budget counts.
         self._blocked = False
         # The seconds for which the thread may still wait before it releases its slot.
         self._short_wait = SHORT_WAIT
         self._dropping = False
         self._finished = False
         self._error: ClientDisconnected | None = None
-        self._full = len(self._buffer) >= high_water
+        self._full = self._buffer.size >= high_water
         self._demanded = False
         # Bytes fed in all. Changed by the loop thread only.
-        self.received = len(self._buffer)
+        self.received = self._buffer.size
 
     @property
     def is_full(self) -> bool:
@@ -93,14 +94,14 @@ class RequestBody:
             if self._finished:
                 return False
             if length is None:
-                return self._full and len(self._buffer) > limit
+                return self._full and self._buffer.size > limit
             return length - self.received > limit
 
     @property
     def was_read(self) -> bool:
         """Whether some of the body was read. Called on the pool thread."""
         with self._condition:
-            return self.received > len(self._buffer)
+            return self.received > self._buffer.size
 
     @property
     def blocks_thread(self) -> bool:
@@ -120,10 +121,10 @@ class RequestBody:
             self.received += len(data)
             if self._dropping:
                 return
-            self._buffer += data
-            self._held = self._budget.update(self._held, len(self._buffer))
+            self._buffer.append(data)
+            self._held = self._budget.update(self._held, self._buffer.size)
             # A full buffer counts as full until a read has drained it to the low water mark.
-            self._full = self._full or len(self._buffer) >= self._high_water
+            self._full = self._full or self._buffer.size >= self._high_water
             self._condition.notify()
 
     def finish(self) -> None:
@@ -139,7 +140,7 @@ class RequestBody:
             if not self._finished:
                 # The first error is kept: it is the reason for the others.
                 self._error = self._error or error
-                self._buffer.clear()
+                self._buffer = Pieces()
                 self._held = self._budget.update(self._held, 0)
             self._on_demand = no_callback
             self._condition.notify()
@@ -154,7 +155,7 @@ class RequestBody:
             # A thread that the application has started may still read.
             self._error = self._error or RequestBodyError("the application has returned")
             self._condition.notify_all()
-            self._buffer.clear()
+            self._buffer = Pieces()
             self._held = self._budget.update(self._held, 0)
             demand, self._full = self._full, False
         if demand:
@@ -168,8 +169,8 @@ class RequestBody:
         self._error = error
         self._on_demand = no_callback
 
-    def read(self, size: int) -> bytes:
-        """Return 1 to ``size`` bytes, or none at the end of the body.
+    def read_into(self, buffer: memoryview) -> int:
+        """Move what there is to a buffer, as far as it fits. Return how many bytes: 0 at the end.
 
         Called on a pool thread; blocks until the client sends. Raises ClientDisconnected,
         usually a RequestBodyError, when the rest of the body will never arrive.
@@ -178,7 +179,7 @@ class RequestBody:
         if self._lock._is_owned():
             raise reentered("the request body")
         with self._condition:
-            if not (self._buffer or self._finished or self._error or self._demanded):
+            if not (self._buffer.size or self._finished or self._error or self._demanded):
                 self._demanded = demand = True
         if demand:
             self._ask()
@@ -188,16 +189,14 @@ class RequestBody:
                 self._wait()
             if self._error is not None:
                 raise self._error.copy()
-            with memoryview(self._buffer) as view:
-                data = bytes(view[:size])
-            del self._buffer[:size]
-            self._held = self._budget.update(self._held, len(self._buffer))
-            if self._full and len(self._buffer) <= self._high_water // 2:
+            count = self._buffer.take_into(buffer)
+            self._held = self._budget.update(self._held, self._buffer.size)
+            if self._full and self._buffer.size <= self._high_water // 2:
                 self._full = False
                 demand = True
         if demand:
             self._ask()
-        return data
+        return count
 
     def _ask(self) -> None:
         """Ask the loop thread to read more from the client."""
@@ -211,7 +210,7 @@ class RequestBody:
             raise
 
     def _ready(self) -> bool:
-        return bool(self._buffer or self._finished or self._error)
+        return bool(self._buffer.size or self._finished or self._error)
 
     def _wait(self) -> None:
         """Wait until a read has something to return or to raise. The lock is held.

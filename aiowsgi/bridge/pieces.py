@@ -1,4 +1,6 @@
-"""Bytes that arrive in pieces and are wanted as a whole."""
+"""Bytes in the pieces in which they have arrived, for who wants them in others or as a whole."""
+
+from collections import deque
 
 # Smaller pieces are joined when they arrive. A client chooses their size, and many small objects
 # take far more memory than their bytes.
@@ -6,13 +8,15 @@ _SMALL = 1 << 12
 
 
 class Pieces:
-    """Collects pieces of bytes. Used by one thread at a time."""
+    """Collects pieces of bytes, first in, first out. Used by one thread at a time."""
 
-    __slots__ = ("_pieces", "_small", "size")
+    __slots__ = ("_pieces", "_small", "_taken", "size")
 
     def __init__(self) -> None:
-        self._pieces: list[bytes | bytearray] = []
+        self._pieces: deque[bytes | bytearray] = deque()
         self._small = bytearray()
+        # How many bytes of the first piece were taken.
+        self._taken = 0
         # In bytes.
         self.size = 0
 
@@ -25,10 +29,29 @@ class Pieces:
         self._close_small()
         self._pieces.append(data)
 
-    def join(self) -> bytes:
-        """Return everything, in a single copy."""
+    def take_into(self, buffer: memoryview) -> int:
+        """Move as many bytes as there are and fit to a buffer. Return their number."""
+        wanted = min(len(buffer), self.size)
+        done = 0
+        while done < wanted:
+            if not self._pieces:
+                self._close_small()
+            piece, start = self._pieces[0], self._taken
+            end = min(len(piece), start + wanted - done)
+            with memoryview(piece) as view:
+                buffer[done : done + end - start] = view[start:end]
+            done += end - start
+            if end == len(piece):
+                self._pieces.popleft()
+                end = 0
+            self._taken = end
+        self.size -= done
+        return done
+
+    def all(self) -> list[bytes | bytearray]:
+        """Return all pieces, of which nothing was taken. They are not changed any more."""
         self._close_small()
-        return b"".join(self._pieces)
+        return list(self._pieces)
 
     def _close_small(self) -> None:
         if self._small:

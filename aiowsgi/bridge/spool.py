@@ -152,7 +152,8 @@ class Spool:
                     self._spooler.open_files -= 1
                     self._file.close()
                 return
-            self._write(pieces.join())
+            for piece in pieces.all():
+                self._write(piece)
         except Exception as problem:  # noqa: BLE001 - after any error the body is incomplete
             error = problem
         with self._lock:
@@ -168,7 +169,7 @@ class Spool:
         with contextlib.suppress(ServerStopped):
             on_progress()
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: bytes | bytearray) -> None:
         if self._file is None:
             self._file = _temporary_file()
             self._spooler.open_files += 1

@@ -445,8 +445,8 @@ class Connection(ConnectionView):
         """Count what is buffered. Where memory is short, cut clients, or refuse this request."""
         stream = self._stream
         size = self.receiver.kept + self.sender.buffered
-        if stream is not None:
-            size += len(stream.prefetched)
+        if stream is not None and stream.prefetched is not None:
+            size += stream.prefetched.size
         if size or self._held:
             self._held = self._resources.budget.update(self._held, size)
         arriving = self._state is HEAD if stream is None else stream.state <= QUEUED

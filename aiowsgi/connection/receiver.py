@@ -268,7 +268,7 @@ class Receiver:
                 return True
             assert self._shared.resources.spooler is not None  # As it is spooled.
             self.spool = Spool(self._shared.resources.spooler, wake)
-            data, self._prefetch = self._prefetch.join(), None
+            data, self._prefetch = b"".join(self._prefetch.all()), None
             self._keep(self.spool, data)
             return False
         self.is_continue_due = False
@@ -338,14 +338,14 @@ class Receiver:
         self.dropped += len(data)
         return self.dropped <= MAX_DROPPED_BYTES
 
-    def take_prefetch(self) -> bytes:
-        """Return what has arrived of the body, and forget it.
+    def take_prefetch(self) -> Pieces | None:
+        """Return what has arrived of the body, if anything, and forget it.
 
         The client is waited for again once there is room for more.
         """
         self._pace = None
         prefetch, self._prefetch = self._prefetch, None
-        return b"" if prefetch is None else prefetch.join()
+        return prefetch
 
     def end_body(self, stream: Stream) -> bool:
         """Take the end of the body, and leave the next request where it is.
@@ -361,7 +361,7 @@ class Receiver:
             return False
         if self.spool is not None:
             stream.spool, self.spool = self.spool, None
-        elif self._prefetch is not None:
+        else:
             stream.prefetched = self.take_prefetch()
         return True
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from ..bridge.body import RequestBody
+from ..bridge.pieces import Pieces
 from ..bridge.pool.jobs import Job
 from ..bridge.response import ResponseWriter, Source
 from ..bridge.spool import Spool
@@ -139,10 +140,10 @@ class Stream:
         self.started_at = 0.0
         # When the first byte of the response was handed to the wire, or to the kernel.
         self.first_byte_at = 0.0
-        # The whole body, from the receiver, unless it is streamed through ``body``.
-        self.prefetched = b""
+        # The whole body, unless it is streamed through ``body``.
+        self.prefetched: Pieces | None = None
         self.body: RequestBody | None = None
-        # The whole body, from the receiver, where it is too long for memory.
+        # The same, where it is too long for memory.
         self.spool: Spool | None = None
         # The work of the pool thread that answers, once it is queued. Set by the answerer.
         self.job: Job | None = None
@@ -270,8 +271,8 @@ class Stream:
             self.spool.close()
         return True
 
-    def stream_body(self, initial: bytes) -> RequestBody:
-        """Let the application read the body while it arrives; ``initial`` is what has arrived."""
+    def stream_body(self, initial: Pieces | None) -> RequestBody:
+        """Let the application read the body while it arrives, and first ``initial``."""
         resources = self._resources
         self.body = RequestBody(
             self.wake_loop,

@@ -213,7 +213,9 @@ class Parser(RequestParser):
 
     def _next_data(self) -> BodyData | None:
         # A body with Content-Length need not be parsed.
-        data = bytes(self._buffer[self._position : self._position + self._remaining])
+        data = self._buffer
+        if self._position or len(data) > self._remaining or not isinstance(data, bytes):
+            data = bytes(data[self._position : self._position + self._remaining])
         if not data:
             return None
         self._position += len(data)

@@ -1,7 +1,7 @@
 """``wsgi.input``: a request body as a file (PEP 3333, "Input and Error Streams")."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, BinaryIO
 
 if TYPE_CHECKING:
@@ -14,20 +14,57 @@ _BUFFER_SIZE = 1 << 16
 class _BodyReader(io.RawIOBase):
     """A streamed body as a raw file. ``io.BufferedReader`` adds lines and exact sizes."""
 
-    def __init__(self, read: Callable[[int], bytes]) -> None:
-        self._read = read
+    def __init__(self, read_into: Callable[[memoryview], int]) -> None:
+        self._read_into = read_into
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: "WriteableBuffer", /) -> int:
-        view = memoryview(buffer).cast("B")
-        data = self._read(len(view))
-        view[: len(data)] = data
-        return len(data)
+        return self._read_into(memoryview(buffer).cast("B"))
 
 
-class _StreamedInput(io.BufferedReader):
+class _KeptReader(io.RawIOBase):
+    """A body in memory as a raw file: in the pieces in which it has arrived, not to copy it."""
+
+    def __init__(self, pieces: Sequence[bytes | bytearray]) -> None:
+        self._pieces = pieces
+        # Which piece is read next, and from where.
+        self._index = self._start = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        before = {io.SEEK_SET: 0, io.SEEK_CUR: self._index, io.SEEK_END: len(self._pieces)}[whence]
+        position = offset + sum(map(len, self._pieces[:before]))
+        if whence == io.SEEK_CUR:
+            position += self._start
+        self._index, self._start = 0, position
+        while self._index < len(self._pieces) and self._start >= len(self._pieces[self._index]):
+            self._start -= len(self._pieces[self._index])
+            self._index += 1
+        return position
+
+    def readinto(self, buffer: "WriteableBuffer", /) -> int:
+        wanted = memoryview(buffer).cast("B")
+        size, done = len(wanted), 0
+        while done < size and self._index < len(self._pieces):
+            piece, start = self._pieces[self._index], self._start
+            data = memoryview(piece)[start : start + size - done]
+            wanted[done : done + len(data)] = data
+            done += len(data)
+            self._start += len(data)
+            if self._start == len(piece):
+                self._index += 1
+                self._start = 0
+        return done
+
+
+class _Input(io.BufferedReader):
     """A buffered reader that takes the same arguments as ``io.BytesIO``."""
 
     def read(self, size: int | None = -1, /) -> bytes:
@@ -44,15 +81,22 @@ class _StreamedInput(io.BufferedReader):
         return lines
 
 
-def streamed_input(read: Callable[[int], bytes]) -> BinaryIO:
+def streamed_input(read_into: Callable[[memoryview], int]) -> BinaryIO:
     """Return the input of a request whose body is still arriving.
 
-    ``read(size)`` returns 1 to ``size`` bytes, and none at the end of the body. It may block. Every
-    reading method passes its exceptions on.
+    ``read_into(buffer)`` moves at least one byte to a buffer, and returns how many; none at the
+    end of the body. It may block. Every reading method passes its exceptions on.
     """
-    return _StreamedInput(_BodyReader(read), _BUFFER_SIZE)
+    return _Input(_BodyReader(read_into), _BUFFER_SIZE)
+
+
+def kept_input(pieces: list[bytes | bytearray]) -> BinaryIO:
+    """Return the input of a request whose body is in memory. It can be read more than once."""
+    if len(pieces) > 1 and sum(map(len, pieces)) > _BUFFER_SIZE:
+        return _Input(_KeptReader(pieces), _BUFFER_SIZE)
+    return io.BytesIO(b"".join(pieces))
 
 
 def spooled_input(file: io.FileIO) -> BinaryIO:
     """Return the input of a request whose body is in ``file``, positioned at its beginning."""
-    return _StreamedInput(file, _BUFFER_SIZE)
+    return _Input(file, _BUFFER_SIZE)
