@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from functools import lru_cache
 from http import HTTPStatus
-from typing import NamedTuple
+from typing import Final, NamedTuple
 from wsgiref.handlers import format_date_time
 
 from ..cache import Cache
@@ -26,8 +26,11 @@ class BodyFraming(enum.Enum):
 
 
 # A global name is looked up several times faster than an attribute of the class, and these are used
-# many times a request.
-NONE, LENGTH, CHUNKED, CLOSE = BodyFraming
+# many times a request. One that is Final is not looked up at all by compiled modules.
+NONE: Final = BodyFraming.NONE
+LENGTH: Final = BodyFraming.LENGTH
+CHUNKED: Final = BodyFraming.CHUNKED
+CLOSE: Final = BodyFraming.CLOSE
 
 
 def response_framing(
