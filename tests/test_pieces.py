@@ -5,7 +5,7 @@ import tracemalloc
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiowsgi.bridge.pieces import _SMALL, Pieces
+from aiowsgi.bridge.pieces import _SMALL, Pieces, unsent
 
 
 @given(st.lists(st.integers(0, 2 * _SMALL), max_size=20))
@@ -71,3 +71,18 @@ def test_many_small_pieces_take_hardly_more_memory_than_their_bytes() -> None:
     finally:
         tracemalloc.stop()
     assert after - before < 1.5 * pieces.size
+
+
+@given(st.lists(st.binary(max_size=8), max_size=8), st.integers(0, 64))
+def test_what_is_unsent_is_what_follows_the_bytes_that_have_gone(
+    pieces: list[bytes], sent: int
+) -> None:
+    whole = b"".join(pieces)
+    left = unsent(pieces, sent)
+    assert b"".join(left) == whole[sent:]
+    # At most one is cut up, and copied for that.
+    assert all(piece in pieces for piece in left[1:])
+
+
+def test_nothing_is_left_of_what_was_sent() -> None:
+    assert unsent([b"a", b"b"], 2) == []

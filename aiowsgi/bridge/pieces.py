@@ -7,6 +7,15 @@ from collections import deque
 _SMALL = 1 << 12
 
 
+def unsent(pieces: list[bytes], sent: int) -> list[bytes]:
+    """Return what is left of pieces of which ``sent`` bytes have gone. Only one is cut up."""
+    for number, piece in enumerate(pieces):
+        if sent < len(piece):
+            return [piece[sent:] if sent else piece, *pieces[number + 1 :]]
+        sent -= len(piece)
+    return []
+
+
 class Pieces:
     """Collects pieces of bytes, first in, first out. Used by one thread at a time."""
 

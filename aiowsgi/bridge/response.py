@@ -13,6 +13,7 @@ from ..callbacks import no_callback
 from ..errors import ApplicationError, ClientDisconnected
 from .budget import MIN_COUNTED, Budget
 from .locks import make_lock, reentered
+from .pieces import unsent
 from .pool.jobs import SHORT_WAIT, ThreadSlots
 
 # Bytes that each writer may queue although the budget is exceeded, so that every response goes on.
@@ -273,15 +274,8 @@ class ResponseWriter:
         self._begun = True
         # If something is left, the loop thread waits for the client and sends it.
         self._direct = False
-        sent = self._send(pieces)
-        if sent == sum(map(len, pieces)):
-            self._direct = True
-            return []
-        left: list[bytes] = []
-        for piece in pieces:
-            if sent < len(piece):
-                left.append(piece[sent:] if sent else piece)
-            sent = max(0, sent - len(piece))
+        left = unsent(pieces, self._send(pieces))
+        self._direct = not left
         return left
 
     def _queue(self, pieces: list[bytes]) -> list[bytes]:

@@ -5,6 +5,8 @@ import socket
 from select import EPOLLIN, EPOLLOUT
 from typing import Any, Protocol, cast
 
+from ...bridge.pieces import unsent
+
 # Bytes that are read at a time, before other connections have their turn: of most requests there
 # are few, and more of what a long body goes on with. Not always more, because to take memory for
 # what does not come costs the more the more it is.
@@ -12,6 +14,8 @@ _READ_BYTES = 1 << 16
 _MANY_BYTES = 1 << 18
 # Pieces that Linux takes at a time (UIO_MAXIOV).
 _MOST_PIECES = 1024
+# More pieces than that are joined to be kept. Many small ones take more memory than their bytes.
+_KEPT_PIECES = 64
 
 
 class Watcher(Protocol):
@@ -61,8 +65,8 @@ class PolledTransport:
         self._most = _READ_BYTES
         # Whether the protocol wants data, and whether the client will send none any more.
         self._reads = self._is_at_end = False
-        # What the kernel has not taken yet; None most of the time.
-        self._rest: bytearray | None = None
+        # What the kernel has not taken yet, in few pieces; None most of the time.
+        self._rest: list[bytes] | None = None
         # Whether the server's side ends, and whether everything does, once the rest is sent.
         self._is_half_closed = self._is_closing = False
         # Whether the connection is gone, and the error that it has ended with.
@@ -109,13 +113,13 @@ class PolledTransport:
             self._update()
             return
         try:
-            sent = self._socket.send(self._rest)
+            sent = self._socket.sendmsg(self._rest[:_MOST_PIECES])
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
             self._break(error)
             return
-        del self._rest[:sent]
+        self._rest = unsent(self._rest, sent)
         if self._rest:
             return
         # It is watched until it has room again and nothing is left. Most often there is more by
@@ -190,14 +194,14 @@ class PolledTransport:
 
     def get_write_buffer_size(self) -> int:
         """Return how many bytes the kernel has not taken."""
-        return 0 if self._rest is None else len(self._rest)
+        return 0 if self._rest is None else sum(map(len, self._rest))
 
     def write(self, data: bytes) -> None:
         """Send, and keep what the kernel does not take. Once it is closing, nothing is sent."""
         if self._is_closing:
             return
         if self._rest is not None:
-            self._rest += data
+            self._rest.append(data)
             return
         try:
             sent = self._socket.send(data)
@@ -208,14 +212,14 @@ class PolledTransport:
             return
         if sent < len(data):
             # A copy, which takes no more memory than is counted.
-            self._keep(bytearray(memoryview(data)[sent:]))
+            self._keep([data[sent:]])
 
     def writelines(self, pieces: list[bytes]) -> None:
         """Do the same with several pieces, without joining them."""
         if self._is_closing:
             return
         if self._rest is not None:
-            self._rest += b"".join(pieces)
+            self._rest.append(b"".join(pieces))
             return
         try:
             sent = self._socket.sendmsg(pieces[:_MOST_PIECES])
@@ -224,16 +228,11 @@ class PolledTransport:
         except OSError as error:
             self._break(error)
             return
-        rest = bytearray()
-        for piece in pieces:
-            if sent < len(piece):
-                rest += memoryview(piece)[sent:]
-            sent = max(0, sent - len(piece))
-        if rest:
+        if rest := unsent(pieces, sent):
             self._keep(rest)
 
-    def _keep(self, rest: bytearray) -> None:
-        self._rest = rest
+    def _keep(self, rest: list[bytes]) -> None:
+        self._rest = rest if len(rest) <= _KEPT_PIECES else [b"".join(rest)]
         self._update()
         self._protocol.pause_writing()
 
