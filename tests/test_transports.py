@@ -89,17 +89,20 @@ class House:
         self.served: list[int] = []
         self._received = 0
         self.problems: list[Any] = []
-        house = self
+        add_reader = loop.add_reader
 
-        class Counted(Poller):
-            def _serve(self) -> None:
-                house.passes += 1
-                house._received = 0
-                super()._serve()
-                house.served.append(house._received)
+        def add_counted(descriptor: int, callback: Callable[[], None]) -> None:
+            def counted() -> None:
+                self.passes += 1
+                self._received = 0
+                callback()
+                self.served.append(self._received)
 
+            add_reader(descriptor, counted)
+
+        loop.add_reader = add_counted  # type: ignore[assignment,method-assign]
         loop.set_exception_handler(lambda _, context: self.problems.append(context["exception"]))
-        self.poller = Counted(loop, contextvars.copy_context())
+        self.poller = Poller(loop, contextvars.copy_context())
         self.clients: list[socket.socket] = []
 
     def pair(self) -> tuple[socket.socket, socket.socket]:
@@ -534,19 +537,35 @@ def test_ends_are_told_all_the_same_when_one_is_interrupted(house: House) -> Non
     house.until(lambda: second.calls == ["lost"])
 
 
-def test_a_socket_that_the_kernel_cannot_watch_is_closed_and_told(
-    house: House, caplog: pytest.LogCaptureFixture
-) -> None:
-    def refuse(sock: socket.socket, before: int, events: int) -> None:
+class FullEpoll:
+    """What the kernel has no room for sockets in."""
+
+    def __init__(self) -> None:
+        self._other, self._own = os.pipe()
+
+    def fileno(self) -> int:
+        return self._own
+
+    def register(self, sock: socket.socket, events: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    house.poller.watch = refuse  # type: ignore[method-assign]
+    def close(self) -> None:
+        os.close(self._own)
+        os.close(self._other)
+
+
+def test_a_socket_that_the_kernel_cannot_watch_is_closed_and_told(
+    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(select, "epoll", FullEpoll)
+    poller = Poller(house.loop, contextvars.copy_context())
     with socket.socket() as sock:
         protocol = Protocol([])
-        house.poller.connect(sock, protocol)
+        poller.connect(sock, protocol)
         assert protocol.calls == ["lost"]
         assert sock.fileno() == -1
     assert "A connection could not be set up: [Errno 28]" in caplog.text
+    poller.close()
 
 
 def test_what_is_left_is_closed_with_the_poller(house: House) -> None:

@@ -126,7 +126,8 @@ class PolledTransport:
         # then, and the kernel need not be told twice.
         self._rest = None
         self._protocol.resume_writing()
-        if self._rest is not None:  # There is more.
+        # Not the attribute, which mypyc takes to be None still.
+        if self.get_write_buffer_size():  # There is more.
             return
         if self._is_closing:
             self._end()
