@@ -4,6 +4,7 @@ import contextlib
 import logging
 from collections.abc import Callable
 from contextvars import Context
+from io import BytesIO
 from typing import BinaryIO
 from wsgiref.types import WSGIApplication
 
@@ -136,7 +137,7 @@ class WsgiCall:
         elif spool is not None:
             source = spooled_input(spool.open())
         else:
-            source = kept_input([] if prefetched is None else prefetched.all())
+            source = BytesIO() if prefetched is None else kept_input(prefetched.all())
         info = stream.info
         environ = build_environ(
             answerer.base_environ,

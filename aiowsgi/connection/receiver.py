@@ -361,7 +361,7 @@ class Receiver:
             return False
         if self.spool is not None:
             stream.spool, self.spool = self.spool, None
-        else:
+        elif self._prefetch is not None:
             stream.prefetched = self.take_prefetch()
         return True
 
