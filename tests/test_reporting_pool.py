@@ -114,3 +114,23 @@ def test_a_thread_that_waits_for_a_client_makes_room_for_another_job(house: Hous
     go_on.set()
     assert left.wait(PATIENCE)
     assert house.load() == (2, 1, 0)
+
+
+def test_jobs_that_are_queued_in_one_pass_are_told_once_the_pool_is_woken(house: House) -> None:
+    for name in ("first", "second"):
+        house.begin(name)
+    eventually(lambda: house.load() == (2, 2, 0))
+    house.names[house.gates[0].set] = "woken"
+    told: list[int] = []
+    note_jobs = house.row.note_jobs
+
+    def note(jobs: int) -> None:
+        told.append(jobs)
+        note_jobs(jobs)
+
+    house.row.note_jobs = note  # type: ignore[method-assign]
+    for _ in range(2):
+        house.pool.enqueue(house.gates[0].set, wake=False)
+    assert told == []
+    house.pool.wake()
+    assert told == [4]

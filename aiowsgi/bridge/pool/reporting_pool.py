@@ -1,11 +1,9 @@
 """A pool that reports what its threads do, for a server that others look at from outside."""
 
 from collections.abc import Callable
-from concurrent.futures import Future
-from typing import Any
 
 from .job_pool import JobPool
-from .jobs import Job, LoadReport, Scheduling
+from .jobs import LoadReport, Scheduling
 from .threads import QueuedJob, ThreadNotes
 
 
@@ -41,21 +39,11 @@ class ReportingPool(JobPool):
         self._describe = describe
         # The slot of each thread that has run a job. Protected by the lock of the pool.
         self._slots: dict[ThreadNotes, int] = {}
+        # How many jobs were reported.
+        self._told = 0
+        # Whether threads were reported that are lost, or in place of others. Their jobs may end.
+        self._has_others = False
         self._note_threads()
-
-    def enqueue(
-        self,
-        run: Callable[[], None],
-        failed: Callable[[], None] = lambda: None,
-        *,
-        wake: bool = True,
-        future: Future[Any] | None = None,
-    ) -> Job:
-        """See ``JobPool``."""
-        job = super().enqueue(run, failed, wake=wake, future=future)
-        with self._lock:
-            self._note_jobs()
-        return job
 
     def release_slot(self) -> None:
         """See ``ThreadSlots``."""
@@ -83,6 +71,12 @@ class ReportingPool(JobPool):
             self._note_threads()
         return written_off
 
+    def _wake_one(self) -> None:
+        super()._wake_one()
+        # Of a job that does not have to wait, the thread that is on its way tells.
+        if len(self._jobs) > (self._waking is not None):
+            self._note_jobs()
+
     def _next_job(self, thread: ThreadNotes) -> QueuedJob | None:
         # The job before has ended by now, if there was one. Its end is told here, because a job
         # that follows at once takes its slot, and the number of jobs is told once for both.
@@ -100,13 +94,9 @@ class ReportingPool(JobPool):
         elif slot is not None:
             self._report.end_request(slot)
         self._note_jobs()
-        return job
-
-    def _note_end(self, job: QueuedJob, thread: ThreadNotes) -> None:
-        may_change = self._lost or self._waiting_for_clients
-        super()._note_end(job, thread)
-        if may_change:
+        if self._has_others:
             self._note_threads()
+        return job
 
     def _clean_up(self, thread: ThreadNotes, on_stopped: list[Callable[[], None]]) -> None:
         super()._clean_up(thread, on_stopped)
@@ -125,9 +115,13 @@ class ReportingPool(JobPool):
         return next(slot for slot in range(len(taken) + 1) if slot not in taken)
 
     def _note_jobs(self) -> None:
-        if not self.abandoned:
-            self._report.note_jobs(len(self._jobs) + len(self._running))
+        jobs = len(self._jobs) + len(self._running)
+        if jobs != self._told and not self.abandoned:
+            self._report.note_jobs(jobs)
+            self._told = jobs
 
     def _note_threads(self) -> None:
+        threads, lost = len(self._running) + self._free_slots(), len(self._lost)
+        self._has_others = lost > 0 or threads != self._max_threads
         if not self.abandoned:
-            self._report.note_threads(len(self._running) + self._free_slots(), lost=len(self._lost))
+            self._report.note_threads(threads, lost=lost)
