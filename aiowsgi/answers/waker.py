@@ -3,6 +3,7 @@
 import contextlib
 import logging
 from collections.abc import Callable
+from typing import Final
 
 from ..bridge.pool.jobs import JobQueue, Scheduling
 from ..exchange.interfaces import Timer, Timers
@@ -10,7 +11,7 @@ from ..exchange.interfaces import Timer, Timers
 _log = logging.getLogger("aiowsgi.error")
 
 # A request for which none came before in this time, in seconds, is probably alone.
-_ALONE = 0.001
+_ALONE: Final = 0.001
 # Seconds between two checks whether jobs still compete for the interpreter.
 _CONTENTION_LOOK = 0.1
 

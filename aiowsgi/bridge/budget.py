@@ -1,9 +1,11 @@
 """The bytes that may be buffered for all clients together."""
 
+from typing import Final
+
 from .locks import make_lock
 
 # A buffer with fewer bytes is counted as empty: it is not worth taking the lock.
-MIN_COUNTED = 1 << 14
+MIN_COUNTED: Final = 1 << 14
 
 
 class Budget:

@@ -1,23 +1,24 @@
 """A deadline that is moved often."""
 
 from collections.abc import Callable
+from typing import Final
 
 from ..callbacks import no_callback
 from ..exchange.interfaces import Timer, Timers
 
-_NEVER = float("inf")
+_NEVER: Final = float("inf")
 # A timer is started for this many seconds at most. The deadline of a new connection is far away,
 # that of its first request is near, and to start another timer costs more than to let one fire too
 # early. Not longer than the time between two checks of a queued request (see ``states``): those
 # would start another timer.
-_FIRST_CHECK = 0.5
+_FIRST_CHECK: Final = 0.5
 # A timer that fires more seconds late than this tells that the process has not run meanwhile: it,
 # or its machine, was stopped, or its loop was blocked. What has come in that time is not read yet.
 # So the loop has so many seconds more to read it, and no client is blamed.
-_LATE = 1.0
-_CATCH_UP = 0.1
+_LATE: Final = 1.0
+_CATCH_UP: Final = 0.1
 # Loops round their clocks.
-_ROUNDED = 0.0005
+_ROUNDED: Final = 0.0005
 
 
 class Deadline:

@@ -1,6 +1,7 @@
 """The sending side of one connection: responses, as far and as fast as the client takes them."""
 
 from collections.abc import Callable
+from typing import Final
 
 from ..bridge.response import FINISHED, OPEN, Progress
 from ..callbacks import no_callback
@@ -11,7 +12,7 @@ from .pace import Pace
 from .shared import Shared
 
 # Bytes that the wire is given at a time.
-_TAKE_BYTES = 1 << 18
+_TAKE_BYTES: Final = 1 << 18
 
 
 class Sender:

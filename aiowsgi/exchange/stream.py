@@ -4,7 +4,7 @@ import contextlib
 import logging
 import re
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from ..bridge.body import RequestBody
 from ..bridge.pieces import Pieces
@@ -35,11 +35,11 @@ from .transitions import IllegalEvent
 _log = logging.getLogger("aiowsgi.error")
 
 # An unread request body up to this size is read and dropped, so that the connection can be kept.
-MAX_DROPPED_BYTES = 1 << 18
+MAX_DROPPED_BYTES: Final = 1 << 18
 # How messages and exceptions call a loop that the host has closed.
 LOOP_CLOSED = "the event loop was closed"
 # A request is short until it has had its thread for this long: for ``sys.getswitchinterval()``.
-_SHORT_REQUEST = 0.005
+_SHORT_REQUEST: Final = 0.005
 # What logs show of a host that was told: neither white space nor quotation marks.
 _HOST = re.compile(r"[!#-\[\]-~]{1,100}")
 

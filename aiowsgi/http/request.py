@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 # So many bytes of a request line are kept to show them if the request is refused.
 MAX_SHOWN_LINE = 1024
@@ -125,7 +125,7 @@ class EndOfMessage(NamedTuple):
     """The request is complete. What follows belongs to the next one."""
 
 
-END_OF_MESSAGE = EndOfMessage()
+END_OF_MESSAGE: Final = EndOfMessage()
 Event = RequestHead | BodyData | EndOfMessage
 
 

@@ -13,7 +13,7 @@ from ..cache import Cache
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 # A piece of the body above this size, in bytes, is not copied to join it with the head.
-_JOIN_LIMIT = 1 << 14
+_JOIN_LIMIT: Final = 1 << 14
 
 
 class BodyFraming(enum.Enum):

@@ -8,6 +8,7 @@ import struct
 import sys
 from fcntl import ioctl
 from termios import TIOCOUTQ
+from typing import Final
 
 from .. import libc
 from ..exchange.info import Address
@@ -31,10 +32,10 @@ def server_address(transport: asyncio.BaseTransport, *, tls: bool) -> Address:
 # lock back takes many milliseconds where other threads compute.
 _send = libc.find("send", "c_ssize_t")
 # More bytes than that take the kernel too long for it.
-_MAX_DIRECT_BYTES = 1 << 17
-_FLAGS = socket.MSG_DONTWAIT | getattr(socket, "MSG_NOSIGNAL", 0)
+_MAX_DIRECT_BYTES: Final = 1 << 17
+_FLAGS: Final = socket.MSG_DONTWAIT | getattr(socket, "MSG_NOSIGNAL", 0)
 # What is sent belongs into one packet with what comes next.
-_MORE = _FLAGS | getattr(socket, "MSG_MORE", 0)
+_MORE: Final = _FLAGS | getattr(socket, "MSG_MORE", 0)
 # connect(2) to no address, by which Linux resets a connection at once.
 _connect = libc.find("connect", "c_int", "c_int", "c_char_p", "c_uint")
 _NO_ADDRESS = struct.pack("H14x", socket.AF_UNSPEC)
