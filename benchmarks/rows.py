@@ -204,7 +204,7 @@ ROWS = (
     ),
     Row(
         name="workers",
-        title="Flask, 2 processes on 2 cores that the client shares : 1 process on a core",
+        title="Flask, 2 processes : 1 process, on 2 cores that the client shares",
         headlines=(SCALING,),
         figures=(RATE_OF_TWO, RATE_OF_ONE),
         application="benchmarks.flask_app:application",

@@ -101,7 +101,7 @@ class Benchmark:
 
     def _measure_load(self, row: Row, peer: Peer, number: int, *, workers: int) -> Sample:
         """Start a server, check it, warm it up, load it, weigh it, stop it."""
-        server_cores, client_cores = self._cores(workers)
+        server_cores, client_cores = self._cores(row)
         with self._server(row, peer, workers=workers, cores=server_cores) as (server, port):
             self._warm_up(row, port, client_cores)
             others_before = self._cpu_of_others(server)
@@ -136,8 +136,8 @@ class Benchmark:
                 "scaling": rate / rate_of_one,
             },
             errors=one.errors + more.errors,
-            # Of one process. With several, client and servers compete for the cores by design.
-            client_load=one.client_load,
+            # Client and servers compete for the cores by design.
+            client_load=0.0,
             interference=max(one.interference, more.interference),
         )
 
@@ -146,7 +146,7 @@ class Benchmark:
 
         Others can hardly disturb a weight: there is no interference to report.
         """
-        server_cores, client_cores = self._cores(1)
+        server_cores, client_cores = self._cores(row)
         with (
             machine.descriptors(row.idle + SPARE_DESCRIPTORS),
             self._server(row, peer, workers=1, cores=server_cores) as (server, port),
@@ -189,10 +189,10 @@ class Benchmark:
             cores=cores,
         )
 
-    def _cores(self, workers: int) -> tuple[set[int], set[int]]:
+    def _cores(self, row: Row) -> tuple[set[int], set[int]]:
         """Return the cores of the server and those of the client: one each, or both for both."""
         server, client = self._conditions.server_core, self._conditions.client_core
-        return ({server}, {client}) if workers == 1 else ({server, client}, {server, client})
+        return ({server}, {client}) if row.workers == 1 else ({server, client}, {server, client})
 
     def _cpu_of_others(self, server: ServerProcess) -> float:
         """Return the seconds that all but the server, the client among them, used on both cores."""
