@@ -336,13 +336,13 @@ class FailingTimers(ManualTimers):
 def test_deadline_that_could_not_be_moved_is_reached_when_it_was() -> None:
     timers = FailingTimers()
     reached: list[float] = []
-    deadline = Deadline(timers, lambda: reached.append(timers.now))
+    deadline = Deadline(timers, timers.time, lambda: reached.append(timers.now))
     start = timers.now
-    deadline.set(10.0)
+    deadline.set(10.0, timers.now)
     timers.advance(1)
     timers.fails = True
     with pytest.raises(MemoryError):
-        deadline.set(2.0)
+        deadline.set(2.0, timers.now)
     timers.fails = False
     timers.advance(20)
     assert reached == [start + 10.0]

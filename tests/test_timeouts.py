@@ -78,13 +78,13 @@ class Reached:
 def new_deadline() -> tuple[ManualTimers, Deadline, Reached]:
     timers = ManualTimers()
     reached = Reached(timers)
-    return timers, Deadline(timers, reached), reached
+    return timers, Deadline(timers, timers.time, reached), reached
 
 
 def test_deadline_is_reached_once_at_its_time() -> None:
     timers, deadline, reached = new_deadline()
     start = timers.now
-    deadline.set(5)
+    deadline.set(5, timers.now)
     timers.advance(4.9)
     assert reached.times == []
     timers.advance(100)
@@ -94,10 +94,10 @@ def test_deadline_is_reached_once_at_its_time() -> None:
 def test_deadline_moved_later_is_not_reached_early_and_keeps_its_timer() -> None:
     timers, deadline, reached = new_deadline()
     start = timers.now
-    deadline.set(5)
+    deadline.set(5, timers.now)
     for _ in range(10):
         timers.advance(1)
-        deadline.set(5)
+        deadline.set(5, timers.now)
         assert len(timers.pending) == 1
     assert reached.times == []
     timers.advance(100)
@@ -107,8 +107,8 @@ def test_deadline_moved_later_is_not_reached_early_and_keeps_its_timer() -> None
 def test_deadline_moved_earlier_is_reached_early() -> None:
     timers, deadline, reached = new_deadline()
     start = timers.now
-    deadline.set(60)
-    deadline.set(2)
+    deadline.set(60, timers.now)
+    deadline.set(2, timers.now)
     assert len(timers.pending) == 1
     timers.advance(100)
     assert reached.times == [start + 2]
@@ -117,11 +117,11 @@ def test_deadline_moved_earlier_is_reached_early() -> None:
 def test_deadline_that_is_far_at_first_and_moved_near_at_once_keeps_its_timer() -> None:
     timers, deadline, reached = new_deadline()
     start = timers.now
-    deadline.set(75)
+    deadline.set(75, timers.now)
     (first,) = timers.pending
-    deadline.set(0.5)
+    deadline.set(0.5, timers.now)
     assert timers.pending == [first]
-    deadline.set(75)
+    deadline.set(75, timers.now)
     timers.advance(74.9)
     assert reached.times == []
     timers.advance(1)
@@ -130,8 +130,8 @@ def test_deadline_that_is_far_at_first_and_moved_near_at_once_keeps_its_timer() 
 
 def test_deadline_taken_away_is_not_reached() -> None:
     timers, deadline, reached = new_deadline()
-    deadline.set(5)
-    deadline.set(None)
+    deadline.set(5, timers.now)
+    deadline.set(None, timers.now)
     timers.advance(100)
     assert reached.times == []
     assert len(timers.pending) == 0
@@ -140,11 +140,11 @@ def test_deadline_taken_away_is_not_reached() -> None:
 def test_deadline_taken_away_and_set_again_is_reached() -> None:
     timers, deadline, reached = new_deadline()
     start = timers.now
-    deadline.set(5)
+    deadline.set(5, timers.now)
     timers.advance(1)
-    deadline.set(None)
+    deadline.set(None, timers.now)
     timers.advance(1)
-    deadline.set(5)
+    deadline.set(5, timers.now)
     timers.advance(100)
     assert reached.times == [start + 7]
 
@@ -156,25 +156,25 @@ def test_deadline_set_when_reached_is_reached_again() -> None:
     def again() -> None:
         times.append(timers.now)
         if len(times) < 3:
-            deadline.set(2)
+            deadline.set(2, timers.now)
 
     start = timers.now
-    deadline = Deadline(timers, again)
-    deadline.set(2)
+    deadline = Deadline(timers, timers.time, again)
+    deadline.set(2, timers.now)
     timers.advance(100)
     assert times == [start + 2, start + 4, start + 6]
 
 
 def test_deadline_passed_while_the_process_was_stopped_is_reached_once_the_loop_has_read() -> None:
     timers, deadline, reached = new_deadline()
-    deadline.set(5)
+    deadline.set(5, timers.now)
     timers.now += 30
     timers.advance(0)
     assert reached.times == []
     timers.advance(1)
     assert reached.times == [pytest.approx(1000 + 30.1)]
     # Though its loop is late all the time.
-    deadline.set(5)
+    deadline.set(5, timers.now)
     timers.now += 30
     timers.advance(0)
     timers.now += 30
@@ -184,10 +184,10 @@ def test_deadline_passed_while_the_process_was_stopped_is_reached_once_the_loop_
 
 def test_deadline_passed_while_the_process_was_stopped_moves_with_what_has_come() -> None:
     timers, deadline, reached = new_deadline()
-    deadline.set(5)
+    deadline.set(5, timers.now)
     timers.now += 30
     timers.advance(0)
-    deadline.set(5)
+    deadline.set(5, timers.now)
     timers.advance(4.9)
     assert reached.times == []
     timers.advance(1)
@@ -196,7 +196,7 @@ def test_deadline_passed_while_the_process_was_stopped_moves_with_what_has_come(
 
 def test_cancelled_deadline_leaves_no_timer() -> None:
     timers, deadline, reached = new_deadline()
-    deadline.set(5)
+    deadline.set(5, timers.now)
     deadline.cancel()
     deadline.cancel()
     assert len(timers.pending) == 0

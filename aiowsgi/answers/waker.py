@@ -19,7 +19,7 @@ _CONTENTION_LOOK = 0.1
 class PoolWaker:
     """Wakes a pool once for all requests that were queued in one pass of the loop.
 
-    Arguments: the pool; timers and clock; ``on_woken()``, called after that; and what is done
+    Arguments: the pool; timers; ``on_woken()``, called after that; and what is done
     when threads compete for the interpreter, in a process that only serves (see
     ``process.scheduling``). Everything happens on the loop thread.
     """
@@ -28,14 +28,12 @@ class PoolWaker:
         self,
         pool: JobQueue,
         timers: Timers,
-        clock: Callable[[], float],
         *,
         on_woken: Callable[[], None],
         scheduling: Scheduling | None = None,
     ) -> None:
         self._pool = pool
         self._timers = timers
-        self._clock = clock
         self._on_woken = on_woken
         self._scheduling = scheduling
         # Whether the pool will be woken in this pass of the loop, and when it was last asked for.
@@ -46,8 +44,8 @@ class PoolWaker:
         # Whether the kernel must wake the loop thread in time even then.
         self._is_punctual = False
 
-    def wake_soon(self) -> None:
-        """Have the pool woken for a request that was queued.
+    def wake_soon(self, now: float) -> None:
+        """Have the pool woken for a request that was queued. ``now`` is by the server's clock.
 
         A thread that is woken earlier takes the interpreter from the loop between two reads. But
         where nothing is read after a request, waiting for the next pass would mean to ask for the
@@ -55,8 +53,8 @@ class PoolWaker:
         """
         if self._waking:
             return
-        before, self._asked_at = self._asked_at, self._clock()
-        if self._asked_at - before > _ALONE and not self._pool.is_starved:
+        before, self._asked_at = self._asked_at, now
+        if now - before > _ALONE and not self._pool.is_starved:
             self._wake()
         else:
             self._timers.call_soon(self._wake)

@@ -11,7 +11,7 @@ from wsgiref.types import WSGIApplication
 from ..bridge import forks
 from ..errors import QueueFull, ServerStopped, overload
 from ..exchange.resources import Resources
-from ..exchange.states import DISPATCH
+from ..exchange.states import BEGUN, DISPATCH
 from ..exchange.stream import Stream
 from ..http.request import RequestHead
 from ..observe.waits import Waits
@@ -30,7 +30,7 @@ class WsgiAnswerer:
 
     Arguments: the application; what the streams share; the environ that all requests have in
     common; the context of which each request gets a copy; what runs coroutines of the application;
-    what is told of requests that found no thread; ``wake_pool()``, called when a request was
+    what is told of requests that found no thread; ``wake_pool(now)``, called when a request was
     queued; and ``report(head, client, describe)``, if there is one, which makes what explains a
     failure to the client of one request.
     """
@@ -56,7 +56,7 @@ class WsgiAnswerer:
         context: Context,
         coroutine_runner: CoroutineRunner,
         waits: Waits,
-        wake_pool: Callable[[], None],
+        wake_pool: Callable[[float], None],
         report: Callable[[RequestHead, str, Callable[[], str]], FailureReport] | None = None,
     ) -> None:
         self.app = app
@@ -74,7 +74,8 @@ class WsgiAnswerer:
         """Let the request wait for a thread. Raises Refusal where there will be none."""
         call = WsgiCall(self, stream)
         stream.coroutines = call.coroutines
-        stream.ready_at = self.resources.clock()
+        # Where no body was waited for, it was ready with its head.
+        stream.ready_at = now = stream.head_at if stream.state is BEGUN else self.resources.clock()
         try:
             stream.job = self.resources.pool.enqueue(call.run, call.fail, wake=False)
         except QueueFull as error:
@@ -84,7 +85,7 @@ class WsgiAnswerer:
             _log.error("The thread pool takes no more work: %s", error)
             raise overload("the server is stopping") from error
         stream.fire(DISPATCH)
-        self._wake_pool()
+        self._wake_pool(now)
 
 
 class WsgiCall:

@@ -17,7 +17,7 @@ _FIRST_CHECK: Final = 0.5
 # So the loop has so many seconds more to read it, and no client is blamed.
 _LATE: Final = 1.0
 _CATCH_UP: Final = 0.1
-# Loops round their clocks.
+# Loops round their clocks, which need not be the clock of the server.
 _ROUNDED: Final = 0.0005
 
 
@@ -27,24 +27,27 @@ class Deadline:
     A little later where the process has not run for some time before.
 
     Moving it costs a comparison: the loop's timer stays where it is, and is started again when it
-    fires too early.
+    fires too early. ``clock`` is the one of the server, so that who moves the deadline need not
+    look at a second one.
     """
 
-    __slots__ = ("_at", "_on_reached", "_timer", "_timer_at", "_timers")
+    __slots__ = ("_at", "_clock", "_on_reached", "_timer", "_timer_at", "_timers")
 
-    def __init__(self, timers: Timers, on_reached: Callable[[], None]) -> None:
+    def __init__(
+        self, timers: Timers, clock: Callable[[], float], on_reached: Callable[[], None]
+    ) -> None:
         self._timers = timers
+        self._clock = clock
         self._on_reached = on_reached
         self._at = _NEVER
         self._timer: Timer | None = None
         self._timer_at = _NEVER
 
-    def set(self, seconds: float | None) -> None:
-        """Move the deadline to ``seconds`` from now; None takes it away."""
+    def set(self, seconds: float | None, now: float) -> None:
+        """Move the deadline to ``seconds`` from ``now``; None takes it away."""
         if seconds is None:
             self._at = _NEVER
             return
-        now = self._timers.time()
         self._at = at = now + seconds
         if self._timer is None:
             self._start_timer(now, min(seconds, _FIRST_CHECK))
@@ -69,7 +72,7 @@ class Deadline:
         self._timer = None
         if self._at == _NEVER:
             return
-        now = self._timers.time()
+        now = self._clock()
         left = self._at - now
         if left > _ROUNDED:
             self._start_timer(now, left)

@@ -67,7 +67,7 @@ class Watchdog:
         self._receiver = receiver
         self._sender = sender
         self._on_expiry = on_expiry
-        self._deadline = Deadline(shared.timers, self._check)
+        self._deadline = Deadline(shared.timers, self._now, self._check)
         # What is watched: the stream, or without one the connection in this state.
         self._stream: Stream | None = None
         self._state = IDLE
@@ -83,18 +83,16 @@ class Watchdog:
         """Start the time of a connection that has no stream."""
         self._state = state
         self._stream = None
-        self.since = self._now()
-        self._deadline.set(self._shared.timeouts.connection[state])
+        self.since = now = self._now()
+        self._deadline.set(self._shared.timeouts.connection[state], now)
 
     def watch_stream(self, stream: Stream) -> None:
         """Start the time of a stream in its state."""
         self._stream = stream
         state = stream.state
-        self._deadline.set(self._shared.timeouts.stream[state])
-        if state is QUEUED:
-            self.since = stream.ready_at
-        else:
-            self.since = self._now()
+        self.since = stream.ready_at if state is QUEUED else self._now()
+        self._deadline.set(self._shared.timeouts.stream[state], self.since)
+        if state is not QUEUED:
             self.rearm()
 
     def rearm(self) -> None:
@@ -109,7 +107,7 @@ class Watchdog:
         elif self._receiver.update_pace():
             left = self._receiver.time_left()
         left = min(left, self._request_time_left(stream))
-        self._deadline.set(None if left == math.inf else max(left, 0.0))
+        self._deadline.set(None if left == math.inf else max(left, 0.0), self._now())
 
     def rate(self) -> float | None:
         """Return the bytes a second that the client moves, if it is waited for."""
@@ -162,7 +160,7 @@ class Watchdog:
             case ConnectionState.CLOSING if self._sender.time_left() <= _NOW:
                 self._on_expiry(Expiry.WRITE)
             case ConnectionState.CLOSING:
-                self._deadline.set(LINGER_TIMEOUT)
+                self._deadline.set(LINGER_TIMEOUT, self._now())
 
     def _check_queue(self, stream: Stream) -> None:
         """Find out whether the request runs by now, or has waited for too long."""
@@ -181,7 +179,7 @@ class Watchdog:
             if waited >= config.queue_target:
                 self._shared.observers.waits.note_waiting(waited)
             self._shared.shedding.free_threads()
-            self._deadline.set(self._shared.timeouts.stream[QUEUED])
+            self._deadline.set(self._shared.timeouts.stream[QUEUED], self._now())
 
     def _check_progress(self, stream: Stream) -> None:
         if self._request_time_left(stream) <= _NOW:

@@ -139,10 +139,7 @@ class Timer(Protocol):
 
 
 class Timers(Protocol):
-    """Time, and calls that are made later on the same thread. An asyncio event loop is one."""
-
-    def time(self) -> float:
-        """Return the time in seconds, since some moment."""
+    """Calls that are made later on the same thread. An asyncio event loop has them."""
 
     def call_soon(self, callback: Callable[[], object], /) -> object:
         """Call in the next pass of the loop."""

@@ -35,7 +35,7 @@ class Resources:
     mailbox: Mailbox[Any]
     # Where long request bodies wait for a thread; None where they are streamed.
     spooler: Spooler | None = None
-    # Seconds, for time stamps. Timers have a clock of their own (``Timers.time``).
+    # Seconds, for time stamps and deadlines.
     clock: Callable[[], float] = time.monotonic
     # Called with a defect of the server.
     on_defect: Callable[[IllegalEvent], None] = log_defect

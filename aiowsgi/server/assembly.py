@@ -79,9 +79,7 @@ class Assembly:
         )
         connections: dict[ConnectionHandle, None] = {}
         shedding = LoadShedding(connections, resources)
-        self.waker = PoolWaker(
-            pool, timers, clock, on_woken=shedding.free_threads, scheduling=scheduling
-        )
+        self.waker = PoolWaker(pool, timers, on_woken=shedding.free_threads, scheduling=scheduling)
         self.coroutine_runner = CoroutineRunner(loop, self.waker.stay_punctual)
         observers = Observers(
             access_log=config.access_log,
