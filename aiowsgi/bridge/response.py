@@ -87,9 +87,7 @@ class ResponseWriter:
         "_error",
         "_held",
         "_high_water",
-        "_largest",
         "_lock",
-        "_low_water",
         "_pieces",
         "_progress",
         "_room",
@@ -106,9 +104,6 @@ class ResponseWriter:
     ) -> None:
         self._wake = wake
         self._high_water = high_water
-        self._low_water = high_water // _LOW_WATER_PART
-        # Of the pieces in the queue.
-        self._largest = min(_MAX_PIECE, high_water)
         self._budget = budget
         self._slots = slots
         # Protects everything below. Taken by the pool thread to write and by the loop thread to
@@ -261,11 +256,12 @@ class ResponseWriter:
             if not pieces:
                 return
             first = pieces[0]
-            if len(first) > self._largest:
+            largest = min(_MAX_PIECE, self._high_water)
+            if len(first) > largest:
                 # Copies, not views: one view that is still queued would keep the whole piece in
                 # memory.
-                for start in range(0, len(first), self._largest):
-                    self._put([first[start : start + self._largest]], OPEN, direct=False)
+                for start in range(0, len(first), largest):
+                    self._put([first[start : start + largest]], OPEN, direct=False)
                 pieces = pieces[1:]
 
     def _send_directly(self, pieces: list[bytes]) -> list[bytes]:
@@ -288,9 +284,10 @@ class ResponseWriter:
         self._check_open()
         for number, piece in enumerate(pieces):
             size = len(piece)
-            if size > self._largest:
+            if size > _MAX_PIECE or size > self._high_water:
                 return pieces[number:]
-            if not self._has_room(size):
+            # Most responses are queued at once, when nothing else is.
+            if self._size and not self._has_room(size):
                 if not self._woken:
                     return pieces[number:]
                 self._wait_for_room(size)
@@ -320,8 +317,11 @@ class ResponseWriter:
 
     def _is_low(self, more: int) -> bool:
         """Return whether a thread that waits to queue ``more`` bytes goes on. The lock is held."""
-        is_low = self._size <= self._low_water or self._error is not None
-        return is_low and self._has_room(more)
+        return self._is_drained() and self._has_room(more)
+
+    def _is_drained(self) -> bool:
+        """Return whether little enough is queued to wake who waits. The lock is held."""
+        return self._size <= self._high_water // _LOW_WATER_PART or self._error is not None
 
     def _wait_for_room(self, more: int) -> None:
         """Wait until ``more`` bytes can be queued, and some more. The lock is held.
@@ -377,7 +377,7 @@ class ResponseWriter:
                 self._size = 0
             if self._held:
                 self._count()
-            if self._room is not None and self._size <= self._low_water:
+            if self._room is not None and self._is_drained():
                 self._room.notify_all()
             if self._size:
                 return pieces, LEFT

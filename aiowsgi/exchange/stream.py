@@ -79,7 +79,6 @@ class Stream:
     __slots__ = (
         "_encoded_head",
         "_ended",
-        "_number",
         "_resources",
         "_send",
         "body",
@@ -98,6 +97,7 @@ class Stream:
         "prefetched",
         "ready_at",
         "refusal",
+        "request_id",
         "source",
         "spool",
         "started_at",
@@ -114,7 +114,10 @@ class Stream:
         encoder: ResponseEncoder,
     ) -> None:
         self._resources = resources
-        resources.requests = self._number = resources.requests + 1
+        resources.requests = number = resources.requests + 1
+        # A name for the request in logs and the environ, unique among processes.
+        # Not formatted: that is much dearer when compiled.
+        self.request_id = resources.id_prefix + "-" + str(number)
         # The head, until it travels with the first bytes of the body.
         self._encoded_head = b""
         self._ended = False
@@ -179,12 +182,6 @@ class Stream:
             return host
         return self.info.client[0]
 
-    @property
-    def request_id(self) -> str:
-        """A name for the request in logs, unique among processes."""
-        # Not formatted: that is much dearer when compiled.
-        return self._resources.id_prefix + "-" + str(self._number)
-
     def describe(self) -> str:
         """Return the request as the error log names it."""
         return f"{self.head.method} {self.head.target} [{self.request_id}]"
@@ -194,7 +191,7 @@ class Stream:
     def make_replacement(self, encoder: ResponseEncoder) -> "Stream":
         """Return another stream for the same request: a thread may be at work on this one."""
         stream = Stream(self._resources, self.owner, self.info, self.head, encoder)
-        stream._number = self._number
+        stream.request_id = self.request_id
         stream.head_at, stream.ready_at = self.head_at, self.ready_at
         stream.started_at = self.started_at
         self.writer.retire()
