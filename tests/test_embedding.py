@@ -26,6 +26,7 @@ from raw_client import be_patient, eventually, transports_of_the_loop
 import aiowsgi
 from aiowsgi import BindError, ConfigError
 from aiowsgi.config import ProcessOptions
+from aiowsgi.net.bind.listening import ListeningSocket
 from aiowsgi.server import serving
 
 # Long enough for a busy machine; a test that passes never waits for it.
@@ -1114,16 +1115,16 @@ def _fail_once(monkeypatch: pytest.MonkeyPatch, method: str, error: BaseExceptio
 
 def _fail_accept_once(monkeypatch: pytest.MonkeyPatch, error: OSError) -> asyncio.Event:
     """Let the next ``accept`` on any socket fail; return the event of that failure."""
-    real = socket.socket.accept
+    real = ListeningSocket.accept
     failed = asyncio.Event()
 
-    def fail(sock: socket.socket) -> Any:
+    def fail(listening: ListeningSocket) -> Any:
         if not failed.is_set():
             failed.set()
             raise error
-        return real(sock)
+        return real(listening)
 
-    monkeypatch.setattr(socket.socket, "accept", fail)
+    monkeypatch.setattr(ListeningSocket, "accept", fail)
     return failed
 
 

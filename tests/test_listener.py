@@ -3,9 +3,11 @@
 import asyncio
 import contextlib
 import contextvars
+import os
 import select
 import socket
 from collections.abc import Callable, Coroutine, Iterable
+from pathlib import Path
 from typing import Any, cast
 from wsgiref.types import StartResponse, WSGIEnvironment
 
@@ -76,6 +78,30 @@ def new_listener(
         connector=LoopTransports(cast(asyncio.AbstractEventLoop, loop)),
         turn=turn,
     )
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "unix"])
+def test_accepted_socket_is_as_the_listening_one_and_stays_in_this_process(
+    host: str, tmp_path: Path
+) -> None:
+    with contextlib.ExitStack() as stack:
+        if host == "unix":
+            sock = stack.enter_context(socket.socket(socket.AF_UNIX))
+            sock.bind(str(tmp_path / "socket"))
+            sock.listen()
+        else:
+            sock = stack.enter_context(socket.create_server((host, 0)))
+        client = stack.enter_context(socket.socket(sock.family))
+        client.settimeout(TIMEOUT)
+        client.connect(sock.getsockname())
+        assert select.select([sock], [], [], TIMEOUT)[0]
+        connection, peer = ListeningSocket(sock).accept()
+        stack.enter_context(connection)
+        assert peer == client.getsockname()
+        assert (connection.family, connection.type) == (sock.family, sock.type)
+        assert not os.get_blocking(connection.fileno())
+        assert not connection.getblocking()
+        assert not connection.get_inheritable()
 
 
 @pytest.mark.parametrize(("inherited", "accepted"), [(False, 5), (True, 1)])

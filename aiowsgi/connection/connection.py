@@ -41,7 +41,7 @@ class Connection(ConnectionView):
     and ``RequestHandler`` for what arrives.
     """
 
-    __slots__ = ("_codec", "_disconnect_error", "_linger_until", "_shared", "wire")
+    __slots__ = ("_codec", "_linger_until", "_shared", "wire")
 
     def __init__(self, shared: Shared, wire: Wire, codec: Codec, info: ConnectionInfo) -> None:
         receiver = Receiver(shared, wire, codec, info, self)
@@ -52,7 +52,6 @@ class Connection(ConnectionView):
         self.wire = wire
         self._codec = codec
         self._linger_until = 0.0
-        self._disconnect_error = ClientDisconnected("the client closed the connection")
         shared.connections[self] = None
         self._watchdog.watch_connection(IDLE)
         if shared.is_closing:
@@ -81,7 +80,7 @@ class Connection(ConnectionView):
             return
         if self._stream is not None:
             # Most clients that end their side are gone. A coroutine would not notice that.
-            self._stream.note_disconnect(self._disconnect_error)
+            self._stream.note_disconnect(self._disconnection())
         self.announce_close()
         self.receiver.advance()
 
@@ -97,7 +96,7 @@ class Connection(ConnectionView):
             self._stream = None
             stream.fire(GIVE_UP)
             stream.cancel()
-            stream.disconnect(self._disconnect_error)
+            stream.disconnect(self._disconnection())
         self.receiver.close()
         self.sender.close()
         self._held = self._resources.budget.update(self._held, 0)
@@ -198,7 +197,7 @@ class Connection(ConnectionView):
             self._resources, self, self.info, head, self._codec.encoder(head)
         )
         if receiver.eof:
-            stream.disconnect_error = self._disconnect_error
+            stream.disconnect_error = self._disconnection()
         if not (head.section.chunked or head.section.content_length):
             return
         if receiver.expect_body(head.section):

@@ -24,6 +24,7 @@ class ConnectionView:
     """
 
     __slots__ = (
+        "_disconnect_error",
         "_held",
         "_requests",
         "_resources",
@@ -54,6 +55,8 @@ class ConnectionView:
         self._stream: Stream | None = None
         # What the budget counts of what is kept here, in bytes.
         self._held = 0
+        # What a running application sees of the end of the connection; None while nothing does.
+        self._disconnect_error: ClientDisconnected | None = None
 
     def _fire(self, event: ConnectionEvent) -> bool:
         """Change the state, here only. Return False for an illegal event."""
@@ -65,6 +68,13 @@ class ConnectionView:
         self._resources.report_illegal(error, self.abort)
         self.receiver.drop_rest()
         return False
+
+    def _disconnection(self) -> ClientDisconnected:
+        """Return what a running application sees of the end: always the same."""
+        # Made only where it is needed: most connections end without a stream.
+        if self._disconnect_error is None:
+            self._disconnect_error = ClientDisconnected("the client closed the connection")
+        return self._disconnect_error
 
     def abort(self, error: ClientDisconnected) -> None:
         """See ``ConnectionHandle``."""

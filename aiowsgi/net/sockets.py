@@ -83,8 +83,10 @@ def shut_down(sock: socket.socket) -> None:
     close(2) alone tells the client nothing while a child process still has the socket: a forked
     one, or one that is about to execute another program.
     """
-    with contextlib.suppress(OSError):  # The client was faster.
+    try:
         sock.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        return  # The client was faster.
 
 
 def half_close(transport: asyncio.Transport) -> None:

@@ -131,7 +131,7 @@ class Listener:
                     self._pause(seconds)
                 return
             try:
-                connection, peer = self.sock.accept()
+                connection, peer = self._listening.accept()
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
@@ -161,7 +161,7 @@ class Listener:
         # More may come all the time.
         for _ in range(int(min(self._room(), _MOST_OF_REST))):
             try:
-                self._set_up(*self.sock.accept())
+                self._set_up(*self._listening.accept())
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
@@ -169,5 +169,4 @@ class Listener:
                     return
 
     def _set_up(self, connection: socket.socket, peer: object) -> None:
-        connection.setblocking(False)
         self._connector.connect(connection, self._make_protocol(connection, peer))

@@ -45,6 +45,8 @@ class ListeningSocket:
                     # there is room again that the client looks as if it took nothing.
                     sock.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, _NOTSENT_BYTES)
         self.socket = sock
+        # What its connections are, too.
+        self._kind = int(sock.family), int(sock.type), sock.proto
         # What is done on its connections.
         self.listener = listener or ListenerConfig(f"fd:{sock.fileno()}")
         # Whether other processes may accept on it, too.
@@ -53,6 +55,18 @@ class ListeningSocket:
         # It is bound, and does not listen before ``listen``.
         self.reuses_port = reuses_port
         self._file = file
+
+    def accept(self) -> tuple[socket.socket, object]:
+        """Return a connection, which does not block either, and the name of its peer.
+
+        Raises OSError.
+        """
+        # The method ``accept`` asks the socket for its kind each time, and makes members of
+        # enumerations of that.
+        descriptor, peer = self.socket._accept()  # type: ignore[attr-defined]
+        connection = socket.socket(*self._kind, descriptor)
+        connection.setblocking(False)
+        return connection, peer
 
     @property
     def file(self) -> SocketFile | None:
