@@ -25,7 +25,7 @@ from aiowsgi.bridge.budget import Budget
 from aiowsgi.bridge.locks import Lock, make_condition
 from aiowsgi.bridge.mailbox import Mailbox
 from aiowsgi.connection.connection import Connection
-from aiowsgi.connection.deadline import Deadline
+from aiowsgi.connection.deadline import Deadline, FirstChecks
 from aiowsgi.errors import RequestBodyError
 from aiowsgi.exchange.info import ConnectionInfo
 from aiowsgi.exchange.interfaces import Codec
@@ -336,7 +336,7 @@ class FailingTimers(ManualTimers):
 def test_deadline_that_could_not_be_moved_is_reached_when_it_was() -> None:
     timers = FailingTimers()
     reached: list[float] = []
-    deadline = Deadline(timers, timers.time, lambda: reached.append(timers.now))
+    deadline = Deadline(FirstChecks(timers), timers.time, lambda: reached.append(timers.now))
     start = timers.now
     deadline.set(10.0, timers.now)
     timers.advance(1)

@@ -10,7 +10,7 @@ from memory import TIMEOUT, ManualTimer, ManualTimers, MemoryConnection, MemoryW
 
 from aiowsgi.bridge.pool.jobs import JobThread
 from aiowsgi.config import Config
-from aiowsgi.connection.deadline import Deadline
+from aiowsgi.connection.deadline import Deadline, FirstChecks
 from aiowsgi.connection.states import (
     LINGER_TIMEOUT,
     LINGER_TOTAL,
@@ -78,7 +78,7 @@ class Reached:
 def new_deadline() -> tuple[ManualTimers, Deadline, Reached]:
     timers = ManualTimers()
     reached = Reached(timers)
-    return timers, Deadline(timers, timers.time, reached), reached
+    return timers, Deadline(FirstChecks(timers), timers.time, reached), reached
 
 
 def test_deadline_is_reached_once_at_its_time() -> None:
@@ -159,7 +159,7 @@ def test_deadline_set_when_reached_is_reached_again() -> None:
             deadline.set(2, timers.now)
 
     start = timers.now
-    deadline = Deadline(timers, timers.time, again)
+    deadline = Deadline(FirstChecks(timers), timers.time, again)
     deadline.set(2, timers.now)
     timers.advance(100)
     assert times == [start + 2, start + 4, start + 6]
@@ -202,6 +202,53 @@ def test_cancelled_deadline_leaves_no_timer() -> None:
     assert len(timers.pending) == 0
     timers.advance(100)
     assert reached.times == []
+
+
+def test_deadlines_that_are_new_have_one_timer_together() -> None:
+    timers = ManualTimers()
+    reached = Reached(timers)
+    start = timers.now
+    checks = FirstChecks(timers)
+    deadlines = [Deadline(checks, timers.time, reached) for _ in range(3)]
+    for deadline in deadlines:
+        deadline.set(5, timers.now)
+        timers.advance(0.1)
+        assert len(timers.pending) == 1
+    deadlines[1].cancel()
+    assert len(timers.pending) == 1
+    timers.advance(100)
+    assert reached.times == [start + 5, pytest.approx(start + 5.2)]
+
+
+def test_deadline_that_another_one_takes_away_is_not_reached() -> None:
+    timers = ManualTimers()
+    reached = Reached(timers)
+    checks = FirstChecks(timers)
+    first = Deadline(checks, timers.time, lambda: second.cancel())
+    second = Deadline(checks, timers.time, reached)
+    for deadline in (first, second):
+        deadline.set(0.5, timers.now)
+    timers.advance(100)
+    assert reached.times == []
+    assert len(timers.pending) == 0
+
+
+def test_deadline_is_reached_where_that_before_it_fails() -> None:
+    timers = ManualTimers()
+    reached = Reached(timers)
+    checks = FirstChecks(timers)
+
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    start = timers.now
+    first, second = Deadline(checks, timers.time, fail), Deadline(checks, timers.time, reached)
+    for deadline in (first, second):
+        deadline.set(0.5, timers.now)
+    with pytest.raises(ZeroDivisionError):
+        timers.advance(1)
+    timers.advance(1)
+    assert reached.times == [start + 0.5]
 
 
 # --- the table -----------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""A deadline that is moved often."""
+"""Deadlines that are moved often, of many connections that do not last."""
 
 from collections.abc import Callable
 from typing import Final
@@ -9,8 +9,8 @@ from ..exchange.interfaces import Timer, Timers
 _NEVER: Final = float("inf")
 # A timer is started for this many seconds at most. The deadline of a new connection is far away,
 # that of its first request is near, and to start another timer costs more than to let one fire too
-# early. Not longer than the time between two checks of a queued request (see ``states``): those
-# would start another timer.
+# early. So all that are new have one timer together. Not longer than the time between two checks of
+# a queued request (see ``states``): those would start another timer.
 _FIRST_CHECK: Final = 0.5
 # A timer that fires more seconds late than this tells that the process has not run meanwhile: it,
 # or its machine, was stopped, or its loop was blocked. What has come in that time is not read yet.
@@ -19,6 +19,47 @@ _LATE: Final = 1.0
 _CATCH_UP: Final = 0.1
 # Loops round their clocks, which need not be the clock of the server.
 _ROUNDED: Final = 0.0005
+
+
+class FirstChecks:
+    """Has one timer of the loop for all deadlines that are new or were away. On the loop thread.
+
+    Most connections that are made for one request end before it fires.
+    """
+
+    __slots__ = ("_at", "_deadlines", "_timer", "timers")
+
+    def __init__(self, timers: Timers) -> None:
+        self.timers = timers
+        self._deadlines: dict[Deadline, None] = {}
+        self._timer: Timer | None = None
+        self._at = _NEVER
+
+    def add(self, deadline: "Deadline", now: float) -> float:
+        """Have a deadline checked. Return when: ``_FIRST_CHECK`` seconds from now, or before."""
+        if self._timer is None:
+            self._timer = self.timers.call_later(_FIRST_CHECK, self._check)
+            self._at = now + _FIRST_CHECK
+        self._deadlines[deadline] = None
+        return self._at
+
+    def remove(self, deadline: "Deadline") -> None:
+        """Do not have it checked, if it was to be."""
+        self._deadlines.pop(deadline, None)
+        if self._timer is not None and not self._deadlines:
+            self._timer.cancel()
+            self._timer = None
+
+    def _check(self) -> None:
+        self._timer = None
+        try:
+            for deadline in list(self._deadlines):
+                # One that was checked before may have ended the connection of this one.
+                if deadline in self._deadlines:
+                    deadline.check()
+        finally:
+            if self._deadlines and self._timer is None:  # One has failed, or was interrupted.
+                self._timer = self.timers.call_later(0.0, self._check)
 
 
 class Deadline:
@@ -31,17 +72,18 @@ class Deadline:
     look at a second one.
     """
 
-    __slots__ = ("_at", "_clock", "_on_reached", "_timer", "_timer_at", "_timers")
+    __slots__ = ("_at", "_clock", "_first_checks", "_on_reached", "_timer", "_timer_at")
 
     def __init__(
-        self, timers: Timers, clock: Callable[[], float], on_reached: Callable[[], None]
+        self, first_checks: FirstChecks, clock: Callable[[], float], on_reached: Callable[[], None]
     ) -> None:
-        self._timers = timers
+        self._first_checks = first_checks
         self._clock = clock
         self._on_reached = on_reached
         self._at = _NEVER
-        self._timer: Timer | None = None
+        # When it is checked: by a timer of its own, or together with others.
         self._timer_at = _NEVER
+        self._timer: Timer | None = None
 
     def set(self, seconds: float | None, now: float) -> None:
         """Move the deadline to ``seconds`` from ``now``; None takes it away."""
@@ -49,11 +91,16 @@ class Deadline:
             self._at = _NEVER
             return
         self._at = at = now + seconds
-        if self._timer is None:
-            self._start_timer(now, min(seconds, _FIRST_CHECK))
-        elif self._timer_at > at:
-            late = self._timer
-            self._start_timer(now, seconds)
+        if self._timer_at <= at:
+            return
+        if self._timer_at == _NEVER and seconds >= _FIRST_CHECK:
+            self._timer_at = self._first_checks.add(self, now)
+            return
+        late = self._timer
+        self._start_timer(now, seconds)
+        if late is None:
+            self._first_checks.remove(self)
+        else:
             late.cancel()
 
     def cancel(self) -> None:
@@ -63,12 +110,20 @@ class Deadline:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        elif self._timer_at != _NEVER:
+            self._first_checks.remove(self)
+        self._timer_at = _NEVER
 
     def _start_timer(self, now: float, seconds: float) -> None:
-        self._timer = self._timers.call_later(seconds, self._check)
+        self._timer = self._first_checks.timers.call_later(seconds, self.check)
         self._timer_at = now + seconds
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """See whether it has passed: a timer has fired."""
+        # First: it may be interrupted, and is checked once more where it is set anew.
+        checked_at, self._timer_at = self._timer_at, _NEVER
+        if self._timer is None:
+            self._first_checks.remove(self)
         self._timer = None
         if self._at == _NEVER:
             return
@@ -76,7 +131,7 @@ class Deadline:
         left = self._at - now
         if left > _ROUNDED:
             self._start_timer(now, left)
-        elif now - self._timer_at > _LATE and self._timer_at <= self._at + _ROUNDED:
+        elif now - checked_at > _LATE and checked_at <= self._at + _ROUNDED:
             # Only once: this timer is behind the deadline.
             self._start_timer(now, _CATCH_UP)
         else:

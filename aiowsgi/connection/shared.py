@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from ..exchange.interfaces import Answerer, ConnectionHandle, Timers
 from ..exchange.report import Observers
 from ..exchange.resources import Resources
+from .deadline import FirstChecks
 from .shedding import LoadShedding
 from .states import Timeouts
 
@@ -31,9 +32,12 @@ class Shared:
     connections: dict[ConnectionHandle, None]
     shedding: LoadShedding
     timeouts: Timeouts = field(init=False)
+    # What checks the deadlines of connections that are new.
+    first_checks: FirstChecks = field(init=False)
     files_being_sent: int = 0
     # No further request is awaited on any connection.
     is_closing: bool = False
 
     def __post_init__(self) -> None:
         self.timeouts = Timeouts(self.resources.config)
+        self.first_checks = FirstChecks(self.timers)

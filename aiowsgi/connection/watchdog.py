@@ -67,7 +67,7 @@ class Watchdog:
         self._receiver = receiver
         self._sender = sender
         self._on_expiry = on_expiry
-        self._deadline = Deadline(shared.timers, self._now, self._check)
+        self._deadline = Deadline(shared.first_checks, self._now, self._check)
         # What is watched: the stream, or without one the connection in this state.
         self._stream: Stream | None = None
         self._state = IDLE
