@@ -963,7 +963,8 @@ async def test_context_of_whoever_resumes_reading_does_not_leak(start_server: St
         return recorder(environ, start_response)
 
     base.set("at start")
-    server = await start_server(app, validate=False, body_prefetch=1000)
+    # One thread, so that each request ends, with its close, before the next one begins.
+    server = await start_server(app, validate=False, body_prefetch=1000, threads=1)
     base.set("later")
     own.set("of the host")
     async with await connect(server) as client:
