@@ -325,15 +325,17 @@ def on_each_wire(scenario: Callable[..., Awaitable[None]]) -> Callable[..., None
     """Make a test like ``on_each_loop``, which runs over TLS, too: ``connect`` speaks it there.
 
     Where not everything is asked for, that is on one loop only, and one in four of these tests.
+    Otherwise these do so with the transports of the loops, too.
     """
     loops = loop_factories()
-    chosen = loops[-1] if _represents(scenario, one_in=4) else None
+    is_representative = _represents(scenario, one_in=4)
     secure = [
         pytest.param(
-            Wire(loop.values[0], tls=True),
-            id=f"tls-{loop.id}",
-            marks=() if loop is chosen else exhaustive,
+            Wire(loop.values[0], tls=True, own=own),
+            id=f"tls-{loop.id}" if own else f"tls-{loop.id}-transports",
+            marks=() if own and is_representative and loop is loops[-1] else exhaustive,
         )
+        for own in ((True, False) if HAS_TRANSPORTS and is_representative else (True,))
         for loop in loops
     ]
     return _test_of(scenario, _cleartext(scenario) + secure)
