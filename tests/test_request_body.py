@@ -689,11 +689,19 @@ def test_input_behaves_like_bytesio_however_the_body_was_split(
     compare(fed_input(body, splits), body, calls)
 
 
-POSITIONS = st.integers(0, 320)
+def _seek(arguments: tuple[int, int]) -> Call:
+    def seek(file: BinaryIO) -> object:
+        try:
+            return file.seek(*arguments)
+        except ValueError:
+            return "refused"
+
+    return f"seek{arguments}", seek
+
+
+# Also before the beginning, and from where nothing is: SEEK_DATA is 3 on Linux.
 SEEKS = st.one_of(
-    POSITIONS.map(lambda position: (f"seek({position})", lambda file: file.seek(position))),
-    st.just(("seek(-1, 2)", lambda file: file.tell() and file.seek(-1, io.SEEK_END))),
-    st.just(("seek(1, 1)", lambda file: file.seek(1, io.SEEK_CUR))),
+    st.tuples(st.integers(-330, 330), st.integers(0, 4)).map(_seek),
     st.just(("tell()", lambda file: file.tell())),
 )
 
@@ -707,6 +715,18 @@ def test_input_of_a_body_in_memory_behaves_like_bytesio_however_the_body_was_spl
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(input_module, "_BUFFER_SIZE", 16)  # As if the body were long.
         compare(kept_input([*pieces]), body, calls)
+
+
+@pytest.mark.parametrize(
+    "arguments", [(-5, 0), (-(1 << 18), 1), (-(1 << 18), 2), (-1, 2), (5, 3), (5, 4), (-5, 9)]
+)
+def test_a_position_that_is_none_leaves_a_body_in_memory_as_it_is(
+    arguments: tuple[int, int],
+) -> None:
+    pieces: list[bytes | bytearray] = [b"0123456789" * 5000, b"abcdefgh" * 5000]
+    _, seek = _seek(arguments)
+    calls = [_read(7), (f"seek{arguments}", seek), ("tell()", lambda file: file.tell()), _read(20)]
+    compare(kept_input(pieces), b"".join(pieces), calls)
 
 
 def test_pieces_of_a_body_in_memory_are_not_copied_before_they_are_read() -> None:

@@ -39,10 +39,19 @@ class _KeptReader(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        before = {io.SEEK_SET: 0, io.SEEK_CUR: self._index, io.SEEK_END: len(self._pieces)}[whence]
-        position = offset + sum(map(len, self._pieces[:before]))
-        if whence == io.SEEK_CUR:
-            position += self._start
+        # As ``io.BytesIO`` does, with the same errors: nothing is changed by a call that fails.
+        if whence == io.SEEK_SET:
+            before = 0
+            if offset < 0:
+                raise ValueError(f"negative seek value {offset}")
+        elif whence == io.SEEK_CUR:
+            before = self._index
+            offset += self._start
+        elif whence == io.SEEK_END:
+            before = len(self._pieces)
+        else:
+            raise ValueError(f"invalid whence ({whence}, should be 0, 1 or 2)")
+        position = max(0, offset + sum(map(len, self._pieces[:before])))
         self._index, self._start = 0, position
         while self._index < len(self._pieces) and self._start >= len(self._pieces[self._index]):
             self._start -= len(self._pieces[self._index])
