@@ -72,6 +72,15 @@ class _KeptReader(io.RawIOBase):
                 self._start = 0
         return done
 
+    def readall(self) -> bytes:
+        # The one of ``io.RawIOBase`` reads 8 KiB at a time, and joins that.
+        if self._index == len(self._pieces):
+            return b""
+        first, *others = self._pieces[self._index :]
+        rest = [memoryview(first)[self._start :], *others]
+        self._index, self._start = len(self._pieces), 0
+        return b"".join(rest)
+
 
 class _Input(io.BufferedReader):
     """A buffered reader that takes the same arguments as ``io.BytesIO``."""
