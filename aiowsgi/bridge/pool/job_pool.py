@@ -325,32 +325,36 @@ class JobPool:
 
     def _next_job(self, thread: ThreadNotes) -> QueuedJob | None:
         """Take a job out of the queue, if there is one that may run. The lock is held."""
-        if not self._jobs:
+        jobs, running = self._jobs, self._running
+        if not jobs:
             return None
-        if len(self._running) >= self._max_threads and self._free_slots() <= 0:
+        if len(running) >= self._max_threads and self._free_slots() <= 0:
             return None
         now = time.monotonic()
+        job = jobs[0]
         # While there is more work than threads can do, some jobs wait for too long. The oldest have
         # done so already, and their clients may have given up. The newest can still be run in time.
-        late = now - self._jobs[0].queued_at > self._queue_target
-        job = self._jobs[-1 if late else 0]
+        late = now - job.queued_at > self._queue_target
+        if late:
+            job = jobs[-1]
         # This is the first step: if the thread ends after it, ``_clean_up`` finds the job.
         thread.job = job
         job.taken_at = now
         job.thread = thread
-        self._running.add(job)
+        running.add(job)
         if late:
-            self._jobs.pop()
+            jobs.pop()
         else:
-            self._jobs.popleft()
-        if self._jobs:
+            jobs.popleft()
+        if jobs:
             self._wake_one()
         return job
 
     def _note_end(self, job: QueuedJob, thread: ThreadNotes) -> None:
         """Take note that a job has ended. The lock is held."""
         self._running.discard(job)
-        self._lost.discard(job)
+        if self._lost:
+            self._lost.discard(job)
         if self._waiting_for_clients:
             # Perhaps the wait was interrupted before the slot was reclaimed.
             self._waiting_for_clients.discard(threading.get_ident())
