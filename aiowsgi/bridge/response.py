@@ -281,7 +281,8 @@ class ResponseWriter:
         is done without the lock, as is the splitting of a large piece: then all from there on are
         returned.
         """
-        self._check_open()
+        if self._error is not None or self._progress is not OPEN:
+            raise self._refusal()
         for number, piece in enumerate(pieces):
             size = len(piece)
             if size > _MAX_PIECE or size > self._high_water:
@@ -291,20 +292,24 @@ class ResponseWriter:
                 if not self._woken:
                     return pieces[number:]
                 self._wait_for_room(size)
-                self._check_open()
-            if size:
+                if self._error is not None or self._progress is not OPEN:
+                    raise self._refusal()
+            if not size:
+                continue
+            if self._size < MIN_COUNTED:
+                self._pieces.append(piece)
+            else:
                 self._append(piece)
-                self._size += size
-                if self._size >= MIN_COUNTED:
-                    self._count()
+            self._size += size
+            if self._size >= MIN_COUNTED:
+                self._count()
         return []
 
-    def _check_open(self) -> None:
-        """Raise an error where nothing more can be queued. The lock is held."""
+    def _refusal(self) -> Exception:
+        """Return why nothing more can be queued. The lock is held."""
         if self._error is not None:
-            raise self._error.copy()
-        if self._progress is not OPEN:
-            raise ApplicationError("the response is complete; nothing can be written behind it")
+            return self._error.copy()
+        return ApplicationError("the response is complete; nothing can be written behind it")
 
     def _has_room(self, more: int) -> bool:
         """Return whether ``more`` bytes can be queued. The lock is held."""
@@ -343,9 +348,9 @@ class ResponseWriter:
             self._blocked_threads -= 1
 
     def _append(self, piece: bytes) -> None:
-        """Add a piece to the queue. The lock is held."""
+        """Add a piece to a queue that is counted. The lock is held."""
         pieces = self._pieces
-        if self._size >= MIN_COUNTED and len(pieces[-1]) + len(piece) <= _JOIN_LIMIT:
+        if len(pieces[-1]) + len(piece) <= _JOIN_LIMIT:
             # The client is slow. Many small pieces would take more memory than their bytes.
             pieces[-1] += piece
         else:

@@ -119,7 +119,9 @@ class Task:
                 raise
             self._fail(error)  # Even SystemExit ends this request only.
         finally:
-            self._close(result)
+            # Most results are lists, which have no ``close``.
+            if type(result) is not list:
+                self._close(result)
 
     def _send_all(self, result: Any) -> None:
         # The fast way, for exactly these types. A class derived from them may iterate over other
@@ -265,8 +267,6 @@ class Task:
 
     def _close(self, result: Any) -> None:
         """Close the iterable, also after an error (PEP 3333, "Specification Details")."""
-        if type(result) is list:
-            return  # Most results are lists, which have no ``close``. This saves the look-up.
         try:
             close = getattr(result, "close", None)
             if close is not None:

@@ -132,7 +132,8 @@ class JobPool:
         if no thread can be started, and in a signal handler or destructor that interrupts the pool.
         """
         job = QueuedJob(self, run, failed, future)
-        self._refuse_reentry()
+        if self._lock._is_owned():
+            raise reentered("the thread pool")
         with self._lock:
             if self.abandoned:
                 raise RuntimeError(f"{forks.PARENT_GOES_ON} the thread pool; make another one")
@@ -169,7 +170,8 @@ class JobPool:
 
     def release_slot(self) -> None:
         """Let another thread work in place of the calling one. See ``ThreadSlots``."""
-        self._refuse_reentry()
+        if self._lock._is_owned():
+            raise reentered("the thread pool")
         with self._lock:
             self._waiting_for_clients.add(threading.get_ident())
             self._wake_one()
@@ -189,7 +191,8 @@ class JobPool:
         # What the jobs would have run. It is destroyed after the lock is released, because a
         # destructor may do anything. Compiled code destroys what it does not use any more.
         runs: list[object] = []
-        self._refuse_reentry()
+        if self._lock._is_owned():
+            raise reentered("the thread pool")
         with self._lock:
             self._closed = True
             if cancel:
@@ -234,11 +237,6 @@ class JobPool:
         """Return the threads that have not ended."""
         with self._lock:
             return [one.thread for one in self._threads if one.thread.is_alive()]
-
-    def _refuse_reentry(self) -> None:
-        """Raise RuntimeError if this call interrupts another on the same thread. See ``locks``."""
-        if self._lock._is_owned():
-            raise reentered("the thread pool")
 
     def _free_slots(self) -> int:
         """Return how many more jobs may run now: some, below ``max_threads``. The lock is held."""
@@ -325,10 +323,10 @@ class JobPool:
 
     def _next_job(self, thread: ThreadNotes) -> QueuedJob | None:
         """Take a job out of the queue, if there is one that may run. The lock is held."""
-        jobs, running = self._jobs, self._running
+        jobs = self._jobs
         if not jobs:
             return None
-        if len(running) >= self._max_threads and self._free_slots() <= 0:
+        if len(self._running) >= self._max_threads and self._free_slots() <= 0:
             return None
         now = time.monotonic()
         job = jobs[0]
@@ -341,7 +339,7 @@ class JobPool:
         thread.job = job
         job.taken_at = now
         job.thread = thread
-        running.add(job)
+        self._running.add(job)
         if late:
             jobs.pop()
         else:
