@@ -210,6 +210,14 @@ class MemoryWire:
             self._paused = True
             self.owner.pause_writing()
 
+    def write_last(self, pieces: list[bytes]) -> None:
+        self.write(pieces)
+        # The end has to follow at once: before the next pass of the loop.
+        self._timers.call_soon(self._assert_ended)
+
+    def _assert_ended(self) -> None:
+        assert self.is_closing or self.half_closed or self.pending, "the end does not follow"
+
     def send_now(self, pieces: list[bytes]) -> int:
         assert self.is_plain
         data = b"".join(pieces)[: self.capacity]

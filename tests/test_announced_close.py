@@ -47,6 +47,24 @@ def length_head(size: int) -> bytes:
     return b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % size
 
 
+@on_each_wire
+@pytest.mark.parametrize("pieces", [1, 3, 2000])
+async def test_last_response_is_complete_though_the_client_takes_it_in_parts(
+    start_server: StartServer, pieces: int
+) -> None:
+    body = [bytes([number % 251]) * ((4 << 20) // pieces) for number in range(pieces)]
+
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        length = str(sum(map(len, body)))
+        start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", length)])
+        return body
+
+    async with await connect(await start_server(app)) as client:
+        await client.send(b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+        assert (await client.receive()).body == b"".join(body)
+        assert await client.read_until_eof() == b""
+
+
 # By the server.
 
 

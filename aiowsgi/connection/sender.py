@@ -64,7 +64,10 @@ class Sender:
             if not stream.first_byte_at:
                 stream.first_byte_at = self._shared.resources.clock()
             try:
-                self._wire.write(pieces)
+                if progress is FINISHED and stream.file is None and not stream.encoder.keep_alive:
+                    self._wire.write_last(pieces)
+                else:
+                    self._wire.write(pieces)
             except BaseException:
                 # They are lost, as for want of memory, and nothing may follow them.
                 self._wire.reset()

@@ -93,6 +93,9 @@ class Wire(Protocol):
     def write(self, pieces: list[bytes]) -> None:
         """Send or buffer pieces, which are at least one. Never blocks."""
 
+    def write_last(self, pieces: list[bytes]) -> None:
+        """Do the same with the last ones. ``half_close`` or ``close`` follows at once."""
+
     def send_now(self, pieces: list[bytes]) -> int:
         """Give pieces to the kernel, and return how many bytes it took. Called on any thread.
 

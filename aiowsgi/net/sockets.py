@@ -64,6 +64,20 @@ def send_now(sock: socket.socket, pieces: list[bytes]) -> int:
     return sent
 
 
+def send_last(sock: socket.socket, pieces: list[bytes]) -> int:
+    """Give the kernel pieces that it may keep back until the end, which follows at once.
+
+    So it sends both in one packet, where that is possible. Return how many bytes it took. Errors
+    show when what is left is sent.
+    """
+    try:
+        if len(pieces) == 1:
+            return sock.send(pieces[0], _MORE)
+        return sock.sendmsg(pieces, (), _MORE)
+    except OSError:
+        return 0
+
+
 def reset(transport: asyncio.Transport) -> None:
     """Cut a connection so that the client cannot take it for a regular end."""
     sock: socket.socket | None = transport.get_extra_info("socket")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import cast
 
+from ..bridge.pieces import unsent
 from ..connection.connection import Connection
 from ..connection.shared import Shared
 from ..exchange.info import Address, ConnectionInfo, Ends, TlsInfo
@@ -17,6 +18,7 @@ from .sockets import (
     host_and_port,
     in_flight,
     reset,
+    send_last,
     send_now,
     server_address,
     shut_down,
@@ -38,6 +40,7 @@ class SocketWire(asyncio.Protocol):
         "_codec",
         "_connection",
         "_is_made",
+        "_is_shut_down",
         "_loop",
         "_shared",
         "_socket",
@@ -74,6 +77,8 @@ class SocketWire(asyncio.Protocol):
         self._connection: Connection | None = None
         # Whether it was made, and reports its end itself; or never will be, and that is reported.
         self._is_made = False
+        # Whether its end was told to the kernel.
+        self._is_shut_down = False
         # Not a method of its own: pool threads call it once or more for each response.
         self.send_now = partial(send_now, sock)
 
@@ -189,6 +194,13 @@ class SocketWire(asyncio.Protocol):
         else:
             self._transport.write(b"".join(pieces))
 
+    def write_last(self, pieces: list[bytes]) -> None:
+        """See ``Wire``."""
+        if self.is_plain and not self._transport.get_write_buffer_size():
+            pieces = unsent(pieces, send_last(self._socket, pieces))
+        if pieces:
+            self.write(pieces)
+
     def send_file(self, part: FilePart, on_end: Callable[[bool], None]) -> FileTransfer:
         """See ``Wire``."""
         return FileSender(self._transport, self._loop, part, on_end)
@@ -207,6 +219,9 @@ class SocketWire(asyncio.Protocol):
 
     def close(self) -> None:
         """See ``Wire``."""
+        if self.is_plain and not self._transport.get_write_buffer_size():
+            # Now, and not when the transport comes to it: what was written last waits for that.
+            self.shut_down()
         self._transport.close()
 
     def abort(self) -> None:
@@ -219,7 +234,9 @@ class SocketWire(asyncio.Protocol):
 
     def shut_down(self) -> None:
         """See ``Wire``."""
-        shut_down(self._socket)
+        if not self._is_shut_down:
+            self._is_shut_down = True
+            shut_down(self._socket)
 
     def descriptors(self) -> list[int]:
         """See ``Wire``."""
