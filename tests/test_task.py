@@ -76,6 +76,9 @@ class Recorder:
         part.close()
         self._called("finish_with")
 
+    def describe(self) -> str:
+        return REQUEST
+
     def abort(self) -> None:
         assert "abort" not in self.calls, "a second end"
         self._called("abort")
@@ -97,7 +100,7 @@ def run(app: Callable[..., Any], recorder: Recorder | None = None) -> Recorder:
     recorder = recorder or Recorder()
     environ: dict[str, Any] = {}
     setup_testing_defaults(environ)
-    Task(app, environ, recorder, HeaderChecks(), request=lambda: REQUEST).run()
+    Task(app, environ, recorder, HeaderChecks()).run()
     return recorder
 
 

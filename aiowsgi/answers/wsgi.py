@@ -161,13 +161,11 @@ class WsgiCall:
         environ["aiowsgi.disconnected"] = self.is_disconnected
         environ["aiowsgi.deadline"] = self.seconds_left
         environ["aiowsgi.stopping"] = self.is_stopping
-        describe = stream.describe
         report = None
         if answerer.report is not None:
             # Where a web server in front has told the client, that is the one that counts.
-            report = answerer.report(stream.head, environ["REMOTE_ADDR"], describe)
-        # By position: keywords cost a dictionary.
-        Task(answerer.app, environ, stream, answerer.checks, describe, report).run()
+            report = answerer.report(stream.head, environ["REMOTE_ADDR"], stream.describe)
+        Task(answerer.app, environ, stream, answerer.checks, report).run()
         if spool is not None:
             # Under the lock of its buffer: a thread of the application's own may be reading.
             source.close()

@@ -183,7 +183,7 @@ class Stream:
         return self.info.client[0]
 
     def describe(self) -> str:
-        """Return the request as the error log names it."""
+        """Return the request as the error log names it. See ``Responder``."""
         return f"{self.head.method} {self.head.target} [{self.request_id}]"
 
     # On the loop thread.

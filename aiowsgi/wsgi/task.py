@@ -61,13 +61,15 @@ class Responder(Protocol):
     def abort(self) -> None:
         """Give up the response, so that the client cannot take what was sent for all of it."""
 
+    def describe(self) -> str:
+        """Return the request as the error log names it: "GET /path [id]"."""
+
 
 class Task:
     """Runs the application for one request.
 
     Arguments: the application; its environ; the responder, which sends the response; ``checks`` for
-    its status and header fields; ``request()`` returns a description of the request for the error
-    log ("GET /path [id]"); ``report`` is what explains a failure to the client, if anything does.
+    its status and header fields; and what explains a failure to the client, if anything does.
     """
 
     __slots__ = (
@@ -77,7 +79,6 @@ class Task:
         "_environ",
         "_fields",
         "_report",
-        "_request",
         "_responder",
         "_status",
     )
@@ -88,14 +89,12 @@ class Task:
         environ: Environ,
         responder: Responder,
         checks: HeaderChecks,
-        request: Callable[[], str],
         report: FailureReport | None = None,
     ) -> None:
         self._app = app
         self._environ = environ
         self._responder = responder
         self._checks = checks
-        self._request = request
         self._report = report
         self._status: str | None = None
         self._fields: Fields = ()
@@ -244,13 +243,13 @@ class Task:
     def _fail(self, error: BaseException) -> None:
         """Log an error of the application, and answer with a 500 if the head was not sent."""
         if comes_from_disconnect(error):
-            _log.debug("The client went away during %s: %s", self._request(), error)
+            _log.debug("The client went away during %s: %s", self._responder.describe(), error)
             self._responder.abort()
             return
         failure = failure_of(self._app, error)
         _log.error(
             "%s",
-            failure.summary(self._request()),
+            failure.summary(self._responder.describe()),
             exc_info=None if failure.broke_the_rules else error,
         )
         if self._committed:
@@ -276,12 +275,12 @@ class Task:
                 raise
             # The response was sent already, so the error can only be logged.
             if comes_from_disconnect(error):
-                _log.debug("The client went away during %s: %s", self._request(), error)
+                _log.debug("The client went away during %s: %s", self._responder.describe(), error)
                 return
             _log.error(
                 "The close() of what %s returned failed in %s",
                 describe(self._app),
-                self._request(),
+                self._responder.describe(),
                 exc_info=error,
             )
 

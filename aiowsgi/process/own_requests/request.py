@@ -30,11 +30,15 @@ _LOOPBACK = "127.0.0.1"
 
 
 class Answer:
-    """Takes the response, and keeps of it what is told about it. Implements ``Responder``."""
+    """Takes the response, and keeps of it what is told about it. Implements ``Responder``.
+
+    ``request`` is how the error log names what is answered.
+    """
 
     abandoned = False
 
-    def __init__(self) -> None:
+    def __init__(self, request: str = "") -> None:
+        self._request = request
         self.status = ""
         self.size = 0
         self.is_broken = False
@@ -58,6 +62,9 @@ class Answer:
 
     def abort(self) -> None:
         self.is_broken = True
+
+    def describe(self) -> str:
+        return self._request
 
     @property
     def is_whole(self) -> bool:
@@ -132,8 +139,8 @@ class OwnRequest(NamedTuple):
         environ["aiowsgi.disconnected"] = lambda: False
         environ["aiowsgi.deadline"] = lambda: deadline - time.monotonic()
         environ["aiowsgi.stopping"] = lambda: False
-        answer = Answer()
-        task = Task(app, environ, answer, HeaderChecks(), request=self._describe)
+        answer = Answer(f"the {self.purpose} request GET {self.text}")
+        task = Task(app, environ, answer, HeaderChecks())
         # As on a thread of the pool: what the application puts into its context is gone afterwards.
         contextvars.copy_context().run(task.run)
         return answer
@@ -143,7 +150,3 @@ class OwnRequest(NamedTuple):
         if status.startswith("400") and "://" not in self.text:
             return f"; if it asks for a host, write http://HOST{self.text}"
         return ""
-
-    def _describe(self) -> str:
-        """Return the request as the error log names it."""
-        return f"the {self.purpose} request GET {self.text}"
