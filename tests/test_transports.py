@@ -537,6 +537,24 @@ def test_ends_are_told_all_the_same_when_one_is_interrupted(house: House) -> Non
     house.until(lambda: second.calls == ["lost"])
 
 
+def test_ends_are_told_all_the_same_when_one_could_not_be(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, _ = house.connect()
+    second, _ = house.connect()
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(house.loop, "call_soon", fail)
+        with pytest.raises(MemoryError):
+            first.transport.abort()
+    second.transport.abort()
+    house.until(lambda: first.calls == second.calls == ["lost"])
+    assert house.is_quiet()
+
+
 class FullEpoll:
     """What the kernel has no room for sockets in."""
 
@@ -574,6 +592,7 @@ def test_what_is_left_is_closed_with_the_poller(house: House) -> None:
     house.poller.close()
     house.poller.close()
     assert client.recv(100) == b""
+    assert house.poller.abandon() == []
     # A host may still have these called.
     transport.write(b"late")
     transport.close()

@@ -155,8 +155,10 @@ class PolledTransport:
     def _end(self) -> None:
         if not self._has_ended:
             self._has_ended = True
-            self._update()
-            self._watcher.note_end(self)
+            try:
+                self._watcher.note_end(self)
+            finally:
+                self._update()
 
     # Called by protocols.
 

@@ -36,6 +36,8 @@ class Poller:
         self._transports: dict[int, PolledTransport] = {}
         # Those whose ends their protocols have to be told.
         self._ended: list[PolledTransport] = []
+        # Whether that will be done in the next pass of the loop.
+        self._will_report = False
         # Whether it does nothing any more: it is closed, or this is a forked child.
         self._is_over = False
 
@@ -103,13 +105,16 @@ class Poller:
     def note_end(self, transport: PolledTransport) -> None:
         """Tell a protocol in the next pass that its connection is lost, and close the socket."""
         self._ended.append(transport)
-        if len(self._ended) == 1:
-            self._report_soon()
+        self._report_soon()
 
     def _report_soon(self) -> None:
-        self._loop.call_soon(self._report_ends, context=self._context)
+        if not self._will_report:
+            # If this fails, as for want of memory, the next end has all of them told.
+            self._loop.call_soon(self._report_ends, context=self._context)
+            self._will_report = True
 
     def _report_ends(self) -> None:
+        self._will_report = False
         try:
             # Not those that are added meanwhile, which might have no end.
             for _ in range(len(self._ended)):
@@ -135,7 +140,7 @@ class Poller:
     def abandon(self) -> list[int]:
         """See ``Connector``."""
         self._is_over = True
-        return [self._epoll.fileno()]
+        return [] if self._epoll.closed else [self._epoll.fileno()]
 
     def close(self) -> None:
         """See ``Connector``."""
