@@ -17,14 +17,14 @@ from .pieces import unsent
 from .pool.jobs import SHORT_WAIT, ThreadSlots
 
 # Bytes that each writer may queue although the budget is exceeded, so that every response goes on.
-_ALWAYS_ALLOWED = 1 << 16
+_ALWAYS_ALLOWED: Final = 1 << 16
 # Larger pieces are split, so that the loop thread can take a little at a time.
-_MAX_PIECE = 1 << 17
+_MAX_PIECE: Final = 1 << 17
 # Queued pieces are joined up to this size, as soon as many bytes are queued.
-_JOIN_LIMIT = 1 << 12
+_JOIN_LIMIT: Final = 1 << 12
 # A thread that waits for room goes on when the queue holds only one part in so many of high water.
 # To run and wait again costs as much as some pieces, and the kernel has enough for the client then.
-_LOW_WATER_PART = 4
+_LOW_WATER_PART: Final = 4
 
 
 class Progress(enum.Enum):

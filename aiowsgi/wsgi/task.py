@@ -7,7 +7,7 @@ The task calls the application, iterates over the result and closes it. It gives
 import inspect
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from ..errors import ApplicationError, ClientDisconnected
 from .application import ASYNC, describe
@@ -21,7 +21,7 @@ _log = logging.getLogger("aiowsgi.error")
 _NOT_CHUNKS = (str, bytes, bytearray, memoryview)
 # Chunks of a response that are there from the beginning are joined up to this size, in bytes.
 # Beyond it, the copy would be as dear as the response itself.
-_JOINED = 1 << 20
+_JOINED: Final = 1 << 20
 # What a client is told of an application that has failed.
 _FAILURE: tuple[Fields, bytes] = (
     (("Content-Type", "text/plain"),),

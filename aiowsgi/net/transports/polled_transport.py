@@ -1,21 +1,24 @@
 """One connection of a ``Poller``: what asyncio calls a transport."""
 
 import asyncio
+import select
 import socket
-from select import EPOLLIN, EPOLLOUT
-from typing import Any, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
 from ...bridge.pieces import unsent
 
+# Not imported by these names: compiled code would look each up in the module whenever it is used.
+EPOLLIN: Final = select.EPOLLIN
+EPOLLOUT: Final = select.EPOLLOUT
 # Bytes that are read at a time, before other connections have their turn: of most requests there
 # are few, and more of what a long body goes on with. Not always more, because to take memory for
 # what does not come costs the more the more it is.
-_READ_BYTES = 1 << 16
-_MANY_BYTES = 1 << 18
+_READ_BYTES: Final = 1 << 16
+_MANY_BYTES: Final = 1 << 18
 # Pieces that Linux takes at a time (UIO_MAXIOV).
-_MOST_PIECES = 1024
+_MOST_PIECES: Final = 1024
 # More pieces than that are joined to be kept. Many small ones take more memory than their bytes.
-_KEPT_PIECES = 64
+_KEPT_PIECES: Final = 64
 
 
 class Watcher(Protocol):

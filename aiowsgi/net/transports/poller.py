@@ -6,7 +6,7 @@ import logging
 import select
 import socket
 from contextvars import Context
-from typing import cast
+from typing import Final, cast
 
 from .polled_transport import PolledTransport
 
@@ -14,7 +14,7 @@ _log = logging.getLogger("aiowsgi.error")
 
 # Sockets that are served before other callbacks of the loop have their turn. The kernel moves those
 # to the end of its list, so that the others are next.
-_SOCKETS_PER_PASS = 64
+_SOCKETS_PER_PASS: Final = 64
 
 
 class Poller:
