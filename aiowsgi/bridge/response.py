@@ -281,8 +281,7 @@ class ResponseWriter:
         is done without the lock, as is the splitting of a large piece: then all from there on are
         returned.
         """
-        if self._error is not None or self._progress is not OPEN:
-            raise self._refusal()
+        self._check_open()
         for number, piece in enumerate(pieces):
             size = len(piece)
             if size > _MAX_PIECE or size > self._high_water:
@@ -292,8 +291,7 @@ class ResponseWriter:
                 if not self._woken:
                     return pieces[number:]
                 self._wait_for_room(size)
-                if self._error is not None or self._progress is not OPEN:
-                    raise self._refusal()
+                self._check_open()
             if not size:
                 continue
             if self._size < MIN_COUNTED:
@@ -305,11 +303,12 @@ class ResponseWriter:
                 self._count()
         return []
 
-    def _refusal(self) -> Exception:
-        """Return why nothing more can be queued. The lock is held."""
+    def _check_open(self) -> None:
+        """Raise an error where nothing more can be queued. The lock is held."""
         if self._error is not None:
-            return self._error.copy()
-        return ApplicationError("the response is complete; nothing can be written behind it")
+            raise self._error.copy()
+        if self._progress is not OPEN:
+            raise ApplicationError("the response is complete; nothing can be written behind it")
 
     def _has_room(self, more: int) -> bool:
         """Return whether ``more`` bytes can be queued. The lock is held."""

@@ -33,6 +33,7 @@ class FirstChecks:
         self.timers = timers
         self._deadlines: dict[Deadline, None] = {}
         self._timer: Timer | None = None
+        # When it fires, of the one that was started last.
         self._at = _NEVER
 
     def add(self, deadline: "Deadline", now: float) -> float:
@@ -52,14 +53,16 @@ class FirstChecks:
 
     def _check(self) -> None:
         self._timer = None
+        at, self._at = self._at, _NEVER
         try:
             for deadline in list(self._deadlines):
                 # One that was checked before may have ended the connection of this one.
                 if deadline in self._deadlines:
                     deadline.check()
         finally:
-            if self._deadlines and self._timer is None:  # One has failed, or was interrupted.
+            if self._deadlines and self._at == _NEVER:  # One has failed, or was interrupted.
                 self._timer = self.timers.call_later(0.0, self._check)
+                self._at = at
 
 
 class Deadline:

@@ -72,7 +72,7 @@ class Sender:
                 # They are lost, as for want of memory, and nothing may follow them.
                 self._wire.reset()
                 raise
-        if self.waits_for_client:
+        if self._paused:
             return OPEN
         if progress is OPEN:
             stream.source.resume_direct()

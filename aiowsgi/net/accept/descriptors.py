@@ -30,7 +30,7 @@ _SAFE_LIMIT = 10240
 def limit() -> float:
     """Return how many descriptors the process may have; infinity where there is no limit."""
     if resource is None:
-        return float("inf")
+        return float("inf")  # type: ignore[unreachable]
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return float("inf") if soft == resource.RLIM_INFINITY else soft
 
@@ -75,7 +75,7 @@ def raise_limit_by(wanted: int, least: int, who: str) -> None:
     more, where it may not even have ``least`` of them.
     """
     if resource is None:
-        return
+        return  # type: ignore[unreachable]
     already = _open_now()
     _raise_limit_to(wanted + already)
     if (most := limit()) < least + already:

@@ -5,6 +5,11 @@ import select
 from contextvars import Context
 
 from .connector import Connector
+from .loop_transports import LoopTransports
+
+if hasattr(select, "epoll"):
+    # Not where a server is made: workers have it from the process that they are forked from.
+    from .poller import Poller
 
 
 def new_connector(loop: asyncio.AbstractEventLoop, context: Context) -> Connector:
@@ -12,10 +17,4 @@ def new_connector(loop: asyncio.AbstractEventLoop, context: Context) -> Connecto
 
     Only Linux has epoll. The transports of the loop do the same, for more.
     """
-    if hasattr(select, "epoll"):
-        from .poller import Poller
-
-        return Poller(loop, context)
-    from .loop_transports import LoopTransports
-
-    return LoopTransports(loop)
+    return Poller(loop, context) if hasattr(select, "epoll") else LoopTransports(loop)

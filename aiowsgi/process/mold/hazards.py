@@ -99,7 +99,9 @@ class Possessions:
     def _new_aware(self) -> Iterator[Hazard]:
         for item in forks.registered():
             if not any(item is old for old in self.aware):
-                yield Hazard(f"a {type(item).__name__} of aiowsgi")
+                # Not every object is registered itself. See ``forks.AtFork``.
+                owner = getattr(item.abandon, "__self__", item)
+                yield Hazard(f"a {type(owner).__name__} of aiowsgi")
 
 
 def _tasks() -> set[int]:
