@@ -45,6 +45,7 @@ class Attack:
     path: str
     spare: int = 0
     memory: int = 32 * MIB
+    kept: int = 0
     slowest: float = AT_ONCE
     says: str = "nothing"
 
@@ -63,6 +64,8 @@ ATTACKS = {
         path=f"/stream/{50 * MIB}",
         spare=64,
         memory=160 * MIB,
+        # Chunks that many threads have made.
+        kept=32 * MIB,
         # 72 of the 400 have a thread at a time, and any of them may have it before hello.
         slowest=5 * FREED_WITHIN,
         says=CUT,
@@ -78,6 +81,7 @@ def carry_out(program: str, attack: Attack, loop: str, report: Path) -> list[dic
             server,
             spare=attack.spare,
             memory=attack.memory,
+            kept=attack.kept,
             slowest=attack.slowest,
             says=attack.says,
         ) as probe,

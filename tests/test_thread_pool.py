@@ -416,6 +416,19 @@ class TestExecutor:
 
 
 class TestThreads:
+    def test_what_has_ended_is_not_left_to_the_garbage_collector(self) -> None:
+        gc.collect()
+        gc.disable()
+        try:
+            notes = threads_module.ThreadNotes(lambda _: None, "some-thread")
+            notes.thread.start()
+            notes.thread.join(TIMEOUT)
+            thread = weakref.ref(notes.thread)
+            del notes
+            assert thread() is None
+        finally:
+            gc.enable()
+
     def test_none_is_started_before_there_is_a_job(self, make: MakePool) -> None:
         assert make(4).threads == 0
 

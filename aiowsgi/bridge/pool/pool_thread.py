@@ -1,7 +1,6 @@
 """A thread of a pool as the interpreter sees it. What the pool notes of it is in ``threads``."""
 
 import threading
-from collections.abc import Callable
 
 
 class PoolThread(threading.Thread):
@@ -13,10 +12,6 @@ class PoolThread(threading.Thread):
     """
 
     _is_running_jobs = False
-
-    def __init__(self, work: Callable[[], None], name: str) -> None:
-        super().__init__(name=name)
-        self._work = work
 
     @property
     def daemon(self) -> bool:  # type: ignore[override]
@@ -30,4 +25,6 @@ class PoolThread(threading.Thread):
         """Run jobs until the pool has no use for the thread."""
         # Whether the interpreter waits for this thread was decided when it was started.
         self._is_running_jobs = True
-        self._work()
+        # Lets go of the target at its end, which knows this thread: else both would be left to the
+        # garbage collector.
+        super().run()

@@ -111,7 +111,7 @@ class ThreadNotes:
     __slots__ = ("job", "thread", "wakeup")
 
     def __init__(self, work: Callable[["ThreadNotes"], None], name: str) -> None:
-        self.thread = PoolThread(partial(work, self), name)
+        self.thread = PoolThread(target=partial(work, self), name=name)
         # An idle thread waits to acquire this. ``wake`` releases it.
         self.wakeup = threading.Lock()
         self.wakeup.acquire()
