@@ -172,6 +172,7 @@ def measure_row(
     """Start all servers on one core, and ask them in turn from the other one."""
     server_core, client_core = cores
     connections, threads = row.connections or CONNECTIONS, row.threads or THREADS
+    contenders = [it for it in contenders if it.peer.tls or not row.tls]
     found = {it.name: Bursts() for it in contenders}
     with contextlib.ExitStack() as stack:
         running: dict[str, tuple[ServerProcess, int]] = {}

@@ -1,15 +1,14 @@
-"""The command `report`: tables and pictures of a run that was taken before, and the pages."""
+"""The command `report`: tables and pictures of a run that was taken before, and the page."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import pictures, readme, report
+from benchmarks import page, pictures, report
 from benchmarks.results import FOLDER, Run
 
 ROOT = Path(__file__).resolve().parent.parent
-README = ROOT / "README.md"
 PAGE = ROOT / "docs" / "performance.md"
 
 
@@ -22,9 +21,9 @@ def main(arguments: Sequence[str]) -> int:
         "file", nargs="?", type=Path, help="its file (default: the newest in benchmarks/results)"
     )
     parser.add_argument(
-        "--readme",
+        "--write",
         action="store_true",
-        help="also put it into README.md and docs/performance.md of the repository",
+        help="also put it into docs/performance.md of the repository",
     )
     options = parser.parse_args(arguments)
     # Their names begin with the date.
@@ -39,8 +38,8 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     print(report.tables(run))
     draw(run, path)
-    if options.readme:
-        readme.write(run, result=path, readme=README, page=PAGE)
+    if options.write:
+        page.write(run, result=path, page=PAGE)
     return 0
 
 

@@ -25,10 +25,10 @@ from benchmarks import (
     handshakes,
     instructions,
     offered,
+    page,
     pair,
     pair_report,
     publish,
-    readme,
     regress,
     report,
 )
@@ -193,66 +193,59 @@ def test_the_page_shows_ours_first_the_best_bold_and_no_broken_figure() -> None:
     run = run_of(
         quick=[sample(1, 300)], broken=[sample(1, 900, errors=1)], **{OURS: [sample(1, 2000)]}
     )
-    lines = cells_of(readme.block(run, link="r"))
+    lines = cells_of(page.block(run, link="r"))
     assert lines[0] == [OURS, "quick", "broken"]
     assert lines[2] == ["**2,000**", "300.0", "-"]
 
 
-def test_the_readme_shows_the_chosen_servers_alone_and_the_best_of_them_bold() -> None:
-    server = next(iter(readme.CHOSEN_SERVERS))
-    samples = {"quickest": [sample(1, 3000)], server: [sample(1, 2000)], "waitress": [sample(1, 9)]}
-    run = run_of(**samples)
-    run.rows["browser"] = run.rows.pop("hello")
-    lines = cells_of(readme.short_block(run))
-    assert lines[0] == list(readme.CHOSEN_SERVERS.values())
-    assert len(lines) == 3
-    assert sorted(lines[2]) == sorted(["**2,000**", "9.00", "-", "-", "-", "-"])
-
-
-def test_the_readme_chooses_servers_and_figures_that_exist() -> None:
-    assert set(readme.CHOSEN_SERVERS) <= {peer.name for peer in PEERS}
-    figures = {(row.name, figure.key) for row in ROWS for figure in row.headlines}
-    assert set(readme.CHOSEN_ROWS) <= figures
-
-
-def test_a_run_replaces_what_stood_in_the_pages(tmp_path: Path) -> None:
-    pages = [tmp_path / "README.md", tmp_path / "docs" / "page.md"]
-    (tmp_path / "docs").mkdir()
-    for page in pages:
-        page.write_text("before\n<!-- benchmark -->\nlast\n<!-- end -->\nafter\n<!-- end -->\n")
+def test_a_run_replaces_what_stood_in_the_page(tmp_path: Path) -> None:
+    path = tmp_path / "docs" / "page.md"
+    path.parent.mkdir()
+    path.write_text("before\n<!-- benchmark -->\nlast\n<!-- end -->\nafter\n<!-- end -->\n")
     run = run_of(**{OURS: [sample(1, 100)]})
     for _ in range(2):
-        result = tmp_path / "results" / "day.json"
-        readme.write(run, result=result, readme=pages[0], page=pages[1])
-    for page in pages:
-        text = page.read_text()
-        assert text.startswith("before\n<!-- benchmark -->\n")
-        assert text.endswith("<!-- end -->\nafter\n<!-- end -->\n")
-        assert "last" not in text
+        page.write(run, result=tmp_path / "results" / "day.json", page=path)
+    text = path.read_text()
+    assert text.startswith("before\n<!-- benchmark -->\n")
+    assert text.endswith("<!-- end -->\nafter\n<!-- end -->\n")
+    assert "last" not in text
     assert "Measured on 2026-01-02 03:04 UTC" in text
     assert "(../results/day.json)" in text
 
 
-def test_a_page_without_a_place_is_refused_before_any_is_written(tmp_path: Path) -> None:
-    good, bad = tmp_path / "README.md", tmp_path / "page.md"
-    good.write_text("<!-- benchmark -->\n<!-- end -->\n")
-    bad.write_text("nothing\n")
+def test_a_page_without_a_place_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "page.md"
+    path.write_text("nothing\n")
     with pytest.raises(ValueError, match="has 0 places"):
-        readme.write(run_of(), result=tmp_path / "day.json", readme=good, page=bad)
-    assert good.read_text() == "<!-- benchmark -->\n<!-- end -->\n"
+        page.write(run_of(), result=tmp_path / "day.json", page=path)
 
 
-def test_the_pages_of_this_repository_show_one_run() -> None:
-    def shown(path: Path) -> str:
-        match = re.search(r"<!-- benchmark -->\n(.*?)<!-- end -->", path.read_text(), re.DOTALL)
-        assert match is not None
-        return match[1]
+def shown(path: Path, kind: str) -> str:
+    """Return what stands in a page of this repository between the marks of a kind of result."""
+    match = re.search(rf"<!-- {kind} -->\n(.*?)<!-- end -->", path.read_text(), re.DOTALL)
+    assert match is not None
+    return match[1]
 
-    link = re.search(r"\((\S+/results/\S+)\.json\)", shown(publish.PAGE))
-    assert link is not None
-    run = Run.read(publish.PAGE.parent / f"{link[1]}.json")
-    assert shown(publish.PAGE) == readme.block(run, link=link[1])
-    assert shown(publish.README) == readme.short_block(run)
+
+def linked(text: str) -> str:
+    """Return the file of results that a text leads to, without its suffix."""
+    match = re.search(r"\((\S+/results/\S+)\.json\)", text)
+    assert match is not None
+    return match[1]
+
+
+def test_the_page_of_this_repository_shows_a_run_as_it_was_taken() -> None:
+    text = shown(publish.PAGE, "benchmark")
+    run = Run.read(publish.PAGE.parent / f"{linked(text)}.json")
+    assert text == page.block(run, link=linked(text))
+
+
+def test_the_pages_of_this_repository_show_one_comparison() -> None:
+    text = shown(publish.PAGE, "pair")
+    link = f"{linked(text)}.json"
+    found = pair_report.Pairs.read(publish.PAGE.parent / link)
+    assert text == pair_report.block(found, link)
+    assert shown(ROOT / "README.md", "pair") == pair_report.short_block(found)
 
 
 # What is run.
@@ -724,13 +717,9 @@ def test_weights_replace_those_of_the_page(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_the_page_shows_weights_as_they_were_taken() -> None:
-    text = footprint.PAGE.read_text()
-    match = re.search(r"<!-- footprint -->\n(.*?)<!-- end -->", text, re.DOTALL)
-    assert match is not None
-    link = re.search(r"\((\S+/results/footprint-\S+\.json)\)", match[1])
-    assert link is not None
-    found = footprint.Footprints.read(footprint.PAGE.parent / link[1])
-    assert match[1] == footprint.block(found, link[1])
+    text = shown(footprint.PAGE, "footprint")
+    link = f"{linked(text)}.json"
+    assert text == footprint.block(footprint.Footprints.read(footprint.PAGE.parent / link), link)
 
 
 @pytest.mark.skipif(
@@ -823,11 +812,11 @@ def test_a_comparison_is_read_as_it_was_written_and_replaces_that_in_the_pages(
     assert pair_report.Pairs.read(path) == found
     pages = [tmp_path / "README.md", tmp_path / "docs" / "performance.md"]
     (tmp_path / "docs").mkdir()
-    for page in pages:
-        page.write_text("before\n<!-- pair -->\nold\n<!-- end -->\nbehind\n<!-- end -->\n")
+    for file in pages:
+        file.write_text("before\n<!-- pair -->\nold\n<!-- end -->\nbehind\n<!-- end -->\n")
     pair_report.show(found, path, tmp_path)
-    for page in pages:
-        text = page.read_text()
+    for file in pages:
+        text = file.read_text()
         assert text.startswith("before\n<!-- pair -->\n")
         assert text.endswith("<!-- end -->\nbehind\n<!-- end -->\n")
         assert "old" not in text
@@ -889,6 +878,14 @@ def test_bursts_alternate_there_and_back() -> None:
     found = pair.measure_row(HELLO, contenders, {ROOT: fake}, fake, 2, (0, 1))  # type: ignore[dict-item, arg-type]
     assert fake.asked == [0, 1, 2, *(0, 1, 2), *(2, 1, 0)]
     assert [bursts.rates for bursts in found.values()] == [[4.0, 9.0], [5.0, 8.0], [6.0, 7.0]]
+
+
+def test_servers_without_a_certificate_are_left_out_of_pairs_with_tls() -> None:
+    fake = Bursting()
+    row = next(row for row in ROWS if row.tls)
+    contenders = [pair.contender(f"{name}={name}") for name in ("granian", "waitress")]
+    found = pair.measure_row(row, contenders, {ROOT: fake}, fake, 2, (0, 1))  # type: ignore[dict-item, arg-type]
+    assert list(found) == ["granian"]
 
 
 # What the page about the benchmark promises.

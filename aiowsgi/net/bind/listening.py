@@ -61,8 +61,8 @@ class ListeningSocket:
 
         Raises OSError.
         """
-        # The method ``accept`` asks the socket for its kind each time, and makes members of
-        # enumerations of that.
+        # What ``accept`` of the standard library is made of, too. That asks the socket for its kind
+        # each time, and makes members of enumerations of the answer.
         descriptor, peer = self.socket._accept()  # type: ignore[attr-defined]
         connection = socket.socket(*self._kind, descriptor)
         connection.setblocking(False)

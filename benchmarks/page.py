@@ -1,7 +1,6 @@
-"""The pages of the repository that show a run: made here, never by hand.
+"""The page of the repository that shows a run: made here, never by hand.
 
-`docs/performance.md` shows everything; the README shows a few rows and servers, for people who have
-three minutes.
+The README shows what `pair` has found.
 """
 
 import os
@@ -16,60 +15,19 @@ from benchmarks.rows import Row
 
 COMMAND = "python3 -m pip install -e '.[bench]' && python3 -m benchmarks all"
 """What measures all of it again."""
-CHOSEN_SERVERS = {
-    "aiowsgi-httptools": "aiowsgi",
-    "gunicorn": "gunicorn",
-    "waitress": "waitress",
-    "uvicorn-httptools": "uvicorn + a2wsgi",
-    "granian": "granian",
-    "uwsgi": "uWSGI",
-}
-"""The servers of the README by their names in a run, and the headings of their columns."""
-CHOSEN_ROWS = {
-    ("browser", "requests_per_second"): "a small answer to a browser: requests/s",
-    ("flask", "requests_per_second"): "Flask answers JSON: requests/s",
-    ("django", "requests_per_second"): "Django behind its middleware: requests/s",
-    ("upload", "requests_per_second"): "1 MiB is posted and read: requests/s",
-    ("single", "p50"): "one request at a time: milliseconds (median)",
-}
-"""The rows of the README by their names and figures in a run, and their titles."""
 _BLOCK = re.compile(r"(?<=<!-- benchmark -->\n).*?(?=<!-- end -->)", re.DOTALL)
 
 
-def write(run: Run, *, result: Path, readme: Path, page: Path) -> None:
-    """Put a run, read from `result` and drawn beside it, into the README and the page of all rows.
+def write(run: Run, *, result: Path, page: Path) -> None:
+    """Put a run, read from `result` and drawn beside it, into the page.
 
-    Raises `ValueError` where one of them has no place for it.
+    Raises `ValueError` where that has no place for it.
     """
     link = os.path.relpath(result.with_suffix(""), page.parent)
-    texts = {readme: short_block(run), page: block(run, link=link)}
-    replaced = {path: _replaced(path, text) for path, text in texts.items()}
-    for path, text in replaced.items():
-        path.write_text(text)
-
-
-def _replaced(path: Path, block: str) -> str:
-    text, count = _BLOCK.subn(lambda _: block, path.read_text())
+    text, count = _BLOCK.subn(lambda _: block(run, link=link), page.read_text())
     if count != 1:
-        raise ValueError(f"{path} has {count} places between <!-- benchmark --> and <!-- end -->")
-    return text
-
-
-def short_block(run: Run) -> str:
-    """Return the Markdown of a few rows and servers of a run."""
-    rows = {row.name: row for row in found_rows(run)}
-    lines = [["", *CHOSEN_SERVERS.values()]]
-    for (name, key), title in CHOSEN_ROWS.items():
-        if name in rows:
-            figure = next(figure for figure in rows[name].headlines if figure.key == key)
-            cells = _cells(run, rows[name], figure, tuple(CHOSEN_SERVERS))
-            lines.append([title, *(cells.get(server, "-") for server in CHOSEN_SERVERS)])
-    facts = run.facts
-    return (
-        "\n".join(markdown(lines))
-        + f"\n\nMeasured on {facts['date'][:10]} with one core for the server "
-        f"({facts['processor']}, {facts['python']}); aiowsgi is installed with its extra `speed`.\n"
-    )
+        raise ValueError(f"{page} has {count} places between <!-- benchmark --> and <!-- end -->")
+    page.write_text(text)
 
 
 def block(run: Run, *, link: str) -> str:
