@@ -24,7 +24,8 @@ SHORT_ROWS = {
     "close": "a new connection for each request",
 }
 """The rows of the README, and their titles there."""
-_BLOCK = re.compile(r"(?<=<!-- pair -->\n).*?(?=<!-- end -->)", re.DOTALL)
+_README_BLOCK = re.compile(r"(?<=<!-- benchmark -->\n).*?(?=<!-- end -->)", re.DOTALL)
+_PAGE_BLOCK = re.compile(r"(?<=<!-- pair -->\n).*?(?=<!-- end -->)", re.DOTALL)
 
 
 @dataclass(slots=True)
@@ -135,15 +136,16 @@ def show(found: Pairs, path: Path, root: Path) -> None:
     Raises `ValueError` where one of them has no place for it.
     """
     page = root / "docs" / "performance.md"
-    texts = {
-        root / "README.md": short_block(found),
-        page: block(found, os.path.relpath(path, page.parent)),
-    }
+    places = (
+        (root / "README.md", _README_BLOCK, short_block(found)),
+        (page, _PAGE_BLOCK, block(found, os.path.relpath(path, page.parent))),
+    )
     replaced = {}
-    for file, text in texts.items():
-        replaced[file], count = _BLOCK.subn(lambda _, text=text: text, file.read_text())  # type: ignore[misc]
-        if count != 1:
-            raise ValueError(f"{file} has {count} places between <!-- pair --> and <!-- end -->")
+    for file, place, text in places:
+        before = file.read_text()
+        if len(place.findall(before)) != 1:
+            raise ValueError(f"{file} has no place, or several, for what was found")
+        replaced[file] = place.sub(lambda _, text=text: text, before)  # type: ignore[misc]
     for file, text in replaced.items():
         file.write_text(text)
 

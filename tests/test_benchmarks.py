@@ -245,7 +245,7 @@ def test_the_pages_of_this_repository_show_one_comparison() -> None:
     link = f"{linked(text)}.json"
     found = pair_report.Pairs.read(publish.PAGE.parent / link)
     assert text == pair_report.block(found, link)
-    assert shown(ROOT / "README.md", "pair") == pair_report.short_block(found)
+    assert shown(ROOT / "README.md", "benchmark") == pair_report.short_block(found)
 
 
 # What is run.
@@ -812,19 +812,19 @@ def test_a_comparison_is_read_as_it_was_written_and_replaces_that_in_the_pages(
     assert pair_report.Pairs.read(path) == found
     pages = [tmp_path / "README.md", tmp_path / "docs" / "performance.md"]
     (tmp_path / "docs").mkdir()
-    for file in pages:
-        file.write_text("before\n<!-- pair -->\nold\n<!-- end -->\nbehind\n<!-- end -->\n")
+    for file, mark in zip(pages, ("benchmark", "pair"), strict=True):
+        file.write_text(f"before\n<!-- {mark} -->\nold\n<!-- end -->\nbehind\n<!-- end -->\n")
     pair_report.show(found, path, tmp_path)
     for file in pages:
         text = file.read_text()
-        assert text.startswith("before\n<!-- pair -->\n")
+        assert text.startswith("before\n<!-- ")
         assert text.endswith("<!-- end -->\nbehind\n<!-- end -->\n")
         assert "old" not in text
         assert text.count("**") >= 2
     assert cells_of(pages[0].read_text())[2] == ["1.00", "**2.00**", "-"]
     assert "(../pair.json)" in text
     pages[1].write_text("nothing")
-    with pytest.raises(ValueError, match="0 places"):
+    with pytest.raises(ValueError, match="no place, or several"):
         pair_report.show(found, path, tmp_path)
 
 
