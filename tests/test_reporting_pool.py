@@ -119,7 +119,8 @@ def test_a_thread_that_waits_for_a_client_makes_room_for_another_job(house: Hous
 def test_jobs_that_are_queued_in_one_pass_are_told_once_the_pool_is_woken(house: House) -> None:
     for name in ("first", "second"):
         house.begin(name)
-    eventually(lambda: house.load() == (2, 2, 0))
+    # A thread that is still on its way would see the jobs that follow, and tell of them.
+    eventually(lambda: house.running() == ["first", "second"])
     house.names[house.gates[0].set] = "woken"
     told: list[int] = []
     note_jobs = house.row.note_jobs

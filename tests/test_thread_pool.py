@@ -153,16 +153,23 @@ class Watched:
         """Wait until every thread has accounted for the job that it ended, and none is on its way.
 
         ``unfinished`` jobs are left then. A thread that does not wait to be woken yet could take a
-        job that is queued next, although the pool is not woken for it.
+        job that is queued next, although the pool is not woken for it. So could one that is woken
+        by a thread at its end, which is not counted as living any more.
         """
         pool = self.pool
-        self.lock.wait_until(
-            lambda: (
+
+        def is_settled() -> bool:
+            return (
                 len(pool._jobs) + len(pool._running) == unfinished
                 and pool._waking is None
                 and len(pool._running) + len(pool._idle) == len(pool._living)
             )
-        )
+
+        self.lock.wait_until(is_settled)
+        stay = {notes.thread for notes in list(pool._living)}
+        for thread in set(pool.living_threads()) - stay:
+            thread.join(TIMEOUT)
+        self.lock.wait_until(is_settled)
 
     @property
     def threads(self) -> int:
@@ -1612,8 +1619,9 @@ class PoolMachine(RuleBasedStateMachine):
             return
         runs = model in self.running
         assert model.handle.write_off() is runs
-        if runs and not model.lost:
+        if runs:
             model.lost = True
+            # Also if it was lost before.
             self.woken()
 
     @precondition(lambda self: self.running)
