@@ -29,7 +29,7 @@ def test_a_row_says_what_its_process_has_written() -> None:
     row.note_silent(7)
     row.note_accepted(10**18 + 1)
     row.note_accepted(10**18 + 2)
-    row.begin_request(1, 10**18 + 3, 10**17, "GET / [1]")
+    row.begin_request(1, 10**18 + 3, 10**17, 9, "GET / [1]")
     assert row.read() == Reading(
         pid=4711,
         generation=1,
@@ -59,7 +59,7 @@ def test_rows_keep_out_of_each_others_way() -> None:
         row.begin(100 + row.number, queue_size=6)
         row.note_connections(200 + row.number, has_room=True)
         for slot in range(2):
-            row.begin_request(slot, 1 + slot, 0, f"{row.number}{slot}" * MAX_TEXT)
+            row.begin_request(slot, 1 + slot, 0, 1, f"{row.number}{slot}" * MAX_TEXT)
     for row in rows:
         reading = row.read()
         assert (reading.pid, reading.connections) == (100 + row.number, 200 + row.number)
@@ -78,7 +78,7 @@ def test_a_row_is_taken_once_and_again_when_it_was_cleared() -> None:
     assert board.rows() == [first, second]
     assert board.take(3) is None
     first.begin(4711, queue_size=6)
-    first.begin_request(0, 5, 0, "GET /")
+    first.begin_request(0, 5, 0, 1, "GET /")
     first.clear()
     assert board.rows() == [second]
     assert board.take(3) is first
@@ -103,9 +103,9 @@ def test_one_of_the_rows_is_the_first_whoever_has_gone() -> None:
 
 def test_requests_in_flight_are_told_the_oldest_first() -> None:
     row = new_row()
-    row.begin_request(0, 300, 0, "GET /young")
-    row.begin_request(3, 100, 0, "GET /old")
-    row.begin_request(1, 200, 0, "GET /ended")
+    row.begin_request(0, 300, 0, 1, "GET /young")
+    row.begin_request(3, 100, 0, 1, "GET /old")
+    row.begin_request(1, 200, 0, 1, "GET /ended")
     row.end_request(1)
     assert row.requests() == [RequestReading(100, "GET /old"), RequestReading(300, "GET /young")]
 
@@ -113,8 +113,8 @@ def test_requests_in_flight_are_told_the_oldest_first() -> None:
 @pytest.mark.parametrize("text", ["x" * (MAX_TEXT + 1), "\N{SNOWMAN}" * MAX_TEXT, "\udc80"])
 def test_a_request_has_the_room_of_its_slot(text: str) -> None:
     row = new_row()
-    row.begin_request(1, 1, 0, "GET /neighbour")
-    row.begin_request(0, 2, 0, text)
+    row.begin_request(1, 1, 0, 1, "GET /neighbour")
+    row.begin_request(0, 2, 0, 1, text)
     neighbour, cut = row.requests()
     assert neighbour.text == "GET /neighbour"
     assert len(cut.text.encode()) <= MAX_TEXT + 2  # A character that was cut through has a mark.
@@ -124,8 +124,8 @@ def test_a_request_has_the_room_of_its_slot(text: str) -> None:
 def test_a_request_without_a_slot_is_left_out() -> None:
     board = Scoreboard(2, 1)
     row, neighbour = board.row(0), board.row(1)
-    neighbour.begin_request(0, 1, 0, "GET /neighbour")
-    row.begin_request(1, 2, 0, "GET /more")
+    neighbour.begin_request(0, 1, 0, 1, "GET /neighbour")
+    row.begin_request(1, 2, 0, 1, "GET /more")
     row.end_request(1)
     assert row.requests() == []
     assert neighbour.requests() == [RequestReading(1, "GET /neighbour")]
@@ -202,7 +202,7 @@ requests = [RequestReading(1, "a" * MAX_TEXT), RequestReading(2, "b" * (MAX_TEXT
 
 def write():
     for request in requests:
-        row.begin_request(0, request.began, 0, request.text)
+        row.begin_request(0, request.began, 0, 1, request.text)
         row.end_request(0)
 
 writer = fork(write)
@@ -218,7 +218,7 @@ ready, tell = os.pipe()
 def write():
     row.begin(os.getpid(), queue_size=6)
     row.set_state(State.SERVING)
-    row.begin_request(0, 7, 0, "GET /slow [1]")
+    row.begin_request(0, 7, 0, 1, "GET /slow [1]")
     os.write(tell, b"x")
     signal.pause()
 
@@ -242,7 +242,7 @@ requests = [RequestReading(1, "a" * MAX_TEXT), RequestReading(2, "b" * (MAX_TEXT
 
 def write():
     for request in requests:
-        row.begin_request(0, request.began, 0, request.text)
+        row.begin_request(0, request.began, 0, 1, request.text)
         row.end_request(0)
 
 for kill in range(KILLS):
@@ -253,7 +253,7 @@ for kill in range(KILLS):
     row.clear()
     assert row.requests() == []
     assert board.take(2) is row
-    row.begin_request(0, 8, 0, "GET /next")
+    row.begin_request(0, 8, 0, 1, "GET /next")
     assert row.requests() == [RequestReading(8, "GET /next")]
     row.end_request(0)
 """

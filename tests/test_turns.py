@@ -41,9 +41,8 @@ class House:
         self, row: Row, *, threads: int = 2, busy: int = 0, queued: int = 0, since: int = 0
     ) -> None:
         row.note_threads(threads, lost=0)
-        row.note_jobs(busy + queued)
         # The one that began last, in a slot that nobody looks at.
-        row.begin_request(9, self.now, since or self.now, "")
+        row.begin_request(9, self.now, since or self.now, busy + queued, "")
 
     def connects(self, row: Row, connections: int) -> None:
         row.note_connections(connections, has_room=True)

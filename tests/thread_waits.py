@@ -62,6 +62,9 @@ class StillClock:
     def monotonic(self) -> float:
         return self.now
 
+    def monotonic_ns(self) -> int:
+        return round(self.now * 1e9)
+
 
 def pieces_of(data: bytes) -> Pieces:
     """Return what a body is made of that begins with some bytes."""

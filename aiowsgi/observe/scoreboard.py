@@ -19,7 +19,7 @@ _WORD_SIZE = 8
 # That is written last: where the two differ, it is being written. No request began at 0.
 MAX_TEXT = 240
 _SLOT = struct.Struct(f"q{MAX_TEXT}sq")
-_BEGAN = struct.Struct("q")
+_SLOT_WORDS = _SLOT.size // _WORD_SIZE
 # How often a request that changes meanwhile is read again. A process that was killed while it wrote
 # would be waited for in vain.
 _ATTEMPTS = 8
@@ -125,6 +125,8 @@ class Row:
         self.number = number
         self._numbers = numbers.cast("q")
         self._slots = slots
+        # The same, to write when a request began.
+        self._slot_words = slots.cast("q")
         self._most_slots = len(slots) // _SLOT.size
 
     def read(self) -> Reading:
@@ -182,30 +184,33 @@ class Row:
         """Say how many requests run, or wait for a thread."""
         self._numbers[_JOBS] = jobs
 
-    def begin_request(self, slot: int, began: int, queued_at: int, text: str) -> None:
+    def begin_request(self, slot: int, began: int, queued_at: int, jobs: int, text: str) -> None:
         """Put a request that begins into a slot that is not in use; the lowest are best.
 
         ``began``, and ``queued_at``, since when it has waited for a thread, are in nanoseconds of
-        ``time.monotonic_ns``. Where there is no such slot, it is left out: the options of a process
-        may have changed since the scoreboard was made.
+        ``time.monotonic_ns``. ``jobs`` is what ``note_jobs`` takes, in one call with
+        the rest. Where there is no such slot, the request is left out: the options of a process may
+        have changed since the scoreboard was made.
         """
         numbers = self._numbers
         numbers[_QUEUED_AT] = queued_at
+        numbers[_JOBS] = jobs
         if slot >= self._most_slots:
             return
         if slot >= numbers[_SLOTS]:
             numbers[_SLOTS] = slot + 1
-        encoded = text.encode(errors="replace")
-        start = slot * _SLOT.size
         # First, because packing begins with zeros everywhere. A process that is killed in the midst
         # of that would leave half of the request before.
-        _BEGAN.pack_into(self._slots, start, 0)
-        _SLOT.pack_into(self._slots, start, began, encoded, began)
+        self._slot_words[slot * _SLOT_WORDS] = 0
+        # By position: this is done for each request.
+        _SLOT.pack_into(
+            self._slots, slot * _SLOT.size, began, text.encode("utf-8", "replace"), began
+        )
 
     def end_request(self, slot: int) -> None:
         """Free a slot."""
         if slot < self._most_slots:
-            _BEGAN.pack_into(self._slots, slot * _SLOT.size, 0)
+            self._slot_words[slot * _SLOT_WORDS] = 0
 
     # Called by others.
 

@@ -11,7 +11,7 @@ from wsgiref.types import WSGIApplication
 from ..answers.coroutines import CoroutineRunner, current_coroutines
 from ..answers.health import HealthAnswerer
 from ..answers.waker import PoolWaker
-from ..answers.wsgi import WsgiAnswerer, stream_of
+from ..answers.wsgi import WsgiAnswerer, WsgiCall
 from ..bridge import forks
 from ..bridge.budget import Budget
 from ..bridge.mailbox import Mailbox
@@ -219,8 +219,8 @@ def new_renewal(
 
 
 def _describe(run: Callable[[], None]) -> str:
-    stream = stream_of(run)
-    return "" if stream is None else stream.describe()
+    call = getattr(run, "__self__", None)
+    return call.stream.describe() if isinstance(call, WsgiCall) else ""
 
 
 def _debug_report() -> Callable[[RequestHead, str, Callable[[], str]], FailureReport]:

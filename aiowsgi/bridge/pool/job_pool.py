@@ -57,7 +57,8 @@ class JobPool:
         self._queue_size = queue_size
         self._spare_threads = spare_threads
         self._max_lost_threads = max_lost_threads
-        self._queue_target = queue_target
+        # Nanoseconds; without a target, more than any job waits.
+        self._queue_target = int(min(queue_target, 4e9) * 1e9)
         self._scheduling = scheduling
         self._name = f"aiowsgi-{next(_pool_numbers)}"
         self._numbers = itertools.count(1)
@@ -328,10 +329,10 @@ class JobPool:
             return None
         if len(self._running) >= self._max_threads and self._free_slots() <= 0:
             return None
-        now = time.monotonic()
+        now = time.monotonic_ns()
         job = jobs[0]
-        # While there is more work than threads can do, some jobs wait for too long. The oldest have
-        # done so already, and their clients may have given up. The newest can still be run in time.
+        # The oldest have waited too long: their clients may have given up. The newest can still
+        # be run in time.
         late = now - job.queued_at > self._queue_target
         if late:
             job = jobs[-1]
@@ -344,7 +345,7 @@ class JobPool:
             jobs.pop()
         else:
             jobs.popleft()
-        if jobs:
+        if jobs and self._waking is None:
             self._wake_one()
         return job
 

@@ -94,10 +94,10 @@ class LoadReport(Protocol):
     def note_jobs(self, jobs: int) -> None:
         """Take note how many jobs run or wait."""
 
-    def begin_request(self, slot: int, began: int, queued_at: int, text: str) -> None:
-        """Take note of a job that begins, and when it was queued.
+    def begin_request(self, slot: int, began: int, queued_at: int, jobs: int, text: str) -> None:
+        """Take note of a job that begins, when it was queued, and how many jobs run or wait.
 
-        Both are in nanoseconds of ``time.monotonic``. ``slot`` is a number, from 0, that no other
+        Times are in nanoseconds of ``time.monotonic``. ``slot`` is a number, from 0, that no other
         running job has, and a low one.
         """
 

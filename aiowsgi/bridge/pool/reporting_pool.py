@@ -80,20 +80,23 @@ class ReportingPool(JobPool):
     def _next_job(self, thread: ThreadNotes) -> QueuedJob | None:
         # The job before has ended by now, if there was one. Its end is told here, because a job
         # that follows at once takes its slot, and the number of jobs is told once for both.
-        job = super()._next_job(thread)
+        job = JobPool._next_job(self, thread)
         slot = self._slots.get(thread)
         if job is not None:
             # If the thread ends in here, ``_clean_up`` finds the job, and this is undone.
             if slot is None:
                 slot = self._slots[thread] = self._free_slot()
             assert job.run is not None  # It was taken out of the queue just now.
-            # By position here and below, because each request comes along.
+            self._told = jobs = len(self._jobs) + len(self._running)
+            # In one call, and by position, because each request comes along. For the same reason,
+            # ``super`` is not asked above.
             self._report.begin_request(
-                slot, int(job.taken_at * 1e9), int(job.queued_at * 1e9), self._describe(job.run)
+                slot, job.taken_at, job.queued_at, jobs, self._describe(job.run)
             )
-        elif slot is not None:
-            self._report.end_request(slot)
-        self._note_jobs()
+        else:
+            if slot is not None:
+                self._report.end_request(slot)
+            self._note_jobs()
         if self._has_others:
             self._note_threads()
         return job

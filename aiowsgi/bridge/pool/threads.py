@@ -51,10 +51,11 @@ class QueuedJob:
         self.run: Callable[[], None] | None = run
         # Called if ``run`` is interrupted. None once the job has begun.
         self.failed: Callable[[], None] | None = failed
-        self.queued_at = time.monotonic()
+        # Nanoseconds, as a pool reports them without a step more.
+        self.queued_at = time.monotonic_ns()
         # The thread that has taken the job, and when.
         self.thread: ThreadNotes | None = None
-        self.taken_at = 0.0
+        self.taken_at = 0
         # Set for a job that was queued by ``submit``.
         self.future = future
 
@@ -95,8 +96,8 @@ class QueuedJob:
         """Return the thread that has taken the job, if any. The lock of the pool is held."""
         if self.thread is None:
             return None
-        thread = self.thread.thread
-        return JobThread(thread.name, thread.ident or 0, self.taken_at, thread.native_id or 0)
+        thread, at = self.thread.thread, self.taken_at / 1e9
+        return JobThread(thread.name, thread.ident or 0, at, thread.native_id or 0)
 
     def taken_with_run(self) -> JobThread | None:
         """Return the same, and what the job runs. The lock of the pool is held."""
