@@ -15,6 +15,7 @@ from wsgiref.types import WSGIApplication
 from aiowsgi.bridge.locks import Lock, make_condition
 from aiowsgi.bridge.mailbox import Mailbox
 from aiowsgi.bridge.pool.jobs import Job, JobQueue, JobThread
+from aiowsgi.bridge.response import ResponseOwner
 from aiowsgi.config import Config, ListenerConfig, ListenerProtocol
 from aiowsgi.connection.connection import Connection
 from aiowsgi.errors import QueueFull
@@ -32,6 +33,18 @@ TIMEOUT = 30.0
 
 # What is known of a connection.
 INFO = ConnectionInfo(("127.0.0.1", "8000"), ("127.0.0.1", "50000"), "http", None, 0.0)
+
+
+class Owner(ResponseOwner):
+    """What a writer belongs to that has no stream: ``wake`` is called where one would be woken."""
+
+    def __init__(self, wake: Callable[[], object] = lambda: None) -> None:
+        self._wake = wake
+
+    def wake_loop(self) -> None:
+        self._wake()
+
+    def note_first_byte(self) -> None: ...
 
 
 class ManualTimer:

@@ -60,7 +60,7 @@ def receiving() -> tuple[Receiver, Handler, MemoryConnection]:
 
 def test_chunks_of_one_byte_are_handed_over_in_portions_one_a_pass() -> None:
     receiver, handler, connection = receiving()
-    receiver.feed(CHUNKED + b"1\r\nx\r\n" * (10 * PORTION) + b"0\r\n\r\n")
+    receiver.advance(CHUNKED + b"1\r\nx\r\n" * (10 * PORTION) + b"0\r\n\r\n")
     passes = 1
     # Others have their turn between two portions.
     assert handler.bodies == [b"x" * PORTION]
@@ -75,11 +75,11 @@ def test_chunks_of_one_byte_are_handed_over_in_portions_one_a_pass() -> None:
 
 def test_chunks_of_one_read_are_one_hand_over() -> None:
     receiver, handler, connection = receiving()
-    receiver.feed(CHUNKED)
+    receiver.advance(CHUNKED)
     for _ in range(3):
-        receiver.feed(b"5\r\nhello\r\n" * (PORTION - 1))
-    receiver.feed(b"5\r\nhel")
-    receiver.feed(b"lo\r\n0\r\nA: b\r\n\r\n")
+        receiver.advance(b"5\r\nhello\r\n" * (PORTION - 1))
+    receiver.advance(b"5\r\nhel")
+    receiver.advance(b"lo\r\n0\r\nA: b\r\n\r\n")
     assert [len(data) for data in handler.bodies] == [*[5 * (PORTION - 1)] * 3, 3, 2]
     assert handler.ended
     assert not connection.timers.ready
@@ -87,7 +87,7 @@ def test_chunks_of_one_read_are_one_hand_over() -> None:
 
 def test_what_comes_before_an_unsound_chunk_is_handed_over_before_the_refusal() -> None:
     receiver, handler, _ = receiving()
-    receiver.feed(CHUNKED + b"2\r\nab\r\n2\r\ncd\r\nx\r\n")
+    receiver.advance(CHUNKED + b"2\r\nab\r\n2\r\ncd\r\nx\r\n")
     assert handler.bodies == [b"abcd"]
     assert handler.refusal is not None
     assert handler.refusal.status == 400

@@ -13,12 +13,13 @@ import pytest
 from extent import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from memory import MemoryConnection, MemoryServer, MemoryWire
+from memory import MemoryConnection, MemoryServer, MemoryWire, Owner
 from raw_client import StartServer, connect, eventually, on_each_loop
 
 from aiowsgi.bridge.budget import Budget
-from aiowsgi.bridge.locks import Lock, make_condition
-from aiowsgi.bridge.response import Progress, ResponseWriter
+from aiowsgi.bridge.locks import Lock, make_condition, make_lock
+from aiowsgi.bridge.response import ResponseWriter
+from aiowsgi.bridge.source import Progress
 from aiowsgi.errors import ApplicationError, ClientDisconnected, RequestTimeout
 from aiowsgi.net.sockets import send_now
 
@@ -65,8 +66,10 @@ def wakes() -> Wakes:
 
 
 def direct_writer(wakes: Wakes, kernel: Kernel) -> ResponseWriter:
-    writer = ResponseWriter(wakes, high_water=1 << 20, budget=Budget(ALL), slots=NoSlots())
-    writer.allow_direct(kernel.send)
+    writer = ResponseWriter(
+        Owner(wakes), make_lock(), high_water=1 << 20, budget=Budget(ALL), slots=NoSlots()
+    )
+    writer.send_now = kernel.send
     return writer
 
 
@@ -158,7 +161,7 @@ def test_loop_thread_that_comes_between_a_part_and_its_rest_changes_nothing(wake
 def test_response_is_queued_where_many_are_sent_at_one_go(wakes: Wakes) -> None:
     kernel = Kernel()
     writer = direct_writer(wakes, kernel)
-    writer.finish([b"a"], queue=True)
+    writer.write([b"a"], Progress.FINISHED, direct=False)
     assert not kernel.taken
     assert writer.take(ALL) == ([b"a"], Progress.FINISHED)
 
@@ -298,8 +301,10 @@ def test_two_threads_send_everything_once_and_in_order(
     chance = random.Random(seed)
     kernel = Kernel(room)
     woken = threading.Semaphore(0)
-    writer = ResponseWriter(woken.release, high_water=16, budget=Budget(ALL), slots=NoSlots())
-    writer.allow_direct(kernel.send)
+    writer = ResponseWriter(
+        Owner(woken.release), make_lock(), high_water=16, budget=Budget(ALL), slots=NoSlots()
+    )
+    writer.send_now = kernel.send
 
     def produce() -> None:
         for some in pieces:

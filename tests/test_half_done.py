@@ -53,8 +53,8 @@ class FailsOnce:
         return self._call(*args, **more)
 
 
-class FailingCodec:
-    """HTTP/1.1, but a step of the encoders fails the given time it is taken. See ``Codec``."""
+class FailingCodec(Codec):
+    """HTTP/1.1, but a step of the encoders fails the given time it is taken."""
 
     def __init__(self, codec: Codec, step: str, failing: FailsOnce) -> None:
         self._codec = codec

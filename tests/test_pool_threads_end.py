@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 from conftest import StartServer
+from memory import Owner
 from raw_client import connect
 from thread_waits import pieces_of, read
 from waiting import eventually
@@ -26,7 +27,7 @@ from waiting import eventually
 from aiowsgi.answers.wsgi import WsgiCall
 from aiowsgi.bridge.body import RequestBody
 from aiowsgi.bridge.budget import Budget
-from aiowsgi.bridge.locks import Lock
+from aiowsgi.bridge.locks import Lock, make_lock
 from aiowsgi.bridge.mailbox import Mailbox
 from aiowsgi.bridge.pool import job_pool as pool_module
 from aiowsgi.bridge.pool import reporting_pool as reporting_module
@@ -35,7 +36,8 @@ from aiowsgi.bridge.pool.executor_queue import ExecutorQueue
 from aiowsgi.bridge.pool.pool_thread import PoolThread
 from aiowsgi.bridge.pool.reporting_pool import ReportingPool
 from aiowsgi.bridge.pool.thread_pool import ThreadPool
-from aiowsgi.bridge.response import Progress, ResponseWriter
+from aiowsgi.bridge.response import ResponseWriter
+from aiowsgi.bridge.source import Progress
 from aiowsgi.observe.scoreboard import Row, Scoreboard
 
 # Fail-safe, in seconds.
@@ -440,7 +442,7 @@ def test_all_that_can_be_looked_at_can_be_so_in_the_middle_of_a_call(pool: Threa
     queue = ExecutorQueue(pool, queue_size=1)
     budget = Budget(ALL)
     slots: Any = pool
-    writer = ResponseWriter(lambda: None, high_water=ALL, budget=budget, slots=slots)
+    writer = ResponseWriter(Owner(), make_lock(), high_water=ALL, budget=budget, slots=slots)
     body = RequestBody(lambda: None, high_water=ALL, budget=budget, slots=slots)
     looks: list[tuple[Lock, Any, list[str]]] = [
         (pool._lock, pool, ["running", "living_threads", "queued", "lost", "is_starved"]),
@@ -461,12 +463,12 @@ def test_all_that_can_be_looked_at_can_be_so_in_the_middle_of_a_call(pool: Threa
 
 
 def test_response_that_is_interrupted_takes_nothing_and_says_so(pool: ThreadPool) -> None:
-    writer = ResponseWriter(lambda: None, high_water=ALL, budget=Budget(ALL), slots=pool)
+    writer = ResponseWriter(Owner(), make_lock(), high_water=ALL, budget=Budget(ALL), slots=pool)
     writer.write([b"a"])
     for call in (writer.write, writer.finish):
         with pytest.raises(RuntimeError, match="the response is in use by this very thread"):
             holding(writer._lock, lambda call=call: call([b"b"]))  # type: ignore[misc]
-    writer.allow_direct(lambda pieces: 1)
+    writer.send_now = lambda pieces: 1
     with pytest.raises(RuntimeError, match="the response is in use by this very thread"):
         holding(writer._lock, lambda: writer.write([b"b"]))
     assert writer.take(ALL) == ([b"a"], Progress.OPEN)

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from memory import MemoryConnection
 
-from aiowsgi.bridge.response import Progress
+from aiowsgi.bridge.locks import make_lock
+from aiowsgi.bridge.source import Progress
 from aiowsgi.errors import Refusal
 from aiowsgi.exchange.refusal import respond_with_refusal, unknown_head
 from aiowsgi.exchange.stream import Stream
@@ -48,6 +49,7 @@ def refused(refusal: Refusal, method: str = "GET") -> bytes:
         connection.connection.info,
         head,
         encoder(method),
+        make_lock(),
     )
     respond_with_refusal(stream, refusal)
     pieces, progress = stream.source.take(1 << 20)

@@ -17,6 +17,7 @@ from hypothesis.stateful import (
     precondition,
     rule,
 )
+from memory import Owner
 from thread_waits import (
     TIMEOUT,
     Counter,
@@ -30,7 +31,9 @@ from thread_waits import (
 
 from aiowsgi.bridge import response as response_module
 from aiowsgi.bridge.budget import MIN_COUNTED, Budget
-from aiowsgi.bridge.response import _ALWAYS_ALLOWED, _MAX_PIECE, Progress, ResponseWriter
+from aiowsgi.bridge.locks import make_lock
+from aiowsgi.bridge.response import _ALWAYS_ALLOWED, _MAX_PIECE, ResponseWriter
+from aiowsgi.bridge.source import Progress
 from aiowsgi.errors import ApplicationError, ClientDisconnected, ServerStopped
 
 # More than is ever queued here.
@@ -45,7 +48,8 @@ def make_writer(
     slots: ThreadSlots | None = None,
 ) -> ResponseWriter:
     return ResponseWriter(
-        wake,
+        Owner(wake),
+        make_lock(),
         high_water=high_water,
         budget=budget or Budget(ALL),
         slots=slots or ThreadSlots(),

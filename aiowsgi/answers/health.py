@@ -8,8 +8,8 @@ from ..exchange.stream import Stream
 _FIELDS = (("Content-Type", "text/plain; charset=utf-8"), ("Cache-Control", "no-store"))
 
 
-class HealthAnswerer:
-    """Answers one path, and leaves all others to another answerer. See ``Answerer``.
+class HealthAnswerer(Answerer):
+    """Answers one path, and leaves all others to another answerer.
 
     Arguments: the path, as clients send it; ``is_up()``, whether requests are welcome; and
     what answers other paths.

@@ -6,8 +6,8 @@ from ..exchange.stream import Stream
 _FIELDS = (("Content-Type", "text/plain; charset=utf-8"),)
 
 
-class PrefixAnswerer:
-    """Cuts the prefix from paths, and answers others with a 404. See ``Answerer``.
+class PrefixAnswerer(Answerer):
+    """Cuts the prefix from paths, and answers others with a 404.
 
     Arguments: the prefix, which begins with a slash and does not end with one; and what answers the
     paths below it, whose environ has the prefix as SCRIPT_NAME.

@@ -10,6 +10,7 @@ from wsgiref.types import WSGIApplication
 
 from ..bridge import forks
 from ..errors import QueueFull, ServerStopped, overload
+from ..exchange.interfaces import Answerer
 from ..exchange.resources import Resources
 from ..exchange.states import BEGUN, DISPATCH
 from ..exchange.stream import Stream
@@ -25,8 +26,8 @@ from .coroutines import CoroutineRunner, RequestCoroutines, current_coroutines
 _log = logging.getLogger("aiowsgi.error")
 
 
-class WsgiAnswerer:
-    """Has an application answer. See ``Answerer``.
+class WsgiAnswerer(Answerer):
+    """Has an application answer.
 
     Arguments: the application; what the streams share; the environ that all requests have in
     common; the context of which each request gets a copy; what runs coroutines of the application;

@@ -4,17 +4,18 @@ The pool thread sends by itself what the kernel takes at once. The rest goes thr
 bounded in bytes, to the loop thread, which waits for the client.
 """
 
-import enum
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final
 
-from ..callbacks import no_callback
+from ..compiling import mypyc_attr
 from ..errors import ApplicationError, ClientDisconnected
 from .budget import MIN_COUNTED, Budget
-from .locks import make_lock, reentered
+from .locks import Lock, make_lock, reentered
 from .pieces import unsent
 from .pool.jobs import SHORT_WAIT, ThreadSlots
+from .source import ABORTED, FINISHED, LEFT, OPEN, Progress, Source, Tail
 
 # Bytes that each writer may queue although the budget is exceeded, so that every response goes on.
 _ALWAYS_ALLOWED: Final = 1 << 16
@@ -27,56 +28,31 @@ _JOIN_LIMIT: Final = 1 << 12
 _LOW_WATER_PART: Final = 4
 
 
-class Progress(enum.Enum):
-    """What follows the pieces that the loop thread has taken."""
+@mypyc_attr(allow_interpreted_subclasses=True)
+class ResponseOwner(ABC):
+    """What a response belongs to, as its writer sees it. Called on the pool thread."""
 
-    OPEN = "more will come"
-    LEFT = "more is queued"
-    FINISHED = "the response is complete"
-    ABORTED = "the response cannot be completed"
+    __slots__ = ()
 
+    @abstractmethod
+    def wake_loop(self) -> None:
+        """Make the loop thread call ``take`` soon."""
 
-# A global name is looked up several times faster than an attribute of the class, and these are used
-# many times a request. One that is Final is not looked up at all by compiled modules.
-OPEN: Final = Progress.OPEN
-LEFT: Final = Progress.LEFT
-FINISHED: Final = Progress.FINISHED
-ABORTED: Final = Progress.ABORTED
+    @abstractmethod
+    def note_first_byte(self) -> None:
+        """Take note that the pool thread is about to send the first byte. Under the lock."""
 
 
-class Tail(Protocol):
-    """The end of a response that the loop thread sends by other means: a file."""
-
-    def close(self) -> None:
-        """Release what it holds, whether it was sent or not."""
-
-
-class Source(Protocol):
-    """What is sent as a response: its bytes, and what follows them. On the loop thread."""
-
-    def take(self, limit: int) -> tuple[list[bytes], Progress]:
-        """Return what is there to be sent, about ``limit`` bytes at most, and what will follow.
-
-        Where more is LEFT, it is taken in another pass of the loop. Where the response is still
-        OPEN, whoever makes it wakes the loop thread when there is more.
-        """
-
-    def resume_direct(self) -> None:
-        """Let another thread send by itself again: what was taken is with the kernel."""
-
-    def take_tail(self) -> Tail | None:
-        """Return what follows the bytes of a response that is FINISHED; it is the caller's."""
-
-
-class ResponseWriter:
+class ResponseWriter(Source):
     """A bounded queue of bytes: one pool thread writes, the loop thread takes.
 
     While nothing is queued, and the loop thread has nothing left to send, the pool thread may send
-    by itself. See ``allow_direct``.
+    by itself. See ``send_now``.
 
-    Arguments: ``wake()`` makes the loop thread call ``take`` soon, and is called on the pool
-    thread; ``high_water`` in bytes, beyond which a write waits; ``budget`` counts what is
-    buffered for all clients; ``slots``, where the pool thread releases its slot while it waits.
+    Arguments: the owner; a lock; ``high_water`` in bytes, beyond which a write waits; ``budget``
+    counts what is buffered for all clients; ``slots``, where the pool thread releases its slot
+    while it waits. The lock may be that of an earlier writer whose response is complete: to make
+    one costs as much as all else of a writer.
     """
 
     __slots__ = (
@@ -88,28 +64,34 @@ class ResponseWriter:
         "_held",
         "_high_water",
         "_lock",
+        "_owner",
         "_pieces",
         "_progress",
         "_room",
-        "_send",
         "_size",
         "_slots",
         "_tail",
-        "_wake",
         "_woken",
+        "send_now",
     )
 
     def __init__(
-        self, wake: Callable[[], None], high_water: int, budget: Budget, slots: ThreadSlots
+        self,
+        owner: ResponseOwner,
+        lock: Lock,
+        high_water: int,
+        budget: Budget,
+        slots: ThreadSlots,
     ) -> None:
-        self._wake = wake
+        # None once it need not be woken any more.
+        self._owner: ResponseOwner | None = owner
         self._high_water = high_water
         self._budget = budget
         self._slots = slots
         # Protects everything below. Taken by the pool thread to write and by the loop thread to
         # take, each for a few instructions, or for as long as the kernel needs to take a piece.
         # A signal handler or destructor that interrupts that may look at the writer, but not write.
-        self._lock = make_lock()
+        self._lock = lock
         # Made when the pool thread has to wait for the first time. Most responses never wait.
         self._room: threading.Condition | None = None
         self._pieces: list[bytes] = []
@@ -121,10 +103,13 @@ class ResponseWriter:
         self._woken = False
         # Whether bytes of the response were sent, or taken by the loop thread.
         self._begun = False
-        # How the pool thread sends by itself, and whether it may now: only if all bytes before are
-        # sent, and more may follow.
-        self._send: Callable[[list[bytes]], int] | None = None
-        self._direct = False
+        # ``send_now(pieces)`` gives bytes to the kernel and returns how many it took; it does not
+        # block and raises nothing. It is called on the pool thread under the lock, and never after
+        # ``disconnect``. Set on the loop thread before the job is queued, where the pool thread may
+        # send by itself. Whether it may now: only if all bytes before are sent, and more may
+        # follow.
+        self.send_now: Callable[[list[bytes]], int] | None = None
+        self._direct = True
         # How many threads wait for room: more than one only if the application writes on several.
         self._blocked_threads = 0
 
@@ -146,93 +131,38 @@ class ResponseWriter:
         with self._lock:
             return self._progress
 
-    def allow_direct(self, send: Callable[[list[bytes]], int]) -> None:
-        """Let the pool thread send by itself while nothing is queued.
-
-        ``send(pieces)`` gives bytes to the kernel and returns how many it took; it does not block
-        and raises nothing. It is called on the pool thread under the writer's lock, and never after
-        ``disconnect``. Called on the loop thread before the job is queued.
-        """
-        self._send = send
-        self._direct = True
-
     def resume_direct(self) -> None:
         """Let the pool thread send again, unless more is queued.
 
         Called on the loop thread when everything that it has taken is sent.
         """
         with self._lock:
-            is_open = self._progress is OPEN and not self._pieces
-            self._direct = is_open and self._send is not None
+            self._direct = self._progress is OPEN and not self._pieces
 
-    def write(self, pieces: list[bytes]) -> None:
+    def write(self, pieces: list[bytes], after: Progress = OPEN, direct: bool = True) -> None:
         """Send or queue pieces. Called on a pool thread; blocks above high water.
 
-        Raises ClientDisconnected if the client is gone.
+        ``after`` is what follows them: the last ones are FINISHED. It is noted together with the
+        last piece, so that a response in one piece takes the lock and wakes the loop thread once.
+        Without ``direct`` the pool thread sends nothing by itself, because the loop thread has many
+        responses to send, and sends them in one pass. Raises ClientDisconnected if the client is
+        gone.
         """
-        if pieces:
-            self._put(pieces, OPEN, direct=True)
-
-    def check(self) -> None:
-        """Raise ClientDisconnected if the client is gone. Called on a pool thread."""
-        with self._lock:
-            if self._error is not None:
-                raise self._error.copy()
-
-    def finish(self, pieces: list[bytes], tail: Tail | None = None, *, queue: bool = False) -> None:
-        """Send or queue the last pieces; the response is complete. Called on a pool thread.
-
-        May block. ``tail`` belongs to the writer from here on. With ``queue`` the pool thread sends
-        nothing by itself, because the loop thread has many responses to send, and sends them in one
-        pass. Raises ClientDisconnected.
-        """
-        if tail is not None:
-            with self._lock:
-                self._tail = tail
-        try:
-            self._put(pieces, FINISHED, direct=tail is None and not queue)
-        except BaseException:
-            if (left := self.take_tail()) is not None:
-                left.close()
-            raise
-
-    def abort(self) -> None:
-        """Give up the response: what is queued is sent, then the connection is cut.
-
-        Called on a pool thread; does not block.
-        """
-        waking = False
-        try:
-            with self._lock:
-                self._progress = ABORTED
-                self._direct = False
-                if self._woken or self._error is not None:
-                    return
-                self._woken = waking = True
-            self._wake()
-        except BaseException:
-            if waking:
-                self._rearm_wake()
-            raise
-
-    def _rearm_wake(self) -> None:
-        """Have the next write wake the loop thread, because the last one may have failed to."""
-        with self._lock:
-            self._woken = False
-
-    def _put(self, pieces: list[bytes], after: Progress, *, direct: bool) -> None:
-        """Send pieces, if that is ``direct`` and may be done now, and queue what is left.
-
-        ``after`` is what follows them. It is noted together with the last piece, so that a response
-        in one piece takes the lock and wakes the loop thread once.
-        """
+        if not pieces and after is OPEN:
+            return
         if self._lock._is_owned():
             raise reentered("the response")
         while True:
-            waking = False
+            owner: ResponseOwner | None = None
             try:
                 with self._lock:
-                    sends = direct and self._direct and not self._pieces and bool(pieces)
+                    sends = (
+                        direct
+                        and self._direct
+                        and self.send_now is not None
+                        and not self._pieces
+                        and bool(pieces)
+                    )
                     if sends and not (pieces := self._send_directly(pieces)):
                         if after is OPEN:
                             return
@@ -246,11 +176,12 @@ class ResponseWriter:
                         if after is not OPEN:
                             self._direct = False
                     if not self._woken and (self._pieces or not pieces):
-                        self._woken = waking = True
-                if waking:
-                    self._wake()
+                        owner = self._owner
+                        self._woken = True
+                if owner is not None:
+                    owner.wake_loop()
             except BaseException:
-                if waking:
+                if owner is not None:
                     self._rearm_wake()
                 raise
             if not pieces:
@@ -261,16 +192,67 @@ class ResponseWriter:
                 # Copies, not views: one view that is still queued would keep the whole piece in
                 # memory.
                 for start in range(0, len(first), largest):
-                    self._put([first[start : start + largest]], OPEN, direct=False)
+                    self.write([first[start : start + largest]], OPEN, False)
                 pieces = pieces[1:]
+
+    def check(self) -> None:
+        """Raise ClientDisconnected if the client is gone. Called on a pool thread."""
+        with self._lock:
+            if self._error is not None:
+                raise self._error.copy()
+
+    def finish(self, pieces: list[bytes], tail: Tail | None = None) -> None:
+        """Send or queue the last pieces, and then the tail; the response is complete.
+
+        Called on a pool thread; may block. ``tail`` belongs to the writer from here on. Raises
+        ClientDisconnected.
+        """
+        if tail is not None:
+            with self._lock:
+                self._tail = tail
+        try:
+            self.write(pieces, FINISHED, tail is None)
+        except BaseException:
+            if (left := self.take_tail()) is not None:
+                left.close()
+            raise
+
+    def abort(self) -> None:
+        """Give up the response: what is queued is sent, then the connection is cut.
+
+        Called on a pool thread; does not block.
+        """
+        owner: ResponseOwner | None = None
+        try:
+            with self._lock:
+                self._progress = ABORTED
+                self._direct = False
+                if self._woken or self._error is not None:
+                    return
+                owner = self._owner
+                self._woken = True
+            if owner is not None:
+                owner.wake_loop()
+        except BaseException:
+            if owner is not None:
+                self._rearm_wake()
+            raise
+
+    def _rearm_wake(self) -> None:
+        """Have the next write wake the loop thread, because the last one may have failed to."""
+        with self._lock:
+            self._woken = False
 
     def _send_directly(self, pieces: list[bytes]) -> list[bytes]:
         """Give the kernel as many bytes as it takes, and return the rest. The lock is held."""
-        assert self._send is not None  # Direct sending is allowed.
-        self._begun = True
+        assert self.send_now is not None  # As the caller has seen.
+        if not self._begun:
+            self._begun = True
+            if self._owner is not None:
+                self._owner.note_first_byte()
         # If something is left, the loop thread waits for the client and sends it.
         self._direct = False
-        left = unsent(pieces, self._send(pieces))
+        left = unsent(pieces, self.send_now(pieces))
         self._direct = not left
         return left
 
@@ -281,7 +263,8 @@ class ResponseWriter:
         is done without the lock, as is the splitting of a large piece: then all from there on are
         returned.
         """
-        self._check_open()
+        if self._progress is not OPEN or self._error is not None:
+            self._check_open()
         for number, piece in enumerate(pieces):
             size = len(piece)
             if size > _MAX_PIECE or size > self._high_water:
@@ -387,7 +370,8 @@ class ResponseWriter:
                 return pieces, LEFT
             self._woken = False
             if self._progress is not OPEN:
-                self._drop_callbacks()
+                # Nothing wakes or sends any more, and each of the two knows the other.
+                self._owner = None
             return pieces, self._progress
 
     def retire(self) -> None:
@@ -397,8 +381,8 @@ class ResponseWriter:
 
     def _drop_callbacks(self) -> None:
         """Wake and send no more. The lock is held."""
-        self._wake = no_callback
-        self._send = None
+        self._owner = None
+        self.send_now = None
         self._direct = False
 
     def take_tail(self) -> Tail | None:

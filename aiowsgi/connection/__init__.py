@@ -4,9 +4,8 @@ The way of the bytes of a request body, on the loop thread::
 
     SocketWire.data_received
       Connection.receive               drops them if the connection is closing
-        Receiver.feed
-          Parser.feed                  keeps them
         Receiver.advance               asks for one event after the other
+          Parser.feed                  keeps them
           Parser.next_event            -> BodyData
           Connection.on_body           knows whether the body is still of use
             Receiver.take_body         puts them where the body goes:

@@ -1,11 +1,12 @@
 """One connection, one stream at a time: what is decided there, on the loop thread."""
 
-from ..bridge.response import ABORTED, FINISHED, LEFT
+from ..bridge.locks import make_lock
+from ..bridge.source import ABORTED, FINISHED, LEFT
 from ..errors import ClientDisconnected, Refusal, RequestBodyError, overload
 from ..exchange.info import ConnectionInfo
 from ..exchange.interfaces import Codec, Wire
 from ..exchange.refusal import respond_with_refusal, stream_without_head
-from ..exchange.states import ANSWERED, EXPECT_BODY, GIVE_UP, QUEUED, SENT, START
+from ..exchange.states import ANSWERED, BEGUN, EXPECT_BODY, GIVE_UP, QUEUED, SENT, START
 from ..exchange.stream import Stream
 from ..http.request import RequestHead
 from .receiver import Receiver
@@ -41,7 +42,7 @@ class Connection(ConnectionView):
     and ``RequestHandler`` for what arrives.
     """
 
-    __slots__ = ("_codec", "_linger_until", "_shared", "wire")
+    __slots__ = ("_codec", "_linger_until", "_response_lock", "_shared", "wire")
 
     def __init__(self, shared: Shared, wire: Wire, codec: Codec, info: ConnectionInfo) -> None:
         receiver = Receiver(shared, wire, codec, info, self)
@@ -52,6 +53,8 @@ class Connection(ConnectionView):
         self.wire = wire
         self._codec = codec
         self._linger_until = 0.0
+        # Of the writers of all streams.
+        self._response_lock = make_lock()
         shared.connections[self] = None
         self._watchdog.watch_connection(IDLE)
         if shared.is_closing:
@@ -70,7 +73,7 @@ class Connection(ConnectionView):
             return
         if self._stream is not None and not self.receiver.is_parsing:
             self._flush()  # The thread may have sent the whole response.
-        self.receiver.feed(data)
+        self.receiver.advance(data)
 
     def receive_end(self) -> None:
         """Take the end of the client's side. It may still wait for answers."""
@@ -124,11 +127,6 @@ class Connection(ConnectionView):
         if self._state in (IDLE, DROPPING):
             self._close(linger=self._state is DROPPING)
 
-    def announce_close(self) -> None:
-        """See ``ConnectionHandle``."""
-        if self._stream is not None:
-            self._stream.is_last = self._is_last()
-
     def abort(self, error: ClientDisconnected) -> None:
         """See ``ConnectionHandle``."""
         self._disconnect_error = error
@@ -142,12 +140,6 @@ class Connection(ConnectionView):
         """See ``ConnectionHandle``."""
         self._disconnect_error = error
         self.on_lost()
-
-    def abandon(self, error: ClientDisconnected) -> list[int]:
-        """See ``ConnectionHandle``."""
-        if self._stream is not None:
-            self._stream.abandon(error)
-        return self.sender.abandon()
 
     # Called by load shedding.
 
@@ -193,8 +185,9 @@ class Connection(ConnectionView):
         self._requests += 1
         if not self._fire(REQUEST):
             return  # Cut, and with it the stream that is there.
+        encoder = self._codec.encoder(head)
         self._stream = stream = Stream(
-            self._resources, self, self.info, head, self._codec.encoder(head)
+            self._resources, self, self.info, head, encoder, self._response_lock
         )
         if receiver.eof:
             stream.disconnect_error = self._disconnection()
@@ -230,7 +223,7 @@ class Connection(ConnectionView):
         stream = self._stream
         if stream is None:
             self._expect_request(BODY_END)
-        elif self.receiver.end_body(stream):
+        elif stream.state is BEGUN or self.receiver.end_body(stream):
             self._dispatch(stream)
         else:
             stream.is_last = self._is_last()
@@ -239,14 +232,15 @@ class Connection(ConnectionView):
     def _dispatch(self, stream: Stream) -> None:
         """Have the request answered."""
         resources, receiver = self._resources, self.receiver
-        if resources.is_draining or resources.config.max_keep_alive_requests or receiver.eof:
+        if resources.is_draining or resources.max_keep_alive_requests or receiver.eof:
             stream.is_last = self._is_last()
         if self._held or stream.prefetched or stream.body:
             self._account()
             if self._stream is not stream:
                 return  # It was refused.
         if self.wire.is_plain and not receiver.has_interim_response:
-            stream.allow_direct(self.wire.send_now)
+            # Everything before the response is sent.
+            stream.writer.send_now = self.wire.send_now
         try:
             self._shared.answerer.answer(stream)
         except Refusal as refusal:
@@ -293,7 +287,8 @@ class Connection(ConnectionView):
         self._stream = None
         stream.fire(SENT)
         receiver, observers = self.receiver, self._shared.observers
-        observers.note_end(stream)
+        if observers.has_access_log:
+            observers.note_end(stream)
         if stream.started_at - stream.ready_at > observers.queue_target:
             observers.note_late_start(stream)
         if stream.body is not None:

@@ -1,17 +1,18 @@
 """The receiving side of one connection: bytes to events, bodies to where they are read."""
 
 import logging
+from abc import abstractmethod
 from collections.abc import Callable
-from typing import Protocol
 
 from ..bridge.body import RequestBody
 from ..bridge.pieces import Pieces
 from ..bridge.spool import Spool
+from ..compiling import mypyc_attr
 from ..errors import Refusal, overload
 from ..exchange.info import ConnectionInfo
 from ..exchange.interfaces import Codec, Wire
-from ..exchange.stream import MAX_DROPPED_BYTES, Stream
-from ..http.request import BodyData, FieldSection, RequestHead
+from ..exchange.stream import MAX_DROPPED_BYTES, Stream, StreamOwner
+from ..http.request import END_OF_MESSAGE, BodyData, FieldSection, RequestHead
 from .pace import Pace
 from .shared import Shared
 
@@ -22,21 +23,29 @@ _log = logging.getLogger("aiowsgi.error")
 _PIPELINE_BYTES = 1 << 16
 
 
-class RequestHandler(Protocol):
+@mypyc_attr(allow_interpreted_subclasses=True)
+class RequestHandler(StreamOwner):
     """Handles what a receiver has parsed. Called on the loop thread."""
 
+    __slots__ = ()
+
+    @abstractmethod
     def on_head(self, head: RequestHead) -> None:
         """Take the head of a request."""
 
+    @abstractmethod
     def on_body(self, data: bytes) -> None:
         """Take bytes of its body."""
 
+    @abstractmethod
     def on_end(self) -> None:
         """Take its end."""
 
+    @abstractmethod
     def refuse(self, refusal: Refusal) -> None:
         """Answer with an error: nothing that follows can be parsed."""
 
+    @abstractmethod
     def on_buffer_change(self) -> None:
         """Take note that more or fewer bytes are buffered."""
 
@@ -147,13 +156,6 @@ class Receiver:
             return self.spool.pending
         return 0 if self._prefetch is None else self._prefetch.size
 
-    def feed(self, data: bytes) -> None:
-        """Take bytes from the client."""
-        if self.is_dropping:
-            return
-        self._parser.feed(data)
-        self.advance()
-
     def feed_eof(self) -> None:
         """Take the client's end."""
         self.eof = True
@@ -165,9 +167,16 @@ class Receiver:
             self.stop()
         self._handler = None
 
-    def advance(self) -> None:
-        """Parse what has arrived, and hand it over, as far as it can be used now."""
+    def advance(self, data: bytes = b"") -> None:
+        """Parse what has arrived, and hand it over, as far as it can be used now.
+
+        ``data`` is what arrives just now.
+        """
         handler, parser = self._handler, self._parser
+        if data:
+            if self.is_dropping:
+                return
+            parser.feed(data)
         if self._is_yielding or handler is None:
             return
         try:
@@ -175,7 +184,14 @@ class Receiver:
             # body in many small chunks comes in portions, between which other connections have
             # their turn.
             while self.is_parsing and (event := parser.next_event()) is not None:
-                if isinstance(event, RequestHead):
+                if event is END_OF_MESSAGE:
+                    # The next request stays where it is.
+                    self.is_parsing = False
+                    if self.spool is None:
+                        handler.on_end()
+                    else:
+                        self.on_spooled()
+                elif isinstance(event, RequestHead):
                     handler.on_head(event)
                 elif isinstance(event, BodyData):
                     handler.on_body(event.data)
@@ -183,11 +199,6 @@ class Receiver:
                         self._shared.timers.call_soon(self._after_yield)
                         self._is_yielding = True
                         break
-                elif self.spool is not None:
-                    self.is_parsing = False
-                    self.on_spooled()
-                else:
-                    handler.on_end()
         except Refusal as refusal:
             # The parser keeps it. With its traceback, that would keep the parser and the connection
             # until the garbage collector comes.
@@ -348,12 +359,11 @@ class Receiver:
         return prefetch
 
     def end_body(self, stream: Stream) -> bool:
-        """Take the end of the body, and leave the next request where it is.
+        """Take the end of the body.
 
         Return whether the body, if there is one, was kept as a whole. It belongs to the stream from
         here on. If not, the application has been reading it.
         """
-        self.is_parsing = False
         self.is_continue_due = False
         self._pace = None
         if self.body is not None:

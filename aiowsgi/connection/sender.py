@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Final
 
-from ..bridge.response import FINISHED, OPEN, Progress
+from ..bridge.source import FINISHED, OPEN, Progress
 from ..callbacks import no_callback
 from ..exchange.interfaces import FileTransfer, Wire
 from ..exchange.stream import Stream

@@ -11,13 +11,13 @@ from ..exchange.resources import Resources
 from ..exchange.stream import Stream
 from ..exchange.transitions import IllegalEvent
 from ..observe.inspection import RequestInfo
-from .receiver import Receiver
+from .receiver import Receiver, RequestHandler
 from .sender import Sender
 from .states import HEAD, IDLE, NEXT, ConnectionEvent, ConnectionState
 from .watchdog import Watchdog
 
 
-class ConnectionView:
+class ConnectionView(RequestHandler):
     """What a connection has, and what it says of itself. ``Connection`` adds what it does.
 
     Arguments: what all streams share; what is known of the connection; and its parts.
@@ -76,10 +76,6 @@ class ConnectionView:
             self._disconnect_error = ClientDisconnected("the client closed the connection")
         return self._disconnect_error
 
-    def abort(self, error: ClientDisconnected) -> None:
-        """See ``ConnectionHandle``."""
-        raise NotImplementedError
-
     @property
     def state(self) -> ConnectionState:
         """What is read and written."""
@@ -123,12 +119,23 @@ class ConnectionView:
     def _is_last(self) -> bool:
         """Return whether the connection ends after the current request."""
         resources, receiver = self._resources, self.receiver
-        if 0 < resources.config.max_keep_alive_requests <= self._requests:
+        if 0 < resources.max_keep_alive_requests <= self._requests:
             return True
         # What the client sent before it could know, or before it ended its side, is answered.
         return (resources.is_draining or receiver.eof) and (
             receiver.is_parsing or not receiver.has_begun
         )
+
+    def announce_close(self) -> None:
+        """See ``ConnectionHandle``."""
+        if self._stream is not None:
+            self._stream.is_last = self._is_last()
+
+    def abandon(self, error: ClientDisconnected) -> list[int]:
+        """See ``ConnectionHandle``."""
+        if self._stream is not None:
+            self._stream.abandon(error)
+        return self.sender.abandon()
 
     def rate(self) -> float | None:
         """See ``ConnectionHandle``."""

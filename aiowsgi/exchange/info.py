@@ -1,8 +1,11 @@
 """What is known of a connection. Plain data, made once, that all its requests share."""
 
+import re
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
+# What logs show of a host that was told: neither white space nor quotation marks.
+_HOST = re.compile(r"[!#-\[\]-~]{1,100}")
 # Host and port, as text; both are empty for the peer of a Unix socket.
 Address = tuple[str, str]
 
@@ -38,3 +41,13 @@ class ConnectionInfo(NamedTuple):
     accepted_at: float
     # What the connection itself has, where a PROXY header has replaced some of that; else None.
     peer: Ends | None = None
+
+
+def shown_client(info: ConnectionInfo, variables: Mapping[str, str] | None) -> str:
+    """Return the host of the client of a request, as logs show it; empty for a Unix socket.
+
+    A web server in front may have said in ``variables`` whom it has as a client: that one then.
+    """
+    if variables is not None and _HOST.fullmatch(host := variables.get("REMOTE_ADDR", "")):
+        return host
+    return info.client[0]

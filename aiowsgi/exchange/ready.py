@@ -1,10 +1,10 @@
 """A response that is complete from the beginning: one that the loop thread makes itself."""
 
-from ..bridge.response import FINISHED, Progress, Tail
+from ..bridge.source import FINISHED, Progress, Source, Tail
 
 
-class ReadyResponse:
-    """A ``Source`` of bytes that are there already. On the loop thread only."""
+class ReadyResponse(Source):
+    """Bytes that are there already. On the loop thread only."""
 
     __slots__ = ("_pieces",)
 

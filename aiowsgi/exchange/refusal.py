@@ -1,5 +1,6 @@
 """Refusals: answers that the loop makes, and after which the connection ends."""
 
+from ..bridge.locks import make_lock
 from ..errors import ForeignProtocol, Refusal
 from ..http.request import FieldSection, RequestHead
 from ..http.response import status_text
@@ -34,7 +35,7 @@ def stream_without_head(
     For the last two arguments see ``unknown_head``.
     """
     head = unknown_head(request_line, told_client)
-    stream = Stream(resources, owner, info, head, codec.encoder(head))
+    stream = Stream(resources, owner, info, head, codec.encoder(head), make_lock())
     stream.partial_request_line = request_line
     return stream
 

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable
 
 from ..bridge.pool.jobs import JobThread
-from ..bridge.response import OPEN
+from ..bridge.source import OPEN
 from ..errors import Refusal
 from ..observe import access
 from ..observe.access import CLIENT_CLOSED_REQUEST, AccessRecord, Times
@@ -34,7 +34,7 @@ class Observers:
         clock: Callable[[], float],
         write: Callable[[AccessRecord], None] = access.write,
     ) -> None:
-        self._access_log = access_log
+        self.has_access_log = access_log
         self.queue_target = queue_target
         self._clock = clock
         self._write = write
@@ -52,7 +52,7 @@ class Observers:
 
     def note_end(self, stream: Stream) -> None:
         """Write the access record of a request: its response was sent, or never will be."""
-        if self._access_log and access_log.isEnabledFor(logging.INFO):
+        if self.has_access_log and access_log.isEnabledFor(logging.INFO):
             self._write(access_record(stream, self._clock()))
 
 

@@ -56,9 +56,16 @@ class Resources:
     # This is a forked child: everything is the parent's. See ``bridge.forks``.
     abandoned: bool = False
     # Makes the ids of requests unique among processes and restarts.
-    id_prefix: str = field(default_factory=lambda: os.urandom(4).hex())
+    id_prefix: str = field(default_factory=lambda: f"{os.urandom(4).hex()}-")
     # How many requests have come, also those whose head could not be read. The loop thread counts.
     requests: int = 0
+    # Two of the options. Each request asks for them here, because compiled code finds them faster.
+    response_buffer: int = field(init=False)
+    max_keep_alive_requests: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.response_buffer = self.config.response_buffer
+        self.max_keep_alive_requests = self.config.max_keep_alive_requests
 
     def report_illegal(
         self, error: IllegalEvent, abort: Callable[[ClientDisconnected], None]

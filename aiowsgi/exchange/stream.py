@@ -2,15 +2,17 @@
 
 import contextlib
 import logging
-import re
-from collections.abc import Callable
-from typing import Final, Protocol
+from abc import ABC, abstractmethod
+from typing import Final
 
 from ..bridge.body import RequestBody
+from ..bridge.locks import Lock, make_lock
 from ..bridge.pieces import Pieces
 from ..bridge.pool.jobs import Job
-from ..bridge.response import ResponseWriter, Source
+from ..bridge.response import ResponseOwner, ResponseWriter
+from ..bridge.source import FINISHED, Source
 from ..bridge.spool import Spool
+from ..compiling import mypyc_attr
 from ..errors import (
     ApplicationError,
     ClientDisconnected,
@@ -26,7 +28,8 @@ from ..wording import counted
 from ..wsgi.failure import wrong_length
 from ..wsgi.file_wrapper import FilePart
 from ..wsgi.headers import Fields
-from .info import ConnectionInfo
+from .coroutines import Coroutines
+from .info import ConnectionInfo, shown_client
 from .ready import ReadyResponse
 from .resources import Resources
 from .states import BEGUN, NEXT, RESPOND, StreamEvent
@@ -40,47 +43,43 @@ MAX_DROPPED_BYTES: Final = 1 << 18
 LOOP_CLOSED = "the event loop was closed"
 # A request is short until it has had its thread for this long: for ``sys.getswitchinterval()``.
 _SHORT_REQUEST: Final = 0.005
-# What logs show of a host that was told: neither white space nor quotation marks.
-_HOST = re.compile(r"[!#-\[\]-~]{1,100}")
 
 
-class StreamOwner(Protocol):
+@mypyc_attr(allow_interpreted_subclasses=True)
+class StreamOwner(ABC):
     """The connection of a stream, as the stream's thread and the mailbox see it."""
 
+    # An abstract class, not a ``typing.Protocol``: compiled code finds its methods much faster.
+    __slots__ = ()
+
+    @abstractmethod
     def look_after(self, stream: "Stream") -> None:
         """Look after a stream: it has written, wants to read, or its spool has grown.
 
         On the loop thread.
         """
 
+    @abstractmethod
     def abort(self, error: ClientDisconnected) -> None:
         """Cut the connection now. On the loop thread."""
 
 
-class Coroutines(Protocol):
-    """The coroutines that the application has the loop run for one request."""
-
-    def cancel(self, error: ClientDisconnected) -> None:
-        """End them; ``error`` is what the application will see. On the loop thread."""
-
-    def abandon(self, error: ClientDisconnected) -> None:
-        """Refuse further ones: this is a forked child."""
-
-
-class Stream:
+class Stream(ResponseOwner):
     """A request on its way through the bridge. Implements ``wsgi.task.Responder``.
 
     Made on the loop thread, to which it belongs. A pool thread that answers touches only the
     request body, the response writer and the encoder. What it sets (two times, the file), the loop
     thread may rely on once the response is complete. Before that it reads these for the logs only,
     or takes the writer's lock to decide (``time_out``).
+
+    Arguments: what all streams share, the connection and what is known of it, the head, what
+    encodes the response, and the lock of its writer. The streams of a connection may have one.
     """
 
     __slots__ = (
         "_encoded_head",
         "_ended",
         "_resources",
-        "_send",
         "body",
         "coroutines",
         "disconnect_error",
@@ -112,16 +111,16 @@ class Stream:
         info: ConnectionInfo,
         head: RequestHead,
         encoder: ResponseEncoder,
+        lock: Lock,
     ) -> None:
         self._resources = resources
         resources.requests = number = resources.requests + 1
         # A name for the request in logs and the environ, unique among processes.
         # Not formatted: that is much dearer when compiled.
-        self.request_id = resources.id_prefix + "-" + str(number)
+        self.request_id = resources.id_prefix + str(number)
         # The head, until it travels with the first bytes of the body.
         self._encoded_head = b""
         self._ended = False
-        self._send: Callable[[list[bytes]], int] | None = None
         self.state = BEGUN
         self.owner = owner
         self.info = info
@@ -158,7 +157,7 @@ class Stream:
         self.encoder = encoder
         # By position: one is made for each request, and keywords cost a dictionary.
         self.writer = ResponseWriter(
-            self.wake_loop, resources.config.response_buffer, resources.budget, resources.pool
+            self, lock, resources.response_buffer, resources.budget, resources.pool
         )
         # Where the connection takes the response from.
         self.source: Source = self.writer
@@ -173,14 +172,8 @@ class Stream:
 
     @property
     def client(self) -> str:
-        """The host of the client, as logs show it; empty for a Unix socket.
-
-        A web server in front may have said whom it has as a client: that one then.
-        """
-        variables = self.head.variables
-        if variables is not None and _HOST.fullmatch(host := variables.get("REMOTE_ADDR", "")):
-            return host
-        return self.info.client[0]
+        """The host of the client, as logs show it; empty for a Unix socket."""
+        return shown_client(self.info, self.head.variables)
 
     def describe(self) -> str:
         """Return the request as the error log names it. See ``Responder``."""
@@ -188,9 +181,20 @@ class Stream:
 
     # On the loop thread.
 
+    def reach_owner(self) -> None:
+        """Have the connection look after it: its writer, its body or its spool has asked for it."""
+        try:
+            self.owner.look_after(self)
+        except BaseException:
+            # A defect, or no memory: in either case its client must not wait.
+            self.owner.abort(ClientDisconnected("the server could not go on"))
+            raise
+
     def make_replacement(self, encoder: ResponseEncoder) -> "Stream":
         """Return another stream for the same request: a thread may be at work on this one."""
-        stream = Stream(self._resources, self.owner, self.info, self.head, encoder)
+        # That thread may also be about to take the lock.
+        lock = make_lock()
+        stream = Stream(self._resources, self.owner, self.info, self.head, encoder, lock)
         stream.request_id = self.request_id
         stream.head_at, stream.ready_at = self.head_at, self.ready_at
         stream.started_at = self.started_at
@@ -280,11 +284,6 @@ class Stream:
         )
         return self.body
 
-    def allow_direct(self, send: Callable[[list[bytes]], int]) -> None:
-        """Let the thread send itself. Everything before this is sent. See ``Wire.send_now``."""
-        self._send = send
-        self.writer.allow_direct(self._send_now)
-
     def note_disconnect(self, error: ClientDisconnected) -> None:
         """Take note that the client has gone, or has ended its side."""
         self.disconnect_error = error
@@ -324,11 +323,9 @@ class Stream:
         """Whether this is a forked child. See ``Responder``."""
         return self._resources.abandoned
 
-    def _send_now(self, pieces: list[bytes]) -> int:
-        if not self.first_byte_at:
-            self.first_byte_at = self._resources.clock()
-        assert self._send is not None  # Set by ``allow_direct``.
-        return self._send(pieces)
+    def note_first_byte(self) -> None:
+        """Take note that the thread is about to send the first byte of the response."""
+        self.first_byte_at = self._resources.clock()
 
     def start(self, status: str, fields: Fields, length: int | None) -> None:
         """Take the head. See ``Responder``."""
@@ -374,7 +371,7 @@ class Stream:
                 pass
             elif encoder.is_complete:
                 # All that was declared is there: one hand-over less, and nothing left to wait for.
-                self.writer.finish(pieces, queue=self._queues_end())
+                self.writer.write(pieces, FINISHED, not self._queues_end())
                 self._ended = True
             else:
                 self.writer.write(pieces)
@@ -399,7 +396,7 @@ class Stream:
             if encoder.excess or encoder.missing:
                 self._check_length()
             if not self._ended:
-                self.writer.finish(pieces, queue=self._queues_end())
+                self.writer.write(pieces, FINISHED, not self._queues_end())
                 self._ended = True
         except BaseException as error:
             self._break_off(error)

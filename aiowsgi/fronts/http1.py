@@ -1,14 +1,15 @@
 """HTTP/1.1 and HTTP/1.0 (RFC 9112), one request after the other."""
 
 from ..exchange.info import ConnectionInfo
+from ..exchange.interfaces import Codec
 from ..http.parser import Parser
 from ..http.request import RequestHead, RequestParser
 from ..http.response import CONTINUE, ResponseEncoder, ResponseHeads
 from .peers import Sections
 
 
-class Http1:
-    """The codec of HTTP/1.1. See ``Codec``.
+class Http1(Codec):
+    """The codec of HTTP/1.1.
 
     Arguments: how the header sections of each peer are read, and the heads of responses. Both are
     remembered.

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 
 from ..errors import IncompleteRequest, Refusal
 from ..exchange.info import ConnectionInfo
+from ..exchange.interfaces import Codec
 from ..http.framing import decide_framing, without_repetitions
 from ..http.grammar import TOKEN
 from ..http.request import (
@@ -65,8 +66,8 @@ _TOLD_OTHERWISE = frozenset(
 _TRUE = frozenset((b"on", b"1", b"true"))
 
 
-class Uwsgi:
-    """The codec of the protocol. See ``Codec``.
+class Uwsgi(Codec):
+    """The codec of the protocol.
 
     Arguments: the limits of requests, and the response heads of the server.
     """

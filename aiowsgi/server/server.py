@@ -16,7 +16,6 @@ from ..bridge import forks
 from ..bridge.mailbox import Mailbox
 from ..bridge.pool.jobs import JobQueue
 from ..config import Config
-from ..errors import ClientDisconnected
 from ..exchange.report import requests_in_flight
 from ..exchange.stream import Stream
 from ..http.readers.reader import Reader
@@ -81,7 +80,8 @@ class Server:
             timers=loop,
             loop=loop,
             mailbox=Mailbox(
-                lambda collect: loop.call_soon_threadsafe(collect, context=self._context), _deliver
+                lambda collect: loop.call_soon_threadsafe(collect, context=self._context),
+                Stream.reach_owner,
             ),
             context=contextvars.copy_context(),
             multiprocess=any(sock.inherited or sock.reuses_port for sock in sockets),
@@ -414,12 +414,3 @@ class Server:
             self._renewal.close()
         self._connector.close()
         self._loop_end.cancel()
-
-
-def _deliver(stream: Stream) -> None:
-    try:
-        stream.owner.look_after(stream)
-    except BaseException:
-        # A defect, or no memory: in either case its client must not wait.
-        stream.owner.abort(ClientDisconnected("the server could not go on"))
-        raise
