@@ -368,7 +368,7 @@ class Server:
         """
         objects = Counter(self._ask("objects"))
         remembered = ("FieldSection", "_ApplicationPart", "_Head")
-        for name in (*remembered, "PoolThread", "RequestCoroutines", "ClientDisconnected"):
+        for name in (*remembered, "PoolThread", "WsgiCall", "ClientDisconnected"):
             del objects[name]
         return objects
 

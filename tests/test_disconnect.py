@@ -563,6 +563,34 @@ async def test_context_that_a_coroutine_leaves_behind_does_not_keep_the_request(
     await eventually(lambda: len(streams()) <= len(kept))
 
 
+@on_each_wire
+async def test_environ_that_the_application_keeps_does_not_keep_the_request(
+    start_server: StartServer,
+) -> None:
+    kept = []
+
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+        kept.append(environ)
+        start_response("200 OK", [*PLAIN])
+        return [b"pong"]
+
+    def streams() -> list[object]:
+        gc.collect()
+        return [item for item in gc.get_objects() if type(item) is Stream]
+
+    others = streams()
+    server = await start_server(app, validate=False)
+    async with await connect(server) as client:
+        assert (await client.request(GET)).body == b"pong"
+    await eventually(lambda: not clients_of(server))
+    await eventually(lambda: len(streams()) <= len(others))
+    # What can be asked is still answered.
+    (environ,) = kept
+    assert environ["aiowsgi.disconnected"]() is False
+    assert environ["aiowsgi.stopping"]() is False
+    assert environ["aiowsgi.deadline"]() == float("inf")
+
+
 class Waiting:
     """A coroutine that waits for ever, and tells when it begins and when it is cancelled."""
 
@@ -826,6 +854,36 @@ async def test_connections_that_are_gone_leave_nothing_to_the_garbage_collector(
         await eventually(lambda: _of_connections(gc.get_objects()) == kept)
     finally:
         gc.enable()
+
+
+@on_each_wire
+async def test_request_that_never_had_a_thread_leaves_nothing_to_the_garbage_collector(
+    start_server: StartServer,
+) -> None:
+    go_on = threading.Event()
+
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+        go_on.wait(TIMEOUT)
+        start_response("200 OK", [*PLAIN])
+        return [b"pong"]
+
+    server = await start_server(app, validate=False, threads=1)
+    async with await connect(server) as busy:
+        await busy.send(GET)
+        await eventually(lambda: server.busy_threads == 1)
+        gc.collect()
+        gc.disable()
+        kept = _of_connections(gc.get_objects())
+        try:
+            async with await connect(server) as client:
+                await client.send(GET)
+                await eventually(lambda: server.queued == 1)
+                client.reset()
+                await eventually(lambda: len(clients_of(server)) == 1)
+            await eventually(lambda: _of_connections(gc.get_objects()) == kept)
+        finally:
+            gc.enable()
+            go_on.set()
 
 
 def _of_connections(objects: list[object]) -> list[str]:

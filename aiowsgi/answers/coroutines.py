@@ -6,7 +6,7 @@ import contextvars
 import logging
 from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError, Future, wait
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from ..errors import ClientDisconnected, ServerStopped
 from .containment import Contained, contain
@@ -17,6 +17,24 @@ _log = logging.getLogger("aiowsgi.error")
 
 # A thread that waits for the loop checks this often, in seconds, that it was not closed.
 _LOOP_CHECK = 5.0
+
+
+class Caller(Protocol):
+    """What has the event loop run coroutines: one call of an application.
+
+    The context of the call names it, and whatever copies that context (a task, a timer that was
+    cancelled but is not over) may keep it for long. So it must let go of the request.
+    """
+
+    @property
+    def coroutine_runner(self) -> "CoroutineRunner":
+        """What runs the coroutines."""
+
+    # The future on which a thread waits for each coroutine. None until there is one: most
+    # applications run no coroutines. Belongs to the loop thread.
+    futures: dict[asyncio.Task[Any], Future[Any]] | None
+    # Why no further ones may run. Set once, on the loop thread; other threads may read it.
+    disconnect_error: ClientDisconnected | None
 
 
 class CoroutineRunner:
@@ -30,46 +48,19 @@ class CoroutineRunner:
     def __init__(self, loop: asyncio.AbstractEventLoop, on_call: Callable[[], None]) -> None:
         self.loop = loop
         self.on_call = on_call
-        self.running: dict[asyncio.Task[Any], RequestCoroutines] = {}
+        self.running: dict[asyncio.Task[Any], Caller] = {}
 
-    def cancel(self, error: ClientDisconnected) -> None:
-        """End all coroutines; ``error`` is what the applications will see. On the loop thread."""
-        for coroutines in set(self.running.values()):
-            coroutines.cancel(error)
-
-
-class RequestCoroutines:
-    """The coroutines that one request has the event loop run.
-
-    Knows nothing else of the request: the context of the request names it, and whatever copies that
-    context (a task, a timer that was cancelled but is not over) may keep it for long.
-
-    Arguments: what runs them; and why none may run, where the client is gone from the beginning.
-    """
-
-    __slots__ = ("_futures", "_runner", "disconnect_error")
-
-    def __init__(
-        self, runner: CoroutineRunner, disconnect_error: ClientDisconnected | None
-    ) -> None:
-        self._runner = runner
-        # The future on which a thread waits for each. None until there is one: most applications
-        # run no coroutines.
-        self._futures: dict[asyncio.Task[Any], Future[Any]] | None = None
-        # Why no further ones may run. Set once, on the loop thread; other threads may read it.
-        self.disconnect_error = disconnect_error
-
-    def run(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
+    def run(self, caller: Caller, coroutine: Coroutine[Any, Any, Result]) -> Result:
         """Run a coroutine on the loop thread and return its result. Blocks any other thread."""
-        if self.disconnect_error is not None:
+        if caller.disconnect_error is not None:
             coroutine.close()
-            raise self.disconnect_error.copy()
+            raise caller.disconnect_error.copy()
         future: Future[Result] = Future()
-        loop = self._runner.loop
+        loop = self.loop
         # In a copy of the calling thread's context. The loop thread ends the wait: when the
         # coroutine ends, and when the client leaves or the server stops, which cancel it.
         try:
-            loop.call_soon_threadsafe(self._start, coroutine, future)
+            loop.call_soon_threadsafe(self._start, caller, coroutine, future)
             # A loop that is closed before it comes to the call ends nothing any more.
             while not wait([future], _LOOP_CHECK).done:
                 if loop.is_closed():
@@ -79,47 +70,50 @@ class RequestCoroutines:
             raise ServerStopped("the server stopped") from error
         return future.result()
 
-    def cancel(self, error: ClientDisconnected) -> None:
-        """End the coroutines that the application waits for, and refuse further ones.
+    def cancel(self, caller: Caller, error: ClientDisconnected) -> None:
+        """End the coroutines that a call waits for, and refuse further ones.
 
         ``error`` is what the application will see. Called on the loop thread.
         """
-        self.disconnect_error = error
-        futures, self._futures = self._futures, None
+        caller.disconnect_error = error
+        futures, caller.futures = caller.futures, None
         for task, future in (futures or {}).items():
             # The thread goes on at once, however long the coroutine takes to end.
             future.set_exception(error.copy())
             with contextlib.suppress(RuntimeError):  # The loop is closed.
                 task.cancel()
 
-    def abandon(self, error: ClientDisconnected) -> None:
-        """Refuse further ones: this is a forked child. See ``bridge.forks``."""
-        self.disconnect_error = error
+    def cancel_all(self, error: ClientDisconnected) -> None:
+        """End all coroutines; ``error`` is what the applications will see. On the loop thread."""
+        for caller in set(self.running.values()):
+            self.cancel(caller, error)
 
-    def _start(self, coroutine: Coroutine[Any, Any, Any], future: Future[Any]) -> None:
-        if self.disconnect_error is not None:
+    def _start(
+        self, caller: Caller, coroutine: Coroutine[Any, Any, Any], future: Future[Any]
+    ) -> None:
+        if caller.disconnect_error is not None:
             coroutine.close()
-            future.set_exception(self.disconnect_error.copy())
+            future.set_exception(caller.disconnect_error.copy())
             return
-        self._runner.on_call()
+        self.on_call()
         contained = contain(coroutine)
         try:
-            task = self._runner.loop.create_task(contained)
+            task = self.loop.create_task(contained)
         except Exception as error:  # noqa: BLE001 - the application is told, or would wait for ever
             contained.close()
             coroutine.close()
             future.set_exception(error)
             return
-        if self._futures is None:
-            self._futures = {}
-        self._futures[task] = future
-        self._runner.running[task] = self
+        if caller.futures is None:
+            caller.futures = {}
+        caller.futures[task] = future
+        self.running[task] = caller
 
         def done(task: asyncio.Task[Any]) -> None:
-            self._runner.running.pop(task, None)
+            self.running.pop(task, None)
             coroutine.close()  # It may have been cancelled before it began.
             error = None if task.cancelled() else task.exception()
-            if self._futures is None or self._futures.pop(task, None) is None:
+            if caller.futures is None or caller.futures.pop(task, None) is None:
                 # The application does not wait for it any more, so an error would show nowhere.
                 if error is not None and not isinstance(error, ClientDisconnected):
                     _log.error("A coroutine failed when it was cancelled", exc_info=error)
@@ -134,9 +128,7 @@ class RequestCoroutines:
         task.add_done_callback(done)
 
 
-current_coroutines: contextvars.ContextVar[RequestCoroutines] = contextvars.ContextVar(
-    "aiowsgi.coroutines"
-)
+current_caller: contextvars.ContextVar[Caller] = contextvars.ContextVar("aiowsgi.coroutines")
 
 
 def run_coroutine(coroutine: Coroutine[Any, Any, Result]) -> Result:
@@ -149,13 +141,13 @@ def run_coroutine(coroutine: Coroutine[Any, Any, Result]) -> Result:
     """
     if not asyncio.iscoroutine(coroutine):
         raise TypeError(f"run_coroutine() takes a coroutine, not {type(coroutine).__name__}")
-    coroutines = current_coroutines.get(None)
+    caller = current_caller.get(None)
     if _is_on_loop():
         problem = "run_coroutine() would block the event loop; await the coroutine instead"
-    elif coroutines is None:
+    elif caller is None:
         problem = "run_coroutine() works inside a call of a WSGI application served by aiowsgi"
     else:
-        return coroutines.run(coroutine)
+        return caller.coroutine_runner.run(caller, coroutine)
     coroutine.close()
     raise RuntimeError(problem)
 

@@ -266,6 +266,7 @@ class Stream(ResponseOwner):
         """Keep threads from beginning with the request. Return False where one has begun."""
         if self.job is not None and not self.job.cancel():
             return False
+        self.coroutines = None  # They refer to the stream.
         if self.body is not None:
             self.body.drop()
         if self.spool is not None:

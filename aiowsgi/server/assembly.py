@@ -8,7 +8,7 @@ from contextvars import Context
 from typing import TYPE_CHECKING, Any
 from wsgiref.types import WSGIApplication
 
-from ..answers.coroutines import CoroutineRunner, current_coroutines
+from ..answers.coroutines import CoroutineRunner, current_caller
 from ..answers.health import HealthAnswerer
 from ..answers.waker import PoolWaker
 from ..answers.wsgi import WsgiAnswerer, WsgiCall
@@ -99,7 +99,7 @@ class Assembly:
             context=context,
             coroutine_runner=self.coroutine_runner,
             waits=observers.waits,
-            wake_pool=self.waker.wake_soon,
+            waker=self.waker,
             report=_debug_report() if config.debug else None,
         )
         if config.script_name and not config.script_name_strip:
@@ -154,8 +154,8 @@ class Assembly:
             descriptors += connection.abandon(gone)
         self.shared.connections.clear()
         # The coroutines of the request that has forked, whose connection may be gone.
-        if (coroutines := current_coroutines.get(None)) is not None:
-            coroutines.abandon(ServerStopped(str(gone)))
+        if (caller := current_caller.get(None)) is not None:
+            caller.disconnect_error = ServerStopped(str(gone))
         resources.mailbox.abandon()
         resources.budget.abandon()
         resources.pool.abandon()
@@ -220,7 +220,8 @@ def new_renewal(
 
 def _describe(run: Callable[[], None]) -> str:
     call = getattr(run, "__self__", None)
-    return call.stream.describe() if isinstance(call, WsgiCall) else ""
+    stream = call.stream if isinstance(call, WsgiCall) else None
+    return "" if stream is None else stream.describe()
 
 
 def _debug_report() -> Callable[[RequestHead, str, Callable[[], str]], FailureReport]:

@@ -130,7 +130,7 @@ class Shutdown:
         if not await self._until(lambda: stopped, 0.0):
             # Some threads may wait for coroutines after a complete response, where no connection
             # is left to release them.
-            self._assembly.coroutine_runner.cancel(ServerStopped("the server stopped"))
+            self._assembly.coroutine_runner.cancel_all(ServerStopped("the server stopped"))
         if await self._until(lambda: stopped, self._resources.abort_timeout):
             pool.join()  # Each thread has said that it is about to end.
         else:
