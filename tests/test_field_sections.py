@@ -40,6 +40,7 @@ from aiowsgi.wsgi.environ import base_environ, build_environ
 SECTION = b"1.1\r\nHost: a"
 MOST, LONGEST, MOST_FIELDS = 1024, 4096, 40
 MOST_LINES, LONGEST_LINE = 1024, 200
+MOST_HEADS = 256
 
 
 def head_bytes(start: bytes = b"GET /", section: bytes = SECTION) -> bytes:
@@ -479,6 +480,91 @@ def test_a_refused_request_line_leaves_no_section_behind() -> None:
 def test_servers_share_nothing() -> None:
     assert warm(head_bytes()).known
     assert not FieldSections(Limits(), H11, header_map="dangerous").known
+
+
+# Whole heads.
+
+
+def repeated(
+    sections: FieldSections, *requests: bytes, times: int = 4, apart: bool = True
+) -> list[RequestHead]:
+    """Return the heads of requests that one connection repeats."""
+    parser = Parser(sections)
+    heads: list[RequestHead] = []
+    for data in requests * times if apart else [b"".join(requests * times)]:
+        parser.feed(data)
+        heads += [event for event in events(parser) if isinstance(event, RequestHead)]
+    return heads
+
+
+def test_a_head_that_is_repeated_is_read_once() -> None:
+    sections = warm(head_bytes())
+    heads = repeated(sections, head_bytes(b"GET /%41?b"), times=6)
+    assert all(head == heads[0] for head in heads)
+    assert heads[-1] is heads[-2]
+    assert [*sections.known_heads] == [head_bytes(b"GET /%41?b")]
+    # Also by another connection, once that repeats itself.
+    assert repeated(sections, head_bytes(b"GET /%41?b"), times=2)[-1] is heads[-1]
+
+
+@pytest.mark.parametrize(
+    "requests",
+    [
+        [head_bytes(b"GET /"), head_bytes(b"GET /a")],
+        [head_bytes(b"PUT /", b"1.1\r\nHost: a\r\nContent-Length: 1") + b"x"],
+        [head_bytes(b"PUT /", b"1.1\r\nHost: a\r\nTransfer-Encoding: chunked") + b"0\r\n\r\n"],
+        [b"\r\n" + head_bytes(b"GET /")],
+        [head_bytes(b"GET http://a/")],
+    ],
+)
+def test_heads_that_are_not_repeated_or_not_alone_are_not_kept(requests: list[bytes]) -> None:
+    sections = warm(*requests, times=4)
+    assert len(repeated(sections, *requests, times=4)) == 4 * len(requests)
+    assert not sections.known_heads
+
+
+def test_heads_that_arrive_together_are_not_kept_and_known_ones_are_read_in_full() -> None:
+    sections = warm(head_bytes())
+    together = repeated(sections, head_bytes(), apart=False)
+    assert not sections.known_heads
+    assert repeated(sections, head_bytes()) == together
+    assert sections.known_heads
+    assert repeated(sections, head_bytes(), apart=False) == together
+
+
+def test_heads_with_numbers_are_not_looked_for() -> None:
+    sections = warm(head_bytes())
+    repeated(sections, *(numbered(number) for number in range(100, 900)), times=1)
+    assert not any(sections._heads._offered)
+
+
+def test_heads_that_are_kept_are_few_and_small() -> None:
+    sections = FieldSections(Limits(), H11, header_map="dangerous")
+    size = len(head_bytes())
+    for number in range(MOST_HEADS + 40):
+        repeated(sections, head_bytes(b"GET /%d" % number))
+    assert len(sections.known_heads) == MOST_HEADS
+    fits, too_long = (head_bytes(b"GET /" + b"x" * (LONGEST - size + more)) for more in (0, 1))
+    for data in (fits, too_long):
+        repeated(sections, data)
+    assert fits in sections.known_heads
+    assert too_long not in sections.known_heads
+
+
+def test_environs_of_one_head_differ_in_what_is_the_connections_own() -> None:
+    sections = warm(head_bytes())
+    heads = repeated(sections, head_bytes(b"GET /%41?x"), times=6)
+    first, *others = map(environ_of, heads)
+    assert heads[-1].is_kept
+    assert heads[-1].environ is not None
+    for environ in others:
+        assert environ == {**first, "wsgi.input": environ["wsgi.input"]}
+        environ["PATH_INFO"] = environ["mine"] = "changed by the application"
+    other = build_environ(
+        BASE, heads[-1], BytesIO(), scheme="https", server=("s2", "3"), client=("c2", "4")
+    )
+    told = {"SERVER_NAME": "s2", "SERVER_PORT": "3", "REMOTE_ADDR": "c2", "REMOTE_PORT": "4"}
+    assert other == {**first, **told, "wsgi.url_scheme": "https", "wsgi.input": other["wsgi.input"]}
 
 
 # The environ's part.

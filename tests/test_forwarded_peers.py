@@ -540,6 +540,25 @@ async def test_paths_below_the_prefix_are_those_of_the_application(
     assert access_lines(caplog) == [("127.0.0.1", "404", "")]
 
 
+@pytest.mark.parametrize("options", [{}, {"forwarded_allow_ips": ("127.0.0.1",)}])
+async def test_the_prefix_is_cut_from_each_of_many_equal_requests(options: dict[str, Any]) -> None:
+    """Also where their heads are remembered as a whole."""
+    sent = b"GET /shop/shop/a HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: 192.0.2.7\r\n\r\n"
+    paths = []
+    async with asyncio.timeout(TIMEOUT), serving(script_name="/shop", **options) as (address,):
+        reader, writer = await asyncio.open_connection(*address)
+        for _ in range(8):
+            writer.write(sent)
+            head = await reader.readuntil(b"\r\n\r\n")
+            size = re.search(rb"Content-Length: ([0-9]+)", head)
+            assert size is not None
+            told = json.loads(await reader.readexactly(int(size[1])))
+            paths.append((told["SCRIPT_NAME"], told["PATH_INFO"]))
+        writer.close()
+        await writer.wait_closed()
+    assert paths == [("/shop", "/shop/a")] * 8
+
+
 async def test_a_404_keeps_the_connection_and_shows_the_client(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

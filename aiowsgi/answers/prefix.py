@@ -1,7 +1,10 @@
 """The path below which an application is: a prefix of all paths, which is its SCRIPT_NAME."""
 
+from collections.abc import Mapping
+
 from ..exchange.interfaces import Answerer
 from ..exchange.stream import Stream
+from ..http.request import RequestHead
 
 _FIELDS = (("Content-Type", "text/plain; charset=utf-8"),)
 
@@ -36,7 +39,7 @@ class PrefixAnswerer(Answerer):
             # Nobody else than the request says what its path is.
             rest = self._below(head.path)
             if rest is not None:
-                head.path = rest
+                self._replace(stream, rest, variables)
             return rest is not None
         # A web server tells variables. It may know better where the application is.
         if variables.get("SCRIPT_NAME"):
@@ -44,8 +47,16 @@ class PrefixAnswerer(Answerer):
         rest = self._below(variables.get("PATH_INFO", head.path))
         if rest is None:
             return False
-        head.variables = {**variables, "PATH_INFO": rest, "SCRIPT_NAME": self._prefix}
+        told = {**variables, "PATH_INFO": rest, "SCRIPT_NAME": self._prefix}
+        self._replace(stream, head.path, told)
         return True
+
+    def _replace(self, stream: Stream, path: str, variables: Mapping[str, str] | None) -> None:
+        """Give the stream a head of its own: other requests may share the one that it has."""
+        head = stream.head
+        stream.head = RequestHead(
+            head.method, head.target, path, head.query, head.host, head.section, variables
+        )
 
     def _below(self, path: str) -> str | None:
         """Return what follows the prefix; None where a path is not the prefix, or below it."""

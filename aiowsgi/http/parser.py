@@ -47,6 +47,7 @@ class Parser(RequestParser):
         "_eof",
         "_in_body",
         "_is_secured",
+        "_last_size",
         "_line",
         "_position",
         "_refusal",
@@ -65,6 +66,9 @@ class Parser(RequestParser):
         self._scanner: HeadScanner | None = None
         self._line = ""  # The request line, if ``drop`` has dropped its bytes.
         self._in_body = False
+        # The size of the last head that may be a known one. Only of those that arrived alone, have
+        # no body, and whose section is known.
+        self._last_size = 0
         self._remaining = 0  # Bytes of a body with Content-Length that have yet to be parsed.
         self._chunks: ChunkScanner | None = None
         self._decoder: ChunkDecoder | None = None
@@ -159,6 +163,14 @@ class Parser(RequestParser):
         if self._scanner is None:
             if isinstance(buffer, bytearray):
                 self._buffer = buffer = bytes(buffer)
+            # Who repeats a request sends as many bytes again. It takes long to look for others, for
+            # nothing.
+            if len(buffer) == self._last_size:
+                known = self._sections.known_heads.get(buffer)
+                if known is not None:
+                    self._buffer = b""
+                    self._in_body = True
+                    return known
             if (head := self._ordinary_head(buffer)) is not None:
                 return head
             self._scanner = HeadScanner(self._sections.limits)
@@ -177,15 +189,22 @@ class Parser(RequestParser):
         line, _, raw = block.partition(b" HTTP/")
         if (match := match_ordinary_request(line.decode("latin-1"))) is None:
             return None
-        section = self._sections.known.get(raw) or self._sections.read_ordinary(raw)
+        known = self._sections.known.get(raw)
+        section = known or self._sections.read_ordinary(raw)
         if section is None:
             return None
         self._buffer = rest
         self._in_body = True
+        method, target, path, query = match.groups("")
+        head = RequestHead(method, target, path, query, section.host, section, section.variables)
         if section.chunked or section.content_length:
             self._begin_body(section)
-        method, target, path, query = match.groups("")
-        return RequestHead(method, target, path, query, section.host, section, section.variables)
+        elif known is not None and not rest:
+            size = len(buffer)
+            if size == self._last_size:
+                self._sections.offer_head(buffer, head)
+            self._last_size = size
+        return head
 
     def _checked_head(self, block: bytes) -> RequestHead:
         """Return the head whose bytes a scanner has checked."""

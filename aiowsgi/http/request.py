@@ -75,8 +75,9 @@ class FieldSection:
 class RequestHead:
     """A request head that has passed every check.
 
-    It is not frozen: one is made for each request, and to make a frozen one takes three times as
-    long.
+    Requests with the same head may share one of these objects. So it is never changed once it is
+    read, except for ``environ``, which is set once. It is not frozen: most requests have one of
+    their own, and to make a frozen one takes three times as long.
     """
 
     method: str
@@ -91,6 +92,10 @@ class RequestHead:
     # Values for the environ from a web server in front, if its protocol can send such or it is
     # trusted. They replace what the server itself knows from the connection and the request.
     variables: Mapping[str, str] | None
+    # Whether it is kept for further requests with the same head.
+    is_kept: bool = field(compare=False, repr=False)
+    # The part of the environ that all of them have in common; None before the first of them.
+    environ: dict[str, Any] | None = field(compare=False, repr=False)
 
     # Written out: compiled code calls it without the interpreter, and not what dataclasses make.
     def __init__(
@@ -110,6 +115,8 @@ class RequestHead:
         self.host = host
         self.section = section
         self.variables = variables
+        self.is_kept = False
+        self.environ = None
 
 
 class BodyData(NamedTuple):

@@ -7,6 +7,9 @@ empty line. So these bytes are the key of the cache, and what was decided from t
 Sections that hold something of one request differ from others in a few lines. If these decide
 nothing, what was decided of another section is a precedent. And what a single line says depends on
 nothing else, so lines are cached as well.
+
+Heads that come as a whole again and again, as from programs that ask for the same thing every
+second, are cached as a whole.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,7 +24,7 @@ from .framing import DECIDING, decide_framing, without_repetitions
 from .lines import match_field_line, match_simple_line
 from .meta_variables import meta_variable
 from .readers.reader import Reader
-from .request import Field, FieldSection, Limits, MetaVariable
+from .request import Field, FieldSection, Limits, MetaVariable, RequestHead
 
 # The limits of the cache: how many sections, and how many bytes and fields each. Sections as
 # browsers send them take 6 MB in all; a hostile client can make it 28. It can also drive out the
@@ -30,12 +33,16 @@ from .request import Field, FieldSection, Limits, MetaVariable
 # find out what others have sent. Secrets in sections (cookies, tokens) stay in memory until other
 # sections take their place, or the server is gone. All this is true of lines, too: those of
 # browsers take 0.6 MB, a hostile client can make it 1.3. And of each number of lines that a cached
-# section may have, there is one precedent, whatever it holds.
+# section may have, there is one precedent, whatever it holds. The same goes for whole heads, whose
+# request lines may hold secrets as well: those of browsers take 1 MB, a hostile client can make it
+# 9, because each keeps its section, too.
 _MAX_SECTIONS = 1024
 _MAX_SECTION_SIZE = 4096
 _MAX_FIELDS = 40
 _MAX_LINES = 1024
 _MAX_LINE_SIZE = 200
+_MAX_HEADS = 256
+_MAX_HEAD_SIZE = 4096
 _ORDINARY_VERSIONS = (b"1.1\r\n", b"1.0\r\n")
 # As a number: to look for a number in bytes is twenty times as fast as to look for bytes.
 _UNDERSCORE = ord("_")
@@ -104,17 +111,20 @@ class FieldSections:
     to a field whose name holds an underscore: "drop" drops it and calls ``on_dropped(name)``,
     "refuse" refuses the request, and "dangerous" passes the field on as it was sent; and what
     happens to the fields of proxies, None if they are as any other. ``known`` holds the cached
-    sections by their bytes. All of them have passed every check.
+    sections by their bytes, and ``known_heads`` whole heads, with the empty line, of requests
+    without a body. All of them have passed every check.
     """
 
     __slots__ = (
         "_cache",
         "_forwarded",
         "_header_map",
+        "_heads",
         "_lines",
         "_on_dropped",
         "_precedents",
         "known",
+        "known_heads",
         "limits",
         "max_unmeasured",
         "reader",
@@ -140,6 +150,8 @@ class FieldSections:
         # Many sections are sent once only, because proxies or clients number their requests.
         self._cache = Cache[bytes, FieldSection](_MAX_SECTIONS, _MAX_SECTION_SIZE)
         self.known = self._cache.known
+        self._heads = Cache[bytes, RequestHead](_MAX_HEADS, _MAX_HEAD_SIZE)
+        self.known_heads = self._heads.known
         # Only lines that are well formed, whatever section they were in.
         self._lines = Cache[bytes, _Line](_MAX_LINES, _MAX_LINE_SIZE)
         # By their number of lines, the last sections that were not like the one before.
@@ -189,6 +201,11 @@ class FieldSections:
             if len(section.fields) == len(sent) - 1 and len(raw) <= _MAX_SECTION_SIZE:
                 self._precedents[len(sent)] = _Precedent(sent, section, variables)
         return section
+
+    def offer_head(self, sent: bytes, head: RequestHead) -> None:
+        """Keep a head that has no body, if the same bytes were sent before."""
+        self._heads.offer(sent, head, len(sent))
+        head.is_kept = sent in self.known_heads
 
     def variables_for(self, section: FieldSection, host: str) -> Mapping[str, str] | None:
         """Return the variables of a request whose target names another host than its section."""

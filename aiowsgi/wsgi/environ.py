@@ -112,28 +112,35 @@ def build_environ(
     Arguments: the base environ, the request head, the input; "http" or "https"; host and port of
     the server's and of the client's end of the connection; what TLS adds; and server, client and
     scheme as the connection itself has them, where a proxy has told others. The head's
-    ``variables`` replace any of that. All requests whose header sections are remembered together
-    have the same base environ.
+    ``variables`` replace any of that. All requests whose heads are remembered together have the
+    same base environ.
     """
     section = head.section
-    common = section.environ
-    if common is None:
-        # Several threads may do this at the same time. Each makes an equal dict, and stores it when
-        # it is complete. After that it is never changed.
-        common = section.environ = _section_environ(base, section)
-    environ = common.copy()
-    environ["REQUEST_METHOD"] = head.method
-    path = head.path
-    if "%" in path:
-        # Imported here: it takes 370 KiB with its own imports, and many servers get no such path.
-        from urllib.parse import unquote_to_bytes
+    # Several threads may make these two dicts at the same time. Each makes an equal one, and stores
+    # it when it is complete. After that it is never changed.
+    common = head.environ
+    if common is not None:
+        environ = common.copy()
+    else:
+        common = section.environ
+        if common is None:
+            common = section.environ = _section_environ(base, section)
+        environ = common.copy()
+        environ["REQUEST_METHOD"] = head.method
+        path = head.path
+        if "%" in path:
+            # Imported here: it takes 370 KiB with its own imports, and many servers get no such
+            # path.
+            from urllib.parse import unquote_to_bytes
 
-        path = unquote_to_bytes(path).decode("latin-1")
-    environ["PATH_INFO"] = path
-    environ["QUERY_STRING"] = head.query
-    environ["REQUEST_URI"] = environ["RAW_URI"] = head.target
-    if head.host is not section.host:  # It is from the target.
-        environ["HTTP_HOST"] = head.host
+            path = unquote_to_bytes(path).decode("latin-1")
+        environ["PATH_INFO"] = path
+        environ["QUERY_STRING"] = head.query
+        environ["REQUEST_URI"] = environ["RAW_URI"] = head.target
+        if head.host is not section.host:  # It is from the target.
+            environ["HTTP_HOST"] = head.host
+        if head.is_kept:
+            head.environ = environ.copy()
     environ["SERVER_NAME"], environ["SERVER_PORT"] = server
     environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = client
     environ["wsgi.url_scheme"] = scheme
