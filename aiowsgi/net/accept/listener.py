@@ -151,7 +151,7 @@ class Listener:
                     return
                 # Anything else is one client's trouble: it left before it was accepted.
                 continue
-            self._set_up(connection, peer)
+            self._connector.connect(connection, self._make_protocol(connection, peer))
 
     def _accept_rest(self) -> None:
         """Accept what waits on this socket alone: when that is closed, the kernel resets it.
@@ -161,12 +161,11 @@ class Listener:
         # More may come all the time.
         for _ in range(int(min(self._room(), _MOST_OF_REST))):
             try:
-                self._set_up(*self._listening.accept())
+                connection, peer = self._listening.accept()
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
-                if error.errno in (*_BROKEN, *_EXHAUSTED):
+                if error.errno in _BROKEN or error.errno in _EXHAUSTED:
                     return
-
-    def _set_up(self, connection: socket.socket, peer: object) -> None:
-        self._connector.connect(connection, self._make_protocol(connection, peer))
+                continue
+            self._connector.connect(connection, self._make_protocol(connection, peer))

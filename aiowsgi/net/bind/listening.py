@@ -46,7 +46,7 @@ class ListeningSocket:
                     sock.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, _NOTSENT_BYTES)
         self.socket = sock
         # What its connections are, too.
-        self._kind = int(sock.family), int(sock.type), sock.proto
+        self._family, self._type, self._proto = int(sock.family), int(sock.type), sock.proto
         # What is done on its connections.
         self.listener = listener or ListenerConfig(f"fd:{sock.fileno()}")
         # Whether other processes may accept on it, too.
@@ -63,8 +63,9 @@ class ListeningSocket:
         """
         # What ``accept`` of the standard library is made of, too. That asks the socket for its kind
         # each time, and makes members of enumerations of the answer.
-        descriptor, peer = self.socket._accept()  # type: ignore[attr-defined]
-        connection = socket.socket(*self._kind, descriptor)
+        accepted: tuple[int, object] = self.socket._accept()  # type: ignore[attr-defined]
+        descriptor, peer = accepted
+        connection = socket.socket(self._family, self._type, self._proto, descriptor)
         connection.setblocking(False)
         return connection, peer
 
