@@ -432,7 +432,7 @@ class MemoryServer:
 
     def connect(self, wire: MemoryWire) -> Connection:
         """Return a new connection on a wire."""
-        info = INFO._replace(accepted_at=self.timers.now)
+        info = ConnectionInfo(INFO.server, INFO.client, INFO.scheme, None, self.timers.now)
         wire.connection = Connection(self.shared, wire, self.codec, info)
         return wire.connection
 

@@ -181,17 +181,16 @@ class WsgiCall:
             source = spooled_input(spool.open())
         else:
             source = _BYTES_IO() if prefetched is None else kept_input(prefetched.all())
-        # In one step: to take them by name is much dearer.
-        server, client, scheme, tls, _, peer = stream.info
+        info = stream.info
         environ = build_environ(
             answerer.base_environ,
             stream.head,
             source,
-            scheme=scheme,
-            server=server,
-            client=client,
-            tls=None if tls is None else tls.variables(),
-            peer=peer,
+            scheme=info.scheme,
+            server=info.server,
+            client=info.client,
+            tls=None if info.tls is None else info.tls.variables(),
+            peer=info.peer,
         )
         if body is None and stream.head.section.chunked:
             # Most frameworks read nothing of a body without a length, whatever

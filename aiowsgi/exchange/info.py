@@ -25,22 +25,36 @@ class Ends(NamedTuple):
     scheme: str
 
 
-class ConnectionInfo(NamedTuple):
-    """The two ends of a connection, and how they are connected."""
+class ConnectionInfo:
+    """The two ends of a connection, and how they are connected. Nothing of it is changed.
 
-    # Of the server's end, and of the client's.
-    server: Address
-    client: Address
-    # "http", or "https" where the client speaks TLS.
-    scheme: str
-    # None where TLS is spoken neither on this connection itself nor, by its PROXY header, between
-    # the client and a proxy. (The scheme of a request may be "https" all the same: header fields
-    # can say so.)
-    tls: TlsInfo | None
-    # In seconds, by the clock of the server (``time.monotonic``).
-    accepted_at: float
-    # What the connection itself has, where a PROXY header has replaced some of that; else None.
-    peer: Ends | None = None
+    Not a tuple: where this is compiled, to make one of those takes several times as long.
+    """
+
+    __slots__ = ("accepted_at", "client", "peer", "scheme", "server", "tls")
+
+    def __init__(
+        self,
+        server: Address,
+        client: Address,
+        scheme: str,
+        tls: TlsInfo | None,
+        accepted_at: float,
+        peer: Ends | None = None,
+    ) -> None:
+        # Of the server's end, and of the client's.
+        self.server = server
+        self.client = client
+        # "http", or "https" where the client speaks TLS.
+        self.scheme = scheme
+        # None where TLS is spoken neither on this connection itself nor, by its PROXY header,
+        # between the client and a proxy. (The scheme of a request may be "https" all the same:
+        # header fields can say so.)
+        self.tls = tls
+        # In seconds, by the clock of the server (``time.monotonic``).
+        self.accepted_at = accepted_at
+        # What the connection itself has, where a PROXY header has replaced some of that; else None.
+        self.peer = peer
 
 
 def shown_client(info: ConnectionInfo, variables: Mapping[str, str] | None) -> str:
