@@ -124,7 +124,7 @@ class Visit:
     def __init__(self, context: ssl.SSLContext) -> None:
         self.server = MemoryServer(unreachable, timeout_handshake=TIMEOUT)
         terms = TlsTerms(self.server.shared, lambda _: context, self.loop)
-        # It is asked for nothing: the transport is in memory.
+        # It is asked for its name only: the transport is in memory.
         self.socket = socket.socket()
         wire = SocketWire(
             self.server.shared, self.server.codec, self.socket, ("127.0.0.1", 50000), self.loop

@@ -9,6 +9,8 @@ import os
 import select
 import socket
 import struct
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
@@ -33,6 +35,8 @@ if HAS_TRANSPORTS:
     from aiowsgi.net.transports.polled_transport import (
         _MANY_BYTES,
         _READ_BYTES,
+        EPOLLIN,
+        EPOLLOUT,
         PolledTransport,
     )
     from aiowsgi.net.transports.poller import _SOCKETS_PER_PASS, Poller
@@ -653,6 +657,16 @@ async def test_systems_without_epoll_have_the_transports_of_the_loop() -> None:
     connector.close()
     with transports_of_the_loop():
         assert isinstance(new_connector(loop, context), LoopTransports)
+
+
+def test_nothing_asks_for_epoll_where_there_is_none() -> None:
+    without = "import select; [delattr(select, x) for x in dir(select) if 'epoll' in x.lower()]"
+    code = f"{without}; import aiowsgi.server.server"
+    subprocess.run([sys.executable, "-P", "-c", code], check=True, timeout=60)
+
+
+def test_events_are_those_of_the_system() -> None:
+    assert (EPOLLIN, EPOLLOUT) == (select.EPOLLIN, select.EPOLLOUT)
 
 
 @on_each_loop

@@ -21,9 +21,13 @@ def host_and_port(name: object) -> Address:
     return "", ""
 
 
-def server_address(transport: asyncio.BaseTransport, *, tls: bool) -> Address:
+def server_address(sock: socket.socket, *, tls: bool) -> Address:
     """Return host and port of the server's end of a connection."""
-    host, port = host_and_port(transport.get_extra_info("sockname"))
+    try:
+        name = sock.getsockname()
+    except OSError:  # Some systems refuse where the client is gone already.
+        name = None
+    host, port = host_and_port(name)
     # A Unix socket has neither; PEP 3333 wants them.
     return host or "localhost", port or ("443" if tls else "80")
 

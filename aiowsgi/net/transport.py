@@ -23,6 +23,7 @@ from .sockets import (
     server_address,
     shut_down,
 )
+from .transports.polled_transport import PolledTransport
 
 
 class SocketWire(asyncio.Protocol):
@@ -72,6 +73,8 @@ class SocketWire(asyncio.Protocol):
         self.peer: Address | None = None
         self.tls: TlsInfo | None = None
         self._loop = loop
+        # Whether bytes go out as they are, and several pieces need not be joined. See ``_look_at``.
+        self.is_plain = self._takes_pieces = True
         self._accepted_at = shared.resources.clock()
         # None before it is made, and once it is lost.
         self._connection: Connection | None = None
@@ -97,34 +100,39 @@ class SocketWire(asyncio.Protocol):
             self._transport.abort()
             raise
 
-    def _make_connection(self, transport: asyncio.BaseTransport) -> None:
-        self.is_plain = transport.get_extra_info("sslcontext") is None
-        # Our own and those of uvloop give them to the kernel as they are. Those of asyncio, and our
-        # own for TLS, join them, or do worse: in some releases of Python 3.12 and 3.13 they know
-        # neither that the connection is lost (gh-136234) nor when to pause (CVE-2024-12254).
-        self._takes_pieces = not isinstance(transport, asyncio.Transport)
-        # It says when it holds anything at all, and when that is gone: only then is a response
-        # known to be out, and what is held for slow clients can be counted.
-        self._transport.set_write_buffer_limits(high=0)
+    def _make_connection(self, transport: object) -> None:
+        if not isinstance(transport, PolledTransport):
+            self._look_at(self._transport)
         self._connection = Connection(
             self._shared,
             self,
             self._codec,
             # By position: it is made for each connection, and keywords cost twice as much.
             ConnectionInfo(
-                self.server or server_address(transport, tls=self.tls is not None),
+                self.server or server_address(self._socket, tls=self.tls is not None),
                 self.client,
                 "http" if self.tls is None else "https",
                 self.tls,
                 self._accepted_at,
-                None if self.peer is None else self._own_ends(transport, self.peer),
+                None if self.peer is None else self._own_ends(self.peer),
             ),
         )
         self._is_made = True
 
-    def _own_ends(self, transport: asyncio.BaseTransport, peer: Address) -> Ends:
+    def _look_at(self, transport: asyncio.Transport) -> None:
+        """Find out what a transport can do that is not a ``PolledTransport``, and prepare it."""
+        self.is_plain = transport.get_extra_info("sslcontext") is None
+        # Those of uvloop give them to the kernel as they are. Those of asyncio, and our own for
+        # TLS, join them, or do worse: in some releases of Python 3.12 and 3.13 they know neither
+        # that the connection is lost (gh-136234) nor when to pause (CVE-2024-12254).
+        self._takes_pieces = not isinstance(transport, asyncio.Transport)
+        # It says when it holds anything at all, and when that is gone: only then is a response
+        # known to be out, and what is held for slow clients can be counted.
+        transport.set_write_buffer_limits(high=0)
+
+    def _own_ends(self, peer: Address) -> Ends:
         """Return the ends of the connection itself, whatever a proxy has told."""
-        server = server_address(transport, tls=not self.is_plain)
+        server = server_address(self._socket, tls=not self.is_plain)
         return Ends(server, peer, "http" if self.is_plain else "https")
 
     # A transport that is aborted at once may still have these called.

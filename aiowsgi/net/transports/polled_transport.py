@@ -1,15 +1,16 @@
 """One connection of a ``Poller``: what asyncio calls a transport."""
 
 import asyncio
-import select
 import socket
-from typing import Any, Final, Protocol, cast
+from abc import ABC, abstractmethod
+from typing import Any, Final, cast
 
 from ...bridge.pieces import unsent
 
-# Not imported by these names: compiled code would look each up in the module whenever it is used.
-EPOLLIN: Final = select.EPOLLIN
-EPOLLOUT: Final = select.EPOLLOUT
+# As ``select`` has them where there is epoll; elsewhere this is imported, too. And compiled code
+# would look each of its names up whenever it is used.
+EPOLLIN: Final = 1
+EPOLLOUT: Final = 4
 # Bytes that are read at a time, before other connections have their turn: of most requests there
 # are few, and more of what a long body goes on with. Not always more, because to take memory for
 # what does not come costs the more the more it is.
@@ -19,14 +20,21 @@ _MANY_BYTES: Final = 1 << 18
 _MOST_PIECES: Final = 1024
 # More pieces than that are joined to be kept. Many small ones take more memory than their bytes.
 _KEPT_PIECES: Final = 64
+# Whom it tells what happens once its connection is lost.
+_NOBODY: Final = asyncio.Protocol()
 
 
-class Watcher(Protocol):
-    """What watches the sockets of transports. On the loop thread."""
+class Watcher(ABC):
+    """What watches the sockets of transports. On the loop thread.
 
+    Not a ``typing.Protocol``: compiled code finds the methods of this much faster.
+    """
+
+    @abstractmethod
     def watch(self, sock: socket.socket, before: int, events: int) -> None:
         """Watch a socket for these events of epoll, and not any more for those before."""
 
+    @abstractmethod
     def note_end(self, transport: "PolledTransport") -> None:
         """Have ``report_end`` called in the next pass of the loop."""
 
@@ -62,12 +70,13 @@ class PolledTransport:
         # it may be that of another one.
         self.descriptor = sock.fileno()
         self._protocol = protocol
-        # What it is watched for.
-        self._events = 0
+        # What it is watched for: its first bytes, from the beginning.
+        self._events = EPOLLIN
         # How many bytes are read next, at most.
         self._most = _READ_BYTES
         # Whether the protocol wants data, and whether the client will send none any more.
-        self._reads = self._is_at_end = False
+        self._reads = True
+        self._is_at_end = False
         # What the kernel has not taken yet, in few pieces; None most of the time.
         self._rest: list[bytes] | None = None
         # Whether the server's side ends, and whether everything does, once the rest is sent.
@@ -104,7 +113,7 @@ class PolledTransport:
     def report_end(self) -> None:
         """Tell the protocol that the connection is lost, and let go of it."""
         # Each knows the other, and would be left to the garbage collector.
-        protocol, self._protocol = self._protocol, cast(asyncio.Protocol, None)
+        protocol, self._protocol = self._protocol, _NOBODY
         protocol.connection_lost(self._error)
 
     def close_socket(self) -> None:
@@ -161,7 +170,9 @@ class PolledTransport:
             try:
                 self._watcher.note_end(self)
             finally:
-                self._update()
+                if self._events:
+                    self._watcher.watch(self._socket, self._events, 0)
+                    self._events = 0
 
     # Called by protocols.
 

@@ -8,7 +8,7 @@ import socket
 from contextvars import Context
 from typing import Final, cast
 
-from .polled_transport import PolledTransport
+from .polled_transport import EPOLLIN, PolledTransport, Watcher
 
 _log = logging.getLogger("aiowsgi.error")
 
@@ -17,7 +17,7 @@ _log = logging.getLogger("aiowsgi.error")
 _SOCKETS_PER_PASS: Final = 64
 
 
-class Poller:
+class Poller(Watcher):
     """Watches sockets, and tells their transports when they can be read or written.
 
     To the event loop it is one descriptor that can be read whenever any of the sockets is ready, so
@@ -48,7 +48,7 @@ class Poller:
             self._is_watched = True
         transport = PolledTransport(self, sock, protocol)
         try:
-            transport.resume_reading()
+            self.watch(sock, 0, EPOLLIN)
         except OSError as error:  # Of what the kernel has for it.
             sock.close()
             protocol.connection_lost(None)
@@ -105,13 +105,13 @@ class Poller:
     def note_end(self, transport: PolledTransport) -> None:
         """Tell a protocol in the next pass that its connection is lost, and close the socket."""
         self._ended.append(transport)
-        self._report_soon()
+        if not self._will_report:
+            self._report_soon()
 
     def _report_soon(self) -> None:
-        if not self._will_report:
-            # If this fails, as for want of memory, the next end has all of them told.
-            self._loop.call_soon(self._report_ends, context=self._context)
-            self._will_report = True
+        # If this fails, as for want of memory, the next end has all of them told.
+        self._loop.call_soon(self._report_ends, context=self._context)
+        self._will_report = True
 
     def _report_ends(self) -> None:
         self._will_report = False
@@ -120,7 +120,8 @@ class Poller:
             for _ in range(len(self._ended)):
                 self._report_end(self._ended.pop(0))
         finally:
-            if self._ended:  # Also where a signal handler has raised KeyboardInterrupt.
+            # Also where a signal handler has raised KeyboardInterrupt.
+            if self._ended and not self._will_report:
                 self._report_soon()
 
     def _report_end(self, transport: PolledTransport) -> None:
