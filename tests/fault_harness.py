@@ -367,7 +367,7 @@ class Server:
         cancelled timer.
         """
         objects = Counter(self._ask("objects"))
-        remembered = ("FieldSection", "_ApplicationPart", "_Head")
+        remembered = ("FieldSection", "RequestHead", "_ApplicationPart", "_Head")
         for name in (*remembered, "PoolThread", "WsgiCall", "ClientDisconnected"):
             del objects[name]
         return objects

@@ -3,9 +3,9 @@
 import enum
 import time
 from collections.abc import Callable
-from functools import lru_cache
+from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Final, NamedTuple
+from typing import Final
 from wsgiref.handlers import format_date_time
 
 from ..cache import Cache
@@ -47,8 +47,9 @@ def response_framing(
     return CHUNKED if http_11 else CLOSE
 
 
-class _Head(NamedTuple):
-    """A response head, and what follows from it."""
+@dataclass(slots=True)
+class _Head:
+    """A response head, and what follows from it. It is never changed."""
 
     status_code: int
     framing: BodyFraming
@@ -59,6 +60,16 @@ class _Head(NamedTuple):
     lines: bytes
     # Whether the lines are complete. If not, the Date and the empty line follow.
     complete: bool
+
+
+class _Date:
+    """The end of a head that is made in one second of the epoch. It is never changed."""
+
+    __slots__ = ("lines", "second")
+
+    def __init__(self, second: int) -> None:
+        self.second = second
+        self.lines = f"Date: {format_date_time(second)}\r\n\r\n".encode()
 
 
 # Status, fields, and the length of the body if it is known; whether the request is a HEAD, whether
@@ -140,11 +151,12 @@ class ResponseHeads:
     field; ``clock()`` returns the seconds since the epoch, for Date.
     """
 
-    __slots__ = ("_cache", "_server", "clock", "known")
+    __slots__ = ("_cache", "_clock", "_date", "_server", "known")
 
     def __init__(self, server: str, clock: Callable[[], float] = time.time) -> None:
         self._server = server
-        self.clock = clock
+        self._clock = clock
+        self._date = _Date(0)
         self._cache = Cache[_Key, _Head](_MAX_HEADS, _MAX_HEAD_SIZE)
         self.known = self._cache.known
 
@@ -154,10 +166,14 @@ class ResponseHeads:
         self._cache.offer(key, head, len(head.lines) + _FIELD_SIZE * len(key[1]))
         return head
 
-
-@lru_cache(maxsize=2)
-def _date_and_end(second: int) -> bytes:
-    return f"Date: {format_date_time(second)}\r\n\r\n".encode()
+    def date_and_end(self) -> bytes:
+        """Return the Date of now, and the empty line."""
+        second = int(self._clock())
+        # One object, so that another thread sees the lines of the second, and no others.
+        date = self._date
+        if date.second != second:
+            self._date = date = _Date(second)
+        return date.lines
 
 
 class ResponseEncoder:
@@ -220,10 +236,13 @@ class ResponseEncoder:
         heads = self._heads
         key = (status, fields, length, self._head_request, self._http_11, self.keep_alive)
         head = heads.known.get(key) or heads.make(key)
-        self.status_code, self._framing, self._remaining, self.keep_alive, lines, complete = head
-        self.wants_more = self._framing is not NONE
-        self.is_complete = not self.wants_more or (self._framing is LENGTH and not self._remaining)
-        return lines if complete else lines + _date_and_end(int(heads.clock()))
+        self.status_code = head.status_code
+        self._framing = framing = head.framing
+        self._remaining = head.length
+        self.keep_alive = head.keep_alive
+        self.wants_more = framing is not NONE
+        self.is_complete = framing is NONE or (framing is LENGTH and not head.length)
+        return head.lines if head.complete else head.lines + heads.date_and_end()
 
     def encode(self, data: bytes, head: bytes = b"") -> list[bytes]:
         """Return the pieces to send for ``head`` and ``data``; none if there is nothing to send.
