@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterable
+from math import inf
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import pytest
@@ -131,7 +132,7 @@ def test_deadline_that_is_far_at_first_and_moved_near_at_once_keeps_its_timer() 
 def test_deadline_taken_away_is_not_reached() -> None:
     timers, deadline, reached = new_deadline()
     deadline.set(5, timers.now)
-    deadline.set(None, timers.now)
+    deadline.set(inf, timers.now)
     timers.advance(100)
     assert reached.times == []
     assert len(timers.pending) == 0
@@ -142,7 +143,7 @@ def test_deadline_taken_away_and_set_again_is_reached() -> None:
     start = timers.now
     deadline.set(5, timers.now)
     timers.advance(1)
-    deadline.set(None, timers.now)
+    deadline.set(inf, timers.now)
     timers.advance(1)
     deadline.set(5, timers.now)
     timers.advance(100)
@@ -264,11 +265,11 @@ def test_every_state_has_a_row() -> None:
 def test_every_state_in_which_the_client_is_awaited_has_a_timeout() -> None:
     timeouts = Timeouts(Config())
     # What it is while a request is there says the state of that. Who is gone is not waited for.
-    unbounded = {state for state in ConnectionState if not timeouts.connection[state]}
+    unbounded = {state for state in ConnectionState if timeouts.connection[state] == inf}
     assert unbounded == {ConnectionState.BUSY, ConnectionState.CLOSED}
     # The application takes its time, unless that is limited; who takes the response is looked
     # after for as long as there is any. The others are over in the same pass of the loop.
-    streams = {state for state in StreamState if not timeouts.stream[state]}
+    streams = {state for state in StreamState if timeouts.stream[state] == inf}
     assert streams - {StreamState.ACTIVE, StreamState.ANSWERED} == {
         StreamState.BEGUN,
         StreamState.ENDED,

@@ -254,10 +254,14 @@ class Connection(ConnectionView):
             self._shared.timers.call_soon(self._flush)
 
     def _expect_request(self, event: ConnectionEvent) -> None:
-        self.receiver.expect_request()
+        receiver = self.receiver
+        if receiver.body is not None:
+            receiver.forget_body()
+        receiver.has_interim_response = False
+        receiver.is_parsing = True
         self._fire(event)
         self._watchdog.watch_connection(IDLE)
-        if self.receiver.eof and not self.receiver.has_begun:
+        if receiver.eof and not receiver.has_begun:
             self._close(linger=False)
 
     def _flush(self) -> None:

@@ -75,7 +75,7 @@ class Deadline:
     look at a second one.
     """
 
-    __slots__ = ("_at", "_clock", "_first_checks", "_on_reached", "_timer", "_timer_at")
+    __slots__ = ("_clock", "_first_checks", "_on_reached", "_timer", "at", "timer_at")
 
     def __init__(
         self, first_checks: FirstChecks, clock: Callable[[], float], on_reached: Callable[[], None]
@@ -83,21 +83,22 @@ class Deadline:
         self._first_checks = first_checks
         self._clock = clock
         self._on_reached = on_reached
-        self._at = _NEVER
+        # When it is reached, by that clock.
+        self.at = _NEVER
         # When it is checked: by a timer of its own, or together with others.
-        self._timer_at = _NEVER
+        self.timer_at = _NEVER
         self._timer: Timer | None = None
 
-    def set(self, seconds: float | None, now: float) -> None:
-        """Move the deadline to ``seconds`` from ``now``; None takes it away."""
-        if seconds is None:
-            self._at = _NEVER
-            return
-        self._at = at = now + seconds
-        if self._timer_at <= at:
-            return
-        if self._timer_at == _NEVER and seconds >= _FIRST_CHECK:
-            self._timer_at = self._first_checks.add(self, now)
+    def set(self, seconds: float, now: float) -> None:
+        """Move the deadline to ``seconds`` from ``now``; infinity takes it away."""
+        self.at = at = now + seconds
+        if at < self.timer_at:
+            self.check_within(seconds, now)
+
+    def check_within(self, seconds: float, now: float) -> None:
+        """Have it checked ``seconds`` from ``now``, or before: no timer fires by then."""
+        if self.timer_at == _NEVER and seconds >= _FIRST_CHECK:
+            self.timer_at = self._first_checks.add(self, now)
             return
         late = self._timer
         self._start_timer(now, seconds)
@@ -108,35 +109,35 @@ class Deadline:
 
     def cancel(self) -> None:
         """Take the deadline away for good, and drop the reference to ``on_reached``."""
-        self._at = _NEVER
+        self.at = _NEVER
         self._on_reached = no_callback
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        elif self._timer_at != _NEVER:
+        elif self.timer_at != _NEVER:
             self._first_checks.remove(self)
-        self._timer_at = _NEVER
+        self.timer_at = _NEVER
 
     def _start_timer(self, now: float, seconds: float) -> None:
         self._timer = self._first_checks.timers.call_later(seconds, self.check)
-        self._timer_at = now + seconds
+        self.timer_at = now + seconds
 
     def check(self) -> None:
         """See whether it has passed: a timer has fired."""
         # First: it may be interrupted, and is checked once more where it is set anew.
-        checked_at, self._timer_at = self._timer_at, _NEVER
+        checked_at, self.timer_at = self.timer_at, _NEVER
         if self._timer is None:
             self._first_checks.remove(self)
         self._timer = None
-        if self._at == _NEVER:
+        if self.at == _NEVER:
             return
         now = self._clock()
-        left = self._at - now
+        left = self.at - now
         if left > _ROUNDED:
             self._start_timer(now, left)
-        elif now - checked_at > _LATE and checked_at <= self._at + _ROUNDED:
+        elif now - checked_at > _LATE and checked_at <= self.at + _ROUNDED:
             # Only once: this timer is behind the deadline.
             self._start_timer(now, _CATCH_UP)
         else:
-            self._at = _NEVER
+            self.at = _NEVER
             self._on_reached()

@@ -386,13 +386,6 @@ class Receiver:
             self.spool.close()
             self.spool = None
 
-    def expect_request(self) -> None:
-        """Go on with what follows the body."""
-        if self.body is not None:
-            self.forget_body()
-        self.has_interim_response = False
-        self.is_parsing = True
-
     def drop_rest(self) -> None:
         """Parse nothing any more, and drop what the client still sends."""
         self.stop()

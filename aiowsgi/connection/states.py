@@ -5,6 +5,7 @@ has states of its own (``exchange.states``).
 """
 
 import enum
+import math
 from typing import Final, NamedTuple
 
 from ..config import Config
@@ -153,9 +154,9 @@ STREAM_RULES: dict[StreamState, Rule] = {
 }
 
 
-def _seconds(rule: Rule | None, config: Config) -> float | None:
-    if rule is None:
-        return None
+def _seconds(rule: Rule | None, config: Config) -> float:
+    if rule is None or rule.timeout is None:
+        return math.inf
     if isinstance(rule.timeout, str):
         seconds: float = getattr(config, rule.timeout)
         return seconds
@@ -163,17 +164,18 @@ def _seconds(rule: Rule | None, config: Config) -> float | None:
 
 
 class Timeouts:
-    """Seconds until a connection is checked, by its state and that of its stream."""
+    """Seconds until a connection is checked, by its state and that of its stream, or infinity."""
 
     def __init__(self, config: Config) -> None:
         self.connection = tuple(_seconds(RULES.get(state), config) for state in ConnectionState)
         stream = {state: _seconds(STREAM_RULES.get(state), config) for state in StreamState}
         # In these states, what is waited for changes. See ``Watchdog.rearm``.
-        stream[StreamState.ACTIVE] = stream[StreamState.ANSWERED] = None
+        stream[StreamState.ACTIVE] = stream[StreamState.ANSWERED] = math.inf
         # The loop thread is not told when a thread takes a request, so it checks.
-        stream[StreamState.QUEUED] = min(
+        self.queued = min(
             config.queue_timeout, _QUEUE_CHECK, config.timeout_request or _QUEUE_CHECK
         )
+        stream[StreamState.QUEUED] = self.queued
         self.stream = tuple(stream.values())
 
 

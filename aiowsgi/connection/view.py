@@ -60,7 +60,10 @@ class ConnectionView(RequestHandler):
 
     def _fire(self, event: ConnectionEvent) -> bool:
         """Change the state, here only. Return False for an illegal event."""
-        after = NEXT[self._state][event]
+        # As in ``Stream.fire``.
+        state: int = self._state
+        number: int = event
+        after = NEXT[state][number]
         if after is not None:
             self._state = after
             return True

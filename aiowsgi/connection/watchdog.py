@@ -84,16 +84,29 @@ class Watchdog:
         self._state = state
         self._stream = None
         self.since = now = self._now()
-        self._deadline.set(self._shared.timeouts.connection[state], now)
+        number: int = state
+        seconds = self._shared.timeouts.connection[number]
+        # As ``Deadline.set`` does, but without a call: each request comes along here twice.
+        deadline = self._deadline
+        deadline.at = at = now + seconds
+        if at < deadline.timer_at:
+            deadline.check_within(seconds, now)
 
     def watch_stream(self, stream: Stream) -> None:
         """Start the time of a stream in its state."""
         self._stream = stream
-        state = stream.state
-        self.since = stream.ready_at if state is QUEUED else self._now()
-        self._deadline.set(self._shared.timeouts.stream[state], self.since)
-        if state is not QUEUED:
+        if stream.state is not QUEUED:
+            self.since = self._now()
+            self._deadline.set(self._shared.timeouts.stream[stream.state], self.since)
             self.rearm()
+            return
+        self.since = since = stream.ready_at
+        # As above.
+        seconds = self._shared.timeouts.queued
+        deadline = self._deadline
+        deadline.at = at = since + seconds
+        if at < deadline.timer_at:
+            deadline.check_within(seconds, since)
 
     def rearm(self) -> None:
         """Move the deadline: the client or the application may be waited for now."""
@@ -107,7 +120,7 @@ class Watchdog:
         elif self._receiver.update_pace():
             left = self._receiver.time_left()
         left = min(left, self._request_time_left(stream))
-        self._deadline.set(None if left == math.inf else max(left, 0.0), self._now())
+        self._deadline.set(max(left, 0.0), self._now())
 
     def rate(self) -> float | None:
         """Return the bytes a second that the client moves, if it is waited for."""
@@ -179,7 +192,7 @@ class Watchdog:
             if waited >= config.queue_target:
                 self._shared.observers.waits.note_waiting(waited)
             self._shared.shedding.free_threads()
-            self._deadline.set(self._shared.timeouts.stream[QUEUED], self._now())
+            self._deadline.set(self._shared.timeouts.queued, self._now())
 
     def _check_progress(self, stream: Stream) -> None:
         if self._request_time_left(stream) <= _NOW:

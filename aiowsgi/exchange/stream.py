@@ -203,7 +203,10 @@ class Stream(ResponseOwner):
 
     def fire(self, event: StreamEvent) -> None:
         """Change the state, here only."""
-        after = NEXT[self.state][event]
+        # Tuples are indexed faster by what is known to be a number.
+        state: int = self.state
+        number: int = event
+        after = NEXT[state][number]
         if after is None:
             error = IllegalEvent(f"a stream in {self.state.name} got {event.name}")
             self._resources.report_illegal(error, self.owner.abort)
