@@ -15,7 +15,6 @@ from wsgiref.types import WSGIApplication
 from aiowsgi.bridge.locks import Lock, make_condition
 from aiowsgi.bridge.mailbox import Mailbox
 from aiowsgi.bridge.pool.jobs import Job, JobQueue, JobThread
-from aiowsgi.bridge.response import ResponseOwner
 from aiowsgi.config import Config, ListenerConfig, ListenerProtocol
 from aiowsgi.connection.connection import Connection
 from aiowsgi.errors import QueueFull
@@ -35,16 +34,20 @@ TIMEOUT = 30.0
 INFO = ConnectionInfo(("127.0.0.1", "8000"), ("127.0.0.1", "50000"), "http", None, 0.0)
 
 
-class Owner(ResponseOwner):
-    """What a writer belongs to that has no stream: ``wake`` is called where one would be woken."""
-
-    def __init__(self, wake: Callable[[], object] = lambda: None) -> None:
-        self._wake = wake
-
-    def wake_loop(self) -> None:
-        self._wake()
+class Owner:
+    """What a writer belongs to that has no stream."""
 
     def note_first_byte(self) -> None: ...
+
+
+def waking(wake: Callable[[], object] = lambda: None) -> Mailbox[Owner]:
+    """Return a mailbox that calls ``wake()`` each time that the loop thread would be woken."""
+
+    def collect(collect: Callable[[], None]) -> None:
+        collect()
+        wake()
+
+    return Mailbox(collect, lambda owner: None)
 
 
 class ManualTimer:

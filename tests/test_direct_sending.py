@@ -13,7 +13,7 @@ import pytest
 from extent import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from memory import MemoryConnection, MemoryServer, MemoryWire, Owner
+from memory import MemoryConnection, MemoryServer, MemoryWire, Owner, waking
 from raw_client import StartServer, connect, eventually, on_each_loop
 
 from aiowsgi.bridge.budget import Budget
@@ -67,7 +67,7 @@ def wakes() -> Wakes:
 
 def direct_writer(wakes: Wakes, kernel: Kernel) -> ResponseWriter:
     writer = ResponseWriter(
-        Owner(wakes), make_lock(), high_water=1 << 20, budget=Budget(ALL), slots=NoSlots()
+        Owner(), waking(wakes), make_lock(), high_water=1 << 20, budget=Budget(ALL), slots=NoSlots()
     )
     writer.send_now = kernel.send
     return writer
@@ -302,7 +302,12 @@ def test_two_threads_send_everything_once_and_in_order(
     kernel = Kernel(room)
     woken = threading.Semaphore(0)
     writer = ResponseWriter(
-        Owner(woken.release), make_lock(), high_water=16, budget=Budget(ALL), slots=NoSlots()
+        Owner(),
+        waking(woken.release),
+        make_lock(),
+        high_water=16,
+        budget=Budget(ALL),
+        slots=NoSlots(),
     )
     writer.send_now = kernel.send
 

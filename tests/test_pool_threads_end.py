@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 from conftest import StartServer
-from memory import Owner
+from memory import Owner, waking
 from raw_client import connect
 from thread_waits import pieces_of, read
 from waiting import eventually
@@ -442,7 +442,9 @@ def test_all_that_can_be_looked_at_can_be_so_in_the_middle_of_a_call(pool: Threa
     queue = ExecutorQueue(pool, queue_size=1)
     budget = Budget(ALL)
     slots: Any = pool
-    writer = ResponseWriter(Owner(), make_lock(), high_water=ALL, budget=budget, slots=slots)
+    writer = ResponseWriter(
+        Owner(), waking(), make_lock(), high_water=ALL, budget=budget, slots=slots
+    )
     body = RequestBody(lambda: None, high_water=ALL, budget=budget, slots=slots)
     looks: list[tuple[Lock, Any, list[str]]] = [
         (pool._lock, pool, ["running", "living_threads", "queued", "lost", "is_starved"]),
@@ -463,7 +465,9 @@ def test_all_that_can_be_looked_at_can_be_so_in_the_middle_of_a_call(pool: Threa
 
 
 def test_response_that_is_interrupted_takes_nothing_and_says_so(pool: ThreadPool) -> None:
-    writer = ResponseWriter(Owner(), make_lock(), high_water=ALL, budget=Budget(ALL), slots=pool)
+    writer = ResponseWriter(
+        Owner(), waking(), make_lock(), high_water=ALL, budget=Budget(ALL), slots=pool
+    )
     writer.write([b"a"])
     for call in (writer.write, writer.finish):
         with pytest.raises(RuntimeError, match="the response is in use by this very thread"):

@@ -17,7 +17,7 @@ from hypothesis.stateful import (
     precondition,
     rule,
 )
-from memory import Owner
+from memory import Owner, waking
 from thread_waits import (
     TIMEOUT,
     Counter,
@@ -48,7 +48,8 @@ def make_writer(
     slots: ThreadSlots | None = None,
 ) -> ResponseWriter:
     return ResponseWriter(
-        Owner(wake),
+        Owner(),
+        waking(wake),
         make_lock(),
         high_water=high_water,
         budget=budget or Budget(ALL),

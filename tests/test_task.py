@@ -20,15 +20,15 @@ from aiowsgi.errors import ClientDisconnected, RequestBodyError
 from aiowsgi.wsgi.application import describe
 from aiowsgi.wsgi.file_wrapper import FilePart
 from aiowsgi.wsgi.headers import HeaderChecks
-from aiowsgi.wsgi.task import Task
+from aiowsgi.wsgi.task import Responder, Task
 
 REQUEST = "GET /path [id-1]"
 THIS_FILE = re.escape(__file__)
 
 
 @dataclass(slots=True)
-class Recorder:
-    """A ``Responder`` in memory. It checks the order of the calls, and fails as the test asks."""
+class Recorder(Responder):
+    """A responder in memory. It checks the order of the calls, and fails as the test asks."""
 
     # After so many pieces, send() returns that no more is wanted.
     wanted: int = sys.maxsize

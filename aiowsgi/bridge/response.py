@@ -5,14 +5,13 @@ bounded in bytes, to the loop thread, which waits for the client.
 """
 
 import threading
-from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final, Protocol
 
-from ..compiling import mypyc_attr
 from ..errors import ApplicationError, ClientDisconnected
 from .budget import MIN_COUNTED, Budget
 from .locks import Lock, make_lock, reentered
+from .mailbox import Mailbox
 from .pieces import unsent
 from .pool.jobs import SHORT_WAIT, ThreadSlots
 from .source import ABORTED, FINISHED, LEFT, OPEN, Progress, Source, Tail
@@ -28,19 +27,14 @@ _JOIN_LIMIT: Final = 1 << 12
 _LOW_WATER_PART: Final = 4
 
 
-@mypyc_attr(allow_interpreted_subclasses=True)
-class ResponseOwner(ABC):
-    """What a response belongs to, as its writer sees it. Called on the pool thread."""
+class ResponseOwner(Protocol):
+    """What a response belongs to, as its writer sees it."""
 
-    __slots__ = ()
-
-    @abstractmethod
-    def wake_loop(self) -> None:
-        """Make the loop thread call ``take`` soon."""
-
-    @abstractmethod
     def note_first_byte(self) -> None:
-        """Take note that the pool thread is about to send the first byte. Under the lock."""
+        """Take note that the pool thread is about to send the first byte.
+
+        Called on that thread, under the lock.
+        """
 
 
 class ResponseWriter(Source):
@@ -49,7 +43,8 @@ class ResponseWriter(Source):
     While nothing is queued, and the loop thread has nothing left to send, the pool thread may send
     by itself. See ``send_now``.
 
-    Arguments: the owner; a lock; ``high_water`` in bytes, beyond which a write waits; ``budget``
+    Arguments: the owner; the mailbox that takes it to the loop thread, which then calls ``take``
+    soon; a lock; ``high_water`` in bytes, beyond which a write waits; ``budget``
     counts what is buffered for all clients; ``slots``, where the pool thread releases its slot
     while it waits. The lock may be that of an earlier writer whose response is complete: to make
     one costs as much as all else of a writer.
@@ -64,6 +59,7 @@ class ResponseWriter(Source):
         "_held",
         "_high_water",
         "_lock",
+        "_mailbox",
         "_owner",
         "_pieces",
         "_progress",
@@ -78,13 +74,15 @@ class ResponseWriter(Source):
     def __init__(
         self,
         owner: ResponseOwner,
+        mailbox: Mailbox[Any],
         lock: Lock,
         high_water: int,
         budget: Budget,
         slots: ThreadSlots,
     ) -> None:
-        # None once it need not be woken any more.
+        # None once the loop thread need not be woken any more.
         self._owner: ResponseOwner | None = owner
+        self._mailbox = mailbox
         self._high_water = high_water
         self._budget = budget
         self._slots = slots
@@ -179,7 +177,7 @@ class ResponseWriter(Source):
                         owner = self._owner
                         self._woken = True
                 if owner is not None:
-                    owner.wake_loop()
+                    self._mailbox.post(owner)
             except BaseException:
                 if owner is not None:
                     self._rearm_wake()
@@ -232,7 +230,7 @@ class ResponseWriter(Source):
                 owner = self._owner
                 self._woken = True
             if owner is not None:
-                owner.wake_loop()
+                self._mailbox.post(owner)
         except BaseException:
             if owner is not None:
                 self._rearm_wake()

@@ -9,7 +9,7 @@ from ..bridge.body import RequestBody
 from ..bridge.locks import Lock, make_lock
 from ..bridge.pieces import Pieces
 from ..bridge.pool.jobs import Job
-from ..bridge.response import ResponseOwner, ResponseWriter
+from ..bridge.response import ResponseWriter
 from ..bridge.source import FINISHED, Source
 from ..bridge.spool import Spool
 from ..compiling import mypyc_attr
@@ -28,6 +28,7 @@ from ..wording import counted
 from ..wsgi.failure import wrong_length
 from ..wsgi.file_wrapper import FilePart
 from ..wsgi.headers import Fields
+from ..wsgi.task import Responder
 from .coroutines import Coroutines
 from .info import ConnectionInfo, shown_client
 from .ready import ReadyResponse
@@ -39,8 +40,6 @@ _log = logging.getLogger("aiowsgi.error")
 
 # An unread request body up to this size is read and dropped, so that the connection can be kept.
 MAX_DROPPED_BYTES: Final = 1 << 18
-# How messages and exceptions call a loop that the host has closed.
-LOOP_CLOSED = "the event loop was closed"
 # A request is short until it has had its thread for this long: for ``sys.getswitchinterval()``.
 _SHORT_REQUEST: Final = 0.005
 
@@ -64,8 +63,8 @@ class StreamOwner(ABC):
         """Cut the connection now. On the loop thread."""
 
 
-class Stream(ResponseOwner):
-    """A request on its way through the bridge. Implements ``wsgi.task.Responder``.
+class Stream(Responder):
+    """A request on its way through the bridge.
 
     Made on the loop thread, to which it belongs. A pool thread that answers touches only the
     request body, the response writer and the encoder. What it sets (two times, the file), the loop
@@ -155,9 +154,14 @@ class Stream(ResponseOwner):
         # looks too early announces nothing; it closes all the same. See ``encoder.keep_alive``.
         self.is_last = False
         self.encoder = encoder
-        # By position: one is made for each request, and keywords cost a dictionary.
+        # By position: keywords cost a dictionary, for each request.
         self.writer = ResponseWriter(
-            self, lock, resources.response_buffer, resources.budget, resources.pool
+            self,
+            resources.mailbox,
+            lock,
+            resources.response_buffer,
+            resources.budget,
+            resources.pool,
         )
         # Where the connection takes the response from.
         self.source: Source = self.writer
@@ -203,7 +207,7 @@ class Stream(ResponseOwner):
 
     def fire(self, event: StreamEvent) -> None:
         """Change the state, here only."""
-        # Tuples are indexed faster by what is known to be a number.
+        # What is known to be a number is a faster index.
         state: int = self.state
         number: int = event
         after = NEXT[state][number]
@@ -314,11 +318,8 @@ class Stream(ResponseOwner):
     # On any thread.
 
     def wake_loop(self) -> None:
-        """Have the loop thread look after the stream."""
-        try:
-            self._resources.mailbox.post(self)
-        except RuntimeError as error:
-            raise ServerStopped(LOOP_CLOSED) from error
+        """Have the loop thread look after the stream. Raises ServerStopped."""
+        self._resources.mailbox.post(self)
 
     # On a pool thread.
 

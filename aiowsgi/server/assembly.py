@@ -25,7 +25,6 @@ from ..errors import ClientDisconnected, ServerStopped
 from ..exchange.interfaces import Answerer, ConnectionHandle, Timers
 from ..exchange.report import Observers
 from ..exchange.resources import Resources
-from ..exchange.stream import LOOP_CLOSED
 from ..http.request import RequestHead
 from ..wsgi.environ import base_environ
 from ..wsgi.failure import FailureReport
@@ -39,6 +38,8 @@ if TYPE_CHECKING:
     from .reporting import Reporter
 
 PRODUCT = "aiowsgi"
+# How messages and exceptions call a loop that the host has closed.
+LOOP_CLOSED = "the event loop was closed"
 
 
 class Assembly:

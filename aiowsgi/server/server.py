@@ -16,6 +16,7 @@ from ..bridge import forks
 from ..bridge.mailbox import Mailbox
 from ..bridge.pool.jobs import JobQueue
 from ..config import Config
+from ..errors import ServerStopped
 from ..exchange.report import requests_in_flight
 from ..exchange.stream import Stream
 from ..http.readers.reader import Reader
@@ -26,7 +27,7 @@ from ..net.entrance import Entrance
 from ..net.transports.choice import new_connector
 from ..observe.inspection import Inspection, stacks_of
 from ..wsgi.application import describe
-from .assembly import Assembly, new_pool, new_renewal, new_reporter
+from .assembly import LOOP_CLOSED, Assembly, new_pool, new_renewal, new_reporter
 from .entrances import entrances
 from .forked_child import leave_descriptors, leave_signals
 from .loop_end import LoopEnd
@@ -79,10 +80,7 @@ class Server:
             pool=pool,
             timers=loop,
             loop=loop,
-            mailbox=Mailbox(
-                lambda collect: loop.call_soon_threadsafe(collect, context=self._context),
-                Stream.reach_owner,
-            ),
+            mailbox=Mailbox(self._wake_loop, Stream.reach_owner),
             context=contextvars.copy_context(),
             multiprocess=any(sock.inherited or sock.reuses_port for sock in sockets),
             on_disconnect=self._uncount_connection,
@@ -291,6 +289,13 @@ class Server:
         self.close()
         self._resources.cut_at = min(self._resources.cut_at, self._resources.clock())
         self._tell(self._shutdown.changed)
+
+    def _wake_loop(self, callback: Callable[[], None]) -> None:
+        """Have the loop thread call ``callback`` soon. On any thread. Raises ServerStopped."""
+        try:
+            self._loop.call_soon_threadsafe(callback, context=self._context)
+        except RuntimeError as error:
+            raise ServerStopped(LOOP_CLOSED) from error
 
     def _tell(self, event: asyncio.Event) -> None:
         """Set an event in the loop's next pass, and wake the loop for it.

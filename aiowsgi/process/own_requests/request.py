@@ -20,7 +20,7 @@ from ...server.assembly import PRODUCT
 from ...wsgi.environ import base_environ, build_environ
 from ...wsgi.file_wrapper import FilePart
 from ...wsgi.headers import Fields, HeaderChecks
-from ...wsgi.task import Task
+from ...wsgi.task import Responder, Task
 
 # A path with or without a query, perhaps behind the scheme and the host that the application sees.
 _TARGET = re.compile(r"(?:(?P<scheme>https?)://(?P<host>[^/?#\s]+))?(?P<target>/[^\s]*)")
@@ -29,8 +29,8 @@ _PORTS = {"http": "80", "https": "443"}
 _LOOPBACK = "127.0.0.1"
 
 
-class Answer:
-    """Takes the response, and keeps of it what is told about it. Implements ``Responder``.
+class Answer(Responder):
+    """Takes the response, and keeps of it what is told about it.
 
     ``request`` is how the error log names what is answered.
     """
