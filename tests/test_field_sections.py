@@ -482,6 +482,33 @@ def test_servers_share_nothing() -> None:
     assert not FieldSections(Limits(), H11, header_map="dangerous").known
 
 
+def read_or_refused(sections: FieldSections, data: bytes) -> RequestHead | str:
+    try:
+        return first_head(sections, data)
+    except Refusal as refused:
+        return str(refused)
+
+
+@pytest.mark.parametrize(
+    "start",
+    [b"G%cT /", b"%cGET /", b"GET%c /", b"GET%c/", b"GET %c", b"GET /%c", b"GET /?%c", b"%c"],
+)
+def test_ordinary_request_lines_are_read_as_others_are(start: bytes) -> None:
+    """With every byte in each place."""
+    sections, in_full = (FieldSections(Limits(), H11, header_map="drop") for _ in range(2))
+    in_full.max_unmeasured = -1
+    for byte in range(256):
+        data = head_bytes(start % byte)
+        assert read_or_refused(sections, data) == read_or_refused(in_full, data)
+
+
+@pytest.mark.parametrize("start", [b"CONNECT /", b"GET /a b", b"GET  /", b" /", b"GET", b""])
+def test_request_lines_without_a_sound_path_are_not_taken_for_ordinary_ones(start: bytes) -> None:
+    sections = warm(head_bytes())
+    with pytest.raises(Refusal):
+        first_head(sections, head_bytes(start))
+
+
 # Whole heads.
 
 

@@ -18,15 +18,10 @@ Buffer = bytes | bytearray
 _TOKEN = TOKEN.encode()
 _VALUE = rb"[\t\x20-\x7e\x80-\xff]*+"
 
-# Patterns for an ordinary head. They only save time: a head whose lines they match would pass a
-# ``HeadScanner`` as well, unless a line is too long. Any other head is scanned, and that finds out
-# what is wrong.
+# Patterns for the fields of an ordinary head. They only save time: a line that they match would
+# pass a ``HeadScanner`` as well, unless it is too long. Any other head is scanned, and that finds
+# out what is wrong.
 #
-# The part before " HTTP/", in latin-1. The groups are the method, the target, and the path and
-# query of the target, as ``split_target`` finds them.
-match_ordinary_request = re.compile(
-    rf"(?!CONNECT )({TOKEN}) ((/[!\"$->@-~]*+)(?:\?([!\"$-~]*+))?)"
-).fullmatch
 # Any field line; and a simple one, which is printable ASCII. The groups are the name, and the value
 # with the spaces behind it. A test finds out that no library reads a simple line in another way.
 match_field_line = re.compile(rb"%b:%b" % (_TOKEN, _VALUE)).fullmatch

@@ -10,7 +10,7 @@ import re
 
 from ..errors import IncompleteRequest, Refusal
 from .grammar import TOKEN
-from .lines import Buffer, ChunkScanner, HeadScanner, match_ordinary_request
+from .lines import Buffer, ChunkScanner, HeadScanner
 from .readers.reader import ChunkDecoder
 from .request import (
     END_OF_MESSAGE,
@@ -187,7 +187,19 @@ class Parser(RequestParser):
         if not end or len(block) > self._sections.max_unmeasured:
             return None
         line, _, raw = block.partition(b" HTTP/")
-        if (match := match_ordinary_request(line.decode("latin-1"))) is None:
+        start = line.decode("latin-1")
+        method, _, target = start.partition(" ")
+        # A part of what ``lines`` and ``split_target`` accept: methods of letters, and paths. These
+        # questions are answered sooner than a pattern is matched.
+        if not (
+            start.isascii()
+            and start.isprintable()
+            and method.isalpha()
+            and method != "CONNECT"
+            and target.startswith("/")
+            and " " not in target
+            and "#" not in target
+        ):
             return None
         known = self._sections.known.get(raw)
         section = known or self._sections.read_ordinary(raw)
@@ -195,7 +207,7 @@ class Parser(RequestParser):
             return None
         self._buffer = rest
         self._in_body = True
-        method, target, path, query = match.groups("")
+        path, _, query = target.partition("?")
         head = RequestHead(method, target, path, query, section.host, section, section.variables)
         if section.chunked or section.content_length:
             self._begin_body(section)

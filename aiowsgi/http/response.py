@@ -291,6 +291,14 @@ class ResponseEncoder:
 
         If the body was shorter than declared, sets ``missing``, and ``keep_alive`` to False.
         """
+        size = len(data)
+        if self._framing is LENGTH and size == self._remaining and size <= _JOIN_LIMIT:
+            # As most responses end. The same as below, with a step less.
+            self.body_size += size
+            self._remaining = 0
+            self.is_complete = True
+            data = head + data
+            return [data] if data else []
         pieces = self.encode(data, head)
         if self._framing is CHUNKED:
             end = b"\r\n0\r\n\r\n" if self._chunk_open else b"0\r\n\r\n"
