@@ -34,6 +34,8 @@ class Shared:
     timeouts: Timeouts = field(init=False)
     # What checks the deadlines of connections that are new.
     first_checks: FirstChecks = field(init=False)
+    # How many were accepted so far.
+    accepted: int = 0
     files_being_sent: int = 0
     # No further request is awaited on any connection.
     is_closing: bool = False

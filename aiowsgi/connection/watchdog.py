@@ -71,8 +71,9 @@ class Watchdog:
         # What is watched: the stream, or without one the connection in this state.
         self._stream: Stream | None = None
         self._state = IDLE
-        # When the connection, or its stream, came into its state, by the clock of the server.
-        self.since = self._now()
+        # When the connection, or its stream, came into its state, by the clock of the server. Known
+        # as soon as it is told what to watch.
+        self.since = 0.0
 
     @property
     def age(self) -> float:

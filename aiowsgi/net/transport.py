@@ -63,6 +63,7 @@ class SocketWire(asyncio.Protocol):
         peer: object,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
+        shared.accepted += 1
         self._shared = shared
         self._codec = codec
         self._socket = sock

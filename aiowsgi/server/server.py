@@ -6,7 +6,6 @@ import contextvars
 import socket
 from collections.abc import Callable
 from concurrent.futures import Executor
-from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING
 from wsgiref.types import WSGIApplication
@@ -89,8 +88,8 @@ class Server:
         self._app = app
         self._loop = loop
         self._resources = assembly.resources
-        # Accepted and not gone: also those that are being set up.
-        self._connections = 0
+        # How many connections are gone of those that were accepted.
+        self._gone = 0
         # Tells siblings in other processes how this server is, if there may be any.
         self._reporter = new_reporter(
             surroundings.row,
@@ -367,7 +366,7 @@ class Server:
         for listener in self._listeners:
             descriptors += listener.abandon()
         descriptors += self._connector.abandon()
-        self._connections = 0
+        self._gone = self._assembly.shared.accepted
         leave_descriptors(descriptors)
 
     def _room(self) -> float:
@@ -383,21 +382,19 @@ class Server:
     def _protocol_factory(
         self, entrance: Entrance
     ) -> Callable[[socket.socket, object], asyncio.Protocol]:
-        make_protocol = partial(self._make_protocol, entrance)
         reporter = self._reporter
         if reporter is None:
-            return make_protocol
-        return lambda sock, peer: reporter.watch(make_protocol(sock, peer))
+            return entrance.protocol
+        return lambda sock, peer: reporter.watch(entrance.protocol(sock, peer))
 
-    def _make_protocol(
-        self, entrance: Entrance, sock: socket.socket, peer: object
-    ) -> asyncio.Protocol:
-        self._connections += 1
-        return entrance.protocol(sock, peer)
+    @property
+    def _connections(self) -> int:
+        """How many are accepted and not gone: also those that are being set up."""
+        return self._assembly.shared.accepted - self._gone
 
     def _uncount_connection(self) -> None:
         """Take note that a connection is gone, or has never come about."""
-        self._connections -= 1
+        self._gone += 1
         if self._reporter is not None:
             self._reporter.note_connections()
         self._shutdown.changed.set()

@@ -20,6 +20,8 @@ _MANY_BYTES: Final = 1 << 18
 _MOST_PIECES: Final = 1024
 # More pieces than that are joined to be kept. Many small ones take more memory than their bytes.
 _KEPT_PIECES: Final = 64
+# What the method of sockets is made of. That counts the files that were made of one: here, none.
+_close: Final = socket.SocketType.close
 # Whom it tells what happens once its connection is lost.
 _NOBODY: Final = asyncio.Protocol()
 
@@ -66,8 +68,8 @@ class PolledTransport:
     def __init__(self, watcher: Watcher, sock: socket.socket, protocol: asyncio.Protocol) -> None:
         self._watcher = watcher
         self._socket = sock
-        # By which the watcher knows it. Nothing else uses the number: where the socket is closed,
-        # it may be that of another one.
+        # By which the watcher knows it from its beginning to its end. Nothing else uses the number:
+        # where the socket is closed, it may be that of another one.
         self.descriptor = sock.fileno()
         self._protocol = protocol
         # What it is watched for: its first bytes, from the beginning.
@@ -118,7 +120,7 @@ class PolledTransport:
 
     def close_socket(self) -> None:
         """Close the socket. Idempotent."""
-        self._socket.close()
+        _close(self._socket)
 
     def _send_rest(self) -> None:
         if self._rest is None:

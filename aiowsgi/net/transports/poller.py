@@ -48,7 +48,8 @@ class Poller(Watcher):
             self._is_watched = True
         transport = PolledTransport(self, sock, protocol)
         try:
-            self.watch(sock, 0, EPOLLIN)
+            if not self._is_over:
+                self._epoll.register(transport.descriptor, EPOLLIN)
         except OSError as error:  # Of what the kernel has for it.
             sock.close()
             protocol.connection_lost(None)
