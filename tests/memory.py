@@ -344,19 +344,19 @@ class HeldJob:
         self.ended = True
 
 
-class HeldPool:
+class HeldPool(JobQueue):
     """Holds jobs until the test runs them; ``full`` makes it refuse."""
 
     threads = 1
     is_concurrent = False
+    lost = 0
+    is_starved = False
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.clock = clock
         self.jobs: list[HeldJob] = []
         self.full = False
         self.away = 0
-        self.lost = 0
-        self.is_starved = False
         self.crowded = False
 
     @property
@@ -373,6 +373,9 @@ class HeldPool:
 
     def wake(self) -> None:
         pass
+
+    # Nothing asks for these.
+    stop = join = abandon = running = None  # type: ignore[assignment]
 
     def make_condition(self, lock: Lock) -> threading.Condition:
         return make_condition(lock)
@@ -414,7 +417,7 @@ class MemoryServer:
         self.assembly = Assembly(
             app,
             config,
-            pool=cast(JobQueue, self.pool),
+            pool=self.pool,
             timers=self.timers,
             # Coroutines are tried on loops, not here.
             loop=cast(asyncio.AbstractEventLoop, None),
@@ -443,9 +446,10 @@ class MemoryServer:
 class MemoryConnection(MemoryServer):
     """A server's end of one connection, with everything around it in memory."""
 
-    def __init__(self, app: WSGIApplication, **options: Any) -> None:
+    def __init__(self, app: WSGIApplication, *, is_plain: bool = False, **options: Any) -> None:
         super().__init__(app, **options)
         self.wire = MemoryWire(self.timers)
+        self.wire.is_plain = is_plain
         self.connection = self.connect(self.wire)
 
     def receive(self, data: bytes) -> None:

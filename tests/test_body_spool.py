@@ -262,8 +262,7 @@ async def test_a_client_that_waits_for_a_100_gets_it_without_a_thread(
 
 def test_no_response_may_pass_the_100_by() -> None:
     """The wire may send it later than a thread would send the response."""
-    connection = MemoryConnection(App(), **OPTIONS)
-    connection.wire.is_plain = True
+    connection = MemoryConnection(App(), is_plain=True, **OPTIONS)
     connection.resources.spooler = Spooler(OPTIONS["body_spool"])
     connection.receive(b"GET /first HTTP/1.1\r\nHost: h\r\n\r\n")
     connection.run_job()

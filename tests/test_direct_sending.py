@@ -200,9 +200,8 @@ def test_thread_sends_again_once_the_client_has_taken_what_it_could_not_send() -
         yield b"second"
         gone_on.set()
 
-    connection = MemoryConnection(app)
+    connection = MemoryConnection(app, is_plain=True)
     wire = connection.wire
-    wire.is_plain = True
     wire.capacity = 0
     connection.receive(GET)
     thread = connection.start_job()

@@ -42,7 +42,7 @@ class Connection(ConnectionView):
     and ``RequestHandler`` for what arrives.
     """
 
-    __slots__ = ("_codec", "_linger_until", "_response_lock", "_shared", "wire")
+    __slots__ = ("_codec", "_linger_until", "_response_lock", "_send_now", "_shared", "wire")
 
     def __init__(self, shared: Shared, wire: Wire, codec: Codec, info: ConnectionInfo) -> None:
         receiver = Receiver(shared, wire, codec, info, self)
@@ -55,6 +55,8 @@ class Connection(ConnectionView):
         self._linger_until = 0.0
         # Of the writers of all streams.
         self._response_lock = make_lock()
+        # What threads send with, if they do.
+        self._send_now = wire.send_now if wire.is_plain else None
         shared.connections[self] = None
         self._watchdog.watch_connection(IDLE)
         if shared.is_closing:
@@ -238,9 +240,8 @@ class Connection(ConnectionView):
             self._account()
             if self._stream is not stream:
                 return  # It was refused.
-        if self.wire.is_plain and not receiver.has_interim_response:
-            # Everything before the response is sent.
-            stream.writer.send_now = self.wire.send_now
+        if not receiver.has_interim_response:
+            stream.writer.send_now = self._send_now
         try:
             self._shared.answerer.answer(stream)
         except Refusal as refusal:

@@ -10,14 +10,14 @@ from typing import Any
 from ...errors import QueueFull
 from ...wording import counted
 from ..locks import Lock, make_condition, make_lock
-from .jobs import Job, JobThread
+from .jobs import Job, JobQueue, JobThread
 from .thread_pool import ThreadPool
 
 _log = logging.getLogger("aiowsgi.error")
 
 
-class ExecutorQueue:
-    """Runs the jobs of one server on an ``Executor``. Implements ``jobs.JobQueue``.
+class ExecutorQueue(JobQueue):
+    """Runs the jobs of one server on an ``Executor``.
 
     Arguments: the executor, which belongs to the host and is never shut down here; ``queue_size``,
     how many jobs of the server may wait in it. Threads that wait for clients or were written off

@@ -15,7 +15,7 @@ from ...errors import QueueFull
 from ...wording import counted
 from .. import forks
 from ..locks import Lock, make_condition, make_lock, reentered
-from .jobs import Job, JobThread, Scheduling
+from .jobs import Job, JobQueue, JobThread, Scheduling
 from .threads import QueuedJob, ThreadNotes
 
 _log = logging.getLogger("aiowsgi.error")
@@ -23,8 +23,8 @@ _pool_numbers = itertools.count(1)
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
-class JobPool:
-    """A bounded queue of jobs, and the threads that run them. Implements ``jobs.JobQueue``.
+class JobPool(JobQueue):
+    """A bounded queue of jobs, and the threads that run them.
 
     Threads are woken one after the other: a thread that takes a job and sees another one in the
     queue wakes the next thread. So jobs that end quickly are run by few threads, which do not

@@ -1,9 +1,11 @@
 """The interfaces of a pool of threads: what a server knows of it, and of a job in it."""
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
 
+from ...compiling import mypyc_attr
 from ..locks import Lock
 
 # A thread that waits for a client longer than this, in seconds, releases its slot. Most waits are
@@ -105,29 +107,39 @@ class LoadReport(Protocol):
         """Take note of its end."""
 
 
-class JobQueue(ThreadSlots, Protocol):
-    """What a server needs of a pool."""
+@mypyc_attr(allow_interpreted_subclasses=True)
+class JobQueue(ABC):
+    """What a server needs of a pool. It is a ``ThreadSlots``, too."""
+
+    # An abstract class, not a ``typing.Protocol``: compiled code finds its methods much faster.
+    __slots__ = ()
 
     @property
+    @abstractmethod
     def threads(self) -> int:
         """How many threads may work at the same time."""
 
     @property
+    @abstractmethod
     def is_concurrent(self) -> bool:
         """Whether several jobs may run at the same time, those that wait for clients included."""
 
     @property
+    @abstractmethod
     def queued(self) -> int:
         """How many jobs are in the queue."""
 
     @property
+    @abstractmethod
     def lost(self) -> int:
         """How many jobs were written off and are still running."""
 
     @property
+    @abstractmethod
     def is_starved(self) -> bool:
         """Whether jobs are in the queue because too many threads wait for clients."""
 
+    @abstractmethod
     def enqueue(self, run: Callable[[], None], failed: Callable[[], None], *, wake: bool) -> Job:
         """Queue ``run``, which raises nothing. Raises QueueFull.
 
@@ -139,20 +151,37 @@ class JobQueue(ThreadSlots, Protocol):
         caller that queues several jobs in a row wakes the pool once.
         """
 
+    @abstractmethod
     def wake(self) -> None:
         """Have queued jobs run."""
 
+    @abstractmethod
     def stop(self, on_stopped: Callable[[], None], *, cancel: bool) -> None:
         """Take no more jobs; ``on_stopped()`` is called, on any thread, when the last has ended.
 
         With ``cancel`` the jobs that have not started are dropped. Does not block.
         """
 
+    @abstractmethod
     def join(self) -> None:
         """Wait until the threads have ended. Called after ``on_stopped``."""
 
+    @abstractmethod
     def abandon(self) -> None:
         """Take no more jobs: this is a forked child. See ``forks``."""
 
+    @abstractmethod
     def running(self) -> list[JobThread]:
         """Return the threads that are running jobs of this queue, and what they run."""
+
+    @abstractmethod
+    def make_condition(self, lock: Lock) -> threading.Condition:
+        """Return a condition on which threads wait for a client. See ``ThreadSlots``."""
+
+    @abstractmethod
+    def release_slot(self) -> None:
+        """Let another thread work in place of the calling one. See ``ThreadSlots``."""
+
+    @abstractmethod
+    def reclaim_slot(self) -> None:
+        """Count the calling thread as working again. See ``ThreadSlots``."""
