@@ -368,7 +368,7 @@ class Server:
         """
         objects = Counter(self._ask("objects"))
         remembered = ("FieldSection", "RequestHead", "_ApplicationPart", "_Head")
-        for name in (*remembered, "PoolThread", "WsgiCall", "ClientDisconnected"):
+        for name in (*remembered, "PoolThread", "ThreadNotes", "WsgiCall", "ClientDisconnected"):
             del objects[name]
         return objects
 

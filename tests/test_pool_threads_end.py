@@ -25,6 +25,7 @@ from thread_waits import pieces_of, read
 from waiting import eventually
 
 from aiowsgi.answers.wsgi import WsgiCall
+from aiowsgi.bridge import mailbox as mailbox_module
 from aiowsgi.bridge.body import RequestBody
 from aiowsgi.bridge.budget import Budget
 from aiowsgi.bridge.locks import Lock, make_lock
@@ -410,15 +411,15 @@ def test_destructor_that_submits_in_the_middle_of_a_call_is_told(
             except RuntimeError as error:
                 errors.append(error)
 
-    monotonic = pool_module.time.monotonic
+    monotonic = pool_module.time.monotonic_ns
     garbage = [Finalised()]
 
-    def collect() -> float:
+    def collect() -> int:
         if pool._lock._is_owned():
             garbage.clear()
         return monotonic()
 
-    monkeypatch.setattr(pool_module.time, "monotonic", collect)
+    monkeypatch.setattr(pool_module.time, "monotonic_ns", collect)
     assert pool.submit(int).result(TIMEOUT) == 0
     eventually(lambda: bool(errors))
     monkeypatch.undo()
@@ -487,15 +488,42 @@ def test_request_body_that_is_interrupted_is_not_read(pool: ThreadPool) -> None:
     assert read(body, 1) == b"a"
 
 
-def test_mailbox_that_is_interrupted_delivers_what_comes(pool: ThreadPool) -> None:
+def test_mailbox_that_is_interrupted_delivers_what_comes() -> None:
+    step = 1
+    while interrupt_mailbox(step):
+        step += 1
+    assert step > 50
+
+
+def interrupt_mailbox(step: int) -> bool:
+    """Post while the mailbox takes a step, as a signal handler or a destructor does.
+
+    A mailbox takes steps while it is posted to, and while it delivers. Return False where it does
+    not take so many.
+    """
     wakes: list[Callable[[], None]] = []
     delivered: list[str] = []
     mailbox: Mailbox[str] = Mailbox(wakes.append, delivered.append)
-    holding(mailbox._lock, lambda: mailbox.post("a"))
-    mailbox.post("b")
-    assert len(wakes) == 1
-    wakes.pop()()
-    assert delivered == ["a", "b"]
-    mailbox.post("c")
-    wakes.pop()()
-    assert delivered == ["a", "b", "c"]
+    steps = 0
+
+    def trace(frame: FrameType, event: str, arg: object) -> Any:
+        nonlocal steps
+        if frame.f_code.co_filename != mailbox_module.__file__:
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            steps += 1
+            if steps == step:
+                mailbox.post("in between")
+        return trace
+
+    sys.settrace(trace)
+    try:
+        mailbox.post("first")
+        while wakes:
+            wakes.pop()()
+    finally:
+        sys.settrace(None)
+    interrupted = steps >= step
+    assert sorted(delivered) == ["first", *["in between"] * interrupted], step
+    return interrupted

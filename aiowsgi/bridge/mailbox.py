@@ -1,10 +1,10 @@
 """Hand-over from any thread to the loop thread, with one wake-up for everything that is ready."""
 
+import contextlib
 import logging
+from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
-
-from .locks import make_lock
 
 Item = TypeVar("Item")
 
@@ -23,11 +23,12 @@ class Mailbox(Generic[Item]):
     ) -> None:
         self._wake = wake
         self._deliver = deliver
-        # Protects the list and the flag. Taken by pool threads to post and by the loop thread to
-        # collect, each for a few instructions. A signal handler or destructor that interrupts that
-        # may post as well.
-        self._lock = make_lock()
-        self._items: list[Item] = []
+        # Without a lock: a deque may be appended to on any thread while another one takes from it,
+        # also by a signal handler or destructor that interrupts either. Each side first makes its
+        # mark (the item; the end of a pass) and then looks for the other's. So it cannot be that
+        # neither sees the other: an item for which nobody is woken is before the end of a pass that
+        # has yet to come to it.
+        self._items: deque[Item | None] = deque()
         self._woken = False
 
     def post(self, item: Item) -> None:
@@ -35,36 +36,31 @@ class Mailbox(Generic[Item]):
 
         Raises RuntimeError if the loop is closed, so that the item will never be delivered.
         """
-        waking = False
+        self._items.append(item)
+        if self._woken:
+            return
         try:
-            with self._lock:
-                self._items.append(item)
-                if self._woken:
-                    return
-                self._woken = waking = True
+            # Two threads may come here at the same time. To be woken twice does no harm.
+            self._woken = True
             self._wake(self._collect)
         except BaseException:
-            if waking:
-                # The loop thread was perhaps not woken. The next post wakes it, perhaps once too
-                # often, which does no harm.
-                with self._lock:
-                    self._woken = False
+            # The loop thread was perhaps not woken. The next post wakes it, perhaps once too often.
+            self._woken = False
             raise
 
     def abandon(self) -> None:
         """Never wake the loop in a forked child. See ``forks``."""
-        self._lock = make_lock()
         self._woken = True
 
     def _collect(self) -> None:
         # An item that is posted from here on has a wake-up of its own. So the work of one pass is
-        # bounded.
-        with self._lock:
-            self._woken = False
-            items, self._items = self._items, []
-        left = iter(items)
+        # bounded: by None, which ends it.
+        self._woken = False
+        items = self._items
         try:
-            for item in left:
+            items.append(None)
+            # Not by calls from here: a signal handler might interrupt between one and its result.
+            for item in iter(items.popleft, None):
                 try:
                     self._deliver(item)
                 except Exception:  # noqa: BLE001
@@ -72,15 +68,10 @@ class Mailbox(Generic[Item]):
                     _log.critical("A delivery to the event loop failed", exc_info=True)
         except BaseException:
             # A signal handler has raised KeyboardInterrupt, for example, and the host may run its
-            # loop again.
-            self._put_back(list(left))
+            # loop again. What is left is delivered in the next pass, before all others.
+            with contextlib.suppress(ValueError):  # There was no memory for it.
+                items.remove(None)
+            if items and not self._woken:
+                self._woken = True
+                self._wake(self._collect)
             raise
-
-    def _put_back(self, items: list[Item]) -> None:
-        """Have items delivered in the next pass, before all others."""
-        with self._lock:
-            self._items[:0] = items
-            if self._woken or not items:
-                return
-            self._woken = True
-        self._wake(self._collect)
