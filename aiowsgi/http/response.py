@@ -151,12 +151,14 @@ class ResponseHeads:
     field; ``clock()`` returns the seconds since the epoch, for Date.
     """
 
-    __slots__ = ("_cache", "_clock", "_date", "_server", "known")
+    __slots__ = ("_cache", "_server", "clock", "date", "known")
 
     def __init__(self, server: str, clock: Callable[[], float] = time.time) -> None:
         self._server = server
-        self._clock = clock
-        self._date = _Date(0)
+        self.clock = clock
+        # The last one that was needed. Replaced as a whole, so that a thread sees the lines of the
+        # second, and no others.
+        self.date = _Date(0)
         self._cache = Cache[_Key, _Head](_MAX_HEADS, _MAX_HEAD_SIZE)
         self.known = self._cache.known
 
@@ -165,15 +167,6 @@ class ResponseHeads:
         head = _response_head(*key, self._server)
         self._cache.offer(key, head, len(head.lines) + _FIELD_SIZE * len(key[1]))
         return head
-
-    def date_and_end(self) -> bytes:
-        """Return the Date of now, and the empty line."""
-        second = int(self._clock())
-        # One object, so that another thread sees the lines of the second, and no others.
-        date = self._date
-        if date.second != second:
-            self._date = date = _Date(second)
-        return date.lines
 
 
 class ResponseEncoder:
@@ -242,7 +235,13 @@ class ResponseEncoder:
         self.keep_alive = head.keep_alive
         self.wants_more = framing is not NONE
         self.is_complete = framing is NONE or (framing is LENGTH and not head.length)
-        return head.lines if head.complete else head.lines + heads.date_and_end()
+        if head.complete:
+            return head.lines
+        second = int(heads.clock())
+        date = heads.date
+        if date.second != second:
+            heads.date = date = _Date(second)
+        return head.lines + date.lines
 
     def encode(self, data: bytes, head: bytes = b"") -> list[bytes]:
         """Return the pieces to send for ``head`` and ``data``; none if there is nothing to send.
