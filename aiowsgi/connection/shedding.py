@@ -16,12 +16,12 @@ _log = logging.getLogger("aiowsgi.error")
 
 # Clients that keep a thread waiting are cut below this rate, in bytes a second, while requests wait
 # for threads. Working networks are faster.
-_SLOW_RATE = 16 << 10
+_SLOW_RATE = float(16 << 10)
 # By how much that rate rises with each check that finds no client below it: tenfold in some 3
 # seconds.
 _GROWTH = 1.25
 # No client that moves this many bytes a second is cut to make room for a connection.
-_QUICK_RATE = 256 << 10
+_QUICK_RATE = float(256 << 10)
 # Seconds between two checks of all connections.
 _CHECK_INTERVAL = 0.25
 # Seconds between two messages that clients were cut.
@@ -46,12 +46,12 @@ class LoadShedding:
         self._threads_checked_at = self._memory_checked_at = self._spool_checked_at = (
             self._reported_at
         ) = float("-inf")
-        self._slow_thread_rate = float(_SLOW_RATE)
+        self._slow_thread_rate = _SLOW_RATE
         # What the last check has found that may be closed to make room for connections, the first
         # one first: idle connections, and since when they are idle; and slow clients.
         self._idle: OrderedDict[ConnectionHandle, float] = OrderedDict()
         self._slowest: OrderedDict[ConnectionHandle, None] = OrderedDict()
-        self._slow_connection_rate = float(_SLOW_RATE)
+        self._slow_connection_rate = _SLOW_RATE
         # When that check was; since when connections are short, and when they last were.
         self._connections_checked_at = self._short_since = self._short_at = float("-inf")
         # How many clients were cut since the last message.
@@ -130,7 +130,7 @@ class LoadShedding:
         """
         now = self._resources.clock()
         if now - self._short_at > _SHORTAGE_ENDS:
-            self._short_since, self._slow_connection_rate = now, float(_SLOW_RATE)
+            self._short_since, self._slow_connection_rate = now, _SLOW_RATE
         self._short_at = now
         if now - self._connections_checked_at >= _CHECK_INTERVAL:
             self._connections_checked_at = now

@@ -4,7 +4,6 @@ import asyncio
 import socket
 from collections.abc import Callable
 from functools import partial
-from typing import cast
 
 from ..bridge.pieces import unsent
 from ..connection.connection import Connection
@@ -88,9 +87,10 @@ class SocketWire(asyncio.Protocol):
 
     # Called by asyncio.
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    # No others can read and write.
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take the connection over."""
-        self._transport = cast(asyncio.Transport, transport)
+        self._transport = transport
         if self._is_made:  # Its end was reported before.
             self._transport.abort()
             return

@@ -6,7 +6,7 @@ import logging
 import select
 import socket
 from contextvars import Context
-from typing import Final, cast
+from typing import Final
 
 from .polled_transport import EPOLLIN, PolledTransport, Watcher
 
@@ -57,7 +57,8 @@ class Poller(Watcher):
             return
         self._transports[transport.descriptor] = transport
         try:
-            protocol.connection_made(cast(asyncio.Transport, transport))
+            # It has of one what is used.
+            protocol.connection_made(transport)  # type: ignore[arg-type]
         except Exception as error:  # noqa: BLE001 - a defect must not keep others waiting
             self._report(transport, error)
 
