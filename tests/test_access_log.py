@@ -194,6 +194,8 @@ def test_a_record_is_logged_once_at_info(
     (logged,) = caplog.records
     assert (logged.name, logged.levelno) == ("aiowsgi.access", logging.INFO)
     assert logged.getMessage() == format_record(record, NOW)
+    # What a formatter of the host's may show.
+    assert (logged.pathname, logged.funcName) == (access.__file__, "write")
 
 
 class Failing(logging.Filter):

@@ -1,5 +1,7 @@
 """The access log: one line a request on the logger ``aiowsgi.access``, in the combined format."""
 
+import logging
+import re
 import time
 from functools import lru_cache
 from typing import NamedTuple
@@ -11,7 +13,8 @@ CLIENT_CLOSED_REQUEST = 499
 
 # Characters that could end the line or the quoted text, or that control a terminal.
 _ESCAPES = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0), 0x22, 0x5C)}
-
+# Texts in which there are none of them. To find that out is much cheaper than to translate.
+_PLAIN = re.compile(r"[ !#-\[\]-~]*")
 
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
@@ -76,7 +79,7 @@ def _timestamp(second: int) -> str:
 
 def escaped(text: str) -> str:
     """Return text from a client with every character escaped that could forge a log line."""
-    return text.translate(_ESCAPES)
+    return text if _PLAIN.fullmatch(text) else text.translate(_ESCAPES)
 
 
 def _quoted(text: str) -> str:
@@ -98,5 +101,12 @@ def format_record(record: AccessRecord, now: float) -> str:
 
 
 def write(record: AccessRecord) -> None:
-    """Log a record. Called on the loop thread."""
-    access_log.info("%s", format_record(record, time.time()))
+    """Log a record, at level INFO. Called on the loop thread, where that level is enabled."""
+    # Not by ``access_log.info``, which looks through the stack for its caller.
+    line = write.__code__.co_firstlineno
+    text = format_record(record, time.time())
+    access_log.handle(
+        access_log.makeRecord(
+            access_log.name, logging.INFO, __file__, line, "%s", (text,), None, write.__name__
+        )
+    )
