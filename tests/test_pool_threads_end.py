@@ -4,6 +4,7 @@ Libraries that give up a call, and debuggers, raise exceptions in threads from o
 (PyThreadState_SetAsyncExc); memory can be short; destructors and signal handlers run anywhere.
 """
 
+import asyncio
 import contextlib
 import ctypes
 import inspect
@@ -14,6 +15,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
@@ -24,6 +26,7 @@ from raw_client import connect
 from thread_waits import pieces_of, read
 from waiting import eventually
 
+from aiowsgi.answers.coroutines import CoroutineRunner, Outcome
 from aiowsgi.answers.wsgi import WsgiCall
 from aiowsgi.bridge import mailbox as mailbox_module
 from aiowsgi.bridge.body import RequestBody
@@ -39,6 +42,7 @@ from aiowsgi.bridge.pool.reporting_pool import ReportingPool
 from aiowsgi.bridge.pool.thread_pool import ThreadPool
 from aiowsgi.bridge.response import ResponseWriter
 from aiowsgi.bridge.source import Progress
+from aiowsgi.errors import ClientDisconnected
 from aiowsgi.observe.scoreboard import Row, Scoreboard
 
 # Fail-safe, in seconds.
@@ -527,3 +531,64 @@ def interrupt_mailbox(step: int) -> bool:
     interrupted = steps >= step
     assert sorted(delivered) == ["first", *["in between"] * interrupted], step
     return interrupted
+
+
+@dataclass(eq=False)
+class Calling:
+    """A call of an application that has the loop run coroutines."""
+
+    coroutine_runner: CoroutineRunner
+    outcomes: dict[asyncio.Task[Any], Outcome] | None = None
+    disconnect_error: ClientDisconnected | None = None
+
+
+def strike_once(steps: int) -> None:
+    """Have the calling thread end at that bytecode from here, wherever it is by then."""
+    left = itertools.count(steps, -1)
+
+    def trace(frame: FrameType, event: str, arg: object) -> Any:
+        frame.f_trace_opcodes = True
+        if event == "opcode" and next(left) == 0:
+            raise Unwanted
+        return trace
+
+    sys.settrace(trace)
+
+
+def test_a_thread_that_ends_anywhere_in_a_wait_for_a_coroutine_does_not_stop_the_loop() -> None:
+    loop = asyncio.new_event_loop()
+    on_loop = threading.Thread(target=loop.run_forever, daemon=True)
+    on_loop.start()
+    calling = Calling(CoroutineRunner(loop, lambda: None))
+    ends: list[str] = []
+
+    def call(steps: int) -> None:
+        # Ends when the thread has ended, unless this machine is too busy.
+        coroutine = asyncio.sleep(0.02, "result")
+        try:
+            strike_once(steps)
+            result = calling.coroutine_runner.run(calling, coroutine)
+            sys.settrace(None)
+            ends.append(result)
+        except Unwanted:
+            sys.settrace(None)
+            ends.append("struck")
+            if inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
+                # Else it is complained of where it never begins.
+                loop.call_soon_threadsafe(coroutine.close)
+
+    for steps in itertools.count():
+        thread = threading.Thread(target=call, args=(steps,))
+        thread.start()
+        thread.join(TIMEOUT)
+        if ends[-1] == "result":
+            break
+    # The loop still runs what it is given, and comes to the end of it.
+    asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result(TIMEOUT)
+    eventually(lambda: not calling.outcomes)
+    asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result(TIMEOUT)
+    assert len(ends) > 20
+    assert set(ends[:-1]) == {"struck"}
+    loop.call_soon_threadsafe(loop.stop)
+    on_loop.join(TIMEOUT)
+    loop.close()

@@ -4,8 +4,9 @@ import asyncio
 import contextlib
 import contextvars
 import logging
+import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import CancelledError, Future, wait
+from concurrent.futures import CancelledError
 from typing import Any, Protocol, TypeVar
 
 from ..errors import ClientDisconnected, ServerStopped
@@ -19,6 +20,48 @@ _log = logging.getLogger("aiowsgi.error")
 _LOOP_CHECK = 5.0
 
 
+class Outcome:
+    """What a coroutine has come to, for the thread that waits for that.
+
+    Not a ``Future``, which takes its locks in Python: a thread that is ended there (see
+    ``bridge.pool.threads``) would keep one, and the loop thread wait for it for ever. Here the loop
+    thread takes none. It calls one of the first two methods, once.
+    """
+
+    __slots__ = ("_error", "_is_there", "_result")
+
+    def __init__(self) -> None:
+        # Released once the outcome is there.
+        self._is_there = threading.Lock()
+        self._is_there.acquire()
+        self._result: Any = None
+        self._error: BaseException | None = None
+
+    def set_result(self, result: Any) -> None:
+        """Have the thread go on with a result."""
+        self._result = result
+        self._is_there.release()
+
+    def set_exception(self, error: BaseException) -> None:
+        """Have the thread go on with an exception."""
+        self._error = error
+        self._is_there.release()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for the outcome. Return whether it is there."""
+        return self._is_there.acquire(timeout=seconds)
+
+    def take(self) -> Any:
+        """Return the result, or raise the exception, which nothing here refers to then."""
+        error, self._error = self._error, None
+        if error is None:
+            return self._result
+        try:
+            raise error
+        finally:
+            del error  # Its traceback refers to this frame: not also the other way.
+
+
 class Caller(Protocol):
     """What has the event loop run coroutines: one call of an application.
 
@@ -30,9 +73,9 @@ class Caller(Protocol):
     def coroutine_runner(self) -> "CoroutineRunner":
         """What runs the coroutines."""
 
-    # The future on which a thread waits for each coroutine. None until there is one: most
-    # applications run no coroutines. Belongs to the loop thread.
-    futures: dict[asyncio.Task[Any], Future[Any]] | None
+    # What the thread of the call waits for, by the coroutine that it is of. None until there is
+    # one: most applications run no coroutines. Belongs to the loop thread.
+    outcomes: dict[asyncio.Task[Any], Outcome] | None
     # Why no further ones may run. Set once, on the loop thread; other threads may read it.
     disconnect_error: ClientDisconnected | None
 
@@ -55,20 +98,21 @@ class CoroutineRunner:
         if caller.disconnect_error is not None:
             coroutine.close()
             raise caller.disconnect_error.copy()
-        future: Future[Result] = Future()
+        outcome = Outcome()
         loop = self.loop
         # In a copy of the calling thread's context. The loop thread ends the wait: when the
         # coroutine ends, and when the client leaves or the server stops, which cancel it.
         try:
-            loop.call_soon_threadsafe(self._start, caller, coroutine, future)
+            loop.call_soon_threadsafe(self._start, caller, coroutine, outcome)
             # A loop that is closed before it comes to the call ends nothing any more.
-            while not wait([future], _LOOP_CHECK).done:
+            while not outcome.wait(_LOOP_CHECK):
                 if loop.is_closed():
                     raise RuntimeError("the event loop is closed")
         except RuntimeError as error:
             coroutine.close()
             raise ServerStopped("the server stopped") from error
-        return future.result()
+        result: Result = outcome.take()
+        return result
 
     def cancel(self, caller: Caller, error: ClientDisconnected) -> None:
         """End the coroutines that a call waits for, and refuse further ones.
@@ -76,10 +120,10 @@ class CoroutineRunner:
         ``error`` is what the application will see. Called on the loop thread.
         """
         caller.disconnect_error = error
-        futures, caller.futures = caller.futures, None
-        for task, future in (futures or {}).items():
+        outcomes, caller.outcomes = caller.outcomes, None
+        for task, outcome in (outcomes or {}).items():
             # The thread goes on at once, however long the coroutine takes to end.
-            future.set_exception(error.copy())
+            outcome.set_exception(error.copy())
             with contextlib.suppress(RuntimeError):  # The loop is closed.
                 task.cancel()
 
@@ -88,12 +132,10 @@ class CoroutineRunner:
         for caller in set(self.running.values()):
             self.cancel(caller, error)
 
-    def _start(
-        self, caller: Caller, coroutine: Coroutine[Any, Any, Any], future: Future[Any]
-    ) -> None:
+    def _start(self, caller: Caller, coroutine: Coroutine[Any, Any, Any], outcome: Outcome) -> None:
         if caller.disconnect_error is not None:
             coroutine.close()
-            future.set_exception(caller.disconnect_error.copy())
+            outcome.set_exception(caller.disconnect_error.copy())
             return
         self.on_call()
         contained = contain(coroutine)
@@ -102,28 +144,28 @@ class CoroutineRunner:
         except Exception as error:  # noqa: BLE001 - the application is told, or would wait for ever
             contained.close()
             coroutine.close()
-            future.set_exception(error)
+            outcome.set_exception(error)
             return
-        if caller.futures is None:
-            caller.futures = {}
-        caller.futures[task] = future
+        if caller.outcomes is None:
+            caller.outcomes = {}
+        caller.outcomes[task] = outcome
         self.running[task] = caller
 
         def done(task: asyncio.Task[Any]) -> None:
             self.running.pop(task, None)
             coroutine.close()  # It may have been cancelled before it began.
             error = None if task.cancelled() else task.exception()
-            if caller.futures is None or caller.futures.pop(task, None) is None:
+            if caller.outcomes is None or caller.outcomes.pop(task, None) is None:
                 # The application does not wait for it any more, so an error would show nowhere.
                 if error is not None and not isinstance(error, ClientDisconnected):
                     _log.error("A coroutine failed when it was cancelled", exc_info=error)
                 return
             if task.cancelled():
-                future.set_exception(CancelledError())
+                outcome.set_exception(CancelledError())
             elif error is not None:
-                future.set_exception(error.content if isinstance(error, Contained) else error)
+                outcome.set_exception(error.content if isinstance(error, Contained) else error)
             else:
-                future.set_result(task.result())
+                outcome.set_result(task.result())
 
         task.add_done_callback(done)
 

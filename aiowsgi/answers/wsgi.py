@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
-from concurrent.futures import Future
 from contextvars import Context
 from io import BytesIO
 from typing import Any, BinaryIO, Final
@@ -23,7 +22,7 @@ from ..wsgi.failure import FailureReport
 from ..wsgi.headers import HeaderChecks
 from ..wsgi.input import kept_input, spooled_input, streamed_input
 from ..wsgi.task import Task
-from .coroutines import CoroutineRunner, current_caller
+from .coroutines import CoroutineRunner, Outcome, current_caller
 from .waker import PoolWaker
 
 _log = logging.getLogger("aiowsgi.error")
@@ -124,7 +123,7 @@ class WsgiCall:
     them (``Coroutines``).
     """
 
-    __slots__ = ("_answerer", "_started_at", "disconnect_error", "futures", "stream")
+    __slots__ = ("_answerer", "_started_at", "disconnect_error", "outcomes", "stream")
 
     def __init__(self, answerer: WsgiAnswerer, stream: Stream) -> None:
         self._answerer = answerer
@@ -132,7 +131,7 @@ class WsgiCall:
         self.stream: Stream | None = stream
         self._started_at = 0.0
         # See ``Caller``.
-        self.futures: dict[asyncio.Task[Any], Future[Any]] | None = None
+        self.outcomes: dict[asyncio.Task[Any], Outcome] | None = None
         self.disconnect_error = stream.disconnect_error
 
     def run(self) -> None:
