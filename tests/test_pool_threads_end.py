@@ -26,13 +26,14 @@ from raw_client import connect
 from thread_waits import pieces_of, read
 from waiting import eventually
 
-from aiowsgi.answers.coroutines import CoroutineRunner, Outcome
+from aiowsgi.answers.coroutines import CoroutineRunner
 from aiowsgi.answers.wsgi import WsgiCall
 from aiowsgi.bridge import mailbox as mailbox_module
 from aiowsgi.bridge.body import RequestBody
 from aiowsgi.bridge.budget import Budget
 from aiowsgi.bridge.locks import Lock, make_lock
 from aiowsgi.bridge.mailbox import Mailbox
+from aiowsgi.bridge.outcome import Outcome
 from aiowsgi.bridge.pool import job_pool as pool_module
 from aiowsgi.bridge.pool import reporting_pool as reporting_module
 from aiowsgi.bridge.pool import threads as threads_module

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, Final
 from wsgiref.types import WSGIApplication
 
 from ..bridge import forks
+from ..bridge.outcome import Outcome
 from ..errors import ClientDisconnected, QueueFull, ServerStopped, overload
 from ..exchange.interfaces import Answerer
 from ..exchange.resources import Resources
@@ -22,7 +23,7 @@ from ..wsgi.failure import FailureReport
 from ..wsgi.headers import HeaderChecks
 from ..wsgi.input import kept_input, spooled_input, streamed_input
 from ..wsgi.task import Task
-from .coroutines import CoroutineRunner, Outcome, current_caller
+from .coroutines import CoroutineRunner, current_caller
 from .waker import PoolWaker
 
 _log = logging.getLogger("aiowsgi.error")
