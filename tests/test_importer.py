@@ -305,6 +305,62 @@ def test_private_names_are_not_proposed(write: Write) -> None:
     assert "did you mean" not in _refusal("shop:application")
 
 
+def test_only_what_can_be_called_is_proposed(write: Write) -> None:
+    write(
+        "shop.py",
+        """
+        import threading
+
+        nothin = 1
+
+        class Broken(Exception): ...
+
+        app = create_app = "hello"
+
+        def smoothing(environ, start_response): ...
+        """,
+    )
+    assert _refusal("shop:nothing") == (
+        "'shop' has no attribute 'nothing'; did you mean 'shop:smoothing'?"
+    )
+    assert _refusal("shop:Brokn") == "'shop' has no attribute 'Brokn'"
+    assert (
+        _refusal("shop.threading")
+        == "'shop' is a module, not a package: it has no module 'threading'"
+    )
+
+
+def test_module_is_proposed_where_its_attribute_is_named(write: Write) -> None:
+    write("pkg/__init__.py", "from . import web\n")
+    write("pkg/web.py", APPLICATION)
+    assert (
+        _refusal("pkg:wbe.application") == "'pkg' has no attribute 'wbe'; did you mean 'pkg:web'?"
+    )
+
+
+def test_factory_that_cannot_be_called_is_not_proposed(write: Write) -> None:
+    write("shop.py", "create_app = None\n")
+    assert _refusal("shop") == ("'shop' has neither 'application' nor 'app'; write shop:NAME")
+
+
+def test_lazy_attribute_is_not_computed_to_be_proposed(write: Write) -> None:
+    write(
+        "shop.py",
+        """
+        def __getattr__(name):
+            if name == "application":
+                1 / 0
+            raise AttributeError(name)
+
+        def __dir__():
+            return ["application"]
+        """,
+    )
+    assert _refusal("shop:aplication") == (
+        "'shop' has no attribute 'aplication'; did you mean 'shop:application'?"
+    )
+
+
 @pytest.mark.parametrize("holds", ["app", "create_app()"])
 def test_missing_attribute_that_is_a_module_names_what_that_holds(write: Write, holds: str) -> None:
     write("pkg/__init__.py", "")
@@ -328,6 +384,13 @@ def test_module_instead_of_its_application_names_the_latter(write: Write) -> Non
         "'pkg:web' is not an application: module cannot be called; "
         "did you mean 'pkg:web.application'?"
     )
+
+
+def test_module_in_a_module_is_not_its_application(write: Write) -> None:
+    write("pkg/__init__.py", "from . import web\n")
+    write("pkg/web.py", "from . import app\n")
+    write("pkg/app.py", "")
+    assert _refusal("pkg:web") == "'pkg:web' is not an application: module cannot be called"
 
 
 @pytest.mark.parametrize("name", ["mysite.wsgi", "wsgi"])

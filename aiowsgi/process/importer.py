@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from types import ModuleType
 from typing import Any
 from wsgiref.types import WSGIApplication
@@ -45,7 +45,7 @@ def load_application(path: str) -> tuple[WSGIApplication, str]:
         target = _call(target, walked)
         walked, factory = f"{walked}()", None
     if not callable(target):
-        names = [name for name in dir(target) if name in _CUSTOMARY]
+        names = [name for name in dir(target) if name in _CUSTOMARY and _is_meant(target, name)]
         hint = _did_you_mean("application", names, f"{walked}.")
         raise ConfigError(
             f"{walked!r} is not an application: {type(target).__name__} cannot be called{hint}"
@@ -149,7 +149,7 @@ def _missing_module(name: str) -> ConfigError:
         )
     parent, _, last = name.rpartition(".")
     package = importlib.import_module(parent) if parent else None
-    if hasattr(package, last):
+    if hasattr(package, last) and _is_meant(package, last):
         # The user has typed a dot in place of the colon.
         return ConfigError(f"there is no module {name!r}; did you mean '{parent}:{last}'?")
     folders = getattr(package, "__path__", None) if package else ["."]
@@ -185,7 +185,8 @@ def _default_attribute(module: ModuleType, source: str) -> str:
             _read(module, attribute, source)
             return attribute
     hint = f"; write {source}:NAME"
-    if found := [name for name in _FACTORIES if hasattr(module, name)]:
+    found = [name for name in _FACTORIES if hasattr(module, name) and _is_meant(module, name)]
+    if found:
         hint = f"; did you mean '{source}:{found[0]}()'?"
     elif found := [name for name in _CUSTOMARY_MODULES if _submodule_names(module, name)]:
         hint = f"; did you mean '{module.__name__}.{found[0]}'?"
@@ -195,7 +196,7 @@ def _default_attribute(module: ModuleType, source: str) -> str:
 def walk(
     module: ModuleType,
     source: str,
-    attributes: Iterable[str],
+    attributes: Sequence[str],
     *,
     customary: tuple[str, ...] = _CUSTOMARY,
 ) -> tuple[Any, str]:
@@ -206,13 +207,18 @@ def walk(
     """
     target: Any = module
     walked, dot = source, ":"
-    for attribute in attributes:
+    for number, attribute in enumerate(attributes, 1):
         try:
             value = _read(target, attribute, walked)
         except AttributeError:
             hint = _submodule_hint(target, attribute) or _did_you_mean(
                 attribute,
-                [name for name in dir(target) if name[0] != "_"],
+                [
+                    name
+                    for name in dir(target)
+                    # What is only passed through need not be callable.
+                    if name[0] != "_" and (number < len(attributes) or _is_meant(target, name))
+                ],
                 f"{walked}{dot}",
                 customary,
             )
@@ -273,6 +279,16 @@ def _did_you_mean(
     if not close:
         return ""
     return f"; did you mean '{prefix}{close[0]}{'()' if close[0] in _FACTORIES else ''}'?"
+
+
+def _is_meant(target: Any, name: str) -> bool:
+    """Return whether a hint may propose an attribute: one that can be called, and no exception.
+
+    So it is no module that is imported there. Attributes that may have to be computed are proposed
+    as they are.
+    """
+    value = vars(target).get(name, callable) if isinstance(target, ModuleType) else callable
+    return callable(value) and not (isinstance(value, type) and issubclass(value, BaseException))
 
 
 def _submodule_hint(package: Any, name: str) -> str:
