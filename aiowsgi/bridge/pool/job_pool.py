@@ -15,6 +15,7 @@ from ...errors import QueueFull
 from ...wording import counted
 from .. import forks
 from ..locks import Lock, make_condition, make_lock, reentered
+from .idling import Idling
 from .jobs import Job, JobQueue, JobThread, Scheduling
 from .threads import QueuedJob, ThreadNotes
 
@@ -405,10 +406,9 @@ class JobPool(JobQueue):
             self._waking = None
 
     def _run_jobs(self, thread: ThreadNotes) -> None:
-        scheduling = self._scheduling
-        if scheduling is not None:
-            scheduling.restore_slack()  # The thread has inherited that of the one that started it.
-        has_long_slack = False
+        idling = Idling(self._scheduling)
+        # How many jobs it has run since it was woken.
+        jobs = 0
         woken = True
         while True:
             with self._lock:
@@ -423,13 +423,13 @@ class JobPool(JobQueue):
                         return
                     self._idle[thread] = None
             woken = job is None
-            if scheduling is not None and has_long_slack is not (scheduling.contended and woken):
-                # A thread with a job has the usual slack, because it may compute as well.
-                if has_long_slack := not has_long_slack:
-                    scheduling.lengthen_slack()
-                else:
-                    scheduling.restore_slack()
-            if job is None:
-                thread.wakeup.acquire()
+            if job is not None:
+                job.execute()
+                jobs += 1
                 continue
-            job.execute()
+            try:
+                idling.begin(jobs)
+                thread.wakeup.acquire()
+            finally:
+                idling.end()
+            jobs = 0
