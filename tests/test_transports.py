@@ -5,6 +5,7 @@ import contextlib
 import contextvars
 import errno
 import fcntl
+import itertools
 import os
 import select
 import socket
@@ -12,6 +13,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any, cast
 
 import pytest
@@ -32,6 +34,8 @@ from aiowsgi.net.transports.loop_transports import LoopTransports
 
 pytestmark = pytest.mark.skipif(not HAS_TRANSPORTS, reason="there is no epoll")
 if HAS_TRANSPORTS:
+    from aiowsgi.net.transports import polled_transport as polled_transport_module
+    from aiowsgi.net.transports import poller as poller_module
     from aiowsgi.net.transports.polled_transport import (
         _MANY_BYTES,
         _READ_BYTES,
@@ -465,14 +469,15 @@ def test_one_that_another_has_ended_is_not_served_any_more(house: House) -> None
 def test_the_next_one_with_the_same_descriptor_has_nothing_of_the_last_one(house: House) -> None:
     last, _ = house.connect()
     transport = last.transport
+    number = transport.descriptor
     sock, client = house.pair()
     last.transport.abort()
     house.until(lambda: last.calls == ["lost"])
     assert transport.get_extra_info("socket").fileno() == -1
     with sock:
-        same = fcntl.fcntl(sock.fileno(), fcntl.F_DUPFD_CLOEXEC, transport.descriptor)
+        same = fcntl.fcntl(sock.fileno(), fcntl.F_DUPFD_CLOEXEC, number)
     following = house.connect_to(socket.socket(fileno=same))
-    assert following.transport.descriptor == transport.descriptor
+    assert following.transport.descriptor == number
     transport.write(b"foreign")
     transport.resume_reading()
     transport.close()
@@ -530,8 +535,11 @@ def test_ends_are_told_all_the_same_when_one_is_interrupted(house: House) -> Non
     first, _ = house.connect()
     second, _ = house.connect()
 
+    interruptions = [KeyboardInterrupt]
+
     def interrupt() -> None:
-        raise KeyboardInterrupt
+        if interruptions:
+            raise interruptions.pop()
 
     first.on_lost = interrupt
     first.transport.abort()
@@ -539,6 +547,55 @@ def test_ends_are_told_all_the_same_when_one_is_interrupted(house: House) -> Non
     with pytest.raises(KeyboardInterrupt):
         house.run(3)
     house.until(lambda: second.calls == ["lost"])
+    # It could not be finished, and was told again.
+    assert first.calls == ["lost", "lost"]
+
+
+def test_every_end_is_told_wherever_that_is_interrupted(house: House) -> None:
+    other, other_client = house.connect()
+    step = 1
+    while is_interrupted(house, other_client, step):
+        step += 1
+    assert house.is_quiet()
+    assert other.calls == house.problems == []
+
+
+def is_interrupted(house: House, other_client: socket.socket, step: int) -> bool:
+    """Have ends told, and that interrupted at this bytecode. Return False if there are fewer."""
+    files = {poller_module.__file__, polled_transport_module.__file__}
+    told = Protocol.connection_lost.__code__
+    steps = itertools.count(1)
+    struck = False
+
+    def trace(frame: FrameType, event: str, arg: object) -> Any:
+        nonlocal struck
+        if frame.f_code.co_filename not in files and frame.f_code is not told:
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode" and next(steps) == step:
+            struck = True
+            raise KeyboardInterrupt
+        return trace
+
+    ends = [house.connect() for _ in range(2)]
+    with contextlib.suppress(KeyboardInterrupt):
+        sys.settrace(trace)
+        try:
+            for protocol, _ in ends:
+                protocol.transport.abort()
+            house.run(3)
+        finally:
+            sys.settrace(None)
+    for protocol, _ in ends:
+        # Whoever wanted to may have been interrupted.
+        protocol.transport.abort()
+    # Any other socket has the poller go on.
+    other_client.sendall(b"x")
+    house.until(lambda: all(protocol.transport.descriptor == -1 for protocol, _ in ends))
+    for protocol, _ in ends:
+        assert set(protocol.calls) == {"lost"}
+        assert protocol.transport.get_extra_info("socket").fileno() == -1
+    return struck
 
 
 def test_ends_are_told_all_the_same_when_one_could_not_be(

@@ -154,10 +154,11 @@ class SocketWire(asyncio.Protocol):
 
         Or that it could not be set up.
         """
-        # Each knows the other, and would be left to the garbage collector.
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.on_lost()
+        if self._connection is not None:
+            self._connection.on_lost()
+            # Each knows the other, and would be left to the garbage collector. Not before: whoever
+            # is interrupted reports again.
+            self._connection = None
         elif not self._is_made:
             self._is_made = True
             self._shared.on_disconnect()

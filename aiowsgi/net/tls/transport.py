@@ -102,9 +102,9 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Take the end of the connection, which some loops report twice."""
         self._drop_all()
-        wire, self._wire = self._wire, None
-        if wire is not None:
-            wire.connection_lost(exc)
+        if self._wire is not None:
+            self._wire.connection_lost(exc)
+            self._wire = None
 
     def pause_writing(self) -> None:
         """Do nothing: it shows in the size of the buffer."""

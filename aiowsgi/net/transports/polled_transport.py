@@ -68,8 +68,8 @@ class PolledTransport:
     def __init__(self, watcher: Watcher, sock: socket.socket, protocol: asyncio.Protocol) -> None:
         self._watcher = watcher
         self._socket = sock
-        # By which the watcher knows it from its beginning to its end. Nothing else uses the number:
-        # where the socket is closed, it may be that of another one.
+        # By which the watcher knows it; -1 once it is released. Nothing else uses the number: where
+        # the socket is closed, it may be that of another one.
         self.descriptor = sock.fileno()
         self._protocol = protocol
         # What it is watched for: its first bytes, from the beginning.
@@ -113,14 +113,20 @@ class PolledTransport:
         self._update()
 
     def report_end(self) -> None:
-        """Tell the protocol that the connection is lost, and let go of it."""
-        # Each knows the other, and would be left to the garbage collector.
-        protocol, self._protocol = self._protocol, _NOBODY
-        protocol.connection_lost(self._error)
+        """Tell the protocol that the connection is lost, which has to bear that twice."""
+        self._protocol.connection_lost(self._error)
 
     def close_socket(self) -> None:
         """Close the socket. Idempotent."""
         _close(self._socket)
+
+    def release(self) -> None:
+        """Close the socket, and let go of the protocol, which was told. Idempotent."""
+        # The number may be that of another socket from here on.
+        self.descriptor = -1
+        # Each knows the other, and would be left to the garbage collector.
+        self._protocol = _NOBODY
+        self.close_socket()
 
     def _send_rest(self) -> None:
         if self._rest is None:
@@ -168,9 +174,10 @@ class PolledTransport:
 
     def _end(self) -> None:
         if not self._has_ended:
-            self._has_ended = True
             try:
                 self._watcher.note_end(self)
+                # Not before: an interrupted end begins again.
+                self._has_ended = True
             finally:
                 if self._events:
                     self._watcher.watch(self._socket, self._events, 0)

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import select
 import socket
+from collections import deque
 from contextvars import Context
 from typing import Final
 
@@ -34,8 +35,9 @@ class Poller(Watcher):
         self._is_watched = False
         # Those whose sockets are open, by their descriptors.
         self._transports: dict[int, PolledTransport] = {}
-        # Those whose ends their protocols have to be told.
-        self._ended: list[PolledTransport] = []
+        # Those whose ends their protocols have to be told. They stay here until that is done, which
+        # KeyboardInterrupt may interrupt at any line: then it is done again.
+        self._ended: deque[PolledTransport] = deque()
         # Whether that will be done in the next pass of the loop.
         self._will_report = False
         # Whether it does nothing any more: it is closed, or this is a forked child.
@@ -66,6 +68,8 @@ class Poller(Watcher):
         """Have transports do what they can do now."""
         if self._is_over:
             return
+        if self._ended:  # The loop was interrupted before it came to that.
+            self._report_ends()
         for descriptor, events in self._epoll.poll(0, _SOCKETS_PER_PASS):
             # One that was served before may have ended this one. Then another one may have its
             # number by now, which finds that there is nothing to do.
@@ -120,9 +124,9 @@ class Poller(Watcher):
         try:
             # Not those that are added meanwhile, which might have no end.
             for _ in range(len(self._ended)):
-                self._report_end(self._ended.pop(0))
+                self._report_end(self._ended[0])
+                self._ended.popleft()
         finally:
-            # Also where a signal handler has raised KeyboardInterrupt.
             if self._ended and not self._will_report:
                 self._report_soon()
 
@@ -131,9 +135,8 @@ class Poller(Watcher):
             transport.report_end()
         except Exception as error:  # noqa: BLE001 - a defect must not keep others waiting
             self._report(transport, error)
-        finally:
-            self._transports.pop(transport.descriptor, None)
-            transport.close_socket()
+        self._transports.pop(transport.descriptor, None)
+        transport.release()
 
     # Called by the server.
 
