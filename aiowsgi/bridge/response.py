@@ -263,16 +263,18 @@ class ResponseWriter(Source):
         """
         if self._progress is not OPEN or self._error is not None:
             self._check_open()
-        for number, piece in enumerate(pieces):
+        while pieces:
+            piece = pieces[0]
             size = len(piece)
             if size > _MAX_PIECE or size > self._high_water:
-                return pieces[number:]
+                break
             # Most responses are queued at once, when nothing else is.
             if self._size and not self._has_room(size):
                 if not self._woken:
-                    return pieces[number:]
+                    break
                 self._wait_for_room(size)
                 self._check_open()
+            pieces = pieces[1:]
             if not size:
                 continue
             if self._size < MIN_COUNTED:
@@ -282,7 +284,7 @@ class ResponseWriter(Source):
             self._size += size
             if self._size >= MIN_COUNTED:
                 self._count()
-        return []
+        return pieces
 
     def _check_open(self) -> None:
         """Raise an error where nothing more can be queued. The lock is held."""
