@@ -139,6 +139,8 @@ class Reader:
             assert len(event.section.fields) <= limits.fields
             # The empty lines before and behind the head are free.
             assert taken <= limits.head + 4
+            if not (event.section.chunked or event.section.content_length):
+                self.messages[-1].end = self.fed - self.parser.buffered
             return
         assert message is not None, "a body without a head"
         if isinstance(event, BodyData):

@@ -13,7 +13,7 @@ from aiowsgi.http.parser import Parser
 from aiowsgi.http.readers.h11_reader import H11
 from aiowsgi.http.readers.httptools_reader import HTTPTOOLS
 from aiowsgi.http.readers.reader import Reader
-from aiowsgi.http.request import BodyData, Event, Limits
+from aiowsgi.http.request import BodyData, EndOfMessage, Event, Limits, RequestHead
 from aiowsgi.http.sections import FieldSections
 
 EMPTY_LINE = b"\r\n"
@@ -42,6 +42,13 @@ def events(parser: Parser) -> Iterator[Event]:
             return
         yield event
     raise AssertionError("more events than bytes")
+
+
+def ends_request(event: Event) -> bool:
+    """Return whether a request is complete with this event."""
+    if isinstance(event, RequestHead):
+        return not (event.section.chunked or event.section.content_length)
+    return isinstance(event, EndOfMessage)
 
 
 def joined(stream: list[Event]) -> list[Event]:

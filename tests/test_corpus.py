@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 from corpus_files import Case, CorpusError, ExpectedRequest, decode, load_corpus, parse_case
 from extent import sampled
-from http_streams import each_reader, new_parser
+from http_streams import each_reader, ends_request, new_parser
 
 from aiowsgi.errors import Refusal
 from aiowsgi.http.parser import Parser
@@ -88,7 +88,7 @@ def take_events(parser: Parser, outcome: Outcome) -> None:
         open_request = requests[-1] if requests and not requests[-1].complete else None
         if isinstance(event, RequestHead):
             assert open_request is None, "a head inside a message"
-            requests.append(Seen(event))
+            requests.append(Seen(event, complete=ends_request(event)))
             continue
         assert open_request is not None, f"{event} outside a message"
         if isinstance(event, BodyData):

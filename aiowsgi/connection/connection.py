@@ -6,7 +6,7 @@ from ..errors import ClientDisconnected, Refusal, RequestBodyError, overload
 from ..exchange.info import ConnectionInfo
 from ..exchange.interfaces import Codec, Wire
 from ..exchange.refusal import respond_with_refusal, stream_without_head
-from ..exchange.states import ANSWERED, BEGUN, EXPECT_BODY, GIVE_UP, QUEUED, SENT, START
+from ..exchange.states import ANSWERED, EXPECT_BODY, GIVE_UP, QUEUED, SENT, START
 from ..exchange.stream import Stream
 from ..http.request import RequestHead
 from .receiver import Receiver
@@ -193,9 +193,9 @@ class Connection(ConnectionView):
         )
         if receiver.eof:
             stream.disconnect_error = self._disconnection()
-        if not (head.section.chunked or head.section.content_length):
-            return
-        if receiver.expect_body(head.section):
+        if not receiver.is_parsing:
+            self._dispatch(stream)
+        elif receiver.expect_body(head.section):
             self._stream_body(stream)
         else:
             stream.fire(EXPECT_BODY)
@@ -225,7 +225,7 @@ class Connection(ConnectionView):
         stream = self._stream
         if stream is None:
             self._expect_request(BODY_END)
-        elif stream.state is BEGUN or self.receiver.end_body(stream):
+        elif self.receiver.end_body(stream):
             self._dispatch(stream)
         else:
             stream.is_last = self._is_last()

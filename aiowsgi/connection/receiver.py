@@ -31,7 +31,7 @@ class RequestHandler(StreamOwner):
 
     @abstractmethod
     def on_head(self, head: RequestHead) -> None:
-        """Take the head of a request."""
+        """Take the head of a request, which is all of it where the receiver parses no more."""
 
     @abstractmethod
     def on_body(self, data: bytes) -> None:
@@ -39,7 +39,7 @@ class RequestHandler(StreamOwner):
 
     @abstractmethod
     def on_end(self) -> None:
-        """Take its end."""
+        """Take the end of its body."""
 
     @abstractmethod
     def refuse(self, refusal: Refusal) -> None:
@@ -180,19 +180,21 @@ class Receiver:
         if self._is_yielding or handler is None:
             return
         try:
-            # Most requests have three events, and the next request waits for the response. But a
-            # body in many small chunks comes in portions, between which other connections have
-            # their turn.
+            # Most requests have few events, and the next request waits for the response: it stays
+            # where it is. But a body in many small chunks comes in portions, between which other
+            # connections have their turn.
             while self.is_parsing and (event := parser.next_event()) is not None:
-                if event is END_OF_MESSAGE:
-                    # The next request stays where it is.
+                if isinstance(event, RequestHead):
+                    section = event.section
+                    if not (section.chunked or section.content_length):
+                        self.is_parsing = False
+                    handler.on_head(event)
+                elif event is END_OF_MESSAGE:
                     self.is_parsing = False
                     if self.spool is None:
                         handler.on_end()
                     else:
                         self.on_spooled()
-                elif isinstance(event, RequestHead):
-                    handler.on_head(event)
                 elif isinstance(event, BodyData):
                     handler.on_body(event.data)
                     if event.more:

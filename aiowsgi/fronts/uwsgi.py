@@ -173,8 +173,7 @@ class UwsgiParser(RequestParser):
             elif self._remaining:
                 event = self._next_data()
             else:
-                self._finished = True
-                self.drop()
+                self._finish()
                 return END_OF_MESSAGE
             if event is None and self._eof and (self._in_body or self.has_begun):
                 raise IncompleteRequest(
@@ -200,9 +199,16 @@ class UwsgiParser(RequestParser):
         block = bytes(buffer[_HEADER_SIZE:end])
         self._buffer = bytes(buffer[end:])
         head = self._read(block)
-        self._in_body = True
-        self._remaining = head.section.content_length or 0
+        if head.section.content_length:
+            self._remaining = head.section.content_length
+            self._in_body = True
+        else:
+            self._finish()
         return head
+
+    def _finish(self) -> None:
+        self._finished = True
+        self.drop()
 
     def _next_data(self) -> BodyData | None:
         data = bytes(self._buffer[: self._remaining])

@@ -141,7 +141,7 @@ class Parser(RequestParser):
                 self._in_body = False
                 event = END_OF_MESSAGE
             position = self._position
-            if position and (position == len(self._buffer) or event is END_OF_MESSAGE):
+            if position and (position == len(self._buffer) or not self._in_body):
                 # Bytes that were parsed are not kept, so that an idle connection holds none.
                 self._buffer = self._buffer[position:]
                 self._position = 0
@@ -169,7 +169,6 @@ class Parser(RequestParser):
                 known = self._sections.known_heads.get(buffer)
                 if known is not None:
                     self._buffer = b""
-                    self._in_body = True
                     return known
             if (head := self._ordinary_head(buffer)) is not None:
                 return head
@@ -206,7 +205,6 @@ class Parser(RequestParser):
         if section is None:
             return None
         self._buffer = rest
-        self._in_body = True
         path, _, query = target.partition("?")
         head = RequestHead(method, target, path, query, section.host, section, section.variables)
         if section.chunked or section.content_length:
@@ -226,7 +224,6 @@ class Parser(RequestParser):
         raw = rest.removeprefix(b"HTTP/")
         section = self._sections.known.get(raw) or self._sections.read(raw)
         assert section is not None  # All its lines were checked.
-        self._in_body = True
         self._begin_body(section)
         host, variables = section.host, section.variables
         if authority is not None:
@@ -239,8 +236,10 @@ class Parser(RequestParser):
         if section.chunked:
             self._chunks = ChunkScanner(self._sections.limits)
             self._decoder = self._sections.reader.chunk_decoder()
-        else:
-            self._remaining = section.content_length or 0
+            self._in_body = True
+        elif section.content_length:
+            self._remaining = section.content_length
+            self._in_body = True
 
     def _next_data(self) -> BodyData | None:
         # A body with Content-Length need not be parsed.

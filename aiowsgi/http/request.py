@@ -129,7 +129,10 @@ class BodyData(NamedTuple):
 
 
 class EndOfMessage(NamedTuple):
-    """The request is complete. What follows belongs to the next one."""
+    """The body is complete. What follows belongs to the next request.
+
+    A request whose section announces no body is complete with its head, and has no such event.
+    """
 
 
 END_OF_MESSAGE: Final = EndOfMessage()
