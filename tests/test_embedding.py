@@ -26,7 +26,6 @@ from raw_client import be_patient, eventually, transports_of_the_loop
 import aiowsgi
 from aiowsgi import BindError, ConfigError
 from aiowsgi.config import ProcessOptions
-from aiowsgi.net.bind.listening import ListeningSocket
 from aiowsgi.server import serving
 
 # Long enough for a busy machine; a test that passes never waits for it.
@@ -1113,40 +1112,41 @@ def _fail_once(monkeypatch: pytest.MonkeyPatch, method: str, error: BaseExceptio
     return failed
 
 
-def _fail_accept_once(monkeypatch: pytest.MonkeyPatch, error: OSError) -> asyncio.Event:
-    """Let the next ``accept`` on any socket fail; return the event of that failure."""
-    real = ListeningSocket.accept
-    failed = asyncio.Event()
+class FailingSocket(socket.socket):
+    """A socket that a program has bound, and on which nothing can be accepted at first."""
 
-    def fail(listening: ListeningSocket) -> Any:
-        if not failed.is_set():
-            failed.set()
-            raise error
-        return real(listening)
+    def __init__(self, error: OSError) -> None:
+        super().__init__()
+        self.bind(("127.0.0.1", 0))
+        self._error = error
+        self.failed = asyncio.Event()
 
-    monkeypatch.setattr(ListeningSocket, "accept", fail)
-    return failed
+    def _accept(self) -> tuple[int, object]:
+        if not self.failed.is_set():
+            self.failed.set()
+            raise self._error
+        return super()._accept()  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
 async def test_accepting_goes_on_after_descriptors_were_exhausted(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int
+    caplog: pytest.LogCaptureFixture, number: int
 ) -> None:
-    failed = _fail_accept_once(monkeypatch, OSError(number, os.strerror(number)))
-    async with aiowsgi.serve(hello, "127.0.0.1", 0) as server:
+    sock = FailingSocket(OSError(number, os.strerror(number)))
+    async with aiowsgi.serve(hello, sock=sock) as server:
         assert (await get(server.url)).text == "hello"
-    assert failed.is_set()
+    assert sock.failed.is_set()
     (record,) = [record for record in caplog.records if "Cannot accept" in record.message]
     assert os.strerror(number) in record.message
 
 
 async def test_client_that_left_before_it_was_accepted_disturbs_nobody(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    failed = _fail_accept_once(monkeypatch, ConnectionAbortedError(errno.ECONNABORTED, ""))
-    async with aiowsgi.serve(hello, "127.0.0.1", 0) as server:
+    sock = FailingSocket(ConnectionAbortedError(errno.ECONNABORTED, ""))
+    async with aiowsgi.serve(hello, sock=sock) as server:
         assert (await get(server.url)).text == "hello"
-    assert failed.is_set()
+    assert sock.failed.is_set()
     assert [record for record in caplog.records if record.name == "aiowsgi.error"] == []
 
 
@@ -1165,15 +1165,15 @@ async def test_connection_that_cannot_be_set_up_does_not_count(
 
 
 async def test_listening_socket_that_is_lost_is_told(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    failed = _fail_accept_once(monkeypatch, OSError(errno.EBADF, "Bad file descriptor"))
+    sock = FailingSocket(OSError(errno.EBADF, "Bad file descriptor"))
     async with (
-        aiowsgi.serve(hello, "127.0.0.1", 0) as server,
+        aiowsgi.serve(hello, sock=sock) as server,
         connect(server),
         asyncio.timeout(PATIENCE),
     ):
-        await failed.wait()
+        await sock.failed.wait()
     (record,) = [record for record in caplog.records if record.levelno == logging.CRITICAL]
     assert "Cannot accept connections any more" in record.message
 
