@@ -546,6 +546,17 @@ def test_a_head_that_is_repeated_is_read_once() -> None:
     assert repeated(sections, head_bytes(b"GET /%41?b"), times=2)[-1] is heads[-1]
 
 
+def test_a_head_that_begins_connection_after_connection_is_read_once() -> None:
+    sections = warm(head_bytes())
+    heads = [repeated(sections, head_bytes(b"GET /%41?b"), times=1)[0] for _ in range(5)]
+    assert all(head == heads[0] for head in heads)
+    assert heads[-1] is heads[-2]
+    # Another one is not kept at once.
+    other = head_bytes(b"GET /another")
+    assert repeated(sections, other, times=1) == repeated(sections, other, times=1)
+    assert [*sections.known_heads] == [head_bytes(b"GET /%41?b")]
+
+
 @pytest.mark.parametrize(
     "requests",
     [

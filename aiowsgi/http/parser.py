@@ -67,8 +67,9 @@ class Parser(RequestParser):
         self._line = ""  # The request line, if ``drop`` has dropped its bytes.
         self._in_body = False
         # The size of the last head that may be a known one. Only of those that arrived alone, have
-        # no body, and whose section is known.
-        self._last_size = 0
+        # no body, and whose section is known. Before the first one, that of another connection:
+        # many clients make one for each request.
+        self._last_size = sections.last_size
         self._remaining = 0  # Bytes of a body with Content-Length that have yet to be parsed.
         self._chunks: ChunkScanner | None = None
         self._decoder: ChunkDecoder | None = None
@@ -213,7 +214,7 @@ class Parser(RequestParser):
             size = len(buffer)
             if size == self._last_size:
                 self._sections.offer_head(buffer, head)
-            self._last_size = size
+            self._last_size = self._sections.last_size = size
         return head
 
     def _checked_head(self, block: bytes) -> RequestHead:

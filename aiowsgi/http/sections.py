@@ -125,6 +125,7 @@ class FieldSections:
         "_precedents",
         "known",
         "known_heads",
+        "last_size",
         "limits",
         "max_unmeasured",
         "reader",
@@ -152,6 +153,8 @@ class FieldSections:
         self.known = self._cache.known
         self._heads = Cache[bytes, RequestHead](_MAX_HEADS, _MAX_HEAD_SIZE)
         self.known_heads = self._heads.known
+        # The size of the last head that may be one of those, for new connections.
+        self.last_size = 0
         # Only lines that are well formed, whatever section they were in.
         self._lines = Cache[bytes, _Line](_MAX_LINES, _MAX_LINE_SIZE)
         # By their number of lines, the last sections that were not like the one before.
