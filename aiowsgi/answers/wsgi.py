@@ -182,15 +182,16 @@ class WsgiCall:
         else:
             source = _BYTES_IO() if prefetched is None else kept_input(prefetched.all())
         info = stream.info
+        # By position: keywords are half as dear again as all else of the call.
         environ = build_environ(
             answerer.base_environ,
             stream.head,
             source,
-            scheme=info.scheme,
-            server=info.server,
-            client=info.client,
-            tls=None if info.tls is None else info.tls.variables(),
-            peer=info.peer,
+            info.scheme,
+            info.server,
+            info.client,
+            None if info.tls is None else info.tls.variables(),
+            info.peer,
         )
         if body is None and stream.head.section.chunked:
             # Most frameworks read nothing of a body without a length, whatever

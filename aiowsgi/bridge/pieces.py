@@ -9,9 +9,10 @@ _SMALL = 1 << 12
 
 def unsent(pieces: list[bytes], sent: int) -> list[bytes]:
     """Return what is left of pieces of which ``sent`` bytes have gone. Only one is cut up."""
-    for number, piece in enumerate(pieces):
+    others = iter(pieces)
+    for piece in others:
         if sent < len(piece):
-            return [piece[sent:] if sent else piece, *pieces[number + 1 :]]
+            return [piece[sent:] if sent else piece, *others]
         sent -= len(piece)
     return []
 

@@ -100,7 +100,6 @@ def build_environ(
     base: Environ,
     head: RequestHead,
     body: BinaryIO,
-    *,
     scheme: str,
     server: tuple[str, str],
     client: tuple[str, str],
