@@ -18,7 +18,7 @@ from raw_client import StartServer, connect, eventually, on_each_loop
 
 from aiowsgi.bridge.budget import Budget
 from aiowsgi.bridge.locks import Lock, make_condition, make_lock
-from aiowsgi.bridge.response import ResponseWriter
+from aiowsgi.bridge.response import ResponseWriter, WriterTerms
 from aiowsgi.bridge.source import Progress
 from aiowsgi.errors import ApplicationError, ClientDisconnected, RequestTimeout
 from aiowsgi.net.sockets import send_now
@@ -66,9 +66,8 @@ def wakes() -> Wakes:
 
 
 def direct_writer(wakes: Wakes, kernel: Kernel) -> ResponseWriter:
-    writer = ResponseWriter(
-        Owner(), waking(wakes), make_lock(), high_water=1 << 20, budget=Budget(ALL), slots=NoSlots()
-    )
+    terms = WriterTerms(waking(wakes), 1 << 20, Budget(ALL), NoSlots())
+    writer = ResponseWriter(Owner(), terms, make_lock())
     writer.send_now = kernel.send
     return writer
 
@@ -300,14 +299,8 @@ def test_two_threads_send_everything_once_and_in_order(
     chance = random.Random(seed)
     kernel = Kernel(room)
     woken = threading.Semaphore(0)
-    writer = ResponseWriter(
-        Owner(),
-        waking(woken.release),
-        make_lock(),
-        high_water=16,
-        budget=Budget(ALL),
-        slots=NoSlots(),
-    )
+    terms = WriterTerms(waking(woken.release), 16, Budget(ALL), NoSlots())
+    writer = ResponseWriter(Owner(), terms, make_lock())
     writer.send_now = kernel.send
 
     def produce() -> None:

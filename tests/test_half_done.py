@@ -90,9 +90,8 @@ class FailingConnection(MemoryConnection):
         step, at = self._step
         if step == "wake":
             failing = FailsOnce(self.timers.call_soon, at)
-            self.resources.mailbox = Mailbox(
-                failing, lambda stream: stream.owner.look_after(stream)
-            )
+            mailbox = Mailbox[Stream](failing, lambda stream: stream.owner.look_after(stream))
+            self.resources.mailbox = self.resources.writer_terms.mailbox = mailbox
         else:
             failing = FailsOnce(getattr(ResponseEncoder, step), at)
             self.codec = FailingCodec(self.codec, step, failing)

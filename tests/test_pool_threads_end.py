@@ -41,7 +41,7 @@ from aiowsgi.bridge.pool.executor_queue import ExecutorQueue
 from aiowsgi.bridge.pool.pool_thread import PoolThread
 from aiowsgi.bridge.pool.reporting_pool import ReportingPool
 from aiowsgi.bridge.pool.thread_pool import ThreadPool
-from aiowsgi.bridge.response import ResponseWriter
+from aiowsgi.bridge.response import ResponseWriter, WriterTerms
 from aiowsgi.bridge.source import Progress
 from aiowsgi.errors import ClientDisconnected
 from aiowsgi.observe.scoreboard import Row, Scoreboard
@@ -448,9 +448,7 @@ def test_all_that_can_be_looked_at_can_be_so_in_the_middle_of_a_call(pool: Threa
     queue = ExecutorQueue(pool, queue_size=1)
     budget = Budget(ALL)
     slots: Any = pool
-    writer = ResponseWriter(
-        Owner(), waking(), make_lock(), high_water=ALL, budget=budget, slots=slots
-    )
+    writer = ResponseWriter(Owner(), WriterTerms(waking(), ALL, budget, slots), make_lock())
     body = RequestBody(lambda: None, high_water=ALL, budget=budget, slots=slots)
     looks: list[tuple[Lock, Any, list[str]]] = [
         (pool._lock, pool, ["running", "living_threads", "queued", "lost", "is_starved"]),
@@ -471,9 +469,7 @@ def test_all_that_can_be_looked_at_can_be_so_in_the_middle_of_a_call(pool: Threa
 
 
 def test_response_that_is_interrupted_takes_nothing_and_says_so(pool: ThreadPool) -> None:
-    writer = ResponseWriter(
-        Owner(), waking(), make_lock(), high_water=ALL, budget=Budget(ALL), slots=pool
-    )
+    writer = ResponseWriter(Owner(), WriterTerms(waking(), ALL, Budget(ALL), pool), make_lock())
     writer.write([b"a"])
     for call in (writer.write, writer.finish):
         with pytest.raises(RuntimeError, match="the response is in use by this very thread"):

@@ -32,7 +32,7 @@ from thread_waits import (
 from aiowsgi.bridge import response as response_module
 from aiowsgi.bridge.budget import MIN_COUNTED, Budget
 from aiowsgi.bridge.locks import make_lock
-from aiowsgi.bridge.response import _ALWAYS_ALLOWED, _MAX_PIECE, ResponseWriter
+from aiowsgi.bridge.response import _ALWAYS_ALLOWED, _MAX_PIECE, ResponseWriter, WriterTerms
 from aiowsgi.bridge.source import Progress
 from aiowsgi.errors import ApplicationError, ClientDisconnected, ServerStopped
 
@@ -47,14 +47,8 @@ def make_writer(
     budget: Budget | None = None,
     slots: ThreadSlots | None = None,
 ) -> ResponseWriter:
-    return ResponseWriter(
-        Owner(),
-        waking(wake),
-        make_lock(),
-        high_water=high_water,
-        budget=budget or Budget(ALL),
-        slots=slots or ThreadSlots(),
-    )
+    terms = WriterTerms(waking(wake), high_water, budget or Budget(ALL), slots or ThreadSlots())
+    return ResponseWriter(Owner(), terms, make_lock())
 
 
 def take(writer: ResponseWriter) -> tuple[bytes, Progress]:

@@ -6,6 +6,7 @@ bounded in bytes, to the loop thread, which waits for the client.
 
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from ..errors import ApplicationError, ClientDisconnected
@@ -37,36 +38,44 @@ class ResponseOwner(Protocol):
         """
 
 
+@dataclass(slots=True)
+class WriterTerms:
+    """What all writers of a server have in common. It is not changed."""
+
+    # Takes the owner to the loop thread, which calls ``take`` soon.
+    mailbox: Mailbox[Any]
+    # In bytes: beyond it, a write waits.
+    high_water: int
+    # Counts what is buffered for all clients.
+    budget: Budget
+    # Where a pool thread releases its slot while it waits.
+    slots: ThreadSlots
+
+
 class ResponseWriter(Source):
     """A bounded queue of bytes: one pool thread writes, the loop thread takes.
 
     While nothing is queued, and the loop thread has nothing left to send, the pool thread may send
     by itself. See ``send_now``.
 
-    Arguments: the owner; the mailbox that takes it to the loop thread, which then calls ``take``
-    soon; a lock; ``high_water`` in bytes, beyond which a write waits; ``budget``
-    counts what is buffered for all clients; ``slots``, where the pool thread releases its slot
-    while it waits. The lock may be that of an earlier writer whose response is complete: to make
-    one costs as much as all else of a writer.
+    Arguments: the owner; what all writers have in common; and a lock, which may be that of an
+    earlier writer whose response is complete: to make one costs as much as all else of a writer.
     """
 
     __slots__ = (
         "_begun",
         "_blocked_threads",
-        "_budget",
         "_direct",
         "_error",
         "_held",
-        "_high_water",
         "_lock",
-        "_mailbox",
         "_owner",
         "_pieces",
         "_progress",
         "_room",
         "_size",
-        "_slots",
         "_tail",
+        "_terms",
         "_woken",
         "send_now",
     )
@@ -74,18 +83,12 @@ class ResponseWriter(Source):
     def __init__(
         self,
         owner: ResponseOwner,
-        mailbox: Mailbox[Any],
+        terms: WriterTerms,
         lock: Lock,
-        high_water: int,
-        budget: Budget,
-        slots: ThreadSlots,
     ) -> None:
         # None once the loop thread need not be woken any more.
         self._owner: ResponseOwner | None = owner
-        self._mailbox = mailbox
-        self._high_water = high_water
-        self._budget = budget
-        self._slots = slots
+        self._terms = terms
         # Protects everything below. Taken by the pool thread to write and by the loop thread to
         # take, each for a few instructions, or for as long as the kernel needs to take a piece.
         # A signal handler or destructor that interrupts that may look at the writer, but not write.
@@ -177,7 +180,7 @@ class ResponseWriter(Source):
                         owner = self._owner
                         self._woken = True
                 if owner is not None:
-                    self._mailbox.post(owner)
+                    self._terms.mailbox.post(owner)
             except BaseException:
                 if owner is not None:
                     self._rearm_wake()
@@ -185,7 +188,7 @@ class ResponseWriter(Source):
             if not pieces:
                 return
             first = pieces[0]
-            largest = min(_MAX_PIECE, self._high_water)
+            largest = min(_MAX_PIECE, self._terms.high_water)
             if len(first) > largest:
                 # Copies, not views: one view that is still queued would keep the whole piece in
                 # memory.
@@ -230,7 +233,7 @@ class ResponseWriter(Source):
                 owner = self._owner
                 self._woken = True
             if owner is not None:
-                self._mailbox.post(owner)
+                self._terms.mailbox.post(owner)
         except BaseException:
             if owner is not None:
                 self._rearm_wake()
@@ -266,7 +269,7 @@ class ResponseWriter(Source):
         while pieces:
             piece = pieces[0]
             size = len(piece)
-            if size > _MAX_PIECE or size > self._high_water:
+            if size > _MAX_PIECE or size > self._terms.high_water:
                 break
             # Most responses are queued at once, when nothing else is.
             if self._size and not self._has_room(size):
@@ -298,9 +301,9 @@ class ResponseWriter(Source):
         size = self._size + more
         if not self._size or not more or self._error is not None:
             return True
-        if size > self._high_water:
+        if size > self._terms.high_water:
             return False
-        return size <= _ALWAYS_ALLOWED or self._budget.has_room(self._held, size)
+        return size <= _ALWAYS_ALLOWED or self._terms.budget.has_room(self._held, size)
 
     def _is_low(self, more: int) -> bool:
         """Return whether a thread that waits to queue ``more`` bytes goes on. The lock is held."""
@@ -308,7 +311,7 @@ class ResponseWriter(Source):
 
     def _is_drained(self) -> bool:
         """Return whether little enough is queued to wake who waits. The lock is held."""
-        return self._size <= self._high_water // _LOW_WATER_PART or self._error is not None
+        return self._size <= self._terms.high_water // _LOW_WATER_PART or self._error is not None
 
     def _wait_for_room(self, more: int) -> None:
         """Wait until ``more`` bytes can be queued, and some more. The lock is held.
@@ -317,15 +320,15 @@ class ResponseWriter(Source):
         disconnects when the client leaves, takes nothing for too long, or the server stops.
         """
         if self._room is None:
-            self._room = self._slots.make_condition(self._lock)
+            self._room = self._terms.slots.make_condition(self._lock)
         self._blocked_threads += 1
         try:
             if not self._room.wait_for(lambda: self._is_low(more), SHORT_WAIT):
                 try:
-                    self._slots.release_slot()
+                    self._terms.slots.release_slot()
                     self._room.wait_for(lambda: self._is_low(more))
                 finally:
-                    self._slots.reclaim_slot()
+                    self._terms.slots.reclaim_slot()
         finally:
             self._blocked_threads -= 1
 
@@ -340,7 +343,7 @@ class ResponseWriter(Source):
 
     def _count(self) -> None:
         """Tell the budget how many bytes are queued. The lock is held."""
-        self._held = self._budget.update(self._held, self._size)
+        self._held = self._terms.budget.update(self._held, self._size)
 
     def take(self, limit: int) -> tuple[list[bytes], Progress]:
         """Return pieces from the queue, and what follows them. Called on the loop thread.

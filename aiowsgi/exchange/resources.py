@@ -13,6 +13,7 @@ from typing import Any
 from ..bridge.budget import Budget
 from ..bridge.mailbox import Mailbox
 from ..bridge.pool.jobs import JobQueue
+from ..bridge.response import WriterTerms
 from ..bridge.spool import Spooler
 from ..config import Config
 from ..errors import ClientDisconnected
@@ -59,12 +60,15 @@ class Resources:
     id_prefix: str = field(default_factory=lambda: f"{os.urandom(4).hex()}-")
     # How many requests have come, also those whose head could not be read. The loop thread counts.
     requests: int = 0
-    # Two of the options. Each request asks for them here, because compiled code finds them faster.
-    response_buffer: int = field(init=False)
+    # How responses are buffered.
+    writer_terms: WriterTerms = field(init=False)
+    # An option. Each request asks for it here, because compiled code finds it faster.
     max_keep_alive_requests: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.response_buffer = self.config.response_buffer
+        self.writer_terms = WriterTerms(
+            self.mailbox, self.config.response_buffer, self.budget, self.pool
+        )
         self.max_keep_alive_requests = self.config.max_keep_alive_requests
 
     def report_illegal(

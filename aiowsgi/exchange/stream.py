@@ -154,15 +154,7 @@ class Stream(Responder):
         # looks too early announces nothing; it closes all the same. See ``encoder.keep_alive``.
         self.is_last = False
         self.encoder = encoder
-        # By position: keywords cost a dictionary, for each request.
-        self.writer = ResponseWriter(
-            self,
-            resources.mailbox,
-            lock,
-            resources.response_buffer,
-            resources.budget,
-            resources.pool,
-        )
+        self.writer = ResponseWriter(self, resources.writer_terms, lock)
         # Where the connection takes the response from.
         self.source: Source = self.writer
 
