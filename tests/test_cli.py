@@ -13,6 +13,7 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
+from grouped import in_one_test
 
 import aiowsgi
 from aiowsgi.cli import main, one_process
@@ -412,7 +413,7 @@ def test_hints_are_many_and_shadow_no_option() -> None:
     assert all(re.fullmatch(r"--[a-z][a-z0-9_-]+|-[A-Za-z]", option) for option in HINTS)
 
 
-@pytest.mark.parametrize("option", HINTS)
+@in_one_test("option", HINTS)
 def test_hint_names_what_exists(option: str) -> None:
     named = set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", HINTS[option]))
     # Those of other programs that a hint calls for.

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+from grouped import in_one_test
 
 from aiowsgi.config import (
     Config,
@@ -66,7 +67,7 @@ def test_durations(text: str, seconds: float) -> None:
     assert math.isclose(parsed, seconds)
 
 
-@pytest.mark.parametrize(
+@in_one_test(
     "text",
     [
         *("", "s", "-1", "+1", "1.", ".5", "1,5", "1e3", "inf", "nan", "0x10", "1_000", "1S", "1d"),
@@ -173,7 +174,7 @@ def beside(name: str) -> dict[str, Any]:
     return {"workers": 1} if name in WorkerOptions.__dataclass_fields__ else {}
 
 
-@pytest.mark.parametrize("name", NUMBERS)
+@in_one_test("name", NUMBERS)
 def test_a_number_may_be_its_minimum_and_not_less(name: str) -> None:
     minimum = OPTIONS[name].minimum
     assert minimum is not None
@@ -185,22 +186,22 @@ def test_a_number_may_be_its_minimum_and_not_less(name: str) -> None:
             Config(**{name: value})
 
 
-@pytest.mark.parametrize("name", NUMBERS)
-@pytest.mark.parametrize("value", ["5", True, False, b"5", (5,), 1j], ids=ascii)
+@in_one_test("name", NUMBERS)
+@in_one_test("value", ["5", True, False, b"5", (5,), 1j], ids=ascii)
 def test_a_number_is_a_number(name: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=f"^{name} must be a number, not") as e:
         Config(**{name: value})
     assert repr(value) in str(e.value)
 
 
-@pytest.mark.parametrize("name", sorted({*NUMBERS} - {*DURATIONS}))
-@pytest.mark.parametrize("value", [5.0, 1.5, math.nan, math.inf])
+@in_one_test("name", sorted({*NUMBERS} - {*DURATIONS}))
+@in_one_test("value", [5.0, 1.5, math.nan, math.inf])
 def test_a_count_or_size_is_a_whole_number(name: str, value: float) -> None:
     with pytest.raises(ConfigError, match=f"^{name} must be a whole number, not"):
         Config(**{name: value})
 
 
-@pytest.mark.parametrize("name", DURATIONS)
+@in_one_test("name", DURATIONS)
 def test_a_duration_may_be_whole_or_not_and_is_never_nan(name: str) -> None:
     assert getattr(Config(**{**beside(name), name: 5}), name) == 5
     assert getattr(Config(**{**beside(name), name: 0.5}), name) == 0.5
@@ -307,7 +308,7 @@ def test_workers_are_none_or_a_number_or_auto() -> None:
 # What an option says about itself: the command line and the documentation have nothing else.
 
 
-@pytest.mark.parametrize("name", FIELDS)
+@in_one_test("name", FIELDS)
 def test_every_option_explains_itself(name: str) -> None:
     option = OPTIONS[name]
     assert re.fullmatch(r"[a-z]+(_[a-z]+)*", name)
@@ -336,13 +337,13 @@ def test_choices_are_the_type_of_their_field(name: str) -> None:
     assert get_args(FIELDS[name].type) == OPTIONS[name].choices
 
 
-@pytest.mark.parametrize("name", NUMBERS)
+@in_one_test("name", NUMBERS)
 def test_the_metavar_tells_the_unit_that_is_parsed(name: str) -> None:
     metavars = {parse_duration: "SECONDS", parse_size: "BYTES", parse_count: "N"}
     assert OPTIONS[name].metavar == metavars[OPTIONS[name].parse]
 
 
-@pytest.mark.parametrize("name", FIELDS)
+@in_one_test("name", FIELDS)
 def test_names_tell_the_unit(name: str) -> None:
     # One vocabulary: timeouts, targets and delays are seconds; what may be buffered, and rates, are
     # bytes; counts of things that are refused beyond are max_.
@@ -398,7 +399,7 @@ def test_one_thread_has_no_spare_ones_unless_they_are_asked_for() -> None:
     assert Config(threads=2, spare_threads=0).most_spare_threads == 0
 
 
-@pytest.mark.parametrize("name", sorted(set(NUMBERS) - {"spare_threads"}))
+@in_one_test("name", sorted(set(NUMBERS) - {"spare_threads"}))
 def test_a_number_is_not_missing(name: str) -> None:
     with pytest.raises(ConfigError, match=f"^{name} must be a number, not None"):
         Config(**{name: None})
@@ -422,7 +423,7 @@ def test_a_value_is_a_default_until_it_is_given() -> None:
         value.origin("thread")
 
 
-@pytest.mark.parametrize("name", FIELDS)
+@in_one_test("name", FIELDS)
 def test_a_default_that_is_given_comes_from_code(name: str) -> None:
     default = getattr(Config(), name)
     value = Config(**{name: default})

@@ -7,12 +7,13 @@ import random
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import pytest
 from corpus_files import Case, CorpusError, ExpectedRequest, decode, load_corpus, parse_case
-from extent import sampled
+from extent import EXHAUSTIVE
+from grouped import in_one_test
 from http_streams import each_reader, ends_request, new_parser
 
 from aiowsgi.errors import Refusal
@@ -187,8 +188,13 @@ def check_nothing_behind(parser: Parser, status: int) -> None:
         assert caught.value.status == status
 
 
-each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-some_cases = pytest.mark.parametrize("case", sampled(CASES, one_in=10), ids=lambda case: case.name)
+def each(cases: Sequence[Case]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Have a test try each of the cases, which a failure names."""
+    return in_one_test("case", cases, ids=lambda case: case.name)
+
+
+each_case = each(CASES)
+some_cases = each(CASES if EXHAUSTIVE else CASES[::10])
 
 
 @each_reader
@@ -224,9 +230,7 @@ def test_random_splits_give_the_same(case: Case, reader: Reader) -> None:
 
 
 @each_reader
-@pytest.mark.parametrize(
-    "case", [case for case in CASES if case.end == "refused"], ids=lambda case: case.name
-)
+@each([case for case in CASES if case.end == "refused"])
 def test_nothing_behind_a_refusal_is_parsed(case: Case, reader: Reader) -> None:
     assert case.status is not None
     parser, outcome = run(case, whole(case.data), reader)
@@ -240,9 +244,7 @@ def test_nothing_behind_a_refusal_is_parsed(case: Case, reader: Reader) -> None:
 
 
 @each_reader
-@pytest.mark.parametrize(
-    "case", [case for case in CASES if case.end == "idle"], ids=lambda case: case.name
-)
+@each([case for case in CASES if case.end == "idle"])
 def test_a_valid_stream_goes_on(case: Case, reader: Reader) -> None:
     # An empty line before the next request is allowed once, and some streams end with one already.
     limits = {**case.limits, "request_line": 8190, "fields": 3000, "head": 1 << 20}

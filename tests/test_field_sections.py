@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from extent import examples
+from grouped import in_one_test
 from http_streams import (
     Message,
     cut_lists,
@@ -397,9 +398,9 @@ def test_precedent_changes_nothing(
         assert read_by(sections, sent) == read_by(sections_with(header_map, policy), sent)
 
 
-@pytest.mark.parametrize("header_map", ["drop", "refuse", "dangerous"])
-@pytest.mark.parametrize("policy", range(4))
-@pytest.mark.parametrize("name", SOUND)
+@in_one_test("header_map", ["drop", "refuse", "dangerous"])
+@in_one_test("policy", range(4))
+@in_one_test("name", SOUND)
 def test_precedent_is_none_where_the_value_matters(name: str, policy: int, header_map: str) -> None:
     others = [f"{other}: {SOUND[other][0]}" for other in ("Host", "Cookie") if other != name]
     for values in permutations([*SOUND[name], ""], 2):

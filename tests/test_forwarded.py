@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from grouped import in_one_test
 from told_requests import PROXY, SERVER, Site
 
 from aiowsgi.errors import Refusal
@@ -393,7 +394,7 @@ FORWARDED: dict[str, Case] = {
 }
 
 CASES = [
-    pytest.param(headers, http, lines, expected, id=f"{headers}-{name}-{http}")
+    (f"{headers}-{name}-{http}", headers, http, lines, expected)
     for headers, table in zip(CHOICES, (X_FORWARDED, FORWARDED), strict=True)
     for name, (lines, expected) in table.items()
     for http in ("h11", "httptools")
@@ -405,7 +406,11 @@ def shown(environ: Mapping[str, Any]) -> dict[str, Any]:
     return {key: environ[key] for key in UNTOLD}
 
 
-@pytest.mark.parametrize(("headers", "http", "lines", "expected"), CASES)
+@in_one_test(
+    ("headers", "http", "lines", "expected"),
+    [case[1:] for case in CASES],
+    ids=[case[0] for case in CASES],
+)
 def test_the_environ_says_what_a_trusted_proxy_tells(
     headers: str, http: str, lines: tuple[str, ...], expected: Expected
 ) -> None:
@@ -422,9 +427,7 @@ def test_the_environ_says_what_a_trusted_proxy_tells(
 
 
 @pytest.mark.parametrize("keep", [False, True])
-@pytest.mark.parametrize(
-    ("headers", "lines"), dict.fromkeys((case.values[0], case.values[2]) for case in CASES)
-)
+@in_one_test(("headers", "lines"), dict.fromkeys((case[1], case[3]) for case in CASES))
 def test_a_peer_that_is_not_trusted_changes_nothing(
     headers: str, lines: tuple[str, ...], keep: bool
 ) -> None:

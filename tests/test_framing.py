@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import pytest
 from extent import examples
+from grouped import in_one_test
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -178,10 +179,10 @@ def test_other_transfer_codings_are_refused(values: list[str], status: int) -> N
     assert refusal(*te(*values)).status == status
 
 
-@pytest.mark.parametrize("order", [1, -1])
-@pytest.mark.parametrize("length", ["5", "0", "x", ""])
-@pytest.mark.parametrize("coding", ["chunked", "gzip", "identity", ""])
-@pytest.mark.parametrize("version", ["HTTP/1.1", "HTTP/1.0"])
+@in_one_test("order", [1, -1])
+@in_one_test("length", ["5", "0", "x", ""])
+@in_one_test("coding", ["chunked", "gzip", "identity", ""])
+@in_one_test("version", ["HTTP/1.1", "HTTP/1.0"])
 def test_transfer_encoding_with_content_length_is_refused(
     order: int, length: str, coding: str, version: str
 ) -> None:

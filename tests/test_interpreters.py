@@ -13,6 +13,7 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
+from grouped import in_one_test
 
 import aiowsgi
 from aiowsgi import libc
@@ -133,7 +134,7 @@ def test_possessive_groups_are_found() -> None:
     assert possessive_groups("a = '[()*+,;]++(?:a*+b)*'") == []
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+@in_one_test("path", SOURCES, ids=lambda path: path.stem)
 def test_no_group_is_possessive(path: Path) -> None:
     """Before Python 3.11.5 one may match where it ends half way (cpython issue 106052)."""
     assert possessive_groups(path.read_text(encoding="utf-8")) == []

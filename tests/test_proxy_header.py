@@ -7,6 +7,7 @@ from typing import Any
 import proxy_headers as make
 import pytest
 from extent import examples
+from grouped import in_one_test
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -386,7 +387,7 @@ class TestWhatIsNoHeader:
     def test_there_are_many_such(self) -> None:
         assert len(set(MALFORMED)) == len(MALFORMED) > 150
 
-    @pytest.mark.parametrize("data", MALFORMED, ids=repr)
+    @in_one_test("data", MALFORMED, ids=repr)
     def test_is_refused_however_it_is_split(self, data: bytes) -> None:
         with pytest.raises(Malformed) as whole:
             parse(data)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 from corpus_files import Case, load_corpus
 from extent import examples
+from grouped import in_one_test
 from http_streams import (
     READERS,
     cut_lists,
@@ -60,12 +61,12 @@ def assert_no_difference(pieces: list[bytes], limits: Limits | None = None) -> N
     assert outcome(HTTPTOOLS, pieces, limits or Limits()) == expected
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@in_one_test("case", CASES, ids=lambda case: case.name)
 def test_corpus_is_read_the_same(case: Case) -> None:
     assert_no_difference([case.data], Limits(**case.limits))
 
 
-@pytest.mark.parametrize("technique", TECHNIQUES, ids=lambda technique: technique.name)
+@in_one_test("technique", TECHNIQUES, ids=lambda technique: technique.name)
 def test_smuggled_requests_are_read_the_same(technique: Technique) -> None:
     assert_no_difference([technique.data])
 

@@ -5,6 +5,7 @@ from email.utils import formatdate
 
 import h11
 import pytest
+from grouped import in_one_test
 from hypothesis import given
 from hypothesis import strategies as st
 from memory import MemoryConnection
@@ -98,9 +99,9 @@ def whole(
 # Framing.
 
 
-@pytest.mark.parametrize("http_11", [True, False])
-@pytest.mark.parametrize("length", [None, 0, 5])
-@pytest.mark.parametrize(
+@in_one_test("http_11", [True, False])
+@in_one_test("length", [None, 0, 5])
+@in_one_test(
     ("head_request", "status_code"),
     [
         (True, 200),
@@ -124,8 +125,8 @@ def test_no_body_follows(
     assert framing is NONE
 
 
-@pytest.mark.parametrize("status_code", [200, 201, 203, 206, 299, 303, 305, 404, 500, 999])
-@pytest.mark.parametrize(
+@in_one_test("status_code", [200, 201, 203, 206, 299, 303, 305, 404, 500, 999])
+@in_one_test(
     ("http_11", "length", "expected"),
     [
         (True, 0, LENGTH),

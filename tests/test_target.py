@@ -3,6 +3,7 @@
 import ipaddress
 
 import pytest
+from grouped import in_one_test
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -46,7 +47,7 @@ def test_authorities(text: str) -> None:
     assert is_authority(text)
 
 
-@pytest.mark.parametrize(
+@in_one_test(
     "text",
     [
         # CVE-2026-48710: each moves the boundaries of a URL that is made with it.
@@ -174,7 +175,7 @@ def test_targets(method: str, target: str, expected: tuple[str, str, str | None]
     assert split_target(method, target) == expected
 
 
-@pytest.mark.parametrize(
+@in_one_test(
     "target",
     [
         # CVE-2026-54282: what does not begin with "/" joins the authority of a URL.

@@ -7,6 +7,7 @@ from wsgiref.validate import check_environ
 import http_streams
 import pytest
 from extent import examples
+from grouped import in_one_test
 from http_streams import cut_lists, properties, small_limits, split
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -360,7 +361,7 @@ def test_names_that_no_web_server_sends_are_refused(name: str) -> None:
     assert "name" in refusal.reason or "called" in refusal.reason
 
 
-@pytest.mark.parametrize(
+@in_one_test(
     "name",
     [
         "HTTP_X",
@@ -374,7 +375,7 @@ def test_names_that_no_web_server_sends_are_refused(name: str) -> None:
         "SERVER_NAME",
     ],
 )
-@pytest.mark.parametrize("byte", ["\0", "\r", "\n", "\x1b", "\x7f"])
+@in_one_test("byte", ["\0", "\r", "\n", "\x1b", "\x7f"])
 def test_bytes_that_no_header_field_may_hold_are_refused(name: str, byte: str) -> None:
     refusal = refusal_of(request(**{name: f"/a{byte}b"}))
     assert refusal.status == 400
