@@ -73,6 +73,18 @@ def test_chunks_of_one_byte_are_handed_over_in_portions_one_a_pass() -> None:
     assert passes == 11
 
 
+def test_chunks_that_were_received_are_not_parsed_once_the_connection_is_cut() -> None:
+    connection = MemoryConnection(lambda environ, start_response: [])
+    handler = Handler()
+    wire = MemoryWire(connection.timers)
+    receiver = Receiver(connection.shared, wire, connection.codec, INFO, handler)
+    receiver.advance(CHUNKED + b"1\r\nx\r\n" * (10 * PORTION))
+    wire.is_closing = True
+    while connection.timers.ready:
+        connection.timers.ready.popleft()()
+    assert handler.bodies == [b"x" * PORTION]
+
+
 def test_chunks_of_one_read_are_one_hand_over() -> None:
     receiver, handler, connection = receiving()
     receiver.advance(CHUNKED)
