@@ -38,6 +38,8 @@ _CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]+")
 _HUGE_CHUNK_SIZE = re.compile(rb"0*+[1-9A-Fa-f][0-9A-Fa-f]{16}")
 # Every library can read a size of so many digits.
 _PLAIN_SIZE_DIGITS = 16
+# What most clients send, there as a whole. It is sound without a further look.
+_PLAIN_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,%d})\r\n" % _PLAIN_SIZE_DIGITS)
 
 _NOT_IN_REQUEST_LINE = re.compile(rb"[^\x20-\x7e]")
 _NOT_IN_FIELD_LINE = re.compile(rb"[^\t\x20-\x7e\x80-\xff]")
@@ -269,6 +271,9 @@ class ChunkScanner:
         return Refusal(413, f"the request body is longer than {counted(self._limits.body, 'byte')}")
 
     def _scan_chunk_line(self, buffer: Buffer, start: int) -> int:
+        if (plain := _PLAIN_CHUNK_LINE.match(buffer, start)) is not None:
+            self._seen = 0
+            return self._begin_chunk(buffer, plain.end(), int(plain[1], 16))
         end = self._line_end(buffer, start, _CHUNK_LINE_LIMIT, "chunked body", 400)
         if end < 0:
             return start
@@ -283,14 +288,18 @@ class ChunkScanner:
         size = int(digits, 16)
         if extensions or len(digits) > _PLAIN_SIZE_DIGITS:
             self.plain_line = b"%x\r\n" % size
+        return self._begin_chunk(buffer, end + 2, size)
+
+    def _begin_chunk(self, buffer: Buffer, start: int, size: int) -> int:
+        """Go on behind the line of a chunk of so many bytes."""
         self._body += size
         if self._body > self._limits.body:
             raise self._too_large()
         if size == 0:
             self._trailers = 0
-            return end + 2
+            return start
         self._data = size + 2
-        return self._scan_data(buffer, end + 2)
+        return self._scan_data(buffer, start)
 
     def _scan_data(self, buffer: Buffer, start: int) -> int:
         end = min(len(buffer), start + self._data)
