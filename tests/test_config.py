@@ -308,11 +308,14 @@ def test_workers_are_none_or_a_number_or_auto() -> None:
 # What an option says about itself: the command line and the documentation have nothing else.
 
 
+TEXTS = help_texts()
+
+
 @in_one_test("name", FIELDS)
 def test_every_option_explains_itself(name: str) -> None:
     option = OPTIONS[name]
     assert re.fullmatch(r"[a-z]+(_[a-z]+)*", name)
-    text = help_texts()[name]
+    text = TEXTS[name]
     assert len(text) >= 12
     assert text[0].islower() or not text[0].isalpha()
     assert not text.endswith(".")

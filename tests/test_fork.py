@@ -20,7 +20,7 @@ from textwrap import dedent
 import pytest
 from certificates import Certificates
 from defects import check_log
-from extent import exhaustive
+from extent import exhaustive, representative
 from waiting import eventually
 
 # Fail-safe, in seconds.
@@ -198,7 +198,7 @@ def server(
         yield start(loop, embedded=embedded, secure=secure)
 
 
-@pytest.fixture(params=["asyncio", "uvloop"])
+@pytest.fixture(params=representative(["asyncio", "uvloop"], "uvloop"))
 def loop(request: pytest.FixtureRequest) -> str:
     if request.param == "uvloop":
         pytest.importorskip("uvloop")

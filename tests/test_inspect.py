@@ -16,6 +16,7 @@ from typing import Any
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 import pytest
+from extent import representative
 from memory import MemoryConnection
 from raw_client import TIMEOUT, RawClient, StartServer, connect, eventually, on_each_loop
 from served_process import WAITING, served
@@ -422,7 +423,7 @@ def answer(client: socket.socket) -> bytes:
     return data
 
 
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("loop", representative(["asyncio", "uvloop"], "uvloop"))
 def test_signal_writes_it_to_the_error_log_and_stops_nothing(tmp_path: Path, loop: str) -> None:
     with (
         served(tmp_path, WAITING, "--loop", loop) as process,
@@ -468,7 +469,7 @@ def messages() -> Iterator["queue.SimpleQueue[str]"]:
         logging.getLogger(name).removeHandler(handler)
 
 
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("loop", representative(["asyncio", "uvloop"], "uvloop"))
 @pytest.mark.parametrize("before", [signal.SIG_DFL, signal.SIG_IGN], ids="di")
 def test_program_that_serves_for_a_while_has_its_signals_back(
     messages: "queue.SimpleQueue[str]", loop: str, before: Any
