@@ -387,6 +387,8 @@ class Stream(Responder):
     def finish(self, data: bytes) -> None:
         """Take the last piece of the body. See ``Responder``."""
         encoder = self.encoder
+        if self._ended and not data and not encoder.excess:
+            return  # All that was declared has been sent, and no more than that.
         try:
             pieces = encoder.finish(data, self._encoded_head)
             self._encoded_head = b""
