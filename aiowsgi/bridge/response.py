@@ -266,18 +266,19 @@ class ResponseWriter(Source):
         """
         if self._progress is not OPEN or self._error is not None:
             self._check_open()
-        while pieces:
-            piece = pieces[0]
+        queued = 0
+        # Without enumerate(), which takes twice as long for one piece.
+        for piece in pieces:
             size = len(piece)
             if size > _MAX_PIECE or size > self._terms.high_water:
-                break
+                return pieces[queued:]
             # Most responses are queued at once, when nothing else is.
             if self._size and not self._has_room(size):
                 if not self._woken:
-                    break
+                    return pieces[queued:]
                 self._wait_for_room(size)
                 self._check_open()
-            pieces = pieces[1:]
+            queued += 1
             if not size:
                 continue
             if self._size < MIN_COUNTED:
@@ -287,7 +288,7 @@ class ResponseWriter(Source):
             self._size += size
             if self._size >= MIN_COUNTED:
                 self._count()
-        return pieces
+        return []
 
     def _check_open(self) -> None:
         """Raise an error where nothing more can be queued. The lock is held."""
