@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from waiting import eventually
 
-from aiowsgi.bridge.pool.idling import Idling
+from aiowsgi.bridge.pool.idling import Idling, can_take_turns
 from aiowsgi.bridge.pool.jobs import JobThread
 from aiowsgi.bridge.pool.thread_pool import ThreadPool
 
@@ -41,7 +41,7 @@ def waits(jobs: Iterable[int], idling: Idling | None = None) -> list[int]:
     """Return the policy in each wait that follows so many jobs, and behind the last one."""
 
     def wait() -> list[int]:
-        one = idling or Idling(None)
+        one = idling or Idling(None, True)
         seen = []
         for number in jobs:
             one.begin(number)
@@ -69,25 +69,74 @@ def test_thread_that_found_no_job_waits_as_before() -> None:
     assert waits([MANY, 0, 0]) == [PATIENT, PATIENT, PATIENT, PROMPT]
 
 
-@pytest.mark.parametrize("chosen", [os.SCHED_BATCH, os.SCHED_IDLE])
-def test_policy_that_was_chosen_is_kept(chosen: int) -> None:
-    def wait() -> list[int]:
+CHOSEN = pytest.mark.parametrize("chosen", [os.SCHED_BATCH, os.SCHED_IDLE])
+
+
+@CHOSEN
+def test_policy_that_the_process_was_started_with_is_kept(chosen: int) -> None:
+    def find_out() -> tuple[bool, int]:
         os.sched_setscheduler(0, chosen, os.sched_param(0))
-        idling = Idling(None)
+        return can_take_turns(), policy()
+
+    assert on_a_thread(find_out) == (False, chosen)
+    assert on_a_thread(lambda: (can_take_turns(), policy())) == (True, PROMPT)
+
+
+def test_policy_that_was_chosen_before_a_wait_is_kept() -> None:
+    def wait() -> list[int]:
+        idling = Idling(None, True)
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
         idling.begin(MANY)
         seen = [policy()]
         idling.end()
         return [*seen, policy()]
 
-    assert on_a_thread(wait) == [chosen, chosen]
+    assert on_a_thread(wait) == [os.SCHED_IDLE, os.SCHED_IDLE]
+
+
+def test_policy_that_an_administrator_has_set_during_a_wait_is_kept() -> None:
+    def wait() -> int:
+        idling = Idling(None, True)
+        idling.begin(MANY)
+        os.sched_setscheduler(threading.get_native_id(), os.SCHED_IDLE, os.sched_param(0))
+        idling.end()
+        return policy()
+
+    assert on_a_thread(wait) == os.SCHED_IDLE
+
+
+def test_thread_that_was_started_in_the_midst_of_a_wait_is_as_usual() -> None:
+    def begin() -> int:
+        Idling(None, True)
+        return policy()
+
+    def start() -> int:
+        Idling(None, True).begin(MANY)
+        assert policy() == PATIENT
+        started: int = on_a_thread(begin)
+        return started
+
+    assert on_a_thread(start) == PROMPT
 
 
 def test_sandbox_may_forbid_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+
     def refuse(*arguments: object) -> None:
+        asked.append(arguments)
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(os, "sched_setscheduler", refuse)
-    assert waits([MANY, MANY]) == [PROMPT] * 3
+    pool = ThreadPool(1)
+    try:
+        done: list[bool] = []
+        for _ in range(2 * MANY):
+            pool.enqueue(lambda: done.append(True), wake=False)
+        pool.wake()
+        eventually(lambda: len(done) == 2 * MANY)
+    finally:
+        pool.shutdown()
+    assert len(asked) == 1  # When the pool was made.
 
 
 class Contended:
@@ -114,7 +163,7 @@ class Contended:
 def test_beside_requests_that_compute_it_is_woken_for_its_turn_at_the_interpreter() -> None:
     # Those would not let it have a turn at the core.
     scheduling = Contended()
-    idling = Idling(scheduling)
+    idling = Idling(scheduling, True)
     assert waits([MANY, 1], idling) == [PROMPT] * 3
     assert scheduling.told == ["usual", "long", "usual", "long", "usual"]
 

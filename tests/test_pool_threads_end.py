@@ -35,6 +35,7 @@ from aiowsgi.bridge.budget import Budget
 from aiowsgi.bridge.locks import Lock, make_lock
 from aiowsgi.bridge.mailbox import Mailbox
 from aiowsgi.bridge.outcome import Outcome
+from aiowsgi.bridge.pool import idling as idling_module
 from aiowsgi.bridge.pool import job_pool as pool_module
 from aiowsgi.bridge.pool import reporting_pool as reporting_module
 from aiowsgi.bridge.pool import threads as threads_module
@@ -50,7 +51,9 @@ from aiowsgi.observe.scoreboard import Row, Scoreboard
 # Fail-safe, in seconds.
 TIMEOUT = 20.0
 ALL = 1 << 30
-STRUCK = (pool_module.__file__, threads_module.__file__, reporting_module.__file__)
+STRUCK = tuple(
+    module.__file__ for module in (pool_module, threads_module, reporting_module, idling_module)
+)
 
 
 class Unwanted(BaseException):

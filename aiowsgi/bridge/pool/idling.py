@@ -29,19 +29,25 @@ _MANY: Final = 8
 class Idling:
     """What one thread of a pool does before and after it waits for a job.
 
-    ``scheduling`` is that of the pool, if it has any. Everything is called on the thread.
+    Arguments: ``scheduling`` of the pool, if it has any; and whether its threads can take turns,
+    which was found out when the pool was made. Everything is called on the thread.
     """
 
-    __slots__ = ("_has_long_slack", "_is_patient", "_scheduling", "_was_busy")
+    __slots__ = ("_can_take_turns", "_has_long_slack", "_scheduling", "_takes_turns", "_was_busy")
 
-    def __init__(self, scheduling: Scheduling | None) -> None:
+    def __init__(self, scheduling: Scheduling | None, can_take_turns: bool) -> None:
         self._scheduling = scheduling
+        self._can_take_turns = can_take_turns
         self._has_long_slack = False
-        self._is_patient = False
+        self._takes_turns = False
         # Whether it ran many jobs in a row, when it last ran any.
         self._was_busy = False
+        # It has inherited either from the thread that has started it, which may have been ended in
+        # the midst of a wait.
         if scheduling is not None:
-            scheduling.restore_slack()  # It has inherited that of the thread that has started it.
+            scheduling.restore_slack()
+        if can_take_turns:
+            _wait_as_usual()
 
     def begin(self, jobs: int) -> None:
         """The thread is about to wait. It has run so many jobs since it was woken, perhaps none."""
@@ -51,8 +57,9 @@ class Idling:
         if scheduling is not None and scheduling.contended:
             self._has_long_slack = True
             scheduling.lengthen_slack()
-        elif self._was_busy:
-            self._is_patient = _become_patient()
+        elif self._was_busy and self._can_take_turns:
+            self._takes_turns = True
+            _wait_for_turn()
 
     def end(self) -> None:
         """It was woken. With a job it is like all other threads, because it may compute as well."""
@@ -60,30 +67,49 @@ class Idling:
             assert self._scheduling is not None
             self._scheduling.restore_slack()
             self._has_long_slack = False
-        if self._is_patient:
-            _become_prompt()
-            self._is_patient = False
+        if self._takes_turns:
+            _wait_as_usual()
+            self._takes_turns = False
 
 
-def _become_patient() -> bool:
-    """Have the calling thread wait for its turn when it is woken. Return False if it cannot.
+if sys.platform == "linux":
+    # Made once: what makes objects may start the garbage collector, and so destructors.
+    _NO_PRIORITY: Final = os.sched_param(0)
 
-    That is so on other systems, where a sandbox forbids it, and for a thread with a policy that the
-    application or who started the process has chosen.
-    """
-    if sys.platform != "linux":
-        return False
-    try:
-        if os.sched_getscheduler(0) != os.SCHED_OTHER:
+    def can_take_turns() -> bool:
+        """Find out whether threads that the calling one starts can wait for their turn.
+
+        They do not where a sandbox forbids it. One that ends the process for it does so here, when
+        the server starts, and not under load. Nor do they have to where who started the process has
+        chosen another policy.
+        """
+        try:
+            if os.sched_getscheduler(0) != os.SCHED_OTHER:
+                return False
+            os.sched_setscheduler(0, os.SCHED_BATCH, _NO_PRIORITY)
+            os.sched_setscheduler(0, os.SCHED_OTHER, _NO_PRIORITY)
+        except OSError:
             return False
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-    except OSError:
+        return True
+
+    # A policy that the application, or an administrator, has given the thread meanwhile is kept.
+
+    def _wait_for_turn() -> None:
+        if os.sched_getscheduler(0) == os.SCHED_OTHER:
+            with contextlib.suppress(OSError):
+                os.sched_setscheduler(0, os.SCHED_BATCH, _NO_PRIORITY)
+
+    def _wait_as_usual() -> None:
+        if os.sched_getscheduler(0) == os.SCHED_BATCH:
+            with contextlib.suppress(OSError):
+                os.sched_setscheduler(0, os.SCHED_OTHER, _NO_PRIORITY)
+
+else:
+
+    def can_take_turns() -> bool:
+        """Threads of other systems cannot."""
         return False
-    return True
 
+    def _wait_for_turn() -> None: ...
 
-def _become_prompt() -> None:
-    """Have the calling thread woken as usual again."""
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError):
-            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    def _wait_as_usual() -> None: ...

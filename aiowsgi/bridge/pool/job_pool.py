@@ -15,7 +15,7 @@ from ...errors import QueueFull
 from ...wording import counted
 from .. import forks
 from ..locks import Lock, make_condition, make_lock, reentered
-from .idling import Idling
+from .idling import Idling, can_take_turns
 from .jobs import Job, JobQueue, JobThread, Scheduling
 from .threads import QueuedJob, ThreadNotes
 
@@ -61,6 +61,7 @@ class JobPool(JobQueue):
         # Nanoseconds; without a target, more than any job waits.
         self._queue_target = int(min(queue_target, 4e9) * 1e9)
         self._scheduling = scheduling
+        self._can_take_turns = can_take_turns()
         self._name = f"aiowsgi-{next(_pool_numbers)}"
         self._numbers = itertools.count(1)
         # Protects everything below and the state of every job. Taken by any thread that submits or
@@ -406,7 +407,7 @@ class JobPool(JobQueue):
             self._waking = None
 
     def _run_jobs(self, thread: ThreadNotes) -> None:
-        idling = Idling(self._scheduling)
+        idling = Idling(self._scheduling, self._can_take_turns)
         # How many jobs it has run since it was woken.
         jobs = 0
         woken = True
