@@ -6,7 +6,6 @@ bounded in bytes, to the loop thread, which waits for the client.
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from ..errors import ApplicationError, ClientDisconnected
@@ -38,18 +37,23 @@ class ResponseOwner(Protocol):
         """
 
 
-@dataclass(slots=True)
 class WriterTerms:
-    """What all writers of a server have in common. It is not changed."""
+    """What all writers of a server have in common. It is not changed.
 
-    # Takes the owner to the loop thread, which calls ``take`` soon.
-    mailbox: Mailbox[Any]
-    # In bytes: beyond it, a write waits.
-    high_water: int
-    # Counts what is buffered for all clients.
-    budget: Budget
-    # Where a pool thread releases its slot while it waits.
-    slots: ThreadSlots
+    Arguments: the mailbox that takes an owner to the loop thread, which calls ``take`` soon;
+    ``high_water`` in bytes, beyond which a write waits; what counts the bytes that are buffered for
+    all clients; and where a pool thread releases its slot while it waits.
+    """
+
+    __slots__ = ("budget", "high_water", "mailbox", "slots")
+
+    def __init__(
+        self, mailbox: Mailbox[Any], high_water: int, budget: Budget, slots: ThreadSlots
+    ) -> None:
+        self.mailbox = mailbox
+        self.high_water = high_water
+        self.budget = budget
+        self.slots = slots
 
 
 class ResponseWriter(Source):
