@@ -182,7 +182,7 @@ class WsgiCall:
         else:
             source = _BYTES_IO() if prefetched is None else kept_input(prefetched.all())
         info = stream.info
-        # By position: keywords are half as dear again as all else of the call.
+        # By position: with keywords, the call would be half as dear again.
         environ = build_environ(
             answerer.base_environ,
             stream.head,

@@ -92,7 +92,8 @@ if sys.platform == "linux":
             return False
         return True
 
-    # A policy that the application, or an administrator, has given the thread meanwhile is kept.
+    # A policy that the application, or an administrator, has given the thread meanwhile is kept:
+    # all but SCHED_BATCH during a wait, which looks like our own.
 
     def _wait_for_turn() -> None:
         if os.sched_getscheduler(0) == os.SCHED_OTHER:
